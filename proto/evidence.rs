@@ -1,0 +1,348 @@
+//! Evidence: one file that proves a run of records offline, to somebody who holds nothing but the audit policy
+//! (FORMAT.md, 14).
+//!
+//! The file is a C2SP tlog-proof of the last segment's log entry; its extra line carries [`wire::Evidence`].
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+
+use crate::{
+    batch::{Header, record_leaf},
+    head::nodes,
+    id::{Epoch, GatewayId, WorkspaceId},
+    key::Context,
+    log::encode_seal_entry,
+    merkle::{self, BatchTree, LogTree, Node, SegmentTree, log_leaf},
+    note::{SIGNATURES_MAX, SignedCheckpoint},
+    policy::{BadPolicy, Policy},
+    record,
+    segment::{Leaf, Seal},
+    statement::{Chain, ChainHead, RESERVED_NAME, Signed},
+    strict::{self, Malformed, NotStrict, table},
+    verdict::{Check, Fault, ensure},
+    wire::{self, LeafKind, Role},
+};
+
+/// Greatest length of an evidence file in bytes: a run of some hundred thousand records.
+pub const EVIDENCE_BYTES_MAX: usize = 64 << 20;
+
+/// A tlog-proof taken apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proof {
+    /// What is ours.
+    pub evidence: wire::Evidence,
+    /// Index of the log entry.
+    pub index: u64,
+    /// Its inclusion proof.
+    pub path: Vec<Node>,
+    /// The checkpoint, with cosignatures.
+    pub checkpoint: SignedCheckpoint,
+}
+
+const FIRST_LINE: &str = "c2sp.org/tlog-proof@v1";
+
+impl Proof {
+    /// Reads an evidence file.
+    ///
+    /// # Errors
+    /// [`NotStrict`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, NotStrict> {
+        let fault = |rule| NotStrict::from(Malformed::new("tlog-proof", 0, rule));
+        if bytes.len() > EVIDENCE_BYTES_MAX {
+            return Err(fault("longer than 64 MiB"));
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| fault("not UTF-8"))?;
+        let (head, note) = text.split_once("\n\n").ok_or_else(|| fault("no empty line before the checkpoint"))?;
+        let mut lines = head.split('\n');
+        if lines.next() != Some(FIRST_LINE) {
+            return Err(fault("another first line"));
+        }
+        let extra = lines.next().and_then(|line| line.strip_prefix("extra ")).ok_or_else(|| fault("no extra line"))?;
+        let extra = STANDARD.decode(extra).map_err(|_| fault("the extra line is not base64"))?;
+        let index = lines.next().and_then(|line| line.strip_prefix("index ")).ok_or_else(|| fault("no index"))?;
+        let number: u64 = index.parse().map_err(|_| fault("the index is no number"))?;
+        if number.to_string() != index {
+            return Err(fault("the index is no canonical number"));
+        }
+        let hash = |line: &str| STANDARD.decode(line).ok().and_then(|bytes| bytes.try_into().ok());
+        let path: Option<Vec<Node>> = lines.take(SIGNATURES_MAX).map(hash).collect();
+        Ok(Self {
+            evidence: strict::decode_shared(&table::EVIDENCE, extra.into())?,
+            index: number,
+            path: path.ok_or_else(|| fault("a hash is not 32 bytes of base64"))?,
+            checkpoint: SignedCheckpoint::parse(note.as_bytes())?,
+        })
+    }
+
+    /// The file's bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        use prost::Message as _;
+        let extra = STANDARD.encode(self.evidence.encode_to_vec());
+        let mut text = format!("{FIRST_LINE}\nextra {extra}\nindex {}\n", self.index);
+        for node in &self.path {
+            text.push_str(&STANDARD.encode(node));
+            text.push('\n');
+        }
+        text.push('\n');
+        [text.into_bytes(), self.checkpoint.to_bytes()].concat()
+    }
+}
+
+/// A record that evidence proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proven {
+    /// Its place in the workspace.
+    pub position: u64,
+    /// Who signed it.
+    pub gateway: GatewayId,
+    /// In which run.
+    pub epoch: Epoch,
+    /// Its number in that run.
+    pub number: u64,
+    /// Ledger's clock.
+    pub received_at: u64,
+    /// The record.
+    pub bytes: Bytes,
+}
+
+/// What evidence shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Whose records.
+    pub workspace: WorkspaceId,
+    /// In order, nothing between.
+    pub records: Vec<Proven>,
+    /// Size of the log at the checkpoint.
+    pub log_size: u64,
+}
+
+/// Checks an evidence file against an audit policy; the inner error is the first check that did not pass.
+///
+/// # Errors
+/// [`BadPolicy`] when the policy has no usable keys.
+pub fn check(bytes: &[u8], policy: &Policy) -> Result<Result<Shown, Fault>, BadPolicy> {
+    let roots = policy.roots()?;
+    Ok(Proof::parse(bytes)
+        .map_err(|why| Fault::form(Check::EvidenceForm, "the file", &why))
+        .and_then(|proof| Checker::new(&proof, policy, roots.with_past()).and_then(Checker::run)))
+}
+
+struct Checker<'a> {
+    proof: &'a Proof,
+    policy: &'a Policy,
+    workspace: WorkspaceId,
+    /// Chains after each of their statements, from none on.
+    ledger: Vec<Chain>,
+    chain: Vec<Chain>,
+    records: Vec<Proven>,
+}
+
+impl<'a> Checker<'a> {
+    fn new(proof: &'a Proof, policy: &'a Policy, mut roots: crate::statement::Roots) -> Result<Self, Fault> {
+        let form = |why| Fault::form(Check::EvidenceForm, "workspace id", &NotStrict::from(why));
+        let workspace = WorkspaceId::try_from(proof.evidence.workspace.as_ref()).map_err(form)?;
+        let mut replay = |check, start: Chain, objects: &[Bytes]| {
+            let mut states = vec![start];
+            for (serial, object) in objects.iter().enumerate() {
+                let place = format!("statement {serial}");
+                let signed = Signed::parse(object).map_err(|why| Fault::form(check, place.clone(), &why))?;
+                let Some(mut next) = states.last().cloned() else { break };
+                next.apply(&signed, &mut roots)
+                    .map_err(|why| Fault::new(check, place, "the next statement of the chain", why))?;
+                states.push(next);
+            }
+            Ok(states)
+        };
+        let ledger = replay(Check::LedgerChain, Chain::new(&policy.origin, None), &proof.evidence.ledger_chain)?;
+        let start = Chain::new(&policy.origin, Some(workspace));
+        let chain = replay(Check::WorkspaceChain, start, &proof.evidence.workspace_chain)?;
+        Ok(Self { proof, policy, workspace, ledger, chain, records: Vec::new() })
+    }
+
+    fn run(mut self) -> Result<Shown, Fault> {
+        self.check_checkpoint()?;
+        let segments = &self.proof.evidence.segments;
+        let mut before: Option<Seal> = None;
+        for (at, part) in segments.iter().enumerate() {
+            let is_last = at.checked_add(1) == Some(segments.len());
+            let seal = self.check_seal(part, is_last)?;
+            self.check_follows(before.as_ref(), &seal, part, is_last)?;
+            self.check_leaves(&seal, part)?;
+            before = Some(seal);
+        }
+        let said = (self.proof.evidence.first_position, self.proof.evidence.record_count);
+        let first = self.records.first().map_or(0, |record| record.position);
+        let found = (first, self.records.len() as u64);
+        ensure(
+            Check::EvidenceRun,
+            said == found && found.1 > 0,
+            || "the run".to_owned(),
+            || (format!("{} records from position {}", said.1, said.0), format!("{} from {}", found.1, found.0)),
+        )?;
+        Ok(Shown { workspace: self.workspace, records: self.records, log_size: self.proof.checkpoint.checkpoint.size })
+    }
+
+    fn check_checkpoint(&self) -> Result<(), Fault> {
+        let found = &self.proof.checkpoint.checkpoint.origin;
+        let place = || "checkpoint".to_owned();
+        ensure(Check::CheckpointOrigin, *found == self.policy.origin, place, || (&self.policy.origin, found))?;
+        let keys = self.ledger.last().into_iter().flat_map(Chain::keys);
+        let mut valid = keys.filter(|(_, key)| key.role == Role::Log && !key.revoked);
+        let holds = valid.any(|(_, key)| self.proof.checkpoint.is_signed_by(key.public_key));
+        ensure(Check::CheckpointSignature, holds, place, || ("a signature by a log key in force", "none"))
+    }
+
+    fn check_seal(&self, part: &wire::EvidenceSegment, is_last: bool) -> Result<Seal, Fault> {
+        let seal = Seal::parse(&part.seal).map_err(|why| Fault::form(Check::SealForm, "seal", &why))?;
+        let place = || format!("seal of segment {}", seal.segment);
+        let bound = seal.origin == self.policy.origin && seal.workspace == self.workspace;
+        ensure(Check::SealBinding, bound, place, || (self.workspace, seal.workspace))?;
+        let path = nodes(&part.log_path).unwrap_or_default();
+        let (index, path) = if is_last { (self.proof.index, &self.proof.path) } else { (part.log_index, &path) };
+        let entry = encode_seal_entry(self.workspace, seal.segment, crate::hash::object_hash(&part.seal));
+        let checkpoint = &self.proof.checkpoint.checkpoint;
+        let holds = index == part.log_index
+            && (!is_last || part.log_path.is_empty())
+            && merkle::verify_inclusion::<LogTree>(index, checkpoint.size, &log_leaf(&entry), path, &checkpoint.root);
+        ensure(Check::EvidenceLog, holds, place, || {
+            (format!("entry {index} of the log"), "a path that does not lead there")
+        })?;
+        let head_at = |states: &[Chain], head: ChainHead| {
+            let at = usize::try_from(head.count).ok();
+            at.and_then(|at| states.get(at)).is_some_and(|state| state.head() == head)
+        };
+        ensure(Check::SealLedgerChain, head_at(&self.ledger, seal.ledger_chain), place, || {
+            (format!("{:?}", seal.ledger_chain), format!("{} statements", self.proof.evidence.ledger_chain.len()))
+        })?;
+        ensure(Check::SealWorkspaceChain, head_at(&self.chain, seal.workspace_chain), place, || {
+            (format!("{:?}", seal.workspace_chain), format!("{} statements", self.proof.evidence.workspace_chain.len()))
+        })?;
+        Ok(seal)
+    }
+
+    /// A segment begins where the one before ended, if the run crosses from one to the other.
+    fn check_follows(
+        &self,
+        before: Option<&Seal>,
+        seal: &Seal,
+        part: &wire::EvidenceSegment,
+        is_last: bool,
+    ) -> Result<(), Fault> {
+        let end = part.first_leaf.saturating_add(part.leaves.len() as u64);
+        let reaches_end = is_last || end == seal.size;
+        let begins = before.is_none_or(|before| {
+            part.first_leaf == 0
+                && before.segment.checked_add(1) == Some(seal.segment)
+                && before.next_position() == seal.first_position
+        });
+        ensure(
+            Check::EvidenceRun,
+            reaches_end && begins,
+            || format!("segment {}", seal.segment),
+            || ("segments that follow one another", "a gap"),
+        )
+    }
+
+    fn check_leaves(&mut self, seal: &Seal, part: &wire::EvidenceSegment) -> Result<(), Fault> {
+        let place = || format!("segment {} from leaf {}", seal.segment, part.first_leaf);
+        let leaves: Vec<Node> =
+            part.leaves.iter().map(|leaf| shape(leaf).hash(&leaf.signed, &leaf.signature)).collect();
+        let path = nodes(&part.path).unwrap_or_default();
+        let holds = merkle::verify_range::<SegmentTree>(part.first_leaf, seal.size, &leaves, &path, &seal.root);
+        ensure(Check::SegmentRoot, holds, place, || (format!("root {}", seal.root), "leaves that do not lead there"))?;
+        for (at, leaf) in (part.first_leaf..).zip(&part.leaves) {
+            let place = format!("segment {} leaf {at}", seal.segment);
+            if leaf.kind() == LeafKind::Batch {
+                self.check_batch(seal, leaf, &place)?;
+            } else {
+                let bare = leaf.records.is_empty() && leaf.nonces.is_empty() && leaf.path.is_empty();
+                ensure(Check::EvidenceForm, bare, || place, || ("no records in such a leaf", "some"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_batch(&mut self, seal: &Seal, leaf: &wire::EvidenceBatch, place: &str) -> Result<(), Fault> {
+        let header = Header::parse(&leaf.signed).map_err(|why| Fault::form(Check::EntryForm, place, &why))?;
+        let at = || place.to_owned();
+        let bound = header.origin == self.policy.origin && header.workspace == self.workspace;
+        ensure(Check::BatchBinding, bound, at, || (self.workspace, header.workspace))?;
+        let state = |states: &[Chain], count: u64| {
+            usize::try_from(count)
+                .ok()
+                .and_then(|at| states.get(at))
+                .and_then(|chain| chain.key(&header.key_id))
+                .cloned()
+        };
+        let of_workspace = state(&self.chain, seal.workspace_chain.count).filter(|key| key.role == Role::Gateway);
+        let of_ledger = || state(&self.ledger, seal.ledger_chain.count).filter(|key| key.role == Role::Record);
+        let key = of_workspace.or_else(of_ledger).filter(|key| key.gateway == Some(header.gateway));
+        let Some(key) = key else {
+            let expected = format!("a key of gateway {}", header.gateway);
+            return Err(Fault::new(Check::KeyEnrolled, place, expected, header.key_id));
+        };
+        ensure(Check::KeyValid, !key.revoked && !(key.retired && header.opens()), at, || {
+            ("a key in force", header.key_id)
+        })?;
+        let signed = key.public_key.verifies(Context::Batch, &leaf.signed, &leaf.signature);
+        ensure(Check::BatchSignature, signed, at, || ("the gateway's signature", "one that does not verify"))?;
+        self.check_records(seal, &header, leaf, key.role, place)
+    }
+
+    fn check_records(
+        &mut self,
+        seal: &Seal,
+        header: &Header,
+        leaf: &wire::EvidenceBatch,
+        role: Role,
+        place: &str,
+    ) -> Result<(), Fault> {
+        let at = || place.to_owned();
+        let count = leaf.records.len() as u64;
+        let end = leaf.first_index.saturating_add(count);
+        let continues = self
+            .records
+            .last()
+            .is_none_or(|before| leaf.first_index == 0 && before.position.checked_add(1) == Some(leaf.first_position));
+        let last = self.proof.evidence.first_position.saturating_add(self.proof.evidence.record_count);
+        let whole = end == u64::from(header.record_count) || leaf.first_position.saturating_add(end) == last;
+        let bare = count > 0 || (header.record_count == 0 && leaf.first_index == 0);
+        ensure(Check::EvidenceRun, continues && whole && bare, at, || ("records without a gap", "a gap"))?;
+        let nonces = nodes(&leaf.nonces).unwrap_or_default();
+        let mut scratch = Vec::new();
+        let leaves: Vec<Node> =
+            nonces.iter().zip(&leaf.records).map(|(nonce, record)| record_leaf(nonce, record, &mut scratch)).collect();
+        let path = nodes(&leaf.path).unwrap_or_default();
+        let size = u64::from(header.record_count);
+        let holds = nonces.len() == leaf.records.len()
+            && if count == 0 {
+                path.is_empty() && header.batch_root == crate::batch::empty_root()
+            } else {
+                merkle::verify_range::<BatchTree>(leaf.first_index, size, &leaves, &path, &header.batch_root)
+            };
+        ensure(Check::BatchRoot, holds, at, || {
+            (format!("root {}", header.batch_root), "records that do not lead there")
+        })?;
+        let reserved = self.chain.last().is_some_and(|chain| chain.name() == RESERVED_NAME);
+        for (index, bytes) in (leaf.first_index..).zip(&leaf.records) {
+            let kind = record::check(bytes).map_err(|why| Fault::form(Check::RecordForm, place, &why))?;
+            ensure(Check::RecordKind, kind.may_be_written_by(role, reserved), at, || {
+                ("what that key may write", kind.name())
+            })?;
+            self.records.push(Proven {
+                position: leaf.first_position.saturating_add(index),
+                gateway: header.gateway,
+                epoch: header.epoch,
+                number: header.first_record.saturating_add(index),
+                received_at: leaf.received_at,
+                bytes: bytes.clone(),
+            });
+        }
+        let within = leaf.first_position.saturating_add(end) <= seal.next_position();
+        ensure(Check::EvidenceRun, within, at, || ("positions of the segment", "others"))
+    }
+}
+
+fn shape(leaf: &wire::EvidenceBatch) -> Leaf {
+    Leaf { kind: leaf.kind(), first_position: leaf.first_position, received_at: leaf.received_at, term: leaf.term }
+}

@@ -1,0 +1,51 @@
+//! The contract of Custody: what gateways, the ledger and verifiers say to each other, byte for byte, and how it is checked.
+//!
+//! What must hold here: no clock, no file, no socket, no async, no randomness; every parser of outside bytes is bounded and
+//! total (no panic, no unchecked arithmetic); what is not in strict form is refused. `docs/FORMAT.md` says the same in
+//! words, so that somebody can write another verifier from it alone. Everybody depends on this crate; it depends on none
+//! of ours.
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::expect_used,
+        clippy::unwrap_used,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod archive;
+pub mod batch;
+pub mod evidence;
+pub mod hash;
+pub mod head;
+pub mod id;
+pub mod key;
+pub mod log;
+pub mod merkle;
+pub mod note;
+pub mod policy;
+pub mod record;
+pub mod segment;
+pub mod statement;
+pub mod strict;
+pub mod verdict;
+pub mod verify;
+
+/// The generated messages, and with the feature `grpc` the services.
+#[expect(missing_docs, clippy::pedantic, reason = "generated; the documentation stands in proto/custody/v1")]
+pub mod wire {
+    include!(concat!(env!("OUT_DIR"), "/custody.v1.rs"));
+}
+
+/// The only format version so far. Field 1 of every message that stands on its own holds it.
+pub const FORMAT_VERSION: u32 = 1;

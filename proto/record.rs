@@ -1,0 +1,151 @@
+//! Records: their kinds, who may write which, and the rules that the strict form alone cannot say (FORMAT.md, 5).
+
+use prost::Message as _;
+
+use crate::{
+    strict::{self, Malformed, NotStrict, table},
+    wire::{self, Outcome, Phase, Role, record::Kind},
+};
+
+/// Greatest number of records in a batch.
+pub const BATCH_RECORDS_MAX: usize = 4_096;
+/// Greatest length of one record in bytes; a call with all its fields and a whole receipt takes under 8 KiB.
+pub const RECORD_BYTES_MAX: usize = 65_536;
+
+/// The kinds of record, numbered as the tags of the oneof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "the kinds are described in record.proto")]
+pub enum RecordKind {
+    Call = 2,
+    AccessChange = 3,
+    ToolDefinition = 4,
+    GatewayEvent = 5,
+    DirectoryEntry = 6,
+    LedgerEvent = 7,
+    Search = 8,
+    Alarm = 9,
+    Disposition = 10,
+}
+
+impl RecordKind {
+    /// All kinds.
+    pub const ALL: [Self; 9] = [
+        Self::Call,
+        Self::AccessChange,
+        Self::ToolDefinition,
+        Self::GatewayEvent,
+        Self::DirectoryEntry,
+        Self::LedgerEvent,
+        Self::Search,
+        Self::Alarm,
+        Self::Disposition,
+    ];
+
+    /// Name as reports print it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::AccessChange => "access change",
+            Self::ToolDefinition => "tool definition",
+            Self::GatewayEvent => "gateway event",
+            Self::DirectoryEntry => "directory entry",
+            Self::LedgerEvent => "ledger event",
+            Self::Search => "search",
+            Self::Alarm => "alarm",
+            Self::Disposition => "disposition",
+        }
+    }
+
+    /// The authority table: whether a key of `role` may write this kind, in a workspace or (`reserved`) in the ledger's
+    /// own.
+    pub fn may_be_written_by(self, role: Role, reserved: bool) -> bool {
+        match role {
+            Role::Gateway => {
+                !reserved && matches!(self, Self::Call | Self::AccessChange | Self::ToolDefinition | Self::GatewayEvent)
+            }
+            Role::Record => !matches!(self, Self::Call | Self::AccessChange | Self::ToolDefinition),
+            _ => false,
+        }
+    }
+}
+
+/// Checks that `bytes` are a record in strict form and says its kind, without decoding it.
+///
+/// # Errors
+/// [`NotStrict`].
+pub fn check(bytes: &[u8]) -> Result<RecordKind, NotStrict> {
+    strict::check(&table::RECORD, bytes)?;
+    // Strict: two bytes of version, then the tag of the oneof as one byte, wire type 2.
+    let tag = bytes.get(2).map_or(0, |key| key >> 3);
+    let kind = RecordKind::ALL.into_iter().find(|kind| *kind as u8 == tag);
+    let kind = kind.ok_or_else(|| Malformed::new("Record", 0, "no kind"))?;
+    if kind == RecordKind::Call && !call_is_coherent(bytes) {
+        return Err(Malformed::new("Call", 2, "only an intent is running, and an intent is").into());
+    }
+    Ok(kind)
+}
+
+/// Phase and outcome agree: `intent` if and only if `running`. Reads the two fields where strict form puts them, because
+/// this runs once for each record that anybody verifies.
+fn call_is_coherent(record: &[u8]) -> bool {
+    let Ok(wire::Record { kind: Some(Kind::Call(call)), .. }) = wire::Record::decode(record) else { return false };
+    (call.phase == Phase::Intent as i32) == (call.outcome == Outcome::Running as i32)
+}
+
+/// Decodes a record after [`check`].
+///
+/// # Errors
+/// [`NotStrict`].
+pub fn decode(bytes: &[u8]) -> Result<wire::Record, NotStrict> {
+    check(bytes)?;
+    strict::decode(&table::RECORD, bytes)
+}
+
+/// Strict bytes of a record of this kind.
+pub fn encode(kind: Kind) -> Vec<u8> {
+    wire::Record { version: crate::FORMAT_VERSION, kind: Some(kind) }.encode_to_vec()
+}
+
+/// The record of the writer, which an epoch's first batch begins with.
+pub fn opened(bytes: &[u8]) -> Option<wire::Opened> {
+    let wire::Record { kind: Some(Kind::GatewayEvent(event)), .. } = wire::Record::decode(bytes).ok()? else {
+        return None;
+    };
+    match event.event? {
+        wire::gateway_event::Event::Opened(opened) => Some(opened),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_never_writes_what_is_the_ledgers() {
+        for kind in RecordKind::ALL {
+            assert!(!kind.may_be_written_by(Role::Gateway, true), "{kind:?} in the reserved workspace");
+            assert!(!kind.may_be_written_by(Role::Head, false));
+            let both = kind.may_be_written_by(Role::Gateway, false) && kind.may_be_written_by(Role::Record, false);
+            assert_eq!(both, kind == RecordKind::GatewayEvent, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn phase_and_outcome_agree() {
+        let call = |phase: Phase, outcome: Outcome| {
+            encode(Kind::Call(wire::Call {
+                phase: phase as i32,
+                mode: 1,
+                decision: 1,
+                outcome: outcome as i32,
+                ..Default::default()
+            }))
+        };
+        assert_eq!(check(&call(Phase::Intent, Outcome::Running)), Ok(RecordKind::Call));
+        assert_eq!(check(&call(Phase::Complete, Outcome::Ok)), Ok(RecordKind::Call));
+        assert!(check(&call(Phase::Intent, Outcome::Ok)).is_err());
+        assert!(check(&call(Phase::Complete, Outcome::Running)).is_err());
+    }
+}

@@ -1,0 +1,437 @@
+//! The log: checkpoint, entries, tiles, the ledger's own key chain, terms, incarnations, and what it says of workspaces.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use super::{Archive, LedgerState, Stop};
+use crate::{
+    archive,
+    hash::Use,
+    id::{ObjectHash, RootHash, WorkspaceId},
+    log::{Entry, LOG_ENTRIES_MAX, TILE_WIDTH, encode_bundle, parse_bundle, tile},
+    merkle::{LogTree, Tree, log_leaf},
+    note::{SignatureLine, SignedCheckpoint, cosignature_time},
+    policy::Policy,
+    statement::{Chain, Roots, Signed},
+    verdict::{Check, Fault, Verdict, ensure},
+    wire::{Role, statement::Action},
+};
+
+/// What the log says of one workspace.
+#[derive(Clone, Debug)]
+pub struct WorkspaceLog {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// The statement that created it.
+    pub create: Signed,
+    /// Roots in force then.
+    pub roots: Roots,
+    /// Log index, and hash, of each segment's seal, by segment number.
+    pub seals: Vec<(u64, ObjectHash)>,
+    /// The statement that removed it, with its log index.
+    pub removed: Option<(u64, Signed)>,
+}
+
+/// A log that verified.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// Name of the log.
+    pub origin: String,
+    /// The checkpoint that everything hangs from.
+    pub checkpoint: SignedCheckpoint,
+    /// Cosignature lines that stand beside it.
+    pub cosignatures: Vec<SignatureLine>,
+    /// All entries' hashes.
+    pub tree: Tree<LogTree>,
+    /// The ledger's keys over time, ascending; the first holds before any statement.
+    pub ledger: Vec<LedgerState>,
+    /// Log index and number of each term.
+    pub terms: Vec<(u64, u64)>,
+    /// Log index of each incarnation, the first being number 1.
+    pub incarnations: Vec<u64>,
+    /// In the order of creation.
+    pub workspaces: Vec<WorkspaceLog>,
+}
+
+impl Log {
+    /// The ledger's keys as the first `size` entries leave them.
+    pub fn ledger_at(&self, size: u64) -> Option<&LedgerState> {
+        self.ledger.iter().rev().find(|state| state.from_index <= size)
+    }
+
+    /// The ledger's keys after `count` statements of their chain.
+    pub fn ledger_after(&self, count: u64) -> Option<&LedgerState> {
+        self.ledger.iter().find(|state| state.chain.head().count == count)
+    }
+
+    /// Number of the incarnation in force before entry `index`.
+    pub fn incarnation_at(&self, index: u64) -> u64 {
+        self.incarnations.iter().filter(|at| **at < index).count() as u64
+    }
+
+    pub(super) fn read(
+        objects: &impl Archive,
+        policy: &Policy,
+        roots: Roots,
+        at_size: Option<u64>,
+        verdict: &mut Verdict,
+    ) -> Result<Self, Stop> {
+        let names = objects.list(archive::CHECKPOINTS)?;
+        let mut sizes: Vec<u64> = names.iter().filter_map(|name| canonical_number(name)).collect();
+        sizes.sort_unstable();
+        let wanted = at_size.or(sizes.last().copied());
+        let Some(size) = wanted.filter(|size| sizes.contains(size)) else {
+            let wanted =
+                at_size.map_or_else(|| "a checkpoint".to_owned(), |size| format!("a checkpoint of size {size}"));
+            return Err(Fault::new(Check::CheckpointPresent, archive::CHECKPOINTS, wanted, "none").into());
+        };
+        let checkpoint = read_checkpoint(objects, policy, size)?;
+        let (entries, tree) = read_entries(objects, &checkpoint)?;
+        check_tiles(objects, &entries, &tree, verdict)?;
+        let mut log = Self {
+            origin: policy.origin.clone(),
+            checkpoint,
+            cosignatures: Vec::new(),
+            tree,
+            ledger: vec![LedgerState { from_index: 0, chain: Arc::new(Chain::new(&policy.origin, None)), roots }],
+            terms: Vec::new(),
+            incarnations: Vec::new(),
+            workspaces: Vec::new(),
+        };
+        log.take_entries(&entries)?;
+        log.check_signature(&log.checkpoint)?;
+        for other in sizes.into_iter().filter(|other| *other < size) {
+            log.check_other(&read_checkpoint(objects, policy, other)?)?;
+        }
+        log.read_cosignatures(objects, policy, verdict)?;
+        log.check_statement_objects(objects)?;
+        verdict.counts.log_entries = size;
+        Ok(log)
+    }
+
+    fn take_entries(&mut self, entries: &[Bytes]) -> Result<(), Stop> {
+        let mut places: BTreeMap<WorkspaceId, usize> = BTreeMap::new();
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        for (index, bytes) in (0_u64..).zip(entries) {
+            let place = || format!("log entry {index}");
+            match Entry::parse(bytes).map_err(|why| Fault::form(Check::LogEntryForm, place(), &why))? {
+                Entry::TermStart(start) => {
+                    let last = self.terms.last().map_or(0, |(_, term)| *term);
+                    let incarnation = self.incarnation_at(index);
+                    let holds = start.term > last && start.incarnation == incarnation;
+                    ensure(Check::TermOrder, holds, place, || {
+                        let found = format!("term {} of incarnation {}", start.term, start.incarnation);
+                        (format!("a term above {last} of incarnation {incarnation}"), found)
+                    })?;
+                    self.terms.push((index, start.term));
+                }
+                Entry::Statement(signed) if signed.workspace().is_none() => {
+                    self.take_ledger_statement(index, &signed)?
+                }
+                Entry::Statement(signed) => self.take_workspace_statement(index, *signed, &mut places, &mut names)?,
+                Entry::Seal { workspace, segment, seal } => {
+                    let known = places.get(&workspace).and_then(|at| self.workspaces.get_mut(*at));
+                    let expected = known.as_ref().map(|w| w.seals.len() as u64);
+                    let open = known.as_ref().is_some_and(|w| w.removed.is_none());
+                    ensure(Check::SealOrder, expected == Some(segment) && open, place, || match expected {
+                        Some(next) if open => {
+                            (format!("segment {next} of workspace {workspace}"), format!("segment {segment}"))
+                        }
+                        Some(_) => ("nothing more of a removed workspace".to_owned(), format!("segment {segment}")),
+                        None => ("a workspace that was created".to_owned(), format!("workspace {workspace}")),
+                    })
+                    .map_err(|fault| fault.of(workspace))?;
+                    if let Some(known) = known {
+                        known.seals.push((index, seal));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_ledger_statement(&mut self, index: u64, signed: &Signed) -> Result<(), Stop> {
+        let place = || format!("log entry {index}");
+        let Some(state) = self.ledger.last() else { return Ok(()) };
+        let (mut chain, mut roots) = (Chain::clone(&state.chain), state.roots.clone());
+        if let Err(why) = chain.apply(signed, &mut roots) {
+            ensure(Check::LedgerChain, false, place, || {
+                ("the next statement of the ledger's chain", format!("one that {why}"))
+            })?;
+        }
+        if let Some(Action::Incarnation(said)) = &signed.statement.action {
+            let root = self.tree.root_at(said.log_size).filter(|_| said.log_size <= index);
+            let holds = root.is_some_and(|root| root.0 == *said.log_root)
+                && self.last_seals_hash(said.log_size) == *said.last_seals_hash;
+            ensure(Check::Incarnation, holds, place, || {
+                ("the log as it was when it was continued", format!("another at size {}", said.log_size))
+            })?;
+            self.incarnations.push(index);
+        }
+        self.ledger.push(LedgerState { from_index: index.saturating_add(1), chain: Arc::new(chain), roots });
+        Ok(())
+    }
+
+    fn take_workspace_statement(
+        &mut self,
+        index: u64,
+        signed: Signed,
+        places: &mut BTreeMap<WorkspaceId, usize>,
+        names: &mut BTreeSet<String>,
+    ) -> Result<(), Stop> {
+        let place = || format!("log entry {index}");
+        let Some(id) = signed.workspace() else { return Ok(()) };
+        let refuse = |found: String| {
+            Fault::new(Check::WorkspaceCreated, place(), "a new workspace, or the end of one", found).of(id)
+        };
+        match &signed.statement.action {
+            Some(Action::Create(create)) => {
+                let Some(state) = self.ledger.last() else { return Ok(()) };
+                let roots = state.roots.clone();
+                let mut chain = Chain::new(&self.origin, Some(id));
+                if let Err(why) = chain.apply(&signed, &mut roots.clone()) {
+                    ensure(Check::WorkspaceCreated, false, place, || {
+                        ("a statement by the root", format!("one that {why}"))
+                    })?;
+                }
+                let fresh = !places.contains_key(&id) && names.insert(create.name.clone());
+                ensure(Check::WorkspaceCreated, fresh, place, || {
+                    ("an id and a name that are new", format!("workspace {id} named {}", create.name))
+                })?;
+                places.insert(id, self.workspaces.len());
+                self.workspaces.push(WorkspaceLog { id, create: signed, roots, seals: Vec::new(), removed: None });
+            }
+            Some(Action::Remove(_)) => {
+                let known = places.get(&id).and_then(|at| self.workspaces.get_mut(*at));
+                let known = known.filter(|w| w.removed.is_none());
+                known.ok_or_else(|| refuse("the end of a workspace that is not there".to_owned()))?.removed =
+                    Some((index, signed));
+            }
+            _ => return Err(refuse("another statement".to_owned()).into()),
+        }
+        Ok(())
+    }
+
+    /// Hash over the last seal of each workspace among the first `size` entries, by ascending id.
+    fn last_seals_hash(&self, size: u64) -> [u8; 32] {
+        let mut last: Vec<_> = self
+            .workspaces
+            .iter()
+            .filter_map(|w| {
+                let before = w.seals.iter().zip(0_u64..).filter(|((index, _), _)| *index < size);
+                before.last().map(|((_, hash), segment)| (w.id, segment, *hash))
+            })
+            .collect();
+        last.sort_unstable();
+        last_seals_hash(&last)
+    }
+
+    fn check_signature(&self, signed: &SignedCheckpoint) -> Result<(), Stop> {
+        let size = signed.checkpoint.size;
+        let keys = self.ledger_at(size).into_iter().flat_map(|state| state.chain.keys());
+        let mut valid = keys.filter(|(_, key)| key.role == Role::Log && !key.revoked);
+        let holds = valid.any(|(_, key)| signed.is_signed_by(key.public_key));
+        ensure(
+            Check::CheckpointSignature,
+            holds,
+            || archive::checkpoint(size),
+            || ("a signature by a log key in force there", "none"),
+        )?;
+        Ok(())
+    }
+
+    fn check_other(&self, other: &SignedCheckpoint) -> Result<(), Stop> {
+        self.check_signature(other)?;
+        let size = other.checkpoint.size;
+        let root = self.tree.root_at(size).unwrap_or(RootHash::ZERO);
+        ensure(
+            Check::Fork,
+            root == other.checkpoint.root,
+            || archive::checkpoint(size),
+            || (format!("root {root}"), format!("root {}, signed by the log: two histories", other.checkpoint.root)),
+        )?;
+        Ok(())
+    }
+
+    fn read_cosignatures(
+        &mut self,
+        objects: &impl Archive,
+        policy: &Policy,
+        verdict: &mut Verdict,
+    ) -> Result<(), Stop> {
+        let witnesses = policy.witness_keys().unwrap_or_default();
+        for name in objects.list("log/cosignatures")? {
+            let place = format!("log/cosignatures/{name}");
+            let size = name.split_once('/').and_then(|(size, _)| canonical_number(size));
+            let Some(root) = size.and_then(|size| self.tree.root_at(size)) else {
+                verdict.find("unreferenced", None, place, "a cosignature of no checkpoint in this log".to_owned());
+                continue;
+            };
+            let mut checkpoint = self.checkpoint.checkpoint.clone();
+            (checkpoint.size, checkpoint.root) = (size.unwrap_or(0), root);
+            let mut note = checkpoint.text().into_bytes();
+            note.push(b'\n');
+            note.extend_from_slice(&objects.get(&place)?.unwrap_or_default());
+            let signed = SignedCheckpoint::parse(&note)
+                .map_err(|why| Fault::new(Check::Cosignature, &place, "signature lines", why))?;
+            for line in signed.signatures {
+                let known = witnesses.iter().find(|(name, _)| *name == line.name);
+                let valid = known.is_none_or(|(name, key)| cosignature_time(&checkpoint, &line, name, *key).is_some());
+                ensure(
+                    Check::Cosignature,
+                    valid,
+                    || place.clone(),
+                    || ("the witness's signature", "one that does not verify"),
+                )?;
+                if checkpoint.size == self.checkpoint.checkpoint.size {
+                    self.cosignatures.push(line);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The ledger's statements, which the log has in full, are also objects of their own.
+    fn check_statement_objects(&self, objects: &impl Archive) -> Result<(), Stop> {
+        for state in self.ledger.iter().skip(1) {
+            let head = state.chain.head();
+            let name = archive::statement(None, head.count.saturating_sub(1), head.hash);
+            let object = objects.get(&name)?;
+            let found = object.as_ref().map(|bytes| crate::hash::object_hash(bytes));
+            ensure(
+                Check::LedgerStatement,
+                found == Some(head.hash),
+                || name.clone(),
+                || {
+                    (
+                        format!("SHA-256 {}", head.hash),
+                        found.map_or_else(|| "no object".to_owned(), |h| format!("SHA-256 {h}")),
+                    )
+                },
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Hash over `(workspace, segment, seal)`, which are in ascending order.
+pub fn last_seals_hash(last: &[(WorkspaceId, u64, ObjectHash)]) -> [u8; 32] {
+    let start = Use::LastSeals.hasher();
+    last.iter().fold(start, |input, (id, segment, hash)| input.fixed(&id.0).number(*segment).fixed(&hash.0)).finish()
+}
+
+/// A decimal number without sign or leading zeros.
+fn canonical_number(text: &str) -> Option<u64> {
+    text.parse::<u64>().ok().filter(|number| number.to_string() == text)
+}
+
+fn read_checkpoint(objects: &impl Archive, policy: &Policy, size: u64) -> Result<SignedCheckpoint, Stop> {
+    let name = archive::checkpoint(size);
+    let bytes = objects.get(&name)?.unwrap_or_default();
+    let signed = SignedCheckpoint::parse(&bytes)
+        .map_err(|why| Fault::new(Check::CheckpointForm, &name, "a signed note", why))?;
+    let found = &signed.checkpoint;
+    ensure(
+        Check::CheckpointForm,
+        found.size == size && size <= LOG_ENTRIES_MAX,
+        || name.clone(),
+        || (format!("size {size}, at most {LOG_ENTRIES_MAX}"), format!("size {}", found.size)),
+    )?;
+    ensure(
+        Check::CheckpointOrigin,
+        found.origin == policy.origin,
+        || name.clone(),
+        || (&policy.origin, &found.origin),
+    )?;
+    Ok(signed)
+}
+
+fn read_entries(objects: &impl Archive, signed: &SignedCheckpoint) -> Result<(Vec<Bytes>, Tree<LogTree>), Stop> {
+    let size = signed.checkpoint.size;
+    let mut entries: Vec<Bytes> = Vec::new();
+    let mut number = 0_u64;
+    while (entries.len() as u64) < size {
+        let width = size.saturating_sub(entries.len() as u64).min(TILE_WIDTH);
+        entries.extend(read_bundle(objects, number, width)?);
+        number = number.saturating_add(1);
+    }
+    let tree: Tree<LogTree> = entries.iter().map(|entry| log_leaf(entry).0).collect();
+    let root = tree.root();
+    ensure(
+        Check::LogRoot,
+        root == signed.checkpoint.root,
+        || archive::checkpoint(size),
+        || (format!("root {}", signed.checkpoint.root), format!("entries with root {root}")),
+    )?;
+    Ok((entries, tree))
+}
+
+/// The first `width` entries of a bundle, from the object of that width or, if it is gone, from the narrowest wider one.
+fn read_bundle(objects: &impl Archive, number: u64, width: u64) -> Result<Vec<Bytes>, Stop> {
+    let exact = archive::tile(None, number, width);
+    let widths = width..=TILE_WIDTH;
+    for candidate in widths {
+        let name = archive::tile(None, number, candidate);
+        if let Some(bytes) = objects.get(&name)? {
+            let parsed = parse_bundle(bytes, candidate);
+            let mut entries =
+                parsed.map_err(|why| Fault::new(Check::LogEntries, &name, format!("{candidate} entries"), why))?;
+            entries.truncate(usize::try_from(width).unwrap_or(usize::MAX));
+            return Ok(entries);
+        }
+    }
+    Err(Fault::new(Check::LogEntries, exact, format!("{width} entries"), "no object").into())
+}
+
+/// Every tile and bundle that is there holds what the entries say.
+fn check_tiles(
+    objects: &impl Archive,
+    entries: &[Bytes],
+    tree: &Tree<LogTree>,
+    verdict: &mut Verdict,
+) -> Result<(), Stop> {
+    for name in objects.list("log/tile")? {
+        let place = format!("log/tile/{name}");
+        let Some((level, number, width)) = parse_tile_name(&name) else {
+            verdict.find("unreferenced", None, place, "not the name of a tile".to_owned());
+            continue;
+        };
+        let expected = match level {
+            None => {
+                let first = number.checked_mul(TILE_WIDTH).and_then(|first| usize::try_from(first).ok());
+                let end = first.and_then(|first| first.checked_add(usize::try_from(width).ok()?));
+                first.zip(end).and_then(|(first, end)| entries.get(first..end)).map(encode_bundle)
+            }
+            Some(level) => tile(tree, level, number, width).map(|hashes| hashes.concat()),
+        };
+        let Some(expected) = expected else {
+            verdict.find("unreferenced", None, place, "beyond the checkpoint".to_owned());
+            continue;
+        };
+        let found = objects.get(&place)?;
+        ensure(
+            Check::LogTile,
+            found.as_deref() == Some(expected.as_slice()),
+            || place.clone(),
+            || ("the hashes or entries of this tree", "others"),
+        )?;
+    }
+    Ok(())
+}
+
+/// Level (`None` for entries), number and width of a tile from its path below `log/tile`.
+fn parse_tile_name(name: &str) -> Option<(Option<u32>, u64, u64)> {
+    let (level, rest) = name.split_once('/')?;
+    let level = if level == "entries" { None } else { Some(u32::try_from(canonical_number(level)?).ok()?) };
+    let (path, width) = match rest.split_once(".p/") {
+        Some((path, width)) => (path, canonical_number(width).filter(|w| (1..TILE_WIDTH).contains(w))?),
+        None => (rest, TILE_WIDTH),
+    };
+    let number: u64 = path.replace(['x', '/'], "").parse().ok()?;
+    let canonical = archive::tile(level, number, width);
+    (canonical.strip_prefix("log/tile/") == Some(name)).then_some((level, number, width))
+}

@@ -1,0 +1,229 @@
+//! Verification of an archive: pure, in the order of FORMAT.md 13, with nothing believed but the audit policy.
+//!
+//! [`run`] walks the log, then each workspace in scope in the order of creation. A fault in the log ends the run; a fault in
+//! a workspace ends that workspace, and what comes after it there is not claimed. The caller brings the objects
+//! ([`Archive`]) and, if it likes, several processors ([`Workers`]); the verdict does not depend on them.
+
+use bytes::Bytes;
+
+use crate::{
+    head::SignedHead,
+    note::{SignedCheckpoint, cosignature_time},
+    policy::Policy,
+    statement::Roots,
+    strict::{self, table},
+    verdict::{Check, Claim, Fault, State, Verdict},
+    wire,
+};
+
+mod known;
+mod log;
+mod segment;
+mod workspace;
+
+pub use known::{Known, parse_known};
+pub use log::Log;
+
+/// An object could not be read: neither there nor missing. Verification ends without a verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable(pub String);
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// The objects of an archive.
+pub trait Archive: Sync {
+    /// An object's bytes; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    fn get(&self, name: &str) -> Result<Option<Bytes>, Unreadable>;
+
+    /// Names of all objects below a folder, relative to it, sorted.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    fn list(&self, folder: &str) -> Result<Vec<String>, Unreadable>;
+
+    /// Content of one zstd frame that must be exactly `length` bytes long; `None` if it is not, or something follows.
+    fn expand(&self, frame: &[u8], length: u64) -> Option<Bytes>;
+}
+
+/// Runs independent work, perhaps on several processors.
+pub trait Workers: Sync {
+    /// Does `work` for each of `tasks`, in any order, and gives the results to `take` in the order of the tasks until it
+    /// says `false`. At most a few results wait at a time.
+    fn ordered<T: Sync, R: Send>(&self, tasks: &[T], work: impl Fn(&T) -> R + Sync, take: impl FnMut(R) -> bool);
+}
+
+/// One after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct InTurn;
+
+impl Workers for InTurn {
+    fn ordered<T: Sync, R: Send>(&self, tasks: &[T], work: impl Fn(&T) -> R + Sync, mut take: impl FnMut(R) -> bool) {
+        for task in tasks {
+            if !take(work(task)) {
+                return;
+            }
+        }
+    }
+}
+
+/// What the auditor asks besides the policy.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Time of the question, microseconds: ages and expiry are measured from here.
+    pub as_of: u64,
+    /// Verify the archive as it was when the log had this size.
+    pub at_size: Option<u64>,
+    /// Only segments with a leaf received at or after this time.
+    pub since: Option<u64>,
+    /// Only segments with a leaf received at or before this time.
+    pub until: Option<u64>,
+    /// What the auditor knows from elsewhere.
+    pub known: Vec<Known>,
+}
+
+/// A fault, or an object that could not be read.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Fault(Box<Fault>),
+    Unreadable(Unreadable),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(Box::new(fault))
+    }
+}
+
+impl From<Unreadable> for Stop {
+    fn from(why: Unreadable) -> Self {
+        Self::Unreadable(why)
+    }
+}
+
+/// Verifies an archive.
+///
+/// # Errors
+/// [`Unreadable`] when an object could not be read, or the policy has no usable keys.
+pub fn run(
+    archive: &impl Archive,
+    policy: &Policy,
+    options: &Options,
+    workers: &impl Workers,
+) -> Result<Verdict, Unreadable> {
+    let mut verdict = Verdict::default();
+    let roots = policy.roots().map_err(|why| Unreadable(why.to_string()))?;
+    let log = match Log::read(archive, policy, roots, options.at_size, &mut verdict) {
+        Ok(log) => log,
+        Err(Stop::Unreadable(why)) => return Err(why),
+        Err(Stop::Fault(fault)) => {
+            verdict.faults.push(*fault);
+            third_parties(None, policy, options, &mut verdict);
+            return Ok(verdict);
+        }
+    };
+    let scope = policy.workspaces().map_err(|why| Unreadable(why.to_string()))?;
+    for id in scope.iter().flatten() {
+        if !log.workspaces.iter().any(|w| w.id == *id) {
+            let place = format!("log of {} entries", log.checkpoint.checkpoint.size);
+            let fault = Fault::new(Check::WorkspacePresent, place, format!("workspace {id}"), "no such workspace");
+            verdict.faults.push(fault.of(*id));
+        }
+    }
+    let mut knowledge = known::Knowledge::new(options, &log);
+    for workspace in &log.workspaces {
+        if scope.as_ref().is_some_and(|ids| !ids.contains(&workspace.id)) {
+            continue;
+        }
+        verdict.counts.workspaces = verdict.counts.workspaces.saturating_add(1);
+        let mut walk = workspace::Walk::new(archive, policy, options, &log, workspace, &mut knowledge);
+        match walk.run(workers, &mut verdict) {
+            Ok(()) => {}
+            Err(Stop::Unreadable(why)) => return Err(why),
+            Err(Stop::Fault(fault)) => verdict.faults.push(fault.of(workspace.id)),
+        }
+    }
+    verdict.faults.extend(knowledge.faults());
+    third_parties(Some((&log, &knowledge)), policy, options, &mut verdict);
+    Ok(verdict)
+}
+
+/// Claims 4 to 6.
+fn third_parties(
+    log: Option<(&Log, &known::Knowledge<'_>)>,
+    policy: &Policy,
+    options: &Options,
+    verdict: &mut Verdict,
+) {
+    let mut say = |claim, state, why: &str| verdict.third_party.push((claim, state, why.to_owned()));
+    let Some((log, knowledge)) = log else {
+        for claim in [Claim::NotRolledBack, Claim::NotRewritten, Claim::Dated] {
+            say(claim, State::Undecided, "the log itself did not verify");
+        }
+        return;
+    };
+    let keys = policy.witness_keys().unwrap_or_default();
+    let signed = |(name, key): &(String, _)| {
+        log.cosignatures.iter().find_map(|line| cosignature_time(&log.checkpoint.checkpoint, line, name, *key))
+    };
+    let mut times: Vec<u64> = keys.iter().filter_map(signed).collect();
+    times.sort_unstable();
+    let quorum = policy.quorum as usize;
+    let met = quorum > 0 && times.len() >= quorum;
+    // The quorum stood when the last of its members had signed.
+    let quorum_at = met.then(|| times.len().checked_sub(quorum).and_then(|at| times.get(at)).copied()).flatten();
+    let age = quorum_at.map(|at| options.as_of.checked_div(1_000_000).unwrap_or(0).saturating_sub(at));
+    let fresh = age.is_some_and(|age| policy.greatest_age_seconds > 0 && age <= policy.greatest_age_seconds);
+    if knowledge.shows_newest() || fresh {
+        say(Claim::NotRolledBack, State::Verified, "");
+    } else {
+        let why = "nothing known from elsewhere was given, and no quorum of witnesses signed lately";
+        say(Claim::NotRolledBack, State::Undecided, why);
+    }
+    for claim in [Claim::NotRewritten, Claim::Dated] {
+        if met {
+            say(claim, State::Verified, "");
+        } else {
+            say(claim, State::Undecided, "no quorum of witnesses signed the checkpoint");
+        }
+    }
+}
+
+/// Reads an archive's newest checkpoint without verifying anything but its form: for messages to people.
+///
+/// # Errors
+/// [`Unreadable`].
+pub fn newest_checkpoint(archive: &impl Archive) -> Result<Option<SignedCheckpoint>, Unreadable> {
+    let sizes = archive.list(crate::archive::CHECKPOINTS)?;
+    let Some(size) = sizes.iter().filter_map(|name| name.parse::<u64>().ok()).max() else { return Ok(None) };
+    Ok(archive.get(&crate::archive::checkpoint(size))?.and_then(|bytes| SignedCheckpoint::parse(&bytes).ok()))
+}
+
+/// The head that a batch header carries, if it carries one in form.
+pub(crate) fn held_head(bytes: &[u8]) -> Option<Result<SignedHead, strict::NotStrict>> {
+    (!bytes.is_empty()).then(|| SignedHead::parse(bytes))
+}
+
+/// Reads a receipt.
+pub(crate) fn parse_receipt(bytes: &[u8]) -> Option<wire::Receipt> {
+    strict::decode(&table::RECEIPT, bytes).ok()
+}
+
+/// Roots and chain of the ledger's keys after some entries of the log.
+#[derive(Clone, Debug)]
+pub struct LedgerState {
+    /// Number of log entries after which this holds.
+    pub from_index: u64,
+    /// The keys.
+    pub chain: std::sync::Arc<crate::statement::Chain>,
+    /// The roots.
+    pub roots: Roots,
+}
