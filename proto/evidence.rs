@@ -281,7 +281,7 @@ impl<'a> Checker<'a> {
             let expected = format!("a key of gateway {}", header.gateway);
             return Err(Fault::new(Check::KeyEnrolled, place, expected, header.key_id));
         };
-        ensure(Check::KeyValid, !key.revoked && !(key.retired && header.opens()), at, || {
+        ensure(Check::KeyValid, !(key.revoked || key.retired && header.opens()), at, || {
             ("a key in force", header.key_id)
         })?;
         let signed = key.public_key.verifies(Context::Batch, &leaf.signed, &leaf.signature);

@@ -42,7 +42,12 @@ pub mod verdict;
 pub mod verify;
 
 /// The generated messages, and with the feature `grpc` the services.
-#[expect(missing_docs, clippy::pedantic, reason = "generated; the documentation stands in proto/custody/v1")]
+#[expect(missing_docs, reason = "generated; the documentation stands in proto/custody/v1")]
+#[expect(clippy::large_enum_variant, reason = "generated; a call, the common record, is the largest")]
+#[cfg_attr(
+    feature = "grpc",
+    expect(unused_qualifications, clippy::clone_on_ref_ptr, clippy::too_many_lines, reason = "generated")
+)]
 pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/custody.v1.rs"));
 }

@@ -83,7 +83,7 @@ impl Log {
         let names = objects.list(archive::CHECKPOINTS)?;
         let mut sizes: Vec<u64> = names.iter().filter_map(|name| canonical_number(name)).collect();
         sizes.sort_unstable();
-        let wanted = at_size.or(sizes.last().copied());
+        let wanted = at_size.or_else(|| sizes.last().copied());
         let Some(size) = wanted.filter(|size| sizes.contains(size)) else {
             let wanted =
                 at_size.map_or_else(|| "a checkpoint".to_owned(), |size| format!("a checkpoint of size {size}"));

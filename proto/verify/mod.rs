@@ -22,7 +22,7 @@ mod segment;
 mod workspace;
 
 pub use known::{Known, parse_known};
-pub use log::Log;
+pub use log::{Log, last_seals_hash};
 
 /// An object could not be read: neither there nor missing. Verification ends without a verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]

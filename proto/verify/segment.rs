@@ -279,7 +279,7 @@ impl Reader<'_> {
             );
             return Err(fault.into());
         };
-        let valid = !key.revoked && !(key.retired && header.opens());
+        let valid = !(key.revoked || key.retired && header.opens());
         ensure(
             Check::KeyValid,
             valid,
