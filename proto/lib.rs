@@ -23,6 +23,11 @@
     )
 )]
 
+#[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+mod testing;
+
 pub mod archive;
 pub mod batch;
 pub mod evidence;

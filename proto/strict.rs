@@ -206,6 +206,9 @@ pub fn check(message: &'static Message, bytes: &[u8]) -> Result<(), NotStrict> {
             if repeats > count {
                 return Err(fault(tag, "more elements than allowed"));
             }
+            if repeats > 1 && matches!(field.kind, Kind::Integer { .. }) {
+                return Err(fault(tag, "a packed field in two parts"));
+            }
         }
         value(message, field, key & 7, &mut rest)?;
     }
