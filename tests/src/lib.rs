@@ -1,1 +1,4 @@
-//! x
+//! What the end-to-end tests share: the golden archive, the lies that are told on it, and the oracle.
+
+pub mod golden;
+pub mod verdict;

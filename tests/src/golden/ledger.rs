@@ -1,0 +1,588 @@
+//! A ledger in memory: takes batches and statements, cuts, publishes. It signs with fixed keys and keeps fixed time, and it
+//! refuses nothing: hooks may make any batch or statement say what it should not.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use custody::{
+    batch::{Header, encode_signed, seal_header},
+    hash::header_hash,
+    head::{Head, history_leaf},
+    id::{HeaderHash, ObjectHash, RootHash, WorkspaceId},
+    key::{Context, sign},
+    log::encode_entry,
+    merkle::{HistoryTree, SegmentTree, Tree},
+    note::{Checkpoint, cosign},
+    segment::{Leaf, SegmentHeader},
+    statement::{ChainHead, encode_signed as encode_statement, possession},
+    wire::{self, DropReason, LeafKind, OpeningReason, Role, log_entry, statement::Action},
+};
+use prost::Message as _;
+
+use super::{keys, records, render};
+
+/// A leaf as it was committed.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// What the ledger gave it.
+    pub leaf: Leaf,
+    /// `SignedBatch` or `SignedStatement`.
+    pub signed: Bytes,
+}
+
+impl Committed {
+    /// Hash in the segment's tree; zeros for what cannot be read.
+    pub fn hash(&self) -> [u8; 32] {
+        let bytes = custody::segment::encode_entry(&self.leaf, self.signed.clone());
+        custody::segment::Entry::parse(bytes.into()).map_or([0; 32], |entry| entry.leaf_hash())
+    }
+}
+
+/// A segment that was cut.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// As its object begins.
+    pub header: SegmentHeader,
+    /// In order.
+    pub leaves: Vec<Committed>,
+    /// When it was sealed.
+    pub sealed_at: u64,
+    /// Newest cosigned checkpoint then.
+    pub not_before: (u64, [u8; 32]),
+}
+
+/// A workspace of the ledger.
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// How far its chain has come.
+    pub chain: ChainHead,
+    /// Objects of its statements by serial.
+    pub statements: Vec<Bytes>,
+    /// What was cut.
+    pub segments: Vec<Segment>,
+    /// Leaves of the segment that fills.
+    pub open: Vec<Committed>,
+    history: Tree<HistoryTree>,
+    first_position: u64,
+    next_position: u64,
+}
+
+/// An entry of the log, as far as it does not follow from segments.
+#[derive(Clone, Debug)]
+pub enum LogItem {
+    /// These bytes.
+    Entry(Vec<u8>),
+    /// The seal of a segment.
+    Seal(WorkspaceId, u64),
+}
+
+/// A checkpoint that was published.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// What it said.
+    pub checkpoint: Checkpoint,
+    /// Label of the log key that signed.
+    pub key: &'static str,
+    /// Cosignature lines by witness.
+    pub cosignatures: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct EpochState {
+    headers: Vec<(HeaderHash, Header)>,
+    next_record: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Writer {
+    epochs: BTreeMap<String, EpochState>,
+    last_epoch: Option<String>,
+    head: Bytes,
+}
+
+/// What a gateway sends, before it is numbered and signed.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    gateway: String,
+    key: String,
+    epoch: String,
+    records: Vec<Bytes>,
+    dropped: Option<(u64, DropReason)>,
+    reason: Option<OpeningReason>,
+    close: bool,
+    always_on: bool,
+}
+
+impl Batch {
+    /// Of this gateway's epoch, signed with the key of the gateway's own name.
+    pub fn new(gateway: &str, epoch: &str, records: Vec<Bytes>) -> Self {
+        Self {
+            gateway: gateway.to_owned(),
+            key: gateway.to_owned(),
+            epoch: epoch.to_owned(),
+            records,
+            dropped: None,
+            reason: None,
+            close: false,
+            always_on: true,
+        }
+    }
+
+    /// Signed with another key.
+    #[must_use]
+    pub fn key(mut self, label: &str) -> Self {
+        label.clone_into(&mut self.key);
+        self
+    }
+
+    /// Ends its epoch.
+    #[must_use]
+    pub fn close(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    /// Declares drops before its first record.
+    #[must_use]
+    pub fn dropped(mut self, count: u64, reason: DropReason) -> Self {
+        self.dropped = Some((count, reason));
+        self
+    }
+
+    /// Opens its epoch without naming the one before.
+    #[must_use]
+    pub fn reason(mut self, reason: OpeningReason) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    /// Opens its epoch as a writer that may sleep.
+    #[must_use]
+    pub fn intermittent(mut self) -> Self {
+        self.always_on = false;
+        self
+    }
+}
+
+/// Changes a batch before its gateway signs it.
+pub type BatchHook = Box<dyn Fn(&mut Header, &mut Vec<Bytes>)>;
+/// Changes a statement before it is signed; gives the label of another key to sign with, if any.
+pub type StatementHook = Box<dyn Fn(&mut wire::Statement) -> Option<&'static str>>;
+
+/// Where a story lies although its signers sign: by label of batch (`alpha/g1/e1/0`) or statement (`alpha/3`, `keys/2`).
+#[derive(Default)]
+pub struct Hooks {
+    /// Batches by label.
+    pub batches: BTreeMap<String, BatchHook>,
+    /// Statements by label.
+    pub statements: BTreeMap<String, StatementHook>,
+    /// Batches that the ledger never takes, although their gateway goes on.
+    pub lost: Vec<String>,
+}
+
+/// The ledger.
+pub struct Ledger {
+    /// Entries of the log.
+    pub log: Vec<LogItem>,
+    /// In the order of creation.
+    pub workspaces: Vec<Workspace>,
+    /// Statements on the ledger's own keys.
+    pub statements: Vec<Bytes>,
+    /// Checkpoints in order.
+    pub publications: Vec<Publication>,
+    /// Labels of batches with workspace, segment and leaf.
+    pub labels: BTreeMap<String, (WorkspaceId, u64, usize)>,
+    /// Last head that each writer holds, by workspace and gateway.
+    hooks: Hooks,
+    writers: BTreeMap<(WorkspaceId, String), Writer>,
+    chain: ChainHead,
+    clock: u64,
+    term: u64,
+    incarnation: u64,
+    head_key: &'static str,
+    log_key: &'static str,
+    record_key: &'static str,
+    root: (u32, &'static str),
+}
+
+impl Ledger {
+    /// An empty ledger at this time.
+    pub fn new(clock: u64, hooks: Hooks) -> Self {
+        Self {
+            log: Vec::new(),
+            workspaces: Vec::new(),
+            statements: Vec::new(),
+            publications: Vec::new(),
+            labels: BTreeMap::new(),
+            hooks,
+            writers: BTreeMap::new(),
+            chain: ChainHead::GENESIS,
+            clock,
+            term: 0,
+            incarnation: 0,
+            head_key: "head-1",
+            log_key: "log-1",
+            record_key: "record-1",
+            root: (1, "root-1"),
+        }
+    }
+
+    /// Time now.
+    pub fn now(&self) -> u64 {
+        self.clock
+    }
+
+    /// Lets time pass, in microseconds.
+    pub fn wait(&mut self, us: u64) {
+        self.clock += us;
+    }
+
+    /// Signs heads with another key from now on.
+    pub fn use_head_key(&mut self, label: &'static str) {
+        self.head_key = label;
+    }
+
+    /// Signs statements with the root of another era from now on.
+    pub fn use_root(&mut self, era: u32, label: &'static str) {
+        self.root = (era, label);
+    }
+
+    /// The workspace of this name.
+    ///
+    /// # Panics
+    /// If it was not created.
+    pub fn workspace(&mut self, name: &str) -> &mut Workspace {
+        let id = keys::workspace(name);
+        self.workspaces.iter_mut().find(|w| w.id == id).expect("the story creates it first")
+    }
+
+    /// The last head that a gateway holds: a `SignedHead`.
+    pub fn held_head(&self, workspace: &str, gateway: &str) -> Bytes {
+        let key = (keys::workspace(workspace), gateway.to_owned());
+        self.writers.get(&key).map(|writer| writer.head.clone()).unwrap_or_default()
+    }
+
+    /// A start of the ledger.
+    pub fn start_term(&mut self) {
+        self.term += 1;
+        self.clock += 1_000;
+        let start = wire::TermStart { term: self.term, incarnation: self.incarnation, at: self.clock };
+        self.log.push(LogItem::Entry(encode_entry(log_entry::Entry::TermStart(start))));
+    }
+
+    /// Takes a batch: the gateway numbers and signs it, the ledger appends it and answers with a head.
+    pub fn submit_batch(&mut self, workspace: &str, batch: Batch) {
+        self.clock += 1_500_000;
+        let id = keys::workspace(workspace);
+        let at = self.clock - 20_000;
+        let writer = self.writers.entry((id, batch.gateway.clone())).or_default();
+        let opens = !writer.epochs.contains_key(&batch.epoch);
+        let before = writer.last_epoch.as_ref().and_then(|epoch| writer.epochs.get(epoch));
+        let last_of_before = before.and_then(|epoch| epoch.headers.last()).map(|(hash, _)| *hash);
+        let epoch = writer.epochs.entry(batch.epoch.clone()).or_default();
+        let (dropped, drop_reason) = batch.dropped.map_or((0, None), |(count, reason)| (count, Some(reason)));
+        let mut records = batch.records;
+        let (previous, opening_reason) = match (opens, batch.reason, last_of_before) {
+            (false, ..) => (epoch.headers.last().map_or(HeaderHash::ZERO, |(hash, _)| *hash), None),
+            (true, None, Some(last)) => (last, None),
+            (true, reason, _) => (HeaderHash::ZERO, Some(reason.unwrap_or(OpeningReason::First))),
+        };
+        if opens {
+            records.insert(0, records::opened(at, batch.always_on));
+            writer.last_epoch = Some(batch.epoch.clone());
+        }
+        let role = if batch.key == self.record_key { Role::Record } else { Role::Gateway };
+        let number = epoch.headers.len() as u64;
+        let label = format!("{workspace}/{}/{}/{number}", batch.gateway, batch.epoch);
+        let mut header = Header {
+            origin: keys::ORIGIN.to_owned(),
+            workspace: id,
+            gateway: keys::gateway(&batch.gateway),
+            key_id: keys::id(&batch.key, role),
+            epoch: keys::epoch(&batch.epoch),
+            batch_number: number,
+            first_record: epoch.next_record + dropped,
+            record_count: 0,
+            previous,
+            opening_reason,
+            batch_root: RootHash::ZERO,
+            last_head: writer.head.clone(),
+            dropped,
+            drop_reason,
+            heartbeat: records.is_empty() && !batch.close,
+            close: batch.close,
+            created_at: at,
+        };
+        if let Some(hook) = self.hooks.batches.get(&label) {
+            hook(&mut header, &mut records);
+        }
+        let seed = keys::seed(&format!("seed {label}"));
+        seal_header(&mut header, &seed, &records);
+        let bytes = header.encode();
+        let signed = Bytes::from(encode_signed(&bytes, &keys::signing(&batch.key), &seed, &records));
+        epoch.next_record = header.next_record();
+        epoch.headers.push((header_hash(&bytes), header));
+        if self.hooks.lost.contains(&label) {
+            return;
+        }
+        self.append(workspace, LeafKind::Batch, signed);
+        let place = self.workspace(workspace);
+        let place = (id, place.segments.len() as u64, place.open.len() - 1);
+        self.labels.insert(label, place);
+        let head = self.sign_head(workspace);
+        if let Some(writer) = self.writers.get_mut(&(id, batch.gateway)) {
+            writer.head = head;
+        }
+    }
+
+    /// A gateway signs other records under a number that it used; the ledger keeps the copy.
+    pub fn equivocate(&mut self, workspace: &str, gateway: &str, epoch: &str, number: usize, records: &[Bytes]) {
+        self.clock += 1_500_000;
+        let id = keys::workspace(workspace);
+        let writer = self.writers.get(&(id, gateway.to_owned()));
+        let used = writer.and_then(|w| w.epochs.get(epoch)).and_then(|epoch| epoch.headers.get(number));
+        let Some((_, header)) = used else { return };
+        let mut header = header.clone();
+        let seed = keys::seed(&format!("seed again {workspace}/{gateway}/{epoch}/{number}"));
+        seal_header(&mut header, &seed, records);
+        let signed = encode_signed(&header.encode(), &keys::signing(gateway), &seed, records);
+        self.append(workspace, LeafKind::Equivocation, signed.into());
+    }
+
+    /// Takes again what was lost, as its gateway sends it once more; no head goes back.
+    pub fn replay(&mut self, workspace: &str, lost: &Committed) {
+        self.clock += 1_500_000;
+        self.append(workspace, LeafKind::Batch, lost.signed.clone());
+    }
+
+    /// The machine is lost, and with it what was not cut.
+    pub fn lose(&mut self, workspace: &str) -> Vec<Committed> {
+        let place = self.workspace(workspace);
+        place.next_position = place.first_position;
+        std::mem::take(&mut place.open)
+    }
+
+    fn append(&mut self, workspace: &str, kind: LeafKind, signed: Bytes) {
+        let (term, received_at) = (self.term, self.clock);
+        let place = self.workspace(workspace);
+        let leaf = Leaf { kind, first_position: place.next_position, received_at, term };
+        let bytes = custody::segment::encode_entry(&leaf, signed.clone());
+        let count = custody::segment::Entry::parse(bytes.into()).map_or(0, |entry| entry.records());
+        place.next_position += count;
+        place.open.push(Committed { leaf, signed });
+    }
+
+    /// Signs the open head of a workspace: bytes of a `SignedHead`.
+    pub fn sign_head(&mut self, workspace: &str) -> Bytes {
+        let (clock, term, incarnation, chain) = (self.clock, self.term, self.incarnation, self.chain);
+        let label = self.head_key;
+        let place = self.workspace(workspace);
+        let tree: Tree<SegmentTree> = place.open.iter().map(Committed::hash).collect();
+        let head = Head {
+            origin: keys::ORIGIN.to_owned(),
+            workspace: place.id,
+            key_id: keys::id(label, Role::Head),
+            incarnation,
+            term,
+            segment: place.segments.len() as u64,
+            size: tree.size(),
+            root: tree.root(),
+            history_root: place.history.root(),
+            ledger_chain: chain,
+            workspace_chain: place.chain,
+            at: clock,
+            unfenced: false,
+        };
+        head.sign(&keys::signing(label)).into()
+    }
+
+    /// Cuts a workspace's open segment; nothing if it is empty.
+    pub fn cut(&mut self, workspace: WorkspaceId) {
+        self.clock += 200_000;
+        let cosigned = self.publications.iter().rev().find(|p| !p.cosignatures.is_empty());
+        let not_before = cosigned.map_or((0, [0; 32]), |publication| {
+            let lines: String = publication.cosignatures.iter().map(|(_, line)| line.as_str()).collect();
+            (publication.checkpoint.size, custody::hash::sha256(&[lines.as_bytes()]))
+        });
+        let (sealed_at, incarnation, ledger_chain) = (self.clock, self.incarnation, self.chain);
+        let Some(place) = self.workspaces.iter_mut().find(|w| w.id == workspace && !w.open.is_empty()) else { return };
+        let leaves = std::mem::take(&mut place.open);
+        let tree: Tree<SegmentTree> = leaves.iter().map(Committed::hash).collect();
+        let segment = place.segments.len() as u64;
+        place.history.push(history_leaf(segment, tree.size(), &tree.root()));
+        let header = SegmentHeader {
+            origin: keys::ORIGIN.to_owned(),
+            workspace,
+            segment,
+            incarnation,
+            first_position: place.first_position,
+            ledger_chain,
+            workspace_chain: place.chain,
+        };
+        place.first_position = place.next_position;
+        place.segments.push(Segment { header, leaves, sealed_at, not_before });
+        self.log.push(LogItem::Seal(workspace, segment));
+    }
+
+    /// Cuts every workspace that has something to cut.
+    pub fn cut_all(&mut self) {
+        let ids: Vec<_> = self.workspaces.iter().map(|w| w.id).collect();
+        for id in ids {
+            self.cut(id);
+        }
+    }
+
+    fn sign_statement(&mut self, label: &str, mut said: wire::Statement, registrar: Option<&'static str>) -> Bytes {
+        let mut signer = registrar.unwrap_or(self.root.1);
+        if let Some(hook) = self.hooks.statements.get(label) {
+            signer = hook(&mut said).unwrap_or(signer);
+        }
+        let bytes = said.encode_to_vec();
+        encode_statement(&bytes, sign(&keys::signing(signer), Context::Statement, &bytes)).into()
+    }
+
+    fn draft(
+        &self,
+        workspace: Option<WorkspaceId>,
+        chain: ChainHead,
+        registrar: Option<&'static str>,
+        action: Action,
+    ) -> wire::Statement {
+        let seen = self.publications.last().map(|publication| &publication.checkpoint);
+        wire::Statement {
+            version: 1,
+            origin: keys::ORIGIN.to_owned(),
+            workspace: workspace.map(Into::into),
+            serial: chain.count,
+            previous: chain.hash.into(),
+            checkpoint_size: seen.map_or(0, |checkpoint| checkpoint.size),
+            checkpoint_hash: seen.map_or(ObjectHash::ZERO, Checkpoint::hash).into(),
+            issued_at: self.clock,
+            era: self.root.0,
+            registrar: registrar.map(|label| keys::id(label, Role::Registrar).into()),
+            reason: "planned".to_owned(),
+            ticket: "SEC-12".to_owned(),
+            action: Some(action),
+        }
+    }
+
+    /// A root statement on the ledger's own keys: cuts everything, then stands in the log.
+    pub fn ledger_statement(&mut self, action: Action) {
+        self.clock += 500_000;
+        self.cut_all();
+        let said = self.draft(None, self.chain, None, action);
+        let object = self.sign_statement(&format!("keys/{}", self.chain.count), said, None);
+        self.chain = after(self.chain, &object);
+        self.log.push(LogItem::Entry(encode_entry(log_entry::Entry::Statement(object.clone()))));
+        self.statements.push(object);
+    }
+
+    /// A recovery: the root names the last checkpoint, and a new incarnation begins.
+    pub fn recover(&mut self) {
+        let size = self.log.len() as u64;
+        let rendered = render::render(self, &mut render::Truth);
+        let last: BTreeMap<WorkspaceId, (u64, ObjectHash)> = self
+            .log
+            .iter()
+            .filter_map(|item| match item {
+                LogItem::Seal(id, segment) => Some((*id, (*segment, *rendered.seals.get(&(*id, *segment))?))),
+                LogItem::Entry(_) => None,
+            })
+            .collect();
+        let last: Vec<_> = last.into_iter().map(|(id, (segment, hash))| (id, segment, hash)).collect();
+        self.ledger_statement(Action::Incarnation(wire::Incarnation {
+            number: self.incarnation + 1,
+            log_size: size,
+            log_root: rendered.root.unwrap_or(RootHash::ZERO).into(),
+            last_seals_hash: Bytes::copy_from_slice(&custody::verify::last_seals_hash(&last)),
+        }));
+        self.incarnation += 1;
+    }
+
+    /// The root creates a workspace.
+    pub fn create(&mut self, name: &str) {
+        self.clock += 500_000;
+        let id = keys::workspace(name);
+        let action = Action::Create(wire::Create { name: name.to_owned() });
+        let said = self.draft(Some(id), ChainHead::GENESIS, None, action);
+        let object = self.sign_statement(&format!("{name}/0"), said, None);
+        self.log.push(LogItem::Entry(encode_entry(log_entry::Entry::Statement(object.clone()))));
+        self.workspaces.push(Workspace {
+            id,
+            chain: after(ChainHead::GENESIS, &object),
+            statements: vec![object],
+            segments: Vec::new(),
+            open: Vec::new(),
+            history: Tree::default(),
+            first_position: 0,
+            next_position: 0,
+        });
+    }
+
+    /// A statement of a workspace's chain by the root or a registrar: the last leaf of the segment that it cuts.
+    pub fn statement(&mut self, workspace: &str, registrar: Option<&'static str>, action: Action) {
+        self.clock += 500_000;
+        let removes = matches!(action, Action::Remove(_));
+        let (id, chain) = (keys::workspace(workspace), self.workspace(workspace).chain);
+        let said = self.draft(Some(id), chain, registrar, action);
+        let object = self.sign_statement(&format!("{workspace}/{}", chain.count), said, registrar);
+        self.append(workspace, LeafKind::Statement, object.clone());
+        self.cut(id);
+        let place = self.workspace(workspace);
+        place.chain = after(chain, &object);
+        place.statements.push(object.clone());
+        if removes {
+            self.log.push(LogItem::Entry(encode_entry(log_entry::Entry::Statement(object))));
+        }
+    }
+
+    /// Enrols a key, with proof of possession, in a workspace's chain or (`None`) in the ledger's.
+    pub fn enrol(&mut self, workspace: Option<&str>, registrar: Option<&'static str>, role: Role, key: &str, of: &str) {
+        let id = workspace.map(keys::workspace);
+        let gateway = matches!(role, Role::Gateway | Role::Record).then(|| keys::gateway(of));
+        let proof = possession(keys::ORIGIN, id, role, keys::public(key), gateway);
+        let action = Action::Enrol(wire::Enrol {
+            role: role as i32,
+            public_key: Bytes::copy_from_slice(&keys::public(key).to_bytes()),
+            gateway: gateway.map(Into::into),
+            name: of.to_owned(),
+            possession: Some(Bytes::copy_from_slice(&sign(&keys::signing(key), Context::Possession, &proof))),
+        });
+        match workspace {
+            Some(name) => self.statement(name, registrar, action),
+            None => self.ledger_statement(action),
+        }
+    }
+
+    /// Delegates a registrar.
+    pub fn delegate(&mut self, workspace: &str, key: &str, enrolments_max: u32) {
+        let proof =
+            possession(keys::ORIGIN, Some(keys::workspace(workspace)), Role::Registrar, keys::public(key), None);
+        let action = Action::Delegate(wire::Delegate {
+            public_key: Bytes::copy_from_slice(&keys::public(key).to_bytes()),
+            enrolments_max,
+            possession: Bytes::copy_from_slice(&sign(&keys::signing(key), Context::Possession, &proof)),
+        });
+        self.statement(workspace, None, action);
+    }
+
+    /// Publishes a checkpoint of the log as it is, cosigned by the first `witnesses`.
+    pub fn publish(&mut self, witnesses: usize) {
+        self.clock += 300_000;
+        let rendered = render::render(self, &mut render::Truth);
+        let size = self.log.len() as u64;
+        let checkpoint =
+            Checkpoint { origin: keys::ORIGIN.to_owned(), size, root: rendered.root.unwrap_or(RootHash::ZERO) };
+        let time = self.clock / 1_000_000 + 2;
+        let line = |name: &str| (name.to_owned(), cosign(&checkpoint, name, &keys::signing(name), time).text());
+        let cosignatures = keys::WITNESSES.into_iter().take(witnesses).map(line).collect();
+        self.publications.push(Publication { checkpoint, key: self.log_key, cosignatures });
+    }
+}
+
+/// A chain's head after one more object.
+pub fn after(chain: ChainHead, object: &[u8]) -> ChainHead {
+    ChainHead { count: chain.count + 1, hash: custody::hash::object_hash(object) }
+}

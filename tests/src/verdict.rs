@@ -1,0 +1,47 @@
+//! A verdict as lies expect it: six claims, exit code, and the name of the first check that did not pass.
+
+use std::collections::BTreeMap;
+
+use custody::{
+    policy::Policy,
+    verdict::{Claim, State},
+    verify::{InTurn, Options, parse_known, run},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::golden::objects::Objects;
+
+/// What verification says, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    /// 0 all required claims verified, 1 something refuted, 2 undecided.
+    pub exit: u8,
+    /// First check that did not pass; empty for none.
+    #[serde(default)]
+    pub first: String,
+    /// How each claim stands.
+    pub claims: BTreeMap<Claim, State>,
+    /// Names of the findings, each once, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<String>,
+}
+
+/// Verifies an archive as the auditor would who holds these known files.
+///
+/// # Errors
+/// In words, when there is no verdict.
+pub fn verify(objects: &Objects, policy: &Policy, as_of: u64, known: &[Vec<u8>]) -> Result<Outcome, String> {
+    let known = known.iter().map(|file| parse_known(file)).collect::<Result<_, _>>()?;
+    let options = Options { as_of, known, ..Options::default() };
+    let verdict = run(objects, policy, &options, &InTurn).map_err(|why| why.to_string())?;
+    let mut findings: Vec<String> = verdict.findings.iter().map(|finding| finding.name.to_owned()).collect();
+    findings.sort_unstable();
+    findings.dedup();
+    Ok(Outcome {
+        exit: verdict.exit_code(&policy.required),
+        first: verdict.first_fault().map_or_else(String::new, |fault| fault.check.name().to_owned()),
+        claims: Claim::ALL.into_iter().map(|claim| (claim, verdict.claim(claim).0)).collect(),
+        findings,
+    })
+}
