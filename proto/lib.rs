@@ -26,6 +26,8 @@
 #[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
 mod testing;
 
 pub mod archive;

@@ -295,6 +295,8 @@ pub struct Verdict {
     pub findings_more: u64,
     /// What was verified.
     pub counts: Counts,
+    /// Workspaces in scope, with their names.
+    pub workspaces: Vec<(WorkspaceId, String)>,
     /// Claims 4 to 6, which faults alone do not decide: state and the reason in words.
     pub third_party: Vec<(Claim, State, String)>,
     /// Batches whose key is suspect: "authorised" is then undecided.

@@ -36,6 +36,16 @@ pub struct WorkspaceLog {
     pub removed: Option<(u64, Signed)>,
 }
 
+impl WorkspaceLog {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match &self.create.statement.action {
+            Some(Action::Create(create)) => &create.name,
+            _ => "",
+        }
+    }
+}
+
 /// A log that verified.
 #[derive(Clone, Debug)]
 pub struct Log {

@@ -144,6 +144,7 @@ pub fn run(
             continue;
         }
         verdict.counts.workspaces = verdict.counts.workspaces.saturating_add(1);
+        verdict.workspaces.push((workspace.id, workspace.name().to_owned()));
         let mut walk = workspace::Walk::new(archive, policy, options, &log, workspace, &mut knowledge);
         match walk.run(workers, &mut verdict) {
             Ok(()) => {}
@@ -154,6 +155,20 @@ pub fn run(
     verdict.faults.extend(knowledge.faults());
     third_parties(Some((&log, &knowledge)), policy, options, &mut verdict);
     Ok(verdict)
+}
+
+/// Verifies the log alone: for whoever makes evidence or copies out of an archive. The inner error is the first check that
+/// did not pass.
+///
+/// # Errors
+/// [`Unreadable`].
+pub fn log(archive: &impl Archive, policy: &Policy, at_size: Option<u64>) -> Result<Result<Log, Fault>, Unreadable> {
+    let roots = policy.roots().map_err(|why| Unreadable(why.to_string()))?;
+    match Log::read(archive, policy, roots, at_size, &mut Verdict::default()) {
+        Ok(log) => Ok(Ok(log)),
+        Err(Stop::Fault(fault)) => Ok(Err(*fault)),
+        Err(Stop::Unreadable(why)) => Err(why),
+    }
 }
 
 /// Claims 4 to 6.
