@@ -1,1 +1,18 @@
-//! x
+//! The verifier's own part: reads archives, makes evidence, writes reports. What holds and what does not is decided by the
+//! contract alone (`custody::verify`, `custody::evidence`); this crate brings it the bytes and prints what it says.
+//!
+//! What must hold: no network, no clock but for the default of `--as-of`, memory that does not grow with the archive.
+//! Used by the program `verifier`, and by the ledger for its own checks.
+#![forbid(unsafe_code)]
+
+pub mod export;
+pub mod failure;
+pub mod make_evidence;
+pub mod output;
+pub mod progress;
+pub mod reader;
+pub mod report;
+pub mod segments;
+pub mod show;
+pub mod time;
+pub mod workers;

@@ -1,0 +1,179 @@
+//! What each command does: read the files, ask the library, print.
+
+use std::path::Path;
+
+use custody::{
+    evidence::{self, EVIDENCE_BYTES_MAX, Proof},
+    id::WorkspaceId,
+    note::NOTE_BYTES_MAX,
+    policy::{POLICY_BYTES_MAX, Policy, fingerprint},
+    verify::{self, Known, Options, parse_known},
+};
+use verifier::{
+    export,
+    failure::Failure,
+    make_evidence::{self, What},
+    output,
+    progress::Watched,
+    reader::Source,
+    report::{self, Subject},
+    segments, show, time,
+    workers::AllCores,
+};
+
+use crate::cli::{Command, Evidence, Export, Show, Verify};
+
+/// Runs a command and says the exit code.
+pub(crate) fn run(command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Verify(verify) => run_verify(&verify),
+        Command::Evidence(Evidence::Make { archive, policy, what, out }) => {
+            let (policy, _) = read_policy(&policy)?;
+            let proof = make_evidence::make(&Source::open(&archive)?, &policy, &what)?;
+            let bytes = proof.to_bytes();
+            output::create(&out, &bytes)?;
+            let count = proof.evidence.record_count;
+            let records = if count == 1 { "record" } else { "records" };
+            answer(&format!("{}: evidence of {count} {records}, {} bytes, checked\n", out.display(), bytes.len()))?;
+            Ok(0)
+        }
+        Command::Evidence(Evidence::Check { file, policy, json }) => check_evidence(&file, &policy, json),
+        Command::Export(export) => run_export(&export),
+        Command::Show(show) => run_show(&show),
+        Command::Fingerprint { policy } => {
+            let (_, printed) = read_policy(&policy)?;
+            answer(&format!("{printed}\n"))?;
+            Ok(0)
+        }
+    }
+}
+
+fn run_verify(asked: &Verify) -> Result<u8, Failure> {
+    let unreadable = |failure: Failure| -> Result<u8, Failure> {
+        if asked.json {
+            answer(&report::unreadable_json(&failure.to_string()))?;
+        }
+        Err(failure)
+    };
+    let prepared = read_policy(&asked.policy).and_then(|(policy, printed)| {
+        let options = Options {
+            as_of: asked.as_of.unwrap_or_else(time::now),
+            at_size: asked.at_size,
+            since: asked.since,
+            until: asked.until,
+            known: read_known(&asked.known, &policy)?,
+        };
+        Ok((policy, printed, options, Watched::new(Source::open(&asked.archive)?)))
+    });
+    let (policy, printed, options, archive) = match prepared {
+        Ok(prepared) => prepared,
+        Err(failure) => return unreadable(failure),
+    };
+    let verdict = verify::run(&archive, &policy, &options, &AllCores::new());
+    archive.finish();
+    let verdict = match verdict {
+        Ok(verdict) => verdict,
+        Err(why) => return unreadable(why.into()),
+    };
+    let subject = Subject { verdict: &verdict, policy: &policy, fingerprint: &printed, options: &options };
+    answer(&if asked.json { report::json(&subject) } else { report::text(&subject) })?;
+    Ok(verdict.exit_code(&policy.required))
+}
+
+fn check_evidence(file: &Path, policy: &Path, json: bool) -> Result<u8, Failure> {
+    let (policy, printed) = read_policy(policy)?;
+    let bytes = output::read(file, EVIDENCE_BYTES_MAX)?;
+    let outcome = evidence::check(&bytes, &policy)?;
+    let outcome = outcome.and_then(|shown| {
+        let proof = Proof::parse(&bytes);
+        proof
+            .map(|proof| (proof, shown))
+            .map_err(|why| custody::verdict::Fault::form(custody::verdict::Check::EvidenceForm, "the file", &why))
+    });
+    match outcome {
+        Ok((proof, shown)) => {
+            answer(&if json {
+                report::evidence_json(Ok((&proof, &shown)), &policy, &printed)
+            } else {
+                report::evidence_text(&proof, &shown, &policy, &printed)
+            })?;
+            Ok(0)
+        }
+        Err(fault) => {
+            answer(&if json {
+                report::evidence_json(Err(&fault), &policy, &printed)
+            } else {
+                report::evidence_refused(&fault)
+            })?;
+            Ok(Failure::from(fault).exit_code())
+        }
+    }
+}
+
+fn run_export(asked: &Export) -> Result<u8, Failure> {
+    let (policy, _) = read_policy(&asked.policy)?;
+    let exported = export::export(&Source::open(&asked.archive)?, &policy, &asked.workspace, &asked.out)?;
+    answer(&format!(
+        "{}: workspace {}, {} objects, {} bytes\npolicy.json has the fingerprint\n  {}\nverify it with\n  verifier verify {} --policy {}\n",
+        asked.out.display(),
+        exported.workspace,
+        exported.objects,
+        exported.bytes,
+        fingerprint(&exported.policy),
+        asked.out.join("archive").display(),
+        asked.out.join("policy.json").display(),
+    ))?;
+    Ok(0)
+}
+
+fn run_show(asked: &Show) -> Result<u8, Failure> {
+    let archive = Source::open(&asked.archive)?;
+    let What::Positions { workspace, first, end } = &asked.range else {
+        let why = "records are shown by workspace and position\nhint: workspace/A..B";
+        return Err(Failure::NotThere(why.to_owned()));
+    };
+    let seals = match &asked.policy {
+        Some(file) => {
+            let (policy, _) = read_policy(file)?;
+            let log = verify::log(&archive, &policy, None)??;
+            segments::seals_of(&archive, &log, segments::find_workspace(&log, workspace)?)?
+        }
+        None => {
+            let hint = "hint: without --policy a workspace is named by its id in hex, as under workspaces/";
+            let id = WorkspaceId::from_hex(workspace);
+            let id = id.ok_or_else(|| Failure::NotThere(format!("no workspace id: {workspace}\n{hint}")))?;
+            segments::seals_listed(&archive, id)?
+        }
+    };
+    if !asked.json {
+        answer(&format!("{}\n", show::HEADING))?;
+    }
+    show::each(&archive, &seals, *first, *end, |shown| {
+        answer(&format!("{}\n", if asked.json { show::json_line(&shown) } else { show::table_line(&shown) }))
+    })?;
+    Ok(0)
+}
+
+fn answer(text: &str) -> Result<(), Failure> {
+    output::answer(text).map_err(|why| Failure::Unreadable(format!("cannot write the answer: {why}")))
+}
+
+/// A policy and its fingerprint.
+fn read_policy(path: &Path) -> Result<(Policy, String), Failure> {
+    let bytes = output::read(path, POLICY_BYTES_MAX)?;
+    Ok((Policy::parse(&bytes)?, fingerprint(&bytes)))
+}
+
+/// What the auditor knows: the files named, and what the policy says.
+fn read_known(files: &[std::path::PathBuf], policy: &Policy) -> Result<Vec<Known>, Failure> {
+    let wrong = |file: &str, why| Failure::Unreadable(format!("the known file {file} {why}"));
+    let mut known = Vec::new();
+    for file in files {
+        let bytes = output::read(file, NOTE_BYTES_MAX)?;
+        known.push(parse_known(&bytes).map_err(|why| wrong(&file.display().to_string(), why))?);
+    }
+    for text in &policy.known {
+        known.push(parse_known(text.as_bytes()).map_err(|why| wrong("in the policy", why))?);
+    }
+    Ok(known)
+}

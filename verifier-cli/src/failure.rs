@@ -1,0 +1,64 @@
+//! Why a command other than `verify` could not do what it was asked; the kinds are those that exit differently.
+
+use custody::{
+    policy::BadPolicy,
+    verdict::{Fault, State},
+    verify::Unreadable,
+};
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// An object, file or policy could not be read, or a file not written.
+    Unreadable(String),
+    /// What is asked for is not in the archive.
+    NotThere(String),
+    /// A check did not pass on the way.
+    Refuted(Box<Fault>),
+}
+
+impl Failure {
+    /// 1 for what is refuted, else 2.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refuted(fault) if fault.state == State::Refuted => 1,
+            _ => 2,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unreadable(why) | Self::NotThere(why) => f.write_str(why),
+            Self::Refuted(fault) => write!(
+                f,
+                "the check {} does not pass at {}: expected {}, found {}\nhint: `verifier verify` says what else is wrong",
+                fault.check.name(),
+                fault.place,
+                fault.expected,
+                fault.found
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Unreadable> for Failure {
+    fn from(why: Unreadable) -> Self {
+        Self::Unreadable(why.0)
+    }
+}
+
+impl From<BadPolicy> for Failure {
+    fn from(why: BadPolicy) -> Self {
+        Self::Unreadable(why.to_string())
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Refuted(Box::new(fault))
+    }
+}

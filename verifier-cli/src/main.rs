@@ -1,0 +1,32 @@
+//! The program `verifier`: its command line, and the exit codes: 0 all required claims verified, 1 something refuted,
+//! 2 undecided or unreadable, 64 usage.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use verifier::output;
+
+mod cli;
+mod commands;
+
+/// Wrong arguments, as in `sysexits.h`.
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let arguments = match cli::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(why) => {
+            // Help and version are errors to clap that it prints to standard output.
+            let code = if why.use_stderr() { USAGE } else { 0 };
+            return if why.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(2) };
+        }
+    };
+    match commands::run(arguments.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output::message(&format!("error: {failure}"));
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

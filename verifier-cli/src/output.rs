@@ -1,0 +1,62 @@
+//! The only place that writes to the terminal or makes files.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    path::Path,
+};
+
+use crate::failure::Failure;
+
+/// Writes an answer to standard output.
+///
+/// # Errors
+/// [`io::Error`], as when the reader of a pipe has gone.
+pub fn answer(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Writes a message to standard error.
+pub fn message(text: &str) {
+    // Nobody is left to be told when standard error is gone.
+    drop(writeln!(io::stderr().lock(), "{text}"));
+}
+
+/// Makes a file that must not be there yet, and its folders; it is on disk when this returns.
+///
+/// # Errors
+/// [`Failure::Unreadable`], also when it is there.
+pub fn create(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let failed = |why: io::Error| {
+        let hint = if why.kind() == io::ErrorKind::AlreadyExists {
+            "\nhint: nothing is overwritten; name a new file"
+        } else {
+            ""
+        };
+        Failure::Unreadable(format!("cannot write {}: {why}{hint}", path.display()))
+    };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    file.sync_all().map_err(failed)
+}
+
+/// Reads a file of at most `limit` bytes that the caller named.
+///
+/// # Errors
+/// [`Failure::Unreadable`].
+pub fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
+    use io::Read as _;
+    let failed = |why: io::Error| Failure::Unreadable(format!("cannot read {}: {why}", path.display()));
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > limit {
+        return Err(Failure::Unreadable(format!("{} is longer than {limit} bytes", path.display())));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,109 @@
+//! An archive in a folder.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use custody::verify::{Archive, Unreadable};
+
+use super::{NAMES_MAX, bytes_max, expand, failed, is_safe, join, refused, too_many};
+
+/// A folder with the objects of an archive as files.
+#[derive(Debug)]
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    /// Opens a folder. The folder itself may be reached over a symlink; nothing in it may be one.
+    ///
+    /// # Errors
+    /// [`Unreadable`] when it is not there.
+    pub fn open(path: &Path) -> Result<Self, Unreadable> {
+        let root = fs::canonicalize(path).map_err(|why| failed(path, &why))?;
+        Ok(Self { root })
+    }
+
+    /// The path of `name` if it is there; each part of the way is looked at, so that no symlink leads elsewhere.
+    fn find(&self, name: &str) -> Result<Option<(PathBuf, fs::Metadata)>, Unreadable> {
+        if !is_safe(name) {
+            return Err(refused(&self.root, &format!("no object can be named {name:?}")));
+        }
+        let mut path = self.root.clone();
+        let mut found = None;
+        for part in name.split('/') {
+            path.push(part);
+            let metadata = match fs::symlink_metadata(&path) {
+                Ok(metadata) => metadata,
+                Err(why) if matches!(why.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    return Ok(None);
+                }
+                Err(why) => return Err(failed(&path, &why)),
+            };
+            if metadata.is_symlink() {
+                return Err(refused(&path, "a symlink, which an archive cannot hold\nhint: copy the files themselves"));
+            }
+            found = Some(metadata);
+        }
+        Ok(found.map(|metadata| (path, metadata)))
+    }
+
+    fn walk(&self, folder: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), Unreadable> {
+        for entry in fs::read_dir(folder).map_err(|why| failed(folder, &why))? {
+            let path = entry.map_err(|why| failed(folder, &why))?.path();
+            let part = path.file_name().and_then(|name| name.to_str());
+            let part = part.ok_or_else(|| refused(&path, "a name that is not UTF-8"))?;
+            let name = if prefix.is_empty() { part.to_owned() } else { format!("{prefix}/{part}") };
+            if !is_safe(&name) {
+                return Err(refused(&path, "too deep, or a name that no object can have"));
+            }
+            let metadata = fs::symlink_metadata(&path).map_err(|why| failed(&path, &why))?;
+            if metadata.is_dir() {
+                self.walk(&path, &name, names)?;
+            } else if metadata.is_file() {
+                names.push(name);
+            } else {
+                return Err(refused(&path, "neither a file nor a folder, and an archive holds nothing else"));
+            }
+            if names.len() > NAMES_MAX {
+                return Err(too_many(&self.root));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Archive for Folder {
+    fn get(&self, name: &str) -> Result<Option<Bytes>, Unreadable> {
+        let Some((path, metadata)) = self.find(name)? else { return Ok(None) };
+        if metadata.is_dir() {
+            return Ok(None);
+        }
+        if !metadata.is_file() {
+            return Err(refused(&path, "not a regular file"));
+        }
+        let limit = bytes_max(name).saturating_add(1);
+        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).unwrap_or(0));
+        let file = File::open(&path).map_err(|why| failed(&path, &why))?;
+        file.take(limit).read_to_end(&mut bytes).map_err(|why| failed(&path, &why))?;
+        Ok(Some(bytes.into()))
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, Unreadable> {
+        let mut names = Vec::new();
+        if folder.is_empty() {
+            self.walk(&self.root, "", &mut names)?;
+        } else if self.find(folder)?.is_some_and(|(_, metadata)| metadata.is_dir()) {
+            self.walk(&join(&self.root, folder), "", &mut names)?;
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn expand(&self, frame: &[u8], length: u64) -> Option<Bytes> {
+        expand(frame, length)
+    }
+}

@@ -1,0 +1,209 @@
+//! An archive in a tar file: indexed once, then each object is one positioned read.
+//!
+//! Readers of tar disagree where a file is odd, and who disagrees can be shown different archives. So what is odd is refused:
+//! links, devices, sparse files, two members of one name, sizes that a pax header overrides, a missing end, and anything
+//! but zeros after it.
+
+use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt as _, path::Path, path::PathBuf};
+
+use ::tar::{EntryType, Header};
+use bytes::Bytes;
+use custody::verify::{Archive, Unreadable};
+
+use super::{NAME_BYTES_MAX, NAMES_MAX, below, bytes_max, expand, failed, is_safe, refused, too_many};
+
+const BLOCK: u64 = 512;
+/// Greatest length of a pax header in bytes: names of ours need a few hundred.
+const PAX_BYTES_MAX: u64 = 65_536;
+/// Greatest number of bytes after the end of the last member: tar pads to 10 KiB, or to a tape's block of 1 MiB.
+const PADDING_BYTES_MAX: u64 = 1 << 20;
+
+/// A tar file with the objects of an archive as members, at its top or below one folder.
+#[derive(Debug)]
+pub struct Tar {
+    path: PathBuf,
+    file: File,
+    /// Offset and length of each member.
+    members: BTreeMap<String, (u64, u64)>,
+}
+
+impl Tar {
+    /// Opens a tar file and indexes it.
+    ///
+    /// # Errors
+    /// [`Unreadable`] with what is odd about it.
+    pub fn open(path: &Path) -> Result<Self, Unreadable> {
+        let file = File::open(path).map_err(|why| failed(path, &why))?;
+        let length = file.metadata().map_err(|why| failed(path, &why))?.len();
+        let mut indexer = Indexer { path, file: &file, length, offset: 0, members: BTreeMap::new() };
+        indexer.run()?;
+        let members = without_top(indexer.members);
+        Ok(Self { path: path.to_path_buf(), file, members })
+    }
+}
+
+impl Archive for Tar {
+    fn get(&self, name: &str) -> Result<Option<Bytes>, Unreadable> {
+        let Some((offset, length)) = self.members.get(name) else { return Ok(None) };
+        let length = (*length).min(bytes_max(name).saturating_add(1));
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.file.read_exact_at(&mut bytes, *offset).map_err(|why| failed(&self.path, &why))?;
+        Ok(Some(bytes.into()))
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, Unreadable> {
+        let from = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        let names = self.members.range(from..).map_while(|(name, _)| below(name, folder));
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    fn expand(&self, frame: &[u8], length: u64) -> Option<Bytes> {
+        expand(frame, length)
+    }
+}
+
+/// `tar cf copy.tar archive` puts one folder on top: it is taken off.
+fn without_top(members: BTreeMap<String, (u64, u64)>) -> BTreeMap<String, (u64, u64)> {
+    let top = members.keys().next().and_then(|name| name.split_once('/')).map(|(top, _)| top.to_owned());
+    let Some(top) = top.filter(|top| top != "log" && top != "workspaces") else { return members };
+    if !members.keys().all(|name| below(name, &top).is_some()) {
+        return members;
+    }
+    members.into_iter().filter_map(|(name, place)| Some((below(&name, &top)?.to_owned(), place))).collect()
+}
+
+struct Indexer<'a> {
+    path: &'a Path,
+    file: &'a File,
+    length: u64,
+    offset: u64,
+    members: BTreeMap<String, (u64, u64)>,
+}
+
+impl Indexer<'_> {
+    fn run(&mut self) -> Result<(), Unreadable> {
+        // Name from an extension header, for the member that follows it.
+        let mut long_name: Option<String> = None;
+        while let Some(header) = self.header()? {
+            let size = header.entry_size().map_err(|_| self.odd("a size that is no number"))?;
+            let start = self.offset;
+            let end = start.checked_add(size).filter(|end| *end <= self.length);
+            let end = end.ok_or_else(|| self.odd("a member reaches past the end: the file is truncated"))?;
+            self.offset = end.next_multiple_of(BLOCK);
+            match header.entry_type() {
+                EntryType::XHeader => {
+                    let name = self.pax_name(start, size)?;
+                    self.keep(&mut long_name, name)?;
+                }
+                EntryType::XGlobalHeader => {
+                    if self.pax_name(start, size)?.is_some() {
+                        return Err(self.odd("a global header that names a member"));
+                    }
+                }
+                EntryType::GNULongName => {
+                    let name = self.gnu_name(start, size)?;
+                    self.keep(&mut long_name, Some(name))?;
+                }
+                EntryType::Directory => long_name = None,
+                EntryType::Regular => self.take(&header, long_name.take(), start, size)?,
+                other => return Err(self.odd(&format!("a member of kind {other:?}, and an archive holds only files"))),
+            }
+        }
+        if long_name.is_some() { Err(self.odd("a name without a member")) } else { Ok(()) }
+    }
+
+    /// The next header; `None` at the end, which must be there and followed by nothing but zeros.
+    fn header(&mut self) -> Result<Option<Header>, Unreadable> {
+        let mut header = Header::new_old();
+        let read = self.file.read_exact_at(header.as_mut_bytes(), self.offset);
+        read.map_err(|_| self.odd("no end: the file is truncated"))?;
+        if header.as_bytes().iter().all(|byte| *byte == 0) {
+            let left = self.length.saturating_sub(self.offset);
+            if left > PADDING_BYTES_MAX || self.bytes(self.offset, left)?.iter().any(|byte| *byte != 0) {
+                return Err(self.odd("something follows the end"));
+            }
+            return Ok(None);
+        }
+        // The checksum counts its own 8 bytes as spaces.
+        let sum: u32 = (0..).zip(header.as_bytes()).map(|(at, byte)| checksum_part(at, *byte)).sum();
+        if header.cksum().ok() != Some(sum) {
+            return Err(self.odd("a wrong checksum: not a tar file, or a damaged or compressed one"));
+        }
+        self.offset = self.offset.saturating_add(BLOCK);
+        Ok(Some(header))
+    }
+
+    fn take(&mut self, header: &Header, name: Option<String>, start: u64, size: u64) -> Result<(), Unreadable> {
+        let name = match name {
+            Some(name) => name,
+            None => self.utf8(&header.path_bytes())?,
+        };
+        let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
+        if !is_safe(&name) {
+            return Err(self.odd(&format!("no object can be named {name:?}")));
+        }
+        if self.members.len() >= NAMES_MAX {
+            return Err(too_many(self.path));
+        }
+        if self.members.contains_key(&name) {
+            return Err(self.odd(&format!("two members are named {name}")));
+        }
+        self.members.insert(name, (start, size));
+        Ok(())
+    }
+
+    fn keep(&self, kept: &mut Option<String>, name: Option<String>) -> Result<(), Unreadable> {
+        if kept.is_some() && name.is_some() {
+            return Err(self.odd("two names for one member"));
+        }
+        *kept = kept.take().or(name);
+        Ok(())
+    }
+
+    fn gnu_name(&self, start: u64, size: u64) -> Result<String, Unreadable> {
+        if size > NAME_BYTES_MAX as u64 + 1 {
+            return Err(self.odd("a name that is too long"));
+        }
+        let bytes = self.bytes(start, size)?;
+        self.utf8(bytes.strip_suffix(&[0]).unwrap_or(&bytes))
+    }
+
+    /// The `path` of a pax header; times and owners in it do not matter, sizes and sparse maps would.
+    fn pax_name(&self, start: u64, size: u64) -> Result<Option<String>, Unreadable> {
+        if size > PAX_BYTES_MAX {
+            return Err(self.odd("an extension header that is too long"));
+        }
+        let bytes = self.bytes(start, size)?;
+        let mut name = None;
+        for extension in ::tar::PaxExtensions::new(&bytes) {
+            let extension = extension.map_err(|_| self.odd("a malformed extension header"))?;
+            match extension.key_bytes() {
+                b"path" => name = Some(self.utf8(extension.value_bytes())?),
+                key if key == b"size" || key.starts_with(b"GNU.sparse") => {
+                    return Err(self.odd("an extension header that changes the size of a member"));
+                }
+                _ => {}
+            }
+        }
+        Ok(name)
+    }
+
+    fn bytes(&self, start: u64, length: u64) -> Result<Vec<u8>, Unreadable> {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.file.read_exact_at(&mut bytes, start).map_err(|why| failed(self.path, &why))?;
+        Ok(bytes)
+    }
+
+    fn utf8(&self, bytes: &[u8]) -> Result<String, Unreadable> {
+        String::from_utf8(bytes.to_vec()).map_err(|_| self.odd("a name that is not UTF-8"))
+    }
+
+    fn odd(&self, what: &str) -> Unreadable {
+        let hint = "hint: unpack it into an empty folder and verify that, or make it again with `tar --format=ustar`";
+        refused(self.path, &format!("at byte {}: {what}\n{hint}", self.offset))
+    }
+}
+
+fn checksum_part(at: usize, byte: u8) -> u32 {
+    if (148..156).contains(&at) { u32::from(b' ') } else { u32::from(byte) }
+}

@@ -1,0 +1,137 @@
+//! The segments of one workspace by position, for whatever reads records: evidence, `show`.
+//!
+//! A segment's bytes are held against its seal before anything in them is used; seals come from a verified log where there
+//! is a policy, and from the folder's listing where there is none.
+
+use custody::{
+    archive,
+    hash::object_hash,
+    id::{ObjectHash, WorkspaceId},
+    segment::{Entry, Object, Seal, split_frame},
+    strict::NotStrict,
+    verdict::{Check, Fault},
+    verify::{Archive, Log},
+    wire,
+};
+
+use crate::failure::Failure;
+
+/// Finds a workspace of the log by its id in hex, or by its name.
+///
+/// # Errors
+/// [`Failure::NotThere`], which lists those that are.
+pub fn find_workspace(log: &Log, said: &str) -> Result<WorkspaceId, Failure> {
+    let known: Vec<(WorkspaceId, &str)> = log.workspaces.iter().map(|known| (known.id, known.name())).collect();
+    let found = known.iter().find(|(id, name)| *name == said || id.to_string() == said);
+    found.map(|(id, _)| *id).ok_or_else(|| {
+        let list: Vec<String> = known.iter().map(|(id, name)| format!("{name} ({id})")).collect();
+        Failure::NotThere(format!("no workspace {said:?} in this archive\nhint: it has {}", list.join(", ")))
+    })
+}
+
+/// Seals of a workspace in order, as the log names them.
+///
+/// # Errors
+/// [`Failure`] where one is missing or another.
+pub fn seals_of(objects: &impl Archive, log: &Log, workspace: WorkspaceId) -> Result<Vec<Seal>, Failure> {
+    let known = log.workspaces.iter().find(|known| known.id == workspace);
+    let seals = known.map_or(&[][..], |known| &known.seals);
+    (0_u64..).zip(seals).map(|(number, (_, hash))| read_seal(objects, workspace, number, *hash)).collect()
+}
+
+/// Seals of a workspace in order, as they lie in its folder: nothing says that these are all, or the right ones.
+///
+/// # Errors
+/// [`Failure`] where two have the same number.
+pub fn seals_listed(objects: &impl Archive, workspace: WorkspaceId) -> Result<Vec<Seal>, Failure> {
+    let mut found: Vec<(u64, ObjectHash)> = Vec::new();
+    for name in objects.list(&format!("workspaces/{workspace}/seals"))? {
+        let parts = name.split_once('-');
+        let number = parts.and_then(|(number, hash)| Some((number.parse().ok()?, ObjectHash::from_hex(hash)?)));
+        found.extend(number);
+    }
+    found.sort_unstable();
+    if found.is_empty() {
+        let why = format!("no workspace {workspace} in this archive\nhint: the folder workspaces/ has those that are");
+        return Err(Failure::NotThere(why));
+    }
+    if found.windows(2).any(|pair| matches!(pair, [a, b] if a.0 == b.0)) {
+        let why = "two seals have the same number\nhint: give --policy, so that the log says which one counts";
+        return Err(Failure::NotThere(why.to_owned()));
+    }
+    found.into_iter().map(|(number, hash)| read_seal(objects, workspace, number, hash)).collect()
+}
+
+fn read_seal(objects: &impl Archive, workspace: WorkspaceId, number: u64, hash: ObjectHash) -> Result<Seal, Failure> {
+    let name = archive::seal(workspace, number, hash);
+    let Some(bytes) = objects.get(&name)? else {
+        return Err(Fault::new(Check::SealPresent, &name, "the seal that the log names", "no object").into());
+    };
+    let found = object_hash(&bytes);
+    if found != hash {
+        return Err(Fault::new(Check::SealHash, &name, hash, found).into());
+    }
+    Ok(Seal::parse(&bytes).map_err(|why| Fault::form(Check::SealForm, &name, &why))?)
+}
+
+/// Segments that hold the positions from `first` up to `end`; empty if not all of them are there.
+pub fn covering(seals: &[Seal], first: u64, end: u64) -> &[Seal] {
+    let from = seals.partition_point(|seal| seal.next_position() <= first);
+    let until = seals.partition_point(|seal| seal.first_position < end);
+    let last = seals.last().map_or(0, Seal::next_position);
+    if first < end && end <= last { seals.get(from..until).unwrap_or(&[]) } else { &[] }
+}
+
+/// A segment object whose bytes are those that the seal names.
+#[derive(Debug)]
+pub struct Opened<'a, A> {
+    objects: &'a A,
+    name: String,
+    /// The object.
+    pub object: Object,
+}
+
+impl<'a, A: Archive> Opened<'a, A> {
+    /// Reads the object of a seal.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn read(objects: &'a A, seal: &Seal) -> Result<Self, Failure> {
+        let name = archive::segment(seal.workspace, seal.segment, seal.object_sha256);
+        let Some(bytes) = objects.get(&name)? else {
+            let expected = "the object that the seal names";
+            return Err(Fault::new(Check::SegmentPresent, &name, expected, "no object").into());
+        };
+        let found = object_hash(&bytes);
+        if found != seal.object_sha256 {
+            return Err(Fault::new(Check::SegmentSha256, &name, seal.object_sha256, found).into());
+        }
+        let object = Object::parse(bytes).map_err(|why| Fault::form(Check::SegmentForm, &name, &why))?;
+        Ok(Self { objects, name, object })
+    }
+
+    /// The entries of one frame.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn entries(&self, frame: &wire::SegmentFrame) -> Result<Vec<Entry>, Failure> {
+        let place = || format!("{} frame at byte {}", self.name, frame.offset);
+        let content = self.object.frame(frame).and_then(|bytes| self.objects.expand(bytes, frame.content_length));
+        let Some(content) = content else {
+            let expected = format!("one zstd frame of {} bytes", frame.content_length);
+            return Err(Fault::new(Check::SegmentForm, place(), expected, "none").into());
+        };
+        let form = |why: NotStrict| Fault::form(Check::EntryForm, place(), &why);
+        let entries = split_frame(content).map_err(form)?;
+        Ok(entries.into_iter().map(|bytes| Entry::parse(bytes).map_err(form)).collect::<Result<_, _>>()?)
+    }
+
+    /// Frames that hold some of the positions from `first` up to `end`.
+    pub fn frames(&self, first: u64, end: u64) -> impl Iterator<Item = &wire::SegmentFrame> {
+        let frames = &self.object.frames;
+        frames.iter().enumerate().filter_map(move |(at, frame)| {
+            let next = frames.get(at + 1).map_or(u64::MAX, |next| next.first_position);
+            (frame.first_position < end && first < next).then_some(frame)
+        })
+    }
+}
