@@ -13,7 +13,7 @@ use crate::{
     key::Context,
     log::encode_seal_entry,
     merkle::{self, BatchTree, LogTree, Node, SegmentTree, log_leaf},
-    note::{SIGNATURES_MAX, SignedCheckpoint},
+    note::SignedCheckpoint,
     policy::{BadPolicy, Policy},
     record,
     segment::{Leaf, Seal},
@@ -25,6 +25,9 @@ use crate::{
 
 /// Greatest length of an evidence file in bytes: a run of some hundred thousand records.
 pub const EVIDENCE_BYTES_MAX: usize = 64 << 20;
+
+/// Greatest number of hashes in an inclusion proof: sizes have 64 bits.
+const PATH_MAX: usize = 64;
 
 /// A tlog-proof taken apart.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +68,10 @@ impl Proof {
             return Err(fault("the index is no canonical number"));
         }
         let hash = |line: &str| STANDARD.decode(line).ok().and_then(|bytes| bytes.try_into().ok());
-        let path: Option<Vec<Node>> = lines.take(SIGNATURES_MAX).map(hash).collect();
+        let path: Option<Vec<Node>> = lines.take(PATH_MAX.saturating_add(1)).map(hash).collect();
+        if path.as_ref().is_some_and(|path| path.len() > PATH_MAX) {
+            return Err(fault("more hashes than a tree of 64 bits can ask for"));
+        }
         Ok(Self {
             evidence: strict::decode_shared(&table::EVIDENCE, extra.into())?,
             index: number,

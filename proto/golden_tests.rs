@@ -1100,6 +1100,15 @@ fn a_changed_evidence_file_shows_nothing() {
 }
 
 #[test]
+fn an_evidence_file_has_nothing_that_is_not_read() {
+    let mut proof = World::new().proof();
+    proof.path = vec![[7; 32]; 64];
+    assert_eq!(Proof::parse(&proof.to_bytes()).as_ref(), Ok(&proof));
+    proof.path.push([7; 32]);
+    assert!(Proof::parse(&proof.to_bytes()).is_err(), "a 65th hash");
+}
+
+#[test]
 fn a_delegated_enrolment_is_possible_to_void() {
     let objects = workspace_statements();
     assert_eq!(objects.len(), 11);
