@@ -1,0 +1,628 @@
+//! The configuration file: every knob with its unit, default, bound and reason.
+//!
+//! The tables below are the only place where a knob is declared: the structures, the defaults, the bounds that
+//! [`Config::check`] enforces and the commented template that `ledger init` writes all come from them. Unknown keys are
+//! refused, because a knob that is passed over is a limit that somebody believes in. Limits that the format fixes (records
+//! and bytes of a batch, bytes and leaves of a segment) are constants of the contract and no knobs.
+
+use std::{
+    fmt, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use custody::id::hex;
+use serde::{Deserialize, Serialize};
+
+/// Greatest length of a configuration file in bytes: the template has under 16 KiB.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// What stands in the template until `ledger init` puts the name of the organisation's log there.
+const EXAMPLE_ORIGIN: &str = "example.org/custody";
+
+/// A default, written as its type's natural literal.
+trait Knob {
+    fn toml(&self) -> String;
+}
+
+macro_rules! plain_knobs {
+    ($($kind:ty),*) => {$(
+        impl Knob for $kind {
+            fn toml(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+plain_knobs!(bool, u16, u32, u64);
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+impl Knob for String {
+    fn toml(&self) -> String {
+        quoted(self)
+    }
+}
+
+impl Knob for PathBuf {
+    fn toml(&self) -> String {
+        quoted(&self.to_string_lossy())
+    }
+}
+
+impl Knob for SocketAddr {
+    fn toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl Knob for Vec<String> {
+    fn toml(&self) -> String {
+        format!("[{}]", self.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl Knob for Kind {
+    fn toml(&self) -> String {
+        quoted("folder")
+    }
+}
+
+/// What keeps the archive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A folder of a file system; it is reported as not WORM.
+    #[default]
+    Folder,
+}
+
+macro_rules! knobs {
+    ($(
+        $(#[doc = $why_section:literal])+
+        $section:ident $name:literal {$(
+            $(#[doc = $why:literal])+
+            $knob:ident: $kind:ty = $default:expr $(, in $least:literal..=$most:literal)?;
+        )+}
+    )+) => {$(
+        $(#[doc = $why_section])+
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $section {
+            $($(#[doc = $why])+ pub $knob: $kind,)+
+        }
+
+        impl Default for $section {
+            fn default() -> Self {
+                Self { $($knob: $default,)+ }
+            }
+        }
+
+        impl $section {
+            fn check(&self) -> Result<(), ConfigError> {
+                $($(
+                    let (least, most): ($kind, $kind) = ($least, $most);
+                    if !(least..=most).contains(&self.$knob) {
+                        return Err(ConfigError::bad(
+                            concat!($name, ".", stringify!($knob)),
+                            format!("is {}, and may be {least} to {most}", self.$knob),
+                        ));
+                    }
+                )?)+
+                Ok(())
+            }
+
+            fn template(out: &mut String) {
+                out.push('\n');
+                $(comment(out, $why_section);)+
+                out.push_str(concat!("[", $name, "]\n"));
+                let defaults = Self::default();
+                $(
+                    $(comment(out, $why);)+
+                    $(comment(out, concat!(" Allowed: ", stringify!($least), " to ", stringify!($most), "."));)?
+                    out.push_str(&format!("{} = {}\n", stringify!($knob), defaults.$knob.toml()));
+                )+
+            }
+        }
+    )+};
+}
+
+fn comment(out: &mut String, line: &str) {
+    out.push('#');
+    out.push_str(line);
+    out.push('\n');
+}
+
+knobs! {
+    /// Where things lie. Paths are relative to the folder of this file.
+    Paths "paths" {
+        /// The store of what is not yet archived, and of what is hot.
+        data: PathBuf = "data".into();
+        /// The ledger's own keys: record.key, head.key, log.key. Mode 0700.
+        keys: PathBuf = "keys".into();
+        /// Members' keys, in a store of their own with a backup of its own.
+        vault: PathBuf = "vault".into();
+        /// The local certificate authority and the certificates it made.
+        tls: PathBuf = "tls".into();
+        /// The first statements, which the server takes in at its first start.
+        genesis: PathBuf = "genesis".into();
+        /// The audit policy with the root keys.
+        policy: PathBuf = "policy.json".into();
+    }
+
+    /// How the ledger opens sealed key files. Never the passphrase itself: this file is no secret.
+    Keys "keys" {
+        /// File of mode 0600 with the passphrase; empty: none.
+        passphrase_file: PathBuf = PathBuf::new();
+        /// Environment variable with the passphrase, looked at if no file is named; empty: none.
+        passphrase_variable: String = String::new();
+    }
+
+    /// Where the ledger listens.
+    Listen "listen" {
+        /// Gateways and administrators: gRPC over mutual TLS.
+        grpc: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7443));
+        /// Metrics, health and the public log: plain HTTP, so behind a proxy if the network is not yours.
+        http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7480));
+        /// gRPC without TLS, for trying out: refused unless grpc is a loopback address. Whoever reaches the port is then
+        /// taken at their word.
+        plaintext_loopback: bool = false;
+    }
+
+    /// Certificates of the local authority. They renew themselves when two thirds of their life have passed.
+    Tls "tls" {
+        /// Names and addresses under which gateways and administrators reach this ledger.
+        server_names: Vec<String> = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        /// Days that the authority itself lives: long, because every gateway keeps it.
+        authority_days: u32 = 3650, in 30..=36500;
+        /// Days of a server certificate: short, because nobody asks for revocation lists.
+        server_days: u32 = 90, in 1..=825;
+        /// Days of an administrator's certificate.
+        admin_days: u32 = 90, in 1..=825;
+        /// Days of a gateway's certificate. One switched off for longer is enrolled again.
+        gateway_days: u32 = 90, in 1..=825;
+        /// Alarm when a certificate has so many days left and was not renewed.
+        alarm_days: u32 = 7, in 0..=365;
+    }
+
+    /// How the administrator's commands on this machine reach the ledger.
+    Admin "admin" {
+        /// Address; `http://` only together with listen.plaintext_loopback.
+        url: String = "https://localhost:7443".to_owned();
+        /// Seconds until a command gives up. A cut of a full segment takes a few.
+        timeout_seconds: u64 = 60, in 1..=3600;
+    }
+
+    /// The archive: evidence is what lies there.
+    Archive "archive" {
+        /// What keeps it.
+        kind: Kind = Kind::Folder;
+        /// Its folder.
+        folder: PathBuf = "archive".into();
+        /// Seconds that one request may take before it is tried again: a segment of 64 MiB at 2 MiB/s.
+        request_seconds_max: u64 = 32, in 1..=600;
+        /// Alarm after so many seconds without a success while something waits.
+        alarm_seconds: u64 = 60, in 1..=86400;
+    }
+
+    /// The fence: where terms and log indexes are claimed, so that there is one writer. It is not evidence.
+    Fence "fence" {
+        /// Its folder: one that every machine that may run this ledger shares, and never in the archive.
+        folder: PathBuf = "fence".into();
+        /// Seconds between two reads. Heads are signed as fenced for 30 s after a read, so three may fail.
+        read_seconds: u64 = 10, in 1..=20;
+    }
+
+    /// Limits of intake: a slow or hostile gateway must harm no other.
+    Ingest "ingest" {
+        /// Batches of one stream sent and not yet answered: at 256 records and 2 ms a commit that is 8 million records a
+        /// second, so the limit is never what slows a good gateway.
+        batches_in_flight_max: u32 = 64, in 1..=4096;
+        /// Bytes of one stream sent and not yet answered: 16 batches of the greatest size.
+        bytes_in_flight_max: u32 = 16_777_216, in 1_048_576..=268_435_456;
+        /// Bytes of all streams together, so that memory has a bound whatever the number of gateways.
+        bytes_in_flight_total_max: u64 = 134_217_728, in 1_048_576..=8_589_934_592;
+        /// Streams open at once: one for each gateway, 50 KiB each.
+        streams_max: u32 = 4096, in 1..=65536;
+        /// Records a second of one workspace, over ten seconds; 0: no limit.
+        records_per_second_max: u64 = 200_000, in 0..=10_000_000;
+        /// Bytes on disk of one workspace that are not yet archived; 0: no limit.
+        disk_bytes_max: u64 = 17_179_869_184, in 0..=17_592_186_044_416;
+        /// Seconds without any message after which a stream is closed. Heartbeats come every few minutes.
+        idle_seconds_max: u64 = 1800, in 10..=86400;
+    }
+
+    /// Group commit: one fsync for all that has arrived.
+    Commit "commit" {
+        /// Batches in one group: bounds what one write holds in memory and how long the first waits for the last.
+        group_batches_max: u32 = 1024, in 1..=16384;
+        /// Bytes in one group: about 20 ms of a disk that writes 400 MiB/s.
+        group_bytes_max: u64 = 8_388_608, in 1_048_576..=268_435_456;
+    }
+
+    /// When a segment is cut. Smaller segments are archived sooner and cost more objects.
+    Segment "segment" {
+        /// Seconds after its first record: how long a record may wait for the archive.
+        age_seconds: u64 = 300, in 1..=86400;
+        /// Seconds after its first batch, if there are only heartbeats in it.
+        heartbeat_age_seconds: u64 = 86_400, in 60..=604_800;
+        /// Bytes of batches; the format allows 64 MiB.
+        bytes_max: u64 = 67_108_864, in 65_536..=67_108_864;
+        /// Batches; the format allows 65536.
+        leaves_max: u32 = 65_536, in 1..=65_536;
+    }
+
+    /// From the cut to the published log.
+    Publish "publish" {
+        /// Segments that are cut and not archived, over all workspaces, before batches are refused: while the archive is
+        /// away they fill the disk. At 64 MiB each 256 are 16 GiB.
+        unarchived_segments_max: u32 = 256, in 1..=65536;
+        /// Log entries claimed at once: one fsync of the fence for all; the format allows 4096.
+        entries_per_claim_max: u32 = 256, in 1..=4096;
+        /// Alarm when a segment that was cut has waited so many seconds.
+        alarm_seconds: u64 = 600, in 1..=86400;
+    }
+
+    /// The store and the disk under it.
+    Store "store" {
+        /// Bytes of memory for blocks that were read.
+        cache_bytes: u64 = 134_217_728, in 8_388_608..=68_719_476_736;
+        /// Bytes of memory for what was written and not yet sorted to disk.
+        write_buffer_bytes: u64 = 134_217_728, in 8_388_608..=8_589_934_592;
+        /// Bytes of its write-ahead log before older buffers are written out.
+        wal_bytes_max: u64 = 268_435_456, in 16_777_216..=17_179_869_184;
+        /// Alarm below so many free bytes.
+        disk_low_bytes: u64 = 4_294_967_296, in 0..=1_099_511_627_776;
+        /// Refuse batches below so many free bytes: what sealing and archiving still need.
+        disk_full_bytes: u64 = 536_870_912, in 0..=1_099_511_627_776;
+        /// Days that archived records stay searchable here.
+        hot_days: u32 = 90, in 1..=3650;
+    }
+
+    /// The end of the process.
+    Drain "drain" {
+        /// Seconds from SIGTERM until the process ends, sealed or not; the unit file allows twice as many.
+        seconds_max: u64 = 30, in 1..=3600;
+    }
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name of the organisation's log; in everything that is signed, so it never changes.
+    pub origin: String,
+    /// Where things lie.
+    #[serde(default)]
+    pub paths: Paths,
+    /// Passphrase of key files.
+    #[serde(default)]
+    pub keys: Keys,
+    /// Addresses.
+    #[serde(default)]
+    pub listen: Listen,
+    /// Certificates.
+    #[serde(default)]
+    pub tls: Tls,
+    /// How the administrator's commands reach the ledger.
+    #[serde(default)]
+    pub admin: Admin,
+    /// The archive.
+    #[serde(default)]
+    pub archive: Archive,
+    /// The fence.
+    #[serde(default)]
+    pub fence: Fence,
+    /// Limits of intake.
+    #[serde(default)]
+    pub ingest: Ingest,
+    /// Group commit.
+    #[serde(default)]
+    pub commit: Commit,
+    /// When a segment is cut.
+    #[serde(default)]
+    pub segment: Segment,
+    /// From the cut to the published log.
+    #[serde(default)]
+    pub publish: Publish,
+    /// The store and the disk.
+    #[serde(default)]
+    pub store: Store,
+    /// The end of the process.
+    #[serde(default)]
+    pub drain: Drain,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new(EXAMPLE_ORIGIN)
+    }
+}
+
+impl Config {
+    /// The defaults for an origin.
+    pub fn new(origin: &str) -> Self {
+        Self {
+            origin: origin.to_owned(),
+            paths: Paths::default(),
+            keys: Keys::default(),
+            listen: Listen::default(),
+            tls: Tls::default(),
+            admin: Admin::default(),
+            archive: Archive::default(),
+            fence: Fence::default(),
+            ingest: Ingest::default(),
+            commit: Commit::default(),
+            segment: Segment::default(),
+            publish: Publish::default(),
+            store: Store::default(),
+            drain: Drain::default(),
+        }
+    }
+
+    /// A commented file that says the defaults.
+    pub fn template() -> String {
+        Self::template_for(EXAMPLE_ORIGIN)
+    }
+
+    /// The same for an origin.
+    pub fn template_for(origin: &str) -> String {
+        let mut out = String::from(
+            "# Configuration of the ledger. Every value here is the default; a line may be left out. Check this file with\n\
+             # `ledger config check FILE`.\n\n\
+             # Name of the organisation's log. It stands in everything that is signed, so it never changes.\n",
+        );
+        out.push_str(&format!("origin = {}\n", quoted(origin)));
+        Paths::template(&mut out);
+        Keys::template(&mut out);
+        Listen::template(&mut out);
+        Tls::template(&mut out);
+        Admin::template(&mut out);
+        Archive::template(&mut out);
+        Fence::template(&mut out);
+        Ingest::template(&mut out);
+        Commit::template(&mut out);
+        Segment::template(&mut out);
+        Publish::template(&mut out);
+        Store::template(&mut out);
+        Drain::template(&mut out);
+        out
+    }
+
+    /// Reads and checks a file. Relative paths in it become relative to its folder.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the key or line.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let unread = |why| ConfigError::Unread { path: path.to_owned(), why };
+        let about = fs::metadata(path).map_err(unread)?;
+        if about.len() > FILE_BYTES_MAX {
+            return Err(unread(io::Error::new(io::ErrorKind::InvalidData, "longer than 1 MiB")));
+        }
+        let text = fs::read_to_string(path).map_err(unread)?;
+        let mut config = Self::parse(&text)?;
+        config.resolve(path.parent().unwrap_or_else(|| Path::new("")));
+        Ok(config)
+    }
+
+    /// Reads and checks the text of a file, leaving its paths as they are.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the key or line.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|why| ConfigError::Form(why.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Puts `base` before every relative path.
+    pub fn resolve(&mut self, base: &Path) {
+        let paths = &mut self.paths;
+        let all = [
+            &mut paths.data,
+            &mut paths.keys,
+            &mut paths.vault,
+            &mut paths.tls,
+            &mut paths.genesis,
+            &mut paths.policy,
+            &mut self.archive.folder,
+            &mut self.fence.folder,
+        ];
+        for path in all {
+            *path = base.join(&*path);
+        }
+        if !self.keys.passphrase_file.as_os_str().is_empty() {
+            self.keys.passphrase_file = base.join(&self.keys.passphrase_file);
+        }
+    }
+
+    /// Whether every value is within its bounds and fits the others.
+    ///
+    /// # Errors
+    /// [`ConfigError::Bad`] with the first key that is not, and the next move.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !custody_origin(&self.origin) {
+            return Err(ConfigError::bad(
+                "origin",
+                "must be 1 to 255 characters without spaces, `+` or control characters".to_owned(),
+            ));
+        }
+        self.paths.check()?;
+        self.keys.check()?;
+        self.listen.check()?;
+        self.tls.check()?;
+        self.admin.check()?;
+        self.archive.check()?;
+        self.fence.check()?;
+        self.ingest.check()?;
+        self.commit.check()?;
+        self.segment.check()?;
+        self.publish.check()?;
+        self.store.check()?;
+        self.drain.check()?;
+        self.check_together()
+    }
+
+    /// What no bound of one knob alone says.
+    fn check_together(&self) -> Result<(), ConfigError> {
+        if self.listen.plaintext_loopback && !self.listen.grpc.ip().is_loopback() {
+            return Err(ConfigError::bad(
+                "listen.plaintext_loopback",
+                format!("asks for no TLS on {}, which is no loopback address", self.listen.grpc),
+            ));
+        }
+        if self.admin.url.starts_with("http://") && !self.listen.plaintext_loopback {
+            return Err(ConfigError::bad("admin.url", "is without TLS, and the ledger listens with TLS".to_owned()));
+        }
+        if self.tls.server_names.is_empty() || self.tls.server_names.iter().any(String::is_empty) {
+            return Err(ConfigError::bad("tls.server_names", "must name this ledger at least once".to_owned()));
+        }
+        if self.store.disk_full_bytes > self.store.disk_low_bytes {
+            return Err(ConfigError::bad("store.disk_full_bytes", "is above store.disk_low_bytes".to_owned()));
+        }
+        if self.ingest.bytes_in_flight_total_max < u64::from(self.ingest.bytes_in_flight_max) {
+            return Err(ConfigError::bad("ingest.bytes_in_flight_total_max", "is less than one stream's".to_owned()));
+        }
+        if self.fence.folder.starts_with(&self.archive.folder) {
+            return Err(ConfigError::bad("fence.folder", "lies in the archive, whose objects never go".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// SHA-256 of the effective configuration in hex: what the ledger records of it.
+    pub fn digest(&self) -> String {
+        let text = toml::to_string(self).unwrap_or_default();
+        hex(&custody::hash::sha256(&[text.as_bytes()]))
+    }
+}
+
+/// As C2SP asks of the name of a log, and bounded as the format bounds it.
+fn custody_origin(origin: &str) -> bool {
+    let bad = |letter: char| letter.is_whitespace() || letter.is_control() || letter == '+';
+    !origin.is_empty() && origin.len() <= 255 && !origin.contains(bad)
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Unread {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: io::Error,
+    },
+    /// It is no TOML, or has a key that there is not; the text names line and key.
+    Form(String),
+    /// A value is out of its bounds or does not fit another.
+    Bad {
+        /// Its key, with the section before it.
+        key: &'static str,
+        /// What is wrong, completing "the key ...".
+        why: String,
+    },
+}
+
+impl ConfigError {
+    fn bad(key: &'static str, why: String) -> Self {
+        Self::Bad { key, why }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unread { path, .. } => {
+                write!(f, "read the configuration {}\nhint: `ledger init` writes one", path.display())
+            }
+            Self::Form(why) => write!(f, "understand the configuration: {}", why.trim_end()),
+            Self::Bad { key, why } => {
+                write!(f, "use the configuration: {key} {why}\nhint: the comment above {key} in a fresh template says more")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unread { why, .. } => Some(why),
+            Self::Form(_) | Self::Bad { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_says_the_defaults() {
+        assert_eq!(Config::parse(&Config::template()).unwrap(), Config::default());
+        let bare = Config::parse("origin = \"example.org/custody\"").unwrap();
+        assert_eq!(bare, Config::default());
+        let again = toml::to_string(&bare).unwrap();
+        assert_eq!(Config::parse(&again).unwrap(), bare);
+    }
+
+    #[test]
+    fn every_knob_of_the_template_has_a_reason() {
+        let template = Config::template();
+        let lines: Vec<&str> = template.lines().collect();
+        let knobs = lines.iter().enumerate().filter(|(_, line)| !line.starts_with('#') && line.contains(" = "));
+        let mut count = 0;
+        for (at, knob) in knobs {
+            assert!(lines[at - 1].starts_with("# "), "{knob}");
+            count += 1;
+        }
+        assert!(count > 40, "{count}");
+    }
+
+    #[test]
+    fn unknown_keys_and_sections_are_refused_by_name() {
+        for (text, word) in [
+            ("origin = \"a\"\n[ingest]\nstreams = 3\n", "streams"),
+            ("origin = \"a\"\n[ingress]\n", "ingress"),
+            ("origin = \"a\"\nstreams_max = 3\n", "streams_max"),
+            ("", "origin"),
+            ("origin = \"a\"\n[ingest]\nstreams_max = \"3\"\n", "streams_max"),
+        ] {
+            let why = Config::parse(text).unwrap_err().to_string();
+            assert!(why.contains(word), "{word}: {why}");
+        }
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused_by_name() {
+        for (text, key) in [
+            ("[ingest]\nstreams_max = 0\n", "ingest.streams_max"),
+            ("[segment]\nbytes_max = 67108865\n", "segment.bytes_max"),
+            ("[fence]\nread_seconds = 21\n", "fence.read_seconds"),
+            ("[fence]\nfolder = \"archive/fence\"\n", "fence.folder"),
+            ("[listen]\ngrpc = \"0.0.0.0:1\"\nplaintext_loopback = true\n", "listen.plaintext_loopback"),
+            ("[admin]\nurl = \"http://localhost:1\"\n", "admin.url"),
+            ("[store]\ndisk_low_bytes = 1\n", "store.disk_full_bytes"),
+            ("[tls]\nserver_names = []\n", "tls.server_names"),
+            ("[drain]\nseconds_max = 0\n", "drain.seconds_max"),
+        ] {
+            let why = Config::parse(&format!("origin = \"a\"\n{text}")).unwrap_err().to_string();
+            assert!(why.contains(key) && why.contains("hint:"), "{key}: {why}");
+        }
+        for origin in ["", "a b", "a+b", "a\\nb"] {
+            assert!(Config::parse(&format!("origin = \"{origin}\"")).is_err(), "{origin}");
+        }
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.toml");
+        crate::durable::create_new(&path, b"origin = \"a\"\n[paths]\nkeys = \"/elsewhere/keys\"\n", 0o644).unwrap();
+        let config = Config::load(&path).unwrap();
+        assert_eq!(config.paths.data, folder.path().join("data"));
+        assert_eq!(config.paths.keys, Path::new("/elsewhere/keys"));
+        assert_eq!(config.keys.passphrase_file, Path::new(""));
+        assert!(Config::load(&folder.path().join("none")).unwrap_err().to_string().contains("ledger init"));
+    }
+}
