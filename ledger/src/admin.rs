@@ -1,0 +1,308 @@
+//! The Admin service: decode, ask the writer, encode. Whatever it changes is a statement that somebody else signed.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use custody::{
+    FORMAT_VERSION,
+    id::{GatewayId, ObjectHash, WorkspaceId},
+    statement::Chain,
+    strict::{self, table},
+    wire::{self, Role, admin_server::Admin},
+};
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::{Request as Call, Response, Status};
+
+use crate::{
+    alarm::Alarms,
+    clock,
+    commit::{Request, State, Writer},
+    pki::{self, Identity},
+    publish::{FenceState, LogView},
+    workspace::Workspace,
+};
+
+/// Seconds that a command waits for the archive.
+const ARCHIVE_SECONDS_MAX: u64 = 60;
+/// Silence after which a gateway that promised less is told as silent: its word, and this much for the way.
+const SILENCE_GRACE_US: u64 = 60_000_000;
+
+/// Signs certificate requests and lists the certificates that the ledger holds.
+pub trait Authority: Send + Sync {
+    /// A certificate for this identity, from a PEM request: leaf first, then the authority.
+    ///
+    /// # Errors
+    /// In words.
+    fn issue(&self, request: &str, identity: &Identity) -> Result<String, String>;
+
+    /// Name and end (microseconds) of the ledger's own certificates.
+    fn certificates(&self) -> Vec<(String, u64)>;
+}
+
+/// The service.
+#[derive(Clone)]
+pub struct AdminService {
+    /// Name of the log.
+    pub origin: String,
+    /// The writer's queue.
+    pub writer: mpsc::Sender<Request>,
+    /// Number of queue rows that are published.
+    pub mark: watch::Receiver<u64>,
+    /// The log.
+    pub view: Arc<RwLock<LogView>>,
+    /// What the fence told.
+    pub fence: Arc<FenceState>,
+    /// The alarms.
+    pub alarms: Alarms,
+    /// Makes certificates.
+    pub authority: Arc<dyn Authority>,
+    /// Without TLS whoever reaches the port is an administrator.
+    pub plaintext: bool,
+    /// What the archive is, for the report.
+    pub archive: String,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl AdminService {
+    #[expect(clippy::result_large_err, reason = "tonic's own error type")]
+    fn admit<T>(&self, call: &Call<T>) -> Result<(), Status> {
+        if self.plaintext {
+            return Ok(());
+        }
+        let certificate = call.peer_certs().and_then(|chain| chain.first().map(|leaf| leaf.to_vec()));
+        match certificate.and_then(|der| pki::peer_identity(&der)) {
+            Some(Identity::Admin { origin, .. }) if origin == self.origin => Ok(()),
+            _ => Err(Status::permission_denied("not an administrator's certificate (hint: use the one that init made)")),
+        }
+    }
+
+    /// Looks at the writer's state, in its own thread.
+    async fn look<T: Send + 'static>(&self, look: impl FnOnce(&Writer) -> T + Send + 'static) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Inspect(Box::new(move |writer| drop(reply.send(look(writer)))));
+        let gone = || Status::unavailable("the ledger is ending (hint: try again)");
+        self.writer.send(request).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+
+    /// Waits until the queue row before `number` is published; `false` if that takes too long.
+    async fn archived(&self, number: u64) -> bool {
+        let mut mark = self.mark.clone();
+        let reached = mark.wait_for(|mark| *mark >= number);
+        tokio::time::timeout(Duration::from_secs(ARCHIVE_SECONDS_MAX), reached).await.is_ok_and(|r| r.is_ok())
+    }
+}
+
+fn workspace_id(bytes: &[u8]) -> Result<Option<WorkspaceId>, Status> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    WorkspaceId::try_from(bytes).map(Some).map_err(|_| Status::invalid_argument("a workspace id has 16 bytes"))
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn status(&self, call: Call<wire::StatusRequest>) -> Answer<wire::StatusResponse> {
+        self.admit(&call)?;
+        let mut status = self.look(status_of).await?;
+        let mark = *self.mark.borrow();
+        status.unpublished = status.unpublished.saturating_sub(mark);
+        {
+            let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+            status.log_size = view.tree.size();
+        }
+        status.origin.clone_from(&self.origin);
+        status.fence_reachable = self.fence.is_fresh();
+        status.archive.clone_from(&self.archive);
+        status.alarms =
+            self.alarms.latched().into_iter().map(|(alarm, detail, _)| format!("{}: {detail}", alarm.name())).collect();
+        status.followers = vec![wire::Follower { name: "seal".to_owned(), mark, lag: status.unpublished }];
+        let certificates = self.authority.certificates();
+        status.certificates =
+            certificates.into_iter().map(|(name, not_after)| wire::Certificate { name, not_after }).collect();
+        Ok(Response::new(status))
+    }
+
+    async fn prepare_statement(
+        &self,
+        call: Call<wire::PrepareStatementRequest>,
+    ) -> Answer<wire::PrepareStatementResponse> {
+        self.admit(&call)?;
+        let asked = call.into_inner();
+        let workspace = workspace_id(&asked.workspace)?;
+        let action = asked.action.and_then(|statement| statement.action);
+        let action = action.ok_or_else(|| Status::invalid_argument("the request has no action"))?;
+        let creates = matches!(action, wire::statement::Action::Create(_));
+        let (head, era) = self.look(move |writer| (writer.chain_head(workspace), writer.era())).await?;
+        let head = match (head, creates) {
+            (Some(head), false) => head,
+            (None, true) => custody::statement::ChainHead::GENESIS,
+            (Some(_), true) => return Err(Status::already_exists("the workspace exists")),
+            (None, false) => return Err(Status::not_found("no such workspace (hint: ledger workspace list)")),
+        };
+        let checkpoint = {
+            let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+            view.checkpoint.as_ref().map(|signed| (signed.checkpoint.size, signed.checkpoint.hash()))
+        };
+        let (size, hash) = checkpoint.unwrap_or((0, ObjectHash::ZERO));
+        let statement = wire::Statement {
+            version: FORMAT_VERSION,
+            origin: self.origin.clone(),
+            workspace: workspace.map(Into::into),
+            serial: head.count,
+            previous: head.hash.into(),
+            checkpoint_size: size,
+            checkpoint_hash: hash.into(),
+            issued_at: clock::now_us(),
+            era,
+            registrar: (!asked.registrar.is_empty()).then_some(asked.registrar),
+            reason: asked.reason,
+            ticket: asked.ticket,
+            action: Some(action),
+        };
+        let bytes = statement.encode_to_vec();
+        strict::check(&table::STATEMENT, &bytes).map_err(|why| Status::invalid_argument(why.to_string()))?;
+        Ok(Response::new(wire::PrepareStatementResponse { statement: bytes.into() }))
+    }
+
+    async fn submit_statement(
+        &self,
+        call: Call<wire::SubmitStatementRequest>,
+    ) -> Answer<wire::SubmitStatementResponse> {
+        self.admit(&call)?;
+        let (reply, answer) = oneshot::channel();
+        let gone = || Status::unavailable("the ledger is ending (hint: submit the same statement again)");
+        let request = Request::Statement(call.into_inner().statement, reply);
+        self.writer.send(request).await.map_err(|_| gone())?;
+        let state = answer.await.map_err(|_| gone())?.map_err(Status::failed_precondition)?;
+        let archived = self.archived(state.queue_number + 1).await;
+        Ok(Response::new(wire::SubmitStatementResponse { in_force: true, archived }))
+    }
+
+    async fn list_statements(&self, call: Call<wire::ListStatementsRequest>) -> Answer<wire::ListStatementsResponse> {
+        self.admit(&call)?;
+        let workspace = workspace_id(&call.into_inner().workspace)?;
+        let statements = self.look(move |writer| writer.statements(workspace)).await?;
+        let statements = statements.map_err(|why| Status::not_found(why.to_string()))?;
+        Ok(Response::new(wire::ListStatementsResponse { statements }))
+    }
+
+    async fn issue_certificate(
+        &self,
+        call: Call<wire::IssueCertificateRequest>,
+    ) -> Answer<wire::IssueCertificateResponse> {
+        self.admit(&call)?;
+        let asked = call.into_inner();
+        let identity = match workspace_id(&asked.workspace)? {
+            None => Identity::Admin { origin: self.origin.clone(), name: "administrator".to_owned() },
+            Some(workspace) => {
+                let gateway = GatewayId::try_from(asked.gateway.as_ref());
+                let gateway = gateway.map_err(|_| Status::invalid_argument("a gateway id has 16 bytes"))?;
+                let enrolled = self.look(move |writer| writer.is_enrolled(workspace, gateway)).await?;
+                if !enrolled {
+                    return Err(Status::failed_precondition("the gateway is not enrolled there (hint: enrol it first)"));
+                }
+                Identity::Gateway { origin: self.origin.clone(), workspace, gateway }
+            }
+        };
+        let certificate = self.authority.issue(&asked.request, &identity).map_err(Status::invalid_argument)?;
+        Ok(Response::new(wire::IssueCertificateResponse { certificate }))
+    }
+
+    async fn cut(&self, call: Call<wire::CutRequest>) -> Answer<wire::CutResponse> {
+        self.admit(&call)?;
+        let workspace = workspace_id(&call.into_inner().workspace)?;
+        let (reply, answer) = oneshot::channel();
+        let gone = || Status::unavailable("the ledger is ending (hint: try again)");
+        self.writer.send(Request::Cut(workspace, reply)).await.map_err(|_| gone())?;
+        let number = answer.await.map_err(|_| gone())?;
+        if !self.archived(number).await {
+            return Err(Status::deadline_exceeded("cut, but not archived yet (hint: ledger status says why)"));
+        }
+        let log_size = self.view.read().unwrap_or_else(PoisonError::into_inner).tree.size();
+        Ok(Response::new(wire::CutResponse { log_size }))
+    }
+}
+
+/// The writer's part of the status.
+fn status_of(writer: &Writer) -> wire::StatusResponse {
+    let (state, why) = match writer.state() {
+        State::ReadOnly(why) | State::Poisoned(why) => (writer.state().name(), why.clone()),
+        other => (other.name(), String::new()),
+    };
+    wire::StatusResponse {
+        term: writer.term(),
+        incarnation: writer.ledger_chain().incarnation(),
+        state: state.to_owned(),
+        state_reason: why,
+        commit_index: writer.commit_index(),
+        unpublished: writer.queue_next(),
+        workspaces: writer.workspaces().map(|workspace| workspace_status(writer, workspace)).collect(),
+        ..Default::default()
+    }
+}
+
+fn workspace_status(writer: &Writer, workspace: &Workspace) -> wire::WorkspaceStatus {
+    let now = clock::now_us();
+    let names: HashMap<GatewayId, &str> = names(&workspace.chain);
+    let gateways = workspace.gateways.iter().filter_map(|(id, gateway)| {
+        let epoch = gateway.numbering.last_opened?;
+        let row = gateway.rows.get(&epoch)?;
+        let due = row.heard_at.saturating_add(row.silence_us_max).saturating_add(SILENCE_GRACE_US);
+        let silent = row.always_on && !row.closed && now > due;
+        Some(wire::GatewayStatus {
+            gateway: (*id).into(),
+            name: names.get(id).map_or_else(String::new, |name| (*name).to_owned()),
+            epoch: epoch.into(),
+            last_batch: row.last_batch,
+            next_record: row.next_record,
+            last_heard_at: row.heard_at,
+            silent_since: if silent { row.heard_at } else { 0 },
+            connected: writer.is_connected(workspace.id, *id),
+            closed: row.closed,
+        })
+    });
+    wire::WorkspaceStatus {
+        workspace: workspace.id.into(),
+        name: workspace.chain.name().to_owned(),
+        removed: workspace.chain.is_removed(),
+        positions: workspace.next_position,
+        segment: workspace.open.number,
+        open_leaves: workspace.open.tree.size(),
+        sealed_segments: workspace.open.number,
+        archived_segments: workspace.published,
+        statements: workspace.chain.head().count,
+        gateways: gateways.collect(),
+    }
+}
+
+fn names(chain: &Chain) -> HashMap<GatewayId, &str> {
+    let named = |key: &custody::statement::KeyState| key.role == Role::Gateway && !key.name.is_empty();
+    chain.keys().filter(|(_, key)| named(key)).filter_map(|(_, key)| Some((key.gateway?, key.name.as_str()))).collect()
+}
+
+impl Writer {
+    /// Objects of a chain's statements in order.
+    ///
+    /// # Errors
+    /// [`crate::store::StoreError`].
+    pub fn statements(&self, workspace: Option<WorkspaceId>) -> Result<Vec<Bytes>, crate::store::StoreError> {
+        let count = self.chain_head(workspace).map_or(0, |head| head.count);
+        (0..count).map(|serial| self.stored_statement(workspace, serial)).collect()
+    }
+
+    /// Whether a gateway has a key in force in a workspace.
+    pub fn is_enrolled(&self, workspace: WorkspaceId, gateway: GatewayId) -> bool {
+        let of_gateway = |key: &custody::statement::KeyState| {
+            key.role == Role::Gateway && key.gateway == Some(gateway) && !key.revoked
+        };
+        let mut known = self.workspaces().filter(|known| known.id == workspace);
+        known.any(|known| known.chain.keys().any(|(_, key)| of_gateway(key)))
+    }
+}

@@ -1,0 +1,44 @@
+//! Named places between two durable steps where a test may kill the process.
+//!
+//! `CUSTODY_FAILPOINT=name:n` kills this process with SIGKILL's effect (abort without unwinding or flushing) at the n-th
+//! passage of `name`. Set by tests of crashes alone; without the variable a passage costs one load.
+
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicU64, Ordering},
+};
+
+static TARGET: LazyLock<Option<(String, u64)>> = LazyLock::new(|| {
+    let setting = std::env::var("CUSTODY_FAILPOINT").ok()?;
+    let (name, count) = setting.split_once(':')?;
+    Some((name.to_owned(), count.parse().ok()?))
+});
+static PASSED: AtomicU64 = AtomicU64::new(0);
+
+/// All names, in the order of the data's way.
+pub const NAMES: &[&str] = &[
+    "store-before-commit",
+    "store-after-commit",
+    "commit-before-answer",
+    "seal-before-staging",
+    "seal-after-staging",
+    "seal-after-seal",
+    "archive-after-segment",
+    "archive-after-seal",
+    "publish-before-claim",
+    "publish-after-claim",
+    "publish-after-entries",
+    "publish-after-tiles",
+    "publish-after-checkpoint",
+    "publish-after-mark",
+];
+
+/// Dies here if a test asked for it.
+pub fn hit(name: &str) {
+    if let Some((target, count)) = TARGET.as_ref()
+        && target == name
+        && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == *count
+    {
+        std::process::abort();
+    }
+}

@@ -1,0 +1,431 @@
+//! The server: opens, recovers, starts every part in order, serves, and drains in reverse. Only this file knows them all.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use custody::{
+    hash::sha256,
+    log::encode_entry,
+    policy::Policy,
+    statement::Signed,
+    wire::{admin_server::AdminServer, ingest_server::IngestServer, log_entry},
+};
+use ed25519_dalek::SigningKey;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Certificate, Identity as TlsIdentity, Server, ServerTlsConfig};
+
+use crate::{
+    admin::{AdminService, Authority},
+    alarm::{Alarm, Alarms},
+    archive::Archive,
+    clock,
+    commit::{Chains, Limits, Parts, REQUESTS_MAX, Request, State, Writer},
+    config::Config,
+    exit::ExitReason,
+    fence::Fence,
+    http, keys,
+    ingest::{
+        admit::Peer,
+        service::{IngestService, Limits as IngestLimits},
+    },
+    metrics::Metrics,
+    pki::{Identity, Pki},
+    publish::{FenceState, LogView, PublishError, Publisher, report, watch_fence},
+    store::{Family, Store, StoreError, statement_key},
+};
+
+/// Longest gRPC message from a gateway: a batch of 1 MiB and its frame.
+const MESSAGE_BYTES_MAX: usize = 2 << 20;
+
+/// Why the ledger did not start, or ended: what to exit with, and what to say.
+#[derive(Debug)]
+pub struct Ended {
+    /// Exit code.
+    pub reason: ExitReason,
+    /// For people.
+    pub text: String,
+}
+
+impl Ended {
+    fn new(reason: ExitReason, text: impl Into<String>) -> Self {
+        Self { reason, text: text.into() }
+    }
+
+    fn failed(what: &str, why: &dyn std::error::Error) -> Self {
+        Self::new(ExitReason::Failure, format!("failed to {what}: {}", report(why)))
+    }
+}
+
+/// Runs a ledger until it is told to end. `ready` is told the addresses in use once it serves.
+///
+/// # Errors
+/// [`Ended`] for everything but a clean drain.
+pub async fn run(config: Config, ready: Option<oneshot::Sender<Addresses>>) -> Result<(), Ended> {
+    let alarms = Alarms::new();
+    let mut parts = open(&config, alarms).await?;
+    let started = parts.publisher.start(std::mem::take(&mut parts.genesis)).await;
+    let read_only = match started {
+        Ok(()) => None,
+        Err(why @ (PublishError::Stale | PublishError::Fenced)) => {
+            parts.alarms.raise(Alarm::StaleDatabase, report(&why));
+            Some(report(&why))
+        }
+        Err(why) => return Err(Ended::failed("start the log", &why)),
+    };
+    serve(config, parts, read_only, ready).await
+}
+
+/// Where the ledger listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// gRPC.
+    pub grpc: std::net::SocketAddr,
+    /// HTTP.
+    pub http: std::net::SocketAddr,
+}
+
+/// What is open before anything is served.
+struct Opened {
+    store: Arc<Store>,
+    alarms: Alarms,
+    metrics: Metrics,
+    publisher: Publisher,
+    keys: [SigningKey; 2],
+    policy: Policy,
+    pki: Arc<Pki>,
+    genesis: Vec<Bytes>,
+}
+
+async fn open(config: &Config, alarms: Alarms) -> Result<Opened, Ended> {
+    let fault = |what: &'static str| move |why: std::io::Error| Ended::failed(what, &why);
+    let policy = fs::read(&config.paths.policy).map_err(fault("read the audit policy"))?;
+    let policy = Policy::parse(&policy).map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
+    let passphrase = keys::Passphrase::from_places(&config.keys.passphrase_file, &config.keys.passphrase_variable)
+        .map_err(|why| Ended::failed("read the passphrase", &why))?;
+    let load = |name: &str| {
+        let path = config.paths.keys.join(name);
+        keys::load(&path, passphrase.as_ref()).map_err(|why| Ended::failed("load a key", &why))
+    };
+    let [record, head, log] = [load("record.key")?, load("head.key")?, load("log.key")?];
+    let staging = config.paths.data.join("staging");
+    fs::create_dir_all(&staging).map_err(fault("make the data folder"))?;
+    let memory = usize::try_from(config.store.cache_bytes + config.store.write_buffer_bytes).unwrap_or(256 << 20);
+    let store = Store::open(&config.paths.data.join("store"), memory).map_err(|why| {
+        if matches!(why, StoreError::Newer(_)) {
+            alarms.raise(Alarm::StoreFormat, why.to_string());
+        }
+        Ended::failed("open the store", &why)
+    })?;
+    let store = Arc::new(store);
+    let limit = Duration::from_secs(config.archive.request_seconds_max);
+    let archive = Archive::folder(&config.archive.folder, limit).map_err(|why| Ended::failed("open the archive", &why))?;
+    let writer = writer_digest(&config.paths.data);
+    let fence = Fence::folder(&config.fence.folder, &config.origin, writer).await;
+    let fence = fence.map_err(|why| Ended::failed("open the fence", &why))?;
+    let broken = |why: StoreError| Ended::failed("read the store", &why);
+    let genesis = take_genesis(&store, &config.paths.genesis).map_err(|why| Ended::new(ExitReason::Configuration, why))?;
+    let view = Publisher::load_view(&store, &config.origin, &log).map_err(broken)?;
+    let mark = store.number("queue_mark").map_err(broken)?.unwrap_or(0);
+    let incarnation = incarnation(&store, config, &policy)?;
+    let publisher = Publisher {
+        store: Arc::clone(&store),
+        archive,
+        fence,
+        staging,
+        origin: config.origin.clone(),
+        key: log,
+        term: 0,
+        incarnation,
+        view: Arc::new(RwLock::new(view)),
+        fence_state: Arc::new(FenceState::default()),
+        alarms: alarms.clone(),
+        mark: watch::Sender::new(mark),
+        pending_mark: mark,
+    };
+    let pki = Pki::open(config).map_err(|why| Ended::failed("open the certificates", &why))?;
+    Ok(Opened { store, alarms, metrics: Metrics::new(), publisher, keys: [record, head], policy, pki: Arc::new(pki), genesis })
+}
+
+fn incarnation(store: &Store, config: &Config, policy: &Policy) -> Result<u64, Ended> {
+    let roots = policy.roots().map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
+    let chain = crate::commit::ledger_chain(store, &config.origin, roots);
+    chain.map(|chain| chain.incarnation()).map_err(|why| Ended::failed("read the key chain", &why))
+}
+
+/// Tells this machine and data directory from others, without naming them.
+fn writer_digest(data: &Path) -> [u8; 32] {
+    use std::os::unix::fs::MetadataExt as _;
+    let machine = fs::read("/etc/machine-id").unwrap_or_default();
+    let path = fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
+    let inode = fs::metadata(&path).map_or((0, 0), |meta| (meta.dev(), meta.ino()));
+    let text = format!("{}\n{}\n{}", path.display(), inode.0, inode.1);
+    sha256(&[b"custody/v1/writer\n", &machine, b"\n", text.as_bytes()])
+}
+
+/// At the first start: the statements that `init` made go into the store, and become the log's first entries.
+fn take_genesis(store: &Store, folder: &Path) -> Result<Vec<Bytes>, String> {
+    let read = |why: StoreError| report(&why);
+    if store.last(Family::Log, &[]).map_err(read)?.is_some() {
+        return Ok(Vec::new());
+    }
+    let listing = fs::read_dir(folder).map_err(|why| format!("failed to read the first statements: {why} (hint: ledger init)"))?;
+    let mut files: Vec<_> = listing.filter_map(Result::ok).map(|file| file.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "stmt"));
+    files.sort();
+    let mut change = store.change();
+    let mut entries = Vec::new();
+    for path in files {
+        let object = Bytes::from(fs::read(&path).map_err(|why| format!("failed to read a first statement: {why}"))?);
+        let signed = Signed::parse(&object).map_err(|why| format!("a first statement is not in form: {why}"))?;
+        let key = statement_key(signed.workspace(), signed.statement.serial);
+        change.put(Family::Statements, key, [&0_u64.to_be_bytes()[..], &object].concat());
+        entries.push(Bytes::from(encode_entry(log_entry::Entry::Statement(object))));
+    }
+    store.commit(change).map_err(read)?;
+    Ok(entries)
+}
+
+async fn serve(
+    config: Config,
+    opened: Opened,
+    read_only: Option<String>,
+    ready: Option<oneshot::Sender<Addresses>>,
+) -> Result<(), Ended> {
+    let Opened { store, alarms, metrics, publisher, keys: [record, head], policy, pki, .. } = opened;
+    let (view, fence_state, fence) =
+        (Arc::clone(&publisher.view), Arc::clone(&publisher.fence_state), publisher.fence.clone());
+    let (mark, term) = (publisher.mark.subscribe(), publisher.term);
+    let (wake, woken) = mpsc::channel(1);
+    let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+    let chains = Chains::default();
+    let roots = policy.roots().map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
+    let mut writer = Writer::load(Parts {
+        store: Arc::clone(&store),
+        origin: config.origin.clone(),
+        head_key: head,
+        record_key: record,
+        term,
+        chains: Arc::clone(&chains),
+        view: Arc::clone(&view),
+        fence: Arc::clone(&fence_state),
+        publisher: wake.clone(),
+        alarms: alarms.clone(),
+        metrics: metrics.clone(),
+        limits: limits(&config),
+        roots,
+    })
+    .map_err(|why| Ended::failed("read the store", &why))?;
+    let serving = read_only.is_none();
+    if let Some(why) = read_only {
+        writer.set_state(State::ReadOnly(why));
+    }
+    let writer = std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run(queue));
+    let writer = writer.map_err(|why| Ended::failed("start the writer", &why))?;
+    let archive = publisher.archive.clone();
+    let mut publishing: JoinHandle<PublishError> = tokio::spawn(publisher.run(woken, requests.clone()));
+    let mut helpers = vec![tokio::spawn(tick(requests.clone(), config.paths.data.clone(), limits(&config), metrics.clone()))];
+    if serving {
+        let every = Duration::from_secs(config.fence.read_seconds);
+        let watching =
+            watch_fence(fence, Arc::clone(&view), Arc::clone(&fence_state), alarms.clone(), term, every);
+        helpers.push(tokio::spawn(watching));
+    }
+    let services = Services {
+        config: config.clone(),
+        pki: Arc::clone(&pki),
+        ingest: ingest_service(&config, requests.clone(), &chains, &pki),
+        admin: AdminService {
+            origin: config.origin.clone(),
+            writer: requests.clone(),
+            mark: mark.clone(),
+            view: Arc::clone(&view),
+            fence: fence_state,
+            alarms: alarms.clone(),
+            authority: Arc::clone(&pki) as Arc<dyn Authority>,
+            plaintext: config.listen.plaintext_loopback,
+            archive: "folder, not WORM".to_owned(),
+        },
+    };
+    let addresses = services.listen(&mut helpers, http::state(&metrics, &alarms, &view, archive, requests.clone())).await?;
+    if let Some(ready) = ready {
+        drop(ready.send(addresses));
+    }
+    tracing::info!(grpc = %addresses.grpc, http = %addresses.http, term, "serving");
+    let ended = tokio::select! {
+        () = asked_to_end() => None,
+        why = &mut publishing => why.ok(),
+    };
+    let outcome = drain(&config, &requests, mark, ended).await;
+    for helper in helpers {
+        helper.abort();
+    }
+    drop((requests, wake));
+    publishing.abort();
+    // The writer ends when the last sender of requests is gone; a stream that still reads must not hold the process.
+    drop(tokio::time::timeout(Duration::from_secs(5), tokio::task::spawn_blocking(move || writer.join())).await);
+    outcome
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        cut_age_us: config.segment.age_seconds * 1_000_000,
+        cut_bytes: config.segment.bytes_max,
+        cut_leaves: u64::from(config.segment.leaves_max),
+        unpublished_max: u64::from(config.publish.unarchived_segments_max),
+        disk_low_bytes: config.store.disk_full_bytes,
+    }
+}
+
+fn ingest_service(config: &Config, requests: mpsc::Sender<Request>, chains: &Chains, pki: &Arc<Pki>) -> IngestService {
+    let limits = IngestLimits {
+        batches_in_flight: config.ingest.batches_in_flight_max,
+        bytes_in_flight: config.ingest.bytes_in_flight_max,
+        bytes_in_flight_total: config.ingest.bytes_in_flight_total_max,
+        streams: config.ingest.streams_max,
+        records_per_second: config.ingest.records_per_second_max,
+        idle: Duration::from_secs(config.ingest.idle_seconds_max),
+        plaintext: config.listen.plaintext_loopback,
+    };
+    let pki = Arc::clone(pki);
+    let renew = move |peer: &Peer, request: &str| {
+        let identity = Identity::Gateway {
+            origin: peer.origin.clone(),
+            workspace: peer.workspace,
+            gateway: peer.gateway,
+        };
+        pki.issue(request, &identity)
+    };
+    IngestService::new(&config.origin, limits, requests, Arc::clone(chains), Arc::new(renew))
+}
+
+/// The gRPC side, rebuilt when the server's certificate was renewed.
+struct Services {
+    config: Config,
+    pki: Arc<Pki>,
+    ingest: IngestService,
+    admin: AdminService,
+}
+
+impl Services {
+    async fn listen(self, helpers: &mut Vec<JoinHandle<()>>, http: http::HttpState) -> Result<Addresses, Ended> {
+        let bind = |why: std::io::Error| Ended::failed("listen (hint: is another process on this port?)", &why);
+        let grpc = TcpListener::bind(self.config.listen.grpc).await.map_err(bind)?;
+        let web = TcpListener::bind(self.config.listen.http).await.map_err(bind)?;
+        let addresses =
+            Addresses { grpc: grpc.local_addr().map_err(bind)?, http: web.local_addr().map_err(bind)? };
+        helpers.push(tokio::spawn(async move {
+            if let Err(why) = axum::serve(web, http::router(http)).await {
+                tracing::error!(%why, "the HTTP side ended");
+            }
+        }));
+        helpers.push(tokio::spawn(self.serve_grpc(grpc, addresses.grpc)));
+        Ok(addresses)
+    }
+
+    async fn serve_grpc(self, first: TcpListener, address: std::net::SocketAddr) {
+        let mut listener = Some(first);
+        loop {
+            let listening = match listener.take() {
+                Some(listener) => Ok(listener),
+                None => TcpListener::bind(address).await,
+            };
+            let Ok(listening) = listening else {
+                clock::sleep(Duration::from_secs(1)).await;
+                continue;
+            };
+            let mut server = Server::builder()
+                .http2_keepalive_interval(Some(Duration::from_secs(30)))
+                .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+                .initial_stream_window_size(4 << 20)
+                .initial_connection_window_size(8 << 20)
+                .tcp_nodelay(true);
+            if !self.config.listen.plaintext_loopback {
+                let tls = self.pki.server_tls();
+                let tls = ServerTlsConfig::new()
+                    .identity(TlsIdentity::from_pem(tls.certificate, tls.key))
+                    .client_ca_root(Certificate::from_pem(tls.authority));
+                server = match server.tls_config(tls) {
+                    Ok(server) => server,
+                    Err(why) => {
+                        tracing::error!(%why, "the server's certificate cannot be used");
+                        return;
+                    }
+                };
+            }
+            let router = server
+                .add_service(IngestServer::new(self.ingest.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+                .add_service(AdminServer::new(self.admin.clone()));
+            let renewed = self.pki.renewed();
+            if let Err(why) = router.serve_with_incoming_shutdown(TcpListenerStream::new(listening), renewed).await {
+                tracing::error!(%why, "the gRPC side ended");
+                return;
+            }
+        }
+    }
+}
+
+/// Once a second: the writer looks at what is due; the disk is looked at here.
+async fn tick(requests: mpsc::Sender<Request>, data: std::path::PathBuf, limits: Limits, metrics: Metrics) {
+    loop {
+        clock::sleep(Duration::from_secs(1)).await;
+        let free = rustix::fs::statvfs(&data).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+        metrics.set("custody_disk_free_bytes", free);
+        if requests.send(Request::Tick { disk_low: free < limits.disk_low_bytes }).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn asked_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+/// Refuse new, finish accepted, cut and seal within the stated time; else say what is unsealed.
+async fn drain(
+    config: &Config,
+    requests: &mpsc::Sender<Request>,
+    mut mark: watch::Receiver<u64>,
+    ended: Option<PublishError>,
+) -> Result<(), Ended> {
+    match ended {
+        Some(PublishError::Fenced) => return Err(Ended::new(ExitReason::Fenced, "another writer owns the log")),
+        Some(why) => return Err(Ended::new(ExitReason::Poisoned, report(&why))),
+        None => {}
+    }
+    let (reply, answer) = oneshot::channel();
+    if requests.send(Request::Drain(reply)).await.is_err() {
+        return Err(Ended::new(ExitReason::Poisoned, "the writer has ended"));
+    }
+    let Ok(number) = answer.await else { return Err(Ended::new(ExitReason::Poisoned, "the writer has ended")) };
+    let limit = Duration::from_secs(config.drain.seconds_max);
+    let sealed = tokio::time::timeout(limit, mark.wait_for(|mark| *mark >= number)).await;
+    if sealed.is_ok_and(|reached| reached.is_ok()) {
+        tracing::info!("drained: everything is archived");
+        return Ok(());
+    }
+    let left = number.saturating_sub(*mark.borrow());
+    let text = format!("{left} segments are cut and not archived (hint: they are archived at the next start)");
+    Err(Ended::new(ExitReason::Unsealed, text))
+}
+
+/// The log as it stands, for reading.
+pub fn view(view: &RwLock<LogView>) -> Option<Vec<u8>> {
+    view.read().unwrap_or_else(PoisonError::into_inner).checkpoint.as_ref().map(|signed| signed.to_bytes())
+}

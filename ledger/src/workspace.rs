@@ -1,0 +1,360 @@
+//! One workspace in memory: its open segment, history, numbering and key chain, and the proofs they give.
+//!
+//! What must hold: this state is what the store holds after the last synced write; whoever changes one changes the other in
+//! the same group, and a failed write poisons the writer, so that a state that ran ahead is never used.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use custody::{
+    FORMAT_VERSION,
+    batch::Numbering,
+    head::{Head, history_leaf, to_path},
+    id::{Epoch, GatewayId, ObjectHash, RootHash, WorkspaceId},
+    merkle::{HistoryTree, SegmentTree, Tree},
+    segment::{Entry, Seal},
+    statement::{Chain, ChainHead},
+    wire::{self, LeafKind},
+};
+use prost::Message as _;
+
+use crate::store::{CutRow, EpochRow, Family, Store, StoreError, numbered, numbering};
+
+/// Trees of cut segments that are kept: receipts and heads of the last minutes point into these.
+const TREES_KEPT: usize = 2;
+/// Microseconds of a UTC day.
+pub const DAY_US: u64 = 86_400_000_000;
+
+/// The segment that is filling.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Its number.
+    pub number: u64,
+    /// Position of its first record.
+    pub first_position: u64,
+    /// Its leaves so far.
+    pub tree: Tree<SegmentTree>,
+    /// Uncompressed bytes of its entries.
+    pub bytes: u64,
+    /// Batches, equivocations, statements.
+    pub counts: [u64; 3],
+    /// Least and greatest received-at.
+    pub times: Option<(u64, u64)>,
+    /// Received-at of its first record: the cut is due some minutes later.
+    pub first_record_at: Option<u64>,
+    /// Epochs with a batch in it.
+    pub touched: BTreeSet<(GatewayId, Epoch)>,
+    /// A batch with `close` is in it.
+    pub closes: bool,
+}
+
+impl Open {
+    fn new(number: u64, first_position: u64) -> Self {
+        Self {
+            number,
+            first_position,
+            tree: Tree::default(),
+            bytes: 0,
+            counts: [0; 3],
+            times: None,
+            first_record_at: None,
+            touched: BTreeSet::new(),
+            closes: false,
+        }
+    }
+
+    /// Takes note of a leaf.
+    pub fn take(&mut self, entry: &Entry, bytes: usize) {
+        self.tree.push(entry.leaf_hash());
+        self.bytes += bytes as u64;
+        let at = entry.leaf.received_at;
+        self.times = Some(self.times.map_or((at, at), |(least, greatest)| (least.min(at), greatest.max(at))));
+        let kind = match entry.leaf.kind {
+            LeafKind::Equivocation => 1,
+            LeafKind::Statement => 2,
+            _ => 0,
+        };
+        self.counts[kind] += 1;
+        if entry.records() > 0 && self.first_record_at.is_none() {
+            self.first_record_at = Some(at);
+        }
+        if let (custody::segment::Content::Batch(batch), LeafKind::Batch) = (&entry.content, entry.leaf.kind) {
+            self.touched.insert((batch.header.gateway, batch.header.epoch));
+            self.closes |= batch.header.close;
+        }
+    }
+}
+
+/// A gateway's epochs here.
+#[derive(Clone, Debug, Default)]
+pub struct Gateway {
+    /// Which batch may come next.
+    pub numbering: Numbering,
+    /// What is stored.
+    pub rows: BTreeMap<Epoch, EpochRow>,
+}
+
+/// A workspace.
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// Its keys.
+    pub chain: Arc<Chain>,
+    /// What is filling.
+    pub open: Open,
+    /// Position that the next record gets.
+    pub next_position: u64,
+    /// Final heads of the cut segments.
+    pub history: Tree<HistoryTree>,
+    finals: Vec<(u64, RootHash)>,
+    recent: VecDeque<(u64, Tree<SegmentTree>)>,
+    /// UTC day of the last cut segment's first leaf.
+    last_day: Option<u64>,
+    /// By gateway.
+    pub gateways: BTreeMap<GatewayId, Gateway>,
+    /// Segments that are archived and under a checkpoint.
+    pub published: u64,
+}
+
+/// What stands besides the tree in heads and seals.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    /// Name of the log.
+    pub origin: &'a str,
+    /// Number of the incarnation.
+    pub incarnation: u64,
+    /// The ledger's key chain.
+    pub ledger_chain: ChainHead,
+}
+
+impl Workspace {
+    /// A workspace without a leaf.
+    pub fn new(id: WorkspaceId, chain: Chain) -> Self {
+        Self {
+            id,
+            chain: Arc::new(chain),
+            open: Open::new(0, 0),
+            next_position: 0,
+            history: Tree::default(),
+            finals: Vec::new(),
+            recent: VecDeque::new(),
+            last_day: None,
+            gateways: BTreeMap::new(),
+            published: 0,
+        }
+    }
+
+    /// Reads what the store holds.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn load(store: &Store, id: WorkspaceId, chain: Chain) -> Result<Self, StoreError> {
+        let mut workspace = Self::new(id, chain);
+        for step in store.scan(Family::Cuts, &id.0, &[]) {
+            let (_, value) = step?;
+            let row = CutRow::decode(value).map_err(|_| StoreError::Damaged("a cut"))?;
+            let seal = Seal::parse(&row.seal).map_err(|_| StoreError::Damaged("a cut"))?;
+            workspace.finals.push((seal.size, seal.root));
+            workspace.history.push(history_leaf(seal.segment, seal.size, &seal.root));
+            workspace.last_day = Some(seal.first_received_at / DAY_US);
+            workspace.next_position = seal.next_position();
+            workspace.open = Open::new(seal.segment + 1, seal.next_position());
+        }
+        for (gateway, epoch, row) in store.epochs(id)? {
+            workspace.gateways.entry(gateway).or_default().rows.insert(epoch, row);
+        }
+        for gateway in workspace.gateways.values_mut() {
+            gateway.numbering = numbering(&gateway.rows)?;
+        }
+        let number = workspace.open.number;
+        for step in store.scan(Family::Entries, &numbered(id, number), &[]) {
+            let (_, value) = step?;
+            let length = value.len();
+            let entry = Entry::parse(value).map_err(|_| StoreError::Damaged("a leaf"))?;
+            workspace.next_position += entry.records();
+            workspace.open.take(&entry, length);
+        }
+        Ok(workspace)
+    }
+
+    /// The open head as it is now.
+    pub fn head(&self, standing: Standing<'_>, key_id: custody::id::KeyId, term: u64, at: u64, unfenced: bool) -> Head {
+        Head {
+            origin: standing.origin.to_owned(),
+            workspace: self.id,
+            key_id,
+            incarnation: standing.incarnation,
+            term,
+            segment: self.open.number,
+            size: self.open.tree.size(),
+            root: self.open.tree.root(),
+            history_root: self.history.root(),
+            ledger_chain: standing.ledger_chain,
+            workspace_chain: self.chain.head(),
+            at,
+            unfenced,
+        }
+    }
+
+    /// Closes the open segment: what its seal will say, and its roster. The next segment is open afterwards.
+    ///
+    /// Call with at least one leaf.
+    pub fn cut(&mut self, standing: Standing<'_>) -> CutRow {
+        let (first_at, last_at) = self.open.times.unwrap_or((0, 0));
+        let day = first_at / DAY_US;
+        let roster = self.roster(self.last_day != Some(day)).encode_to_vec();
+        let seal = Seal {
+            origin: standing.origin.to_owned(),
+            workspace: self.id,
+            segment: self.open.number,
+            incarnation: standing.incarnation,
+            size: self.open.tree.size(),
+            root: self.open.tree.root(),
+            history_root: self.history.root(),
+            first_position: self.open.first_position,
+            record_count: self.next_position - self.open.first_position,
+            batch_count: self.open.counts[0],
+            equivocation_count: self.open.counts[1],
+            statement_count: self.open.counts[2],
+            first_received_at: first_at,
+            last_received_at: last_at,
+            roster_hash: custody::segment::roster_hash(&roster),
+            object_length: 0,
+            object_blake3: [0; 32],
+            object_sha256: ObjectHash::ZERO,
+            ledger_chain: standing.ledger_chain,
+            workspace_chain: self.chain.head(),
+            not_before_size: 0,
+            not_before: [0; 32],
+            sealed_at: 0,
+        };
+        self.last_day = Some(day);
+        self.history.push(history_leaf(seal.segment, seal.size, &seal.root));
+        self.finals.push((seal.size, seal.root));
+        let next = Open::new(seal.segment + 1, self.next_position);
+        let done = std::mem::replace(&mut self.open, next);
+        self.recent.push_back((done.number, done.tree));
+        while self.recent.len() > TREES_KEPT {
+            self.recent.pop_front();
+        }
+        CutRow { seal: seal.encode().into(), roster: roster.into() }
+    }
+
+    fn roster(&self, full: bool) -> wire::Roster {
+        let mut entries = Vec::new();
+        for (gateway, known) in &self.gateways {
+            for (epoch, state) in &known.numbering.epochs {
+                if self.open.touched.contains(&(*gateway, *epoch)) || (full && !state.closed) {
+                    entries.push(wire::RosterEntry {
+                        gateway: (*gateway).into(),
+                        epoch: (*epoch).into(),
+                        last_batch: state.last_batch,
+                        next_record: state.next_record,
+                        last_header_hash: state.last_header_hash.into(),
+                        closed: state.closed,
+                    });
+                }
+            }
+        }
+        wire::Roster { version: FORMAT_VERSION, workspace: self.id.into(), segment: self.open.number, full, entries }
+    }
+
+    /// The tree of a segment, from memory or rebuilt from the store.
+    fn tree(&self, store: &Store, segment: u64) -> Result<std::borrow::Cow<'_, Tree<SegmentTree>>, StoreError> {
+        use std::borrow::Cow;
+        if segment == self.open.number {
+            return Ok(Cow::Borrowed(&self.open.tree));
+        }
+        if let Some((_, tree)) = self.recent.iter().find(|(number, _)| *number == segment) {
+            return Ok(Cow::Borrowed(tree));
+        }
+        let mut tree = Tree::default();
+        for step in store.scan(Family::Entries, &numbered(self.id, segment), &[]) {
+            let entry = Entry::parse(step?.1).map_err(|_| StoreError::Damaged("a leaf"))?;
+            tree.push(entry.leaf_hash());
+        }
+        Ok(Cow::Owned(tree))
+    }
+
+    fn final_head(&self, segment: u64) -> Option<(u64, RootHash)> {
+        usize::try_from(segment).ok().and_then(|at| self.finals.get(at)).copied()
+    }
+
+    /// Whether `head` lies on this workspace's history.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn extends(&self, store: &Store, head: &Head) -> Result<bool, StoreError> {
+        if head.segment > self.open.number {
+            return Ok(false);
+        }
+        let agrees = self.history.root_at(head.segment) == Some(head.history_root);
+        Ok(agrees && self.tree(store, head.segment)?.root_at(head.size) == Some(head.root))
+    }
+
+    /// Consistency from `(segment, size)` to the open head; `None` if that is not behind it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn consistency(
+        &self,
+        store: &Store,
+        segment: u64,
+        size: u64,
+    ) -> Result<Option<wire::HeadConsistency>, StoreError> {
+        let tree = self.tree(store, segment)?;
+        let mut proof = wire::HeadConsistency { version: FORMAT_VERSION, ..Default::default() };
+        if segment == self.open.number {
+            let path = tree.consistency(size, self.open.tree.size());
+            return Ok(path.map(|path| {
+                proof.segment_path = to_path(&path);
+                proof
+            }));
+        }
+        let Some((final_size, final_root)) = self.final_head(segment) else { return Ok(None) };
+        let paths = (
+            tree.consistency(size, final_size),
+            self.history.inclusion(segment, self.open.number),
+            self.history.consistency(segment, self.open.number),
+        );
+        let (Some(segment_path), Some(inclusion), Some(history)) = paths else { return Ok(None) };
+        proof.final_size = Some(final_size);
+        proof.final_root = Some(final_root.into());
+        proof.segment_path = to_path(&segment_path);
+        proof.inclusion_path = to_path(&inclusion);
+        proof.history_path = to_path(&history);
+        Ok(Some(proof))
+    }
+
+    /// Puts the paths from a leaf to the open head into `inclusion`, whose segment and leaf are set.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn complete_inclusion(&self, store: &Store, inclusion: &mut wire::BatchInclusion) -> Result<(), StoreError> {
+        let lost = StoreError::Damaged("a leaf that was committed");
+        let tree = self.tree(store, inclusion.segment)?;
+        if inclusion.segment == self.open.number {
+            let path = tree.inclusion(inclusion.leaf_index, self.open.tree.size());
+            inclusion.path = to_path(&path.ok_or(lost)?);
+            return Ok(());
+        }
+        let Some((size, root)) = self.final_head(inclusion.segment) else { return Err(lost) };
+        let paths =
+            (tree.inclusion(inclusion.leaf_index, size), self.history.inclusion(inclusion.segment, self.open.number));
+        let (Some(path), Some(history)) = paths else { return Err(lost) };
+        inclusion.path = to_path(&path);
+        inclusion.final_size = Some(size);
+        inclusion.final_root = Some(root.into());
+        inclusion.history_path = to_path(&history);
+        Ok(())
+    }
+
+    /// Inclusion of a cut segment in the history of the open head.
+    pub fn history_path(&self, segment: u64) -> Option<Vec<Bytes>> {
+        self.history.inclusion(segment, self.open.number).map(|path| to_path(&path))
+    }
+}
