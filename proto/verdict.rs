@@ -86,6 +86,8 @@ checks! {
     TermOrder = "term-order", Unaltered;
     /// Each incarnation continues the log that it names.
     Incarnation = "incarnation", Unaltered;
+    /// A statement names a checkpoint of this log that its signer had seen; none only before the first term.
+    StatementCheckpoint = "statement-checkpoint", Authorised;
     /// Workspaces are created once, by the root, under a name of their own, and removed once.
     WorkspaceCreated = "workspace-created", Authorised;
     /// A workspace's seals are numbered from 0 without a gap, after its creation.

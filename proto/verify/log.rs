@@ -14,11 +14,11 @@ use crate::{
     id::{ObjectHash, RootHash, WorkspaceId},
     log::{Entry, LOG_ENTRIES_MAX, TILE_WIDTH, encode_bundle, parse_bundle, tile},
     merkle::{LogTree, Tree, log_leaf},
-    note::{SignatureLine, SignedCheckpoint, cosignature_time},
+    note::{Checkpoint, SignatureLine, SignedCheckpoint, cosignature_time},
     policy::Policy,
     statement::{Chain, Roots, Signed},
     verdict::{Check, Fault, Verdict, ensure},
-    wire::{Role, statement::Action},
+    wire::{self, Role, statement::Action},
 };
 
 /// What the log says of one workspace.
@@ -76,6 +76,20 @@ impl Log {
     /// The ledger's keys after `count` statements of their chain.
     pub fn ledger_after(&self, count: u64) -> Option<&LedgerState> {
         self.ledger.iter().find(|state| state.chain.head().count == count)
+    }
+
+    /// Whether a statement names a checkpoint among the first `size` entries; zeros only where no term had begun.
+    pub(super) fn names_checkpoint(&self, said: &wire::Statement, size: u64) -> bool {
+        let named = said.checkpoint_size;
+        if named == 0 {
+            let genesis = self.terms.iter().all(|(index, _)| *index >= size);
+            return genesis && said.checkpoint_hash == ObjectHash::ZERO.0[..];
+        }
+        let root = self.tree.root_at(named).filter(|_| named <= size);
+        root.is_some_and(|root| {
+            let checkpoint = Checkpoint { origin: self.origin.clone(), size: named, root };
+            checkpoint.hash().0[..] == said.checkpoint_hash
+        })
     }
 
     /// Number of the incarnation in force before entry `index`.
@@ -138,6 +152,14 @@ impl Log {
                         (format!("a term above {last} of incarnation {incarnation}"), found)
                     })?;
                     self.terms.push((index, start.term));
+                }
+                Entry::Statement(signed) if !self.names_checkpoint(&signed.statement, index) => {
+                    ensure(Check::StatementCheckpoint, false, place, || {
+                        (
+                            "a checkpoint of this log from before",
+                            format!("one of size {}", signed.statement.checkpoint_size),
+                        )
+                    })?;
                 }
                 Entry::Statement(signed) if signed.workspace().is_none() => {
                     self.take_ledger_statement(index, &signed)?

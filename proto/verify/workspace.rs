@@ -20,7 +20,7 @@ use crate::{
     merkle::{HistoryTree, SegmentTree, Tree},
     policy::Policy,
     segment::{Content, Entry, Object, Seal, roster_hash},
-    statement::{Chain, Roots, Signed},
+    statement::{Chain, ChainHead, Roots, Signed},
     verdict::{Check, Fault, Verdict, ensure},
     wire::{LeafKind, OpeningReason, RosterEntry, WriterClass},
 };
@@ -232,6 +232,12 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
     }
 
     fn apply(&self, chain: &mut Chain, signed: &Signed, roots: &mut Roots) -> Result<(), Stop> {
+        let size = self.log.checkpoint.checkpoint.size;
+        let place = || archive::statement(Some(self.id()), signed.statement.serial, signed.hash);
+        let seen = signed.is_log_entry() || self.log.names_checkpoint(&signed.statement, size);
+        ensure(Check::StatementCheckpoint, seen, place, || {
+            ("a checkpoint of this log", format!("one of size {}", signed.statement.checkpoint_size))
+        })?;
         if let Err(why) = chain.apply(signed, roots) {
             let place = archive::statement(Some(self.id()), signed.statement.serial, signed.hash);
             ensure(
@@ -441,10 +447,12 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         }
         let before = head.segment < segment || (head.segment == segment && head.size <= leaf);
         let history = self.history.root_at(head.segment);
+        // A head of none may be older than the statement that came before the segment's first leaf.
+        let earlier = |of_head: ChainHead, of_seal: ChainHead| of_head.count <= of_seal.count && head.size == 0;
         let agrees = seal.is_some_and(|seal| {
             head.incarnation == seal.incarnation
-                && head.ledger_chain == seal.ledger_chain
-                && head.workspace_chain == seal.workspace_chain
+                && (head.ledger_chain == seal.ledger_chain || earlier(head.ledger_chain, seal.ledger_chain))
+                && (head.workspace_chain == seal.workspace_chain || earlier(head.workspace_chain, seal.workspace_chain))
                 && head.size <= seal.size
         });
         let says = || format!("head of segment {} size {} root {}", head.segment, head.size, head.root);
