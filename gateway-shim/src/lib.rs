@@ -1,1 +1,17 @@
-//! x
+//! The gateway: records what passes, signs it, keeps it until the ledger has archived it, and holds the ledger to its word.
+//!
+//! The modules follow the way of a record: [`gateway`] takes it, [`writer`] numbers and signs it (as [`batcher`] decides)
+//! and keeps it in the [`spool`], [`client`] ships it, [`receipt`] checks what the ledger answers. [`relay`] and [`serve`]
+//! are the two ways in besides the library. Only [`durable`] writes files, only [`clock`] reads the wall clock.
+
+pub mod batcher;
+pub mod clock;
+pub mod config;
+pub mod durable;
+pub mod key;
+pub mod receipt;
+pub mod spool;
+pub mod writer;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,475 @@
+//! The configuration file: TOML, unknown keys refused, every number with its unit in its name, its bounds and its reason.
+//!
+//! Paths are taken from the file's own folder. Secrets are never in it, only the paths of their files.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use custody::{
+    hash::text_digest,
+    id::{GatewayId, MemberId, WorkspaceId, unhex},
+    key::PublicKey,
+    statement::Roots,
+    strict::is_token,
+    wire::WriterClass,
+};
+use hyper::http;
+use serde::Deserialize;
+
+use crate::{
+    batcher,
+    key::{Enrolment, Name},
+};
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Who this gateway is.
+    pub gateway: GatewayConfig,
+    /// Where its records go.
+    pub ledger: LedgerConfig,
+    /// What is kept until it is archived there.
+    pub spool: SpoolConfig,
+    /// How records become batches.
+    #[serde(default)]
+    pub batch: BatchConfig,
+    /// What happens when the ledger shows two histories.
+    pub fork: ForkConfig,
+    /// For `gateway-shim serve`.
+    pub serve: Option<ServeConfig>,
+    /// For `gateway-shim relay`.
+    pub relay: Option<RelayConfig>,
+    /// Digest of the file's bytes, which the epoch's first record names.
+    #[serde(skip)]
+    pub digest: [u8; 32],
+}
+
+/// `[gateway]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Origin of the organisation's log, as the ledger has it.
+    pub origin: String,
+    /// Workspace id, hex.
+    pub workspace: String,
+    /// Gateway id, hex.
+    pub id: String,
+    /// For people; a token.
+    #[serde(default)]
+    pub name: String,
+    /// File of the key that signs batches.
+    pub key: PathBuf,
+    /// File of the TLS key.
+    pub tls_key: PathBuf,
+    /// The ledger's answer to the enrolment.
+    pub enrolment: PathBuf,
+    /// `always-on` promises a batch or a heartbeat within the longest silence; `intermittent` may sleep, as a laptop does.
+    #[serde(default)]
+    pub class: Class,
+    /// Seconds, 10 to 86,400: beyond this an always-on gateway is missing. Heartbeats come at a third of it.
+    #[serde(default = "silence_s")]
+    pub silence_s: u64,
+    /// Seconds, 1 to 300: how long a drain may ship before the process ends and leaves the rest in the spool.
+    #[serde(default = "drain_s")]
+    pub drain_s: u64,
+}
+
+fn silence_s() -> u64 {
+    600
+}
+
+fn drain_s() -> u64 {
+    20
+}
+
+/// The gateway's word on its own silence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// A server.
+    #[default]
+    AlwaysOn,
+    /// A laptop.
+    Intermittent,
+}
+
+impl From<Class> for WriterClass {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::AlwaysOn => Self::AlwaysOn,
+            Class::Intermittent => Self::Intermittent,
+        }
+    }
+}
+
+/// `[ledger]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LedgerConfig {
+    /// `https://HOST:PORT` of the ledger's ingest.
+    pub endpoint: String,
+    /// Name in the ledger's certificate, if it is not the endpoint's host.
+    pub server_name: Option<String>,
+    /// Allows `http://` to a loopback address. For trying out: no certificate says who is there.
+    #[serde(default)]
+    pub plaintext: bool,
+}
+
+/// `[spool]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpoolConfig {
+    /// Its folder, which nothing else uses.
+    pub dir: PathBuf,
+    /// MiB, 8 to 65,536. At 100 calls a second 1 GiB holds about five hours without a ledger.
+    #[serde(default = "spool_mib_max")]
+    pub mib_max: u64,
+    /// When it is full of what the ledger does not hold: `refuse` takes no more records (strict); `drop` lets them go, and
+    /// declares how many.
+    #[serde(default)]
+    pub when_full: WhenFull,
+}
+
+fn spool_mib_max() -> u64 {
+    1_024
+}
+
+/// What a full spool does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenFull {
+    /// No record, no call.
+    #[default]
+    Refuse,
+    /// The loss is counted in the next header.
+    Drop,
+}
+
+/// `[batch]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchConfig {
+    /// Records, 1 to 4,096: one signature and one round trip for so many.
+    pub records_max: usize,
+    /// KiB, 128 to 1,016: below the format's 1 MiB, with room for the header.
+    pub kib_max: usize,
+    /// Milliseconds, 1 to 10,000: a record waits no longer for its batch.
+    pub age_ms_max: u64,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self { records_max: 256, kib_max: 1_016, age_ms_max: 100 }
+    }
+}
+
+/// `[fork]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForkConfig {
+    /// Folder for the proof.
+    pub dir: PathBuf,
+    /// A second address, out of the ledger's reach: a folder on another machine, or an `http://` URL that takes a POST.
+    pub second: Option<String>,
+}
+
+/// `[serve]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServeConfig {
+    /// Loopback address and port: TLS on the side of the members is not there yet.
+    pub listen: SocketAddr,
+    /// The server's name in records; a token.
+    pub server: String,
+    /// Rule that the records name; a token.
+    #[serde(default = "allow_all")]
+    pub rule: String,
+    /// Fixed agent id, hex.
+    pub agent: Option<String>,
+    /// `http://HOST:PORT/PATH` of a server that speaks Streamable HTTP.
+    pub url: Option<String>,
+    /// Program and arguments of a server that speaks over stdio; one process for each session.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Its whole environment besides PATH.
+    #[serde(default)]
+    pub environment: std::collections::BTreeMap<String, String>,
+    /// Seconds, 1 to 86,400: a call without an answer ends as `timeout`.
+    #[serde(default = "call_s_max")]
+    pub call_s_max: u64,
+    /// KiB, 1 to 65,536: a longer request is refused, because its envelope is read in memory.
+    #[serde(default = "request_kib_max")]
+    pub request_kib_max: usize,
+    /// Sessions of a stdio server at a time, 1 to 1,024: each is a process.
+    #[serde(default = "sessions_max")]
+    pub sessions_max: usize,
+}
+
+fn allow_all() -> String {
+    "allow-all".to_owned()
+}
+
+fn call_s_max() -> u64 {
+    300
+}
+
+fn request_kib_max() -> usize {
+    4_096
+}
+
+fn sessions_max() -> usize {
+    64
+}
+
+/// `[relay]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelayConfig {
+    /// Loopback address and port.
+    pub listen: Option<SocketAddr>,
+    /// Unix socket, made with mode 0600.
+    pub socket: Option<PathBuf>,
+}
+
+/// A configuration that cannot be used. Each fault ends with the next move where there is one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Faults(pub Vec<String>);
+
+impl std::fmt::Display for Faults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "use the configuration: {}", self.0.join("; "))
+    }
+}
+
+impl std::error::Error for Faults {}
+
+fn fault<T>(text: impl Into<String>) -> Result<T, Faults> {
+    Err(Faults(vec![text.into()]))
+}
+
+/// Collects what is wrong, so that one look finds all of it.
+#[derive(Default)]
+struct Check(Vec<String>);
+
+impl Check {
+    fn range<N: PartialOrd + std::fmt::Display>(&mut self, name: &str, value: N, least: N, most: N) {
+        self.that(value >= least && value <= most, || format!("{name} is {value}; hint: {least} to {most}"));
+    }
+
+    fn that(&mut self, holds: bool, text: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(text());
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`Faults`], all that were found.
+    pub fn read(path: &Path) -> Result<Self, Faults> {
+        let text = std::fs::read_to_string(path).map_err(|error| Faults(vec![format!("cannot read it: {error}")]))?;
+        let mut config = Self::parse(&text)?;
+        config.take_paths_from(path.parent().unwrap_or(Path::new(".")));
+        Ok(config)
+    }
+
+    /// Checks a file's text.
+    ///
+    /// # Errors
+    /// [`Faults`].
+    pub fn parse(text: &str) -> Result<Self, Faults> {
+        let mut config: Self = toml::from_str(text).map_err(|error| Faults(vec![error.to_string()]))?;
+        config.digest = text_digest(text.as_bytes());
+        let mut check = Check::default();
+        config.check(&mut check);
+        if check.0.is_empty() { Ok(config) } else { Err(Faults(check.0)) }
+    }
+
+    fn check(&self, check: &mut Check) {
+        let gateway = &self.gateway;
+        let ids = [("gateway.workspace", &gateway.workspace), ("gateway.id", &gateway.id)];
+        for (name, id) in ids {
+            check
+                .that(unhex(id).is_some_and(|id| id.len() == 16), || format!("{name} is not 32 lower-case hex digits"));
+        }
+        check.that(custody::note::is_name(&gateway.origin), || "gateway.origin is no name of a log".into());
+        let named = gateway.name.is_empty() || (is_token(&gateway.name) && gateway.name.len() <= 64);
+        check.that(named, || "gateway.name is no token of at most 64 characters".into());
+        check.range("gateway.silence_s", gateway.silence_s, 10, 86_400);
+        check.range("gateway.drain_s", gateway.drain_s, 1, 300);
+        check.range("spool.mib_max", self.spool.mib_max, 8, 65_536);
+        check.range("batch.records_max", self.batch.records_max, 1, 4_096);
+        check.range("batch.kib_max", self.batch.kib_max, 128, 1_016);
+        check.range("batch.age_ms_max", self.batch.age_ms_max, 1, 10_000);
+        self.check_ledger(check);
+        if let Some(serve) = &self.serve {
+            serve.check(check);
+        }
+        if let Some(relay) = &self.relay {
+            check.that(relay.listen.is_some() != relay.socket.is_some(), || {
+                "relay needs one of listen and socket".into()
+            });
+            let loopback = relay.listen.is_none_or(|listen| listen.ip().is_loopback());
+            check.that(loopback, || "relay.listen is not on loopback; hint: 127.0.0.1".into());
+        }
+    }
+
+    fn check_ledger(&self, check: &mut Check) {
+        let Ok(endpoint) = self.ledger.endpoint.parse::<http::Uri>() else {
+            return check.that(false, || "ledger.endpoint is no URL".into());
+        };
+        match endpoint.scheme_str() {
+            Some("https") => {}
+            Some("http") => {
+                let loopback = endpoint.host().is_some_and(is_loopback);
+                check.that(self.ledger.plaintext && loopback, || {
+                    "ledger.endpoint is plaintext; hint: https, or plaintext = true and a loopback address".into()
+                });
+            }
+            _ => check.that(false, || "ledger.endpoint is neither https:// nor http://".into()),
+        }
+        if let Some(url) = self.fork.second.as_deref().filter(|second| second.contains("://")) {
+            let known = url.starts_with("http://") && url.parse::<http::Uri>().is_ok();
+            check.that(known, || "fork.second is no http:// URL; hint: or the path of a folder".into());
+        }
+    }
+
+    fn take_paths_from(&mut self, folder: &Path) {
+        let gateway = &mut self.gateway;
+        let paths =
+            [&mut gateway.key, &mut gateway.tls_key, &mut gateway.enrolment, &mut self.spool.dir, &mut self.fork.dir];
+        for path in paths {
+            *path = folder.join(&*path);
+        }
+        if let Some(socket) = self.relay.as_mut().and_then(|relay| relay.socket.as_mut()) {
+            *socket = folder.join(&*socket);
+        }
+        if let Some(second) = self.fork.second.as_mut().filter(|second| !second.contains("://")) {
+            *second = folder.join(&*second).to_string_lossy().into_owned();
+        }
+    }
+
+    /// Who this gateway is.
+    pub fn name(&self) -> Name {
+        Name {
+            origin: self.gateway.origin.clone(),
+            workspace: WorkspaceId::from_hex(&self.gateway.workspace).unwrap_or(WorkspaceId::ZERO),
+            gateway: GatewayId::from_hex(&self.gateway.id).unwrap_or(GatewayId::ZERO),
+        }
+    }
+
+    /// Limits of a batch.
+    pub fn batch_limits(&self) -> batcher::Limits {
+        batcher::Limits {
+            records_max: self.batch.records_max,
+            bytes_max: self.batch.kib_max * 1_024,
+            age_max: Duration::from_millis(self.batch.age_ms_max),
+            heartbeat_after: Duration::from_secs(self.gateway.silence_s) / 3,
+        }
+    }
+
+    /// The ledger's answer to the enrolment, and the root that it pins.
+    ///
+    /// # Errors
+    /// [`Faults`].
+    pub fn enrolment(&self) -> Result<(Enrolment, Roots), Faults> {
+        let Ok(text) = std::fs::read_to_string(&self.gateway.enrolment) else {
+            return fault("gateway.enrolment cannot be read; hint: gateway-shim request, then ledger gateway enrol");
+        };
+        let Ok(enrolment) = serde_json::from_str::<Enrolment>(&text) else {
+            return fault("gateway.enrolment is not what `ledger gateway enrol` answers");
+        };
+        let key = unhex(&enrolment.root_public_key).and_then(|key| PublicKey::new(&key));
+        let next = unhex(&enrolment.root_successor_hash).and_then(|hash| <[u8; 32]>::try_from(hash).ok());
+        let (1, Some(key), Some(next)) = (enrolment.version, key, next) else {
+            return fault("gateway.enrolment holds no root key of version 1");
+        };
+        match Roots::new([(enrolment.era, key, next)]) {
+            Some(roots) => Ok((enrolment, roots.with_past())),
+            None => fault("gateway.enrolment holds no root key"),
+        }
+    }
+}
+
+impl ServeConfig {
+    fn check(&self, check: &mut Check) {
+        check.that(self.listen.ip().is_loopback(), || "serve.listen is not on loopback; hint: 127.0.0.1".into());
+        check.that(is_token(&self.server), || "serve.server is no token of [A-Za-z0-9_./:@+-]".into());
+        check.that(is_token(&self.rule), || "serve.rule is no token of [A-Za-z0-9_./:@+-]".into());
+        let agent = self.agent.as_deref().is_none_or(|agent| MemberId::from_hex(agent).is_some());
+        check.that(agent, || "serve.agent is not 32 lower-case hex digits".into());
+        let one = self.url.is_some() != !self.command.is_empty();
+        check.that(one, || "serve needs one of url and command".into());
+        let plain = self.url.as_deref().is_none_or(|url| {
+            url.starts_with("http://") && url.parse::<http::Uri>().is_ok_and(|url| url.host().is_some())
+        });
+        check.that(plain, || "serve.url is no http:// URL; https to a server is not there yet".into());
+        check.range("serve.call_s_max", self.call_s_max, 1, 86_400);
+        check.range("serve.request_kib_max", self.request_kib_max, 1, 65_536);
+        check.range("serve.sessions_max", self.sessions_max, 1, 1_024);
+    }
+}
+
+/// Whether a URL's host names this machine.
+pub fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[gateway]
+origin = "log.example"
+workspace = "01010101010101010101010101010101"
+id = "02020202020202020202020202020202"
+key = "gateway.key"
+tls_key = "tls.key"
+enrolment = "enrolment.json"
+[ledger]
+endpoint = "https://localhost:7443"
+[spool]
+dir = "spool"
+[fork]
+dir = "forks"
+[serve]
+listen = "127.0.0.1:8080"
+server = "everything"
+url = "http://127.0.0.1:3001/mcp"
+"#;
+
+    #[test]
+    fn a_good_file_is_read_and_every_lie_is_named() {
+        Config::parse(GOOD).unwrap();
+        for (from, to, says) in [
+            ("127.0.0.1:8080", "0.0.0.0:8080", "serve.listen"),
+            ("https://localhost", "http://localhost", "plaintext"),
+            ("https://localhost", "ftp://localhost", "neither"),
+            ("\"01010101", "\"0101", "gateway.workspace"),
+            ("\"everything\"", "\"every thing\"", "serve.server"),
+            ("dir = \"spool\"", "dir = \"spool\"\nmib_max = 7", "spool.mib_max is 7; hint: 8 to 65536"),
+            ("dir = \"spool\"", "dir = \"spool\"\nbananas = 7", "unknown field `bananas`"),
+            ("http://127.0.0.1:3001/mcp", "https://127.0.0.1:3001/mcp", "serve.url"),
+        ] {
+            let faults = Config::parse(&GOOD.replace(from, to)).unwrap_err().to_string();
+            assert!(faults.contains(says), "{to}: {faults}");
+        }
+    }
+
+    #[test]
+    fn plaintext_is_for_loopback_alone() {
+        let plain =
+            |host: &str| GOOD.replace("https://localhost:7443\"", &format!("http://{host}:1\"\nplaintext = true"));
+        Config::parse(&plain("127.0.0.1")).unwrap();
+        Config::parse(&plain("[::1]")).unwrap();
+        Config::parse(&plain("ledger.example")).unwrap_err();
+    }
+}

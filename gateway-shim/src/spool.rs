@@ -1,0 +1,666 @@
+//! The spool: what this gateway recorded and signed, on its own disk, until the ledger has archived it.
+//!
+//! It is a journal in files of a few MiB. A file begins with a snapshot of all that the earlier ones said, except the signed
+//! batches themselves, so that a file can go as soon as no batch in it is held any more. Frames carry a checksum over their
+//! place and bytes; reading ends at the first that is not whole, which is where a crash cut an append short.
+//!
+//! What must hold:
+//! - [`Spool::append`] changes nothing on disk that counts; [`Spool::sync`] makes all of it durable at once (group commit).
+//!   Nobody is answered, and no batch is sent, before the sync that covers it.
+//! - A batch is kept byte for byte until it is archived, or let go because the spool is full and the ledger has it durably.
+//! - A file is removed only after what says that it is not needed is durable.
+//! - Live and recovering, every frame takes effect through [`State::apply`].
+//!
+//! Only the writer (`writer.rs`) uses it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    io,
+};
+
+use bytes::Bytes;
+use custody::{
+    batch::Submitted,
+    id::{Epoch, HeaderHash, KeyId},
+    wire::{DropReason, OpeningReason},
+};
+use prost::Message as _;
+
+use crate::{
+    batcher::{Pending, Place},
+    durable::Disk,
+};
+
+mod frame;
+
+pub use frame::{Dropped, Entry, Intent, Receipts, Received, Recorded};
+use frame::{Range, Snapshot, snapshot::Standing};
+
+/// Limits of a spool, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// All files together.
+    pub bytes_max: u64,
+    /// A file that is longer is followed by a new one: small enough that space comes back soon, large enough that a
+    /// snapshot is little beside it.
+    pub file_bytes_max: u64,
+    /// Kept free of records for what must still be written when the spool is full: batches, marks and snapshots.
+    pub reserve_bytes: u64,
+}
+
+impl Limits {
+    /// For a spool of so many MiB, at least 8.
+    pub fn of_mib(mib: u64) -> Self {
+        let bytes_max = mib << 20;
+        Self { bytes_max, file_bytes_max: (bytes_max / 8).min(16 << 20), reserve_bytes: bytes_max / 4 }
+    }
+}
+
+/// Why the spool did not do what was asked.
+#[derive(Debug)]
+pub enum SpoolError {
+    /// No space for a record, and nothing that may be let go. Nothing changed.
+    Full,
+    /// The disk failed; what was written since the last sync is in doubt. Only a new start helps.
+    Disk(io::Error),
+    /// A file is not what was written. A crash does not do this.
+    Damaged(String),
+}
+
+impl std::fmt::Display for SpoolError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Full => f.write_str("write to the spool: it is full; hint: is the ledger reachable?"),
+            Self::Disk(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                f.write_str("open the spool: another process uses it")
+            }
+            Self::Disk(_) => f.write_str("use the spool's disk"),
+            Self::Damaged(file) => write!(
+                f,
+                "read the spool: {file} is damaged; hint: move the folder away and keep it, the next start then declares \
+                 that its state was lost"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SpoolError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Disk(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for SpoolError {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+/// A signed batch that is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    file: u64,
+    offset: u64,
+    length: usize,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its number there.
+    pub number: u64,
+    /// Segment that has it, once a receipt has shown that.
+    pub segment: Option<u64>,
+}
+
+/// All that the frames say.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Where the gateway stands; `None` before its first epoch.
+    pub place: Option<Place>,
+    /// Records that are in no batch yet, by number.
+    pub pending: VecDeque<Pending>,
+    /// Number that the next record gets.
+    pub next_number: u64,
+    /// Why the newest missing numbers are missing.
+    pub drop_reason: Option<DropReason>,
+    /// Calls that have begun and not ended, by call number.
+    pub intents: BTreeMap<u64, Intent>,
+    /// The last signed head; empty for none.
+    pub last_head: Bytes,
+    /// Batches by the order in which they were signed, over all epochs.
+    pub held: BTreeMap<u64, Held>,
+    /// Order of the next batch.
+    pub next_order: u64,
+    /// Orders of the held batches without a receipt.
+    pub unreceived: BTreeSet<u64>,
+    by_name: HashMap<(Epoch, u64), u64>,
+    /// Held batches of each file.
+    by_file: BTreeMap<u64, u64>,
+    /// Bytes that the pending records will take in their batch.
+    pending_bytes: u64,
+}
+
+/// What a pending record costs in its batch besides its bytes, headers shared out.
+const PENDING_COST: u64 = 64;
+
+impl State {
+    /// Order of the batch of this name, if it is held.
+    pub fn order_of(&self, epoch: Epoch, number: u64) -> Option<u64> {
+        self.by_name.get(&(epoch, number)).copied()
+    }
+
+    /// Puts a new epoch in place of the one before. Batches without a receipt are not held any longer: `pending` holds what
+    /// they held, or there are none.
+    pub fn open(&mut self, place: Place, pending: VecDeque<Pending>) {
+        if place.previous == HeaderHash::ZERO {
+            for order in self.unreceived.clone() {
+                self.release(order);
+            }
+        }
+        self.next_number = pending.len() as u64;
+        self.replace_pending(pending);
+        self.place = Some(place);
+        self.drop_reason = None;
+    }
+
+    fn release(&mut self, order: u64) {
+        let Some(held) = self.held.remove(&order) else { return };
+        self.by_name.remove(&(held.epoch, held.number));
+        self.unreceived.remove(&order);
+        if let Some(count) = self.by_file.get_mut(&held.file) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_file.remove(&held.file);
+            }
+        }
+    }
+
+    fn hold(&mut self, order: u64, held: Held) {
+        self.by_name.insert((held.epoch, held.number), order);
+        *self.by_file.entry(held.file).or_default() += 1;
+        if held.segment.is_none() {
+            self.unreceived.insert(order);
+        }
+        self.held.insert(order, held);
+    }
+
+    fn replace_pending(&mut self, pending: VecDeque<Pending>) {
+        self.pending_bytes = pending.iter().map(|record| record.bytes.len() as u64 + PENDING_COST).sum();
+        self.pending = pending;
+    }
+
+    /// The one place where a frame takes effect.
+    fn apply(&mut self, entry: &Entry, at: (u64, u64, usize)) -> Result<(), SpoolError> {
+        match entry {
+            Entry::Snapshot(snapshot) => self.restore(snapshot)?,
+            Entry::Recorded(recorded) => {
+                self.pending_bytes += recorded.record.len() as u64 + PENDING_COST;
+                self.pending.push_back(Pending { number: recorded.number, bytes: recorded.record.clone() });
+                self.next_number = recorded.number + 1;
+                match recorded.call {
+                    Some(call) if recorded.ships_intent => {
+                        self.intents.entry(call).and_modify(|intent| intent.shipped = true);
+                    }
+                    Some(call) => drop(self.intents.remove(&call)),
+                    None => {}
+                }
+            }
+            Entry::Intent(intent) => drop(self.intents.insert(intent.call, intent.clone())),
+            Entry::Batch(batch) => self.take_batch(batch.clone(), at)?,
+            Entry::Receipts(receipts) => {
+                self.last_head = receipts.head.clone();
+                for received in &receipts.received {
+                    if let Some(held) = self.held.get_mut(&received.order) {
+                        held.segment = Some(received.segment);
+                        self.unreceived.remove(&received.order);
+                    }
+                }
+            }
+            Entry::Archived(segment) => {
+                let gone = self.held.iter().filter(|(_, held)| held.segment == Some(*segment));
+                for order in gone.map(|(order, _)| *order).collect::<Vec<_>>() {
+                    self.release(order);
+                }
+            }
+            Entry::LetGo(through) => {
+                let gone = self.held.range(..=*through).filter(|(_, held)| held.segment.is_some());
+                for order in gone.map(|(order, _)| *order).collect::<Vec<_>>() {
+                    self.release(order);
+                }
+            }
+            Entry::Unreceived(from) => {
+                for (order, held) in self.held.range_mut(*from..) {
+                    held.segment = None;
+                    self.unreceived.insert(*order);
+                }
+            }
+            Entry::Dropped(dropped) => {
+                self.next_number += dropped.count;
+                self.drop_reason = DropReason::try_from(dropped.reason).ok();
+            }
+        }
+        Ok(())
+    }
+
+    fn take_batch(&mut self, bytes: Bytes, (file, offset, length): (u64, u64, usize)) -> Result<(), SpoolError> {
+        let damaged = || SpoolError::Damaged(name(file));
+        let batch = Submitted::parse(bytes).map_err(|_| damaged())?;
+        let place = self.place.as_ref().ok_or_else(damaged)?;
+        let after = place.after(&batch.header, batch.header_hash());
+        while let Some(record) = self.pending.pop_front_if(|record| record.number < after.next_record) {
+            self.pending_bytes -= record.bytes.len() as u64 + PENDING_COST;
+        }
+        self.next_number = self.next_number.max(after.next_record);
+        self.place = Some(after);
+        let (epoch, number) = (batch.header.epoch, batch.header.batch_number);
+        self.hold(self.next_order, Held { file, offset, length, epoch, number, segment: None });
+        self.next_order += 1;
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let standing = self.place.as_ref().map(|place| Standing {
+            epoch: place.epoch.into(),
+            key_id: place.key_id.into(),
+            next_batch: place.next_batch,
+            next_record: place.next_record,
+            previous: place.previous.into(),
+            opening_reason: place.opening_reason.map_or(0, |reason| reason as i32),
+            closed: place.closed,
+        });
+        let pending = self.pending.iter().map(|record| Recorded {
+            number: record.number,
+            record: record.bytes.clone(),
+            call: None,
+            ships_intent: false,
+        });
+        Snapshot {
+            version: 1,
+            standing,
+            pending: pending.collect(),
+            next_number: self.next_number,
+            drop_reason: self.drop_reason.map_or(0, |reason| reason as i32),
+            intents: self.intents.values().cloned().collect(),
+            last_head: self.last_head.clone(),
+            held: ranges(&self.held),
+            next_order: self.next_order,
+        }
+    }
+
+    /// All but the batches, which the files before hold.
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), SpoolError> {
+        if snapshot.version != 1 {
+            return Err(SpoolError::Damaged("a file of another version".into()));
+        }
+        self.place = match &snapshot.standing {
+            Some(standing) => Some(standing.place().ok_or_else(|| SpoolError::Damaged("a snapshot".into()))?),
+            None => None,
+        };
+        let pending = snapshot.pending.iter();
+        let pending = pending.map(|record| Pending { number: record.number, bytes: record.record.clone() });
+        self.replace_pending(pending.collect());
+        self.next_number = snapshot.next_number;
+        self.drop_reason = OpeningLike::drop(snapshot.drop_reason);
+        self.intents = snapshot.intents.iter().map(|intent| (intent.call, intent.clone())).collect();
+        self.last_head = snapshot.last_head.clone();
+        self.next_order = snapshot.next_order;
+        Ok(())
+    }
+}
+
+/// Enums as a snapshot has them: zero for none.
+struct OpeningLike;
+
+impl OpeningLike {
+    fn drop(number: i32) -> Option<DropReason> {
+        DropReason::try_from(number).ok().filter(|reason| *reason != DropReason::Unspecified)
+    }
+
+    fn opening(number: i32) -> Option<OpeningReason> {
+        OpeningReason::try_from(number).ok().filter(|reason| *reason != OpeningReason::Unspecified)
+    }
+}
+
+impl Standing {
+    fn place(&self) -> Option<Place> {
+        Some(Place {
+            epoch: Epoch::try_from(self.epoch.as_ref()).ok()?,
+            key_id: KeyId::try_from(self.key_id.as_ref()).ok()?,
+            next_batch: self.next_batch,
+            next_record: self.next_record,
+            previous: HeaderHash::try_from(self.previous.as_ref()).ok()?,
+            opening_reason: OpeningLike::opening(self.opening_reason),
+            closed: self.closed,
+        })
+    }
+}
+
+/// Held orders as runs of one segment: a few for each segment that is not archived yet.
+fn ranges(held: &BTreeMap<u64, Held>) -> Vec<Range> {
+    let mut ranges: Vec<Range> = Vec::new();
+    for (order, batch) in held {
+        match ranges.last_mut() {
+            Some(last) if last.last + 1 == *order && last.segment == batch.segment => last.last = *order,
+            _ => ranges.push(Range { first: *order, last: *order, segment: batch.segment }),
+        }
+    }
+    ranges
+}
+
+fn name(file: u64) -> String {
+    format!("spool-{file:016x}.log")
+}
+
+fn number(name: &str) -> Option<u64> {
+    u64::from_str_radix(name.strip_prefix("spool-")?.strip_suffix(".log")?, 16).ok()
+}
+
+const STATEMENTS: &str = "statements.log";
+/// Number under which the frames of the statements' file are checked.
+const STATEMENTS_FILE: u64 = u64::MAX;
+
+/// The spool, opened.
+pub struct Spool {
+    disk: Box<dyn Disk>,
+    limits: Limits,
+    state: State,
+    statements: Vec<Bytes>,
+    statements_length: u64,
+    /// The file that grows.
+    file: u64,
+    length: u64,
+    /// All files but the one that grows, and their lengths.
+    older: BTreeMap<u64, u64>,
+    unsynced: bool,
+}
+
+impl Spool {
+    /// Opens the spool and recovers what it says. Nothing is written until the first [`Self::turn`], which must be next.
+    ///
+    /// # Errors
+    /// [`SpoolError::Damaged`] and [`SpoolError::Disk`].
+    pub fn open(disk: Box<dyn Disk>, limits: Limits) -> Result<Self, SpoolError> {
+        let mut spool = Self {
+            disk,
+            limits,
+            state: State::default(),
+            statements: Vec::new(),
+            statements_length: 0,
+            file: 0,
+            length: 0,
+            older: BTreeMap::new(),
+            unsynced: false,
+        };
+        spool.recover()?;
+        spool.recover_statements()?;
+        Ok(spool)
+    }
+
+    /// The newest file whose snapshot is whole is the base; the newer one, if any, died at birth and was never relied on.
+    fn recover(&mut self) -> Result<(), SpoolError> {
+        let mut files: Vec<u64> = self.disk.list()?.iter().filter_map(|name| number(name)).collect();
+        files.sort_unstable();
+        let mut base = None;
+        while let Some(file) = files.last().copied() {
+            let bytes = Bytes::from(self.disk.read(&name(file))?);
+            let frames = frame::parse(file, &bytes);
+            self.file = self.file.max(file + 1);
+            if matches!(frames.first(), Some(first) if matches!(first.entry, Entry::Snapshot(_))) {
+                base = Some((file, bytes.len() as u64, frames));
+                break;
+            }
+            if frame::first_was_whole(&bytes) {
+                return Err(SpoolError::Damaged(name(file)));
+            }
+            self.disk.remove(&name(file))?;
+            files.pop();
+        }
+        let Some((file, length, frames)) = base else { return Ok(()) };
+        files.pop();
+        if let Some(Entry::Snapshot(snapshot)) = frames.first().map(|frame| &frame.entry) {
+            self.find_held(&snapshot.held, &files)?;
+        }
+        self.older.insert(file, length);
+        for frame in &frames {
+            self.state.apply(&frame.entry, (file, frame.offset, frame.length))?;
+        }
+        Ok(())
+    }
+
+    /// Finds the batches that a snapshot says are held in the files before it.
+    fn find_held(&mut self, ranges: &[Range], files: &[u64]) -> Result<(), SpoolError> {
+        let wanted: u64 = ranges.iter().map(|range| range.last - range.first + 1).sum();
+        for file in files {
+            let bytes = Bytes::from(self.disk.read(&name(*file))?);
+            self.older.insert(*file, bytes.len() as u64);
+            let mut order = None;
+            for frame in frame::parse(*file, &bytes) {
+                match frame.entry {
+                    Entry::Snapshot(snapshot) => order = Some(snapshot.next_order),
+                    Entry::Batch(batch) => {
+                        let damaged = || SpoolError::Damaged(name(*file));
+                        let this = order.ok_or_else(damaged)?;
+                        order = Some(this + 1);
+                        let at = ranges.partition_point(|range| range.last < this);
+                        let Some(range) = ranges.get(at).filter(|range| range.first <= this) else { continue };
+                        let header = Submitted::parse(batch).map_err(|_| damaged())?.header;
+                        let (epoch, number) = (header.epoch, header.batch_number);
+                        let (offset, length) = (frame.offset, frame.length);
+                        let held = Held { file: *file, offset, length, epoch, number, segment: range.segment };
+                        self.state.hold(this, held);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if self.state.held.len() as u64 != wanted {
+            return Err(SpoolError::Damaged("a file with batches that are not archived".into()));
+        }
+        Ok(())
+    }
+
+    fn recover_statements(&mut self) -> Result<(), SpoolError> {
+        if !self.disk.list()?.iter().any(|name| name == STATEMENTS) {
+            self.disk.create(STATEMENTS)?;
+            self.disk.sync(STATEMENTS)?;
+            self.disk.sync_dir()?;
+        }
+        let bytes = Bytes::from(self.disk.read(STATEMENTS)?);
+        for frame in frame::parse(STATEMENTS_FILE, &bytes) {
+            if let Entry::Batch(statement) = frame.entry {
+                self.statements.push(statement);
+            }
+            self.statements_length = frame.offset + frame.length as u64;
+        }
+        // A statement that a crash cut short is asked for again.
+        self.disk.truncate(STATEMENTS, self.statements_length)?;
+        Ok(())
+    }
+
+    /// What the frames say.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// All statements of both chains, in the order in which they came.
+    pub fn statements(&self) -> &[Bytes] {
+        &self.statements
+    }
+
+    /// Keeps a statement; durable when this returns.
+    ///
+    /// # Errors
+    /// [`SpoolError::Disk`].
+    pub fn keep_statement(&mut self, statement: Bytes) -> Result<(), SpoolError> {
+        let frame = frame::encode(STATEMENTS_FILE, self.statements_length, Entry::Batch(statement.clone()));
+        self.disk.append(STATEMENTS, &frame)?;
+        self.disk.sync(STATEMENTS)?;
+        self.statements_length += frame.len() as u64;
+        self.statements.push(statement);
+        Ok(())
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.length + self.older.values().sum::<u64>()
+    }
+
+    /// Whether a record of so many bytes may come: it is written twice, once by itself and once in its batch.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let need = (bytes as u64 + 2 * PENDING_COST) * 2 + self.state.pending_bytes + self.limits.reserve_bytes;
+        self.bytes() + need <= self.limits.bytes_max
+    }
+
+    /// Writes a frame; it counts after [`Self::sync`].
+    ///
+    /// # Errors
+    /// [`SpoolError::Full`] when the disk has no space and nothing was written; else [`SpoolError::Disk`].
+    pub fn append(&mut self, entry: Entry) -> Result<(), SpoolError> {
+        let frame = frame::encode(self.file, self.length, entry.clone());
+        let name = name(self.file);
+        if let Err(error) = self.disk.append(&name, &frame) {
+            // Part of the frame may be there: a later frame behind it would never be read.
+            self.disk.truncate(&name, self.length)?;
+            let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            return Err(if full { SpoolError::Full } else { SpoolError::Disk(error) });
+        }
+        let at = (self.file, self.length, frame.len());
+        self.length += frame.len() as u64;
+        self.unsynced = true;
+        self.state.apply(&entry, at)
+    }
+
+    /// Makes everything that was appended durable, then takes back space.
+    ///
+    /// # Errors
+    /// [`SpoolError::Disk`]: nobody may be answered.
+    pub fn sync(&mut self) -> Result<(), SpoolError> {
+        if self.unsynced {
+            self.disk.sync(&name(self.file))?;
+            self.unsynced = false;
+        }
+        if self.length >= self.limits.file_bytes_max {
+            match self.turn(|_| {}) {
+                // The file goes on growing until there is space for a new one.
+                Err(SpoolError::Full) => {}
+                done => done?,
+            }
+        }
+        self.collect()
+    }
+
+    /// Begins a new file with a snapshot of the state after `change`, all of it durable when this returns. A crash before
+    /// that leaves the state before `change`.
+    ///
+    /// # Errors
+    /// [`SpoolError::Full`] when the disk has no space, and nothing changed; else [`SpoolError::Disk`].
+    pub fn turn(&mut self, change: impl FnOnce(&mut State)) -> Result<(), SpoolError> {
+        if self.unsynced {
+            self.disk.sync(&name(self.file))?;
+            self.unsynced = false;
+        }
+        let next = if self.length == 0 { self.file } else { self.file + 1 };
+        change(&mut self.state);
+        let frame = frame::encode(next, 0, Entry::Snapshot(self.state.snapshot()));
+        self.disk.create(&name(next))?;
+        if let Err(error) = self.disk.append(&name(next), &frame) {
+            self.disk.remove(&name(next))?;
+            let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            return Err(if full { SpoolError::Full } else { SpoolError::Disk(error) });
+        }
+        self.disk.sync(&name(next))?;
+        // A crash here leaves a file that may be missing: the one before says everything that anybody relies on.
+        self.disk.sync_dir()?;
+        if self.length > 0 {
+            self.older.insert(self.file, self.length);
+        }
+        (self.file, self.length) = (next, frame.len() as u64);
+        Ok(())
+    }
+
+    /// Removes files that hold no batch any more. What says so was synced before.
+    fn collect(&mut self) -> Result<(), SpoolError> {
+        if self.unsynced {
+            return Ok(());
+        }
+        let held = &self.state.by_file;
+        let gone: Vec<u64> = self.older.keys().copied().filter(|file| !held.contains_key(file)).collect();
+        for file in gone {
+            self.disk.remove(&name(file))?;
+            self.older.remove(&file);
+        }
+        Ok(())
+    }
+
+    /// Lets go of batches that the ledger holds durably, oldest first, until there is room for a record of so many bytes.
+    /// Gives their number.
+    ///
+    /// # Errors
+    /// [`SpoolError::Full`] when that is not enough; else [`SpoolError::Disk`].
+    pub fn make_room(&mut self, bytes: usize) -> Result<u64, SpoolError> {
+        let before = self.state.held.len();
+        while !self.has_room(bytes) {
+            let Some(last) = self.next_to_let_go() else { break };
+            self.append(Entry::LetGo(last))?;
+            self.sync()?;
+        }
+        let gone = (before - self.state.held.len()) as u64;
+        if self.has_room(bytes) { Ok(gone) } else { Err(SpoolError::Full) }
+    }
+
+    /// The last batch in the oldest file, if all in it have a receipt: orders ascend with the files.
+    fn next_to_let_go(&mut self) -> Option<u64> {
+        let file = *self.older.keys().next()?;
+        let mut held = self.state.held.iter().take_while(|(_, held)| held.file == file);
+        held.try_fold(None, |_, (order, held)| held.segment.map(|_| Some(*order))).flatten()
+    }
+
+    /// The bytes of up to `count_max` held batches from `from` on, as long as they have fewer than `bytes_max` together
+    /// (but at least one). With `unreceived` only those without a receipt.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn fetch(
+        &self,
+        from: u64,
+        unreceived: bool,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, Bytes)>, SpoolError> {
+        let mut batches = Vec::new();
+        let mut bytes = 0;
+        let orders: Box<dyn Iterator<Item = &u64>> = match unreceived {
+            true => Box::new(self.state.unreceived.range(from..)),
+            false => Box::new(self.state.held.range(from..).map(|(order, _)| order)),
+        };
+        for order in orders {
+            let Some(held) = self.state.held.get(order) else { continue };
+            if batches.len() >= count_max || (bytes + held.length > bytes_max && !batches.is_empty()) {
+                break;
+            }
+            bytes += held.length;
+            batches.push((*order, self.read(held)?));
+        }
+        Ok(batches)
+    }
+
+    fn read(&self, held: &Held) -> Result<Bytes, SpoolError> {
+        let bytes = Bytes::from(self.disk.read_at(&name(held.file), held.offset, held.length)?);
+        match frame::parse_one(held.file, held.offset, &bytes) {
+            Some(Entry::Batch(batch)) => Ok(batch),
+            _ => Err(SpoolError::Damaged(name(held.file))),
+        }
+    }
+}
+
+/// Bytes of an intent's record.
+impl Intent {
+    /// The call that has begun; `None` when the bytes are not a call's.
+    pub fn call(&self) -> Option<custody::wire::Call> {
+        custody::wire::Call::decode(self.bytes.clone()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests;
