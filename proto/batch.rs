@@ -140,11 +140,13 @@ impl Header {
 }
 
 /// Nonce of the record with this index in its batch.
+#[inline]
 pub fn nonce(seed: &[u8; 32], index: u64) -> Node {
     *blake3::keyed_hash(seed, &index.to_be_bytes()).as_bytes()
 }
 
 /// Leaf of a record in its batch's tree. `scratch` spares an allocation for each record.
+#[inline]
 pub fn record_leaf(nonce: &Node, record: &[u8], scratch: &mut Vec<u8>) -> Node {
     scratch.clear();
     scratch.extend_from_slice(nonce);

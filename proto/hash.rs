@@ -66,6 +66,7 @@ impl Use {
     }
 
     /// This use's key.
+    #[inline]
     pub fn key(self) -> [u8; 32] {
         KEYS.get(self as usize).copied().unwrap_or_default()
     }
@@ -109,6 +110,7 @@ impl Input {
 }
 
 /// Hash of two children, for the three BLAKE3 trees.
+#[inline]
 pub fn node(of: Use, left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
     let mut both = [0; 64];
     let (first, second) = both.split_at_mut(32);

@@ -75,23 +75,26 @@ impl RecordKind {
 /// # Errors
 /// [`NotStrict`].
 pub fn check(bytes: &[u8]) -> Result<RecordKind, NotStrict> {
-    strict::check(&table::RECORD, bytes)?;
+    // Phase and outcome of a call, as the walk comes by.
+    let (mut phase, mut outcome) = (0, 0);
+    strict::walk(&table::RECORD, bytes, &mut |message, tag, number| match (message.name, tag) {
+        (CALL, CALL_PHASE) => phase = number,
+        (CALL, CALL_OUTCOME) => outcome = number,
+        _ => {}
+    })?;
     // Strict: two bytes of version, then the tag of the oneof as one byte, wire type 2.
     let tag = bytes.get(2).map_or(0, |key| key >> 3);
     let kind = RecordKind::ALL.into_iter().find(|kind| *kind as u8 == tag);
     let kind = kind.ok_or_else(|| Malformed::new("Record", 0, "no kind"))?;
-    if kind == RecordKind::Call && !call_is_coherent(bytes) {
+    if (phase == Phase::Intent as u64) != (outcome == Outcome::Running as u64) {
         return Err(Malformed::new("Call", 2, "only an intent is running, and an intent is").into());
     }
     Ok(kind)
 }
 
-/// Phase and outcome agree: `intent` if and only if `running`. Reads the two fields where strict form puts them, because
-/// this runs once for each record that anybody verifies.
-fn call_is_coherent(record: &[u8]) -> bool {
-    let Ok(wire::Record { kind: Some(Kind::Call(call)), .. }) = wire::Record::decode(record) else { return false };
-    (call.phase == Phase::Intent as i32) == (call.outcome == Outcome::Running as i32)
-}
+const CALL: &str = "Call";
+const CALL_PHASE: u32 = 2;
+const CALL_OUTCOME: u32 = 24;
 
 /// Decodes a record after [`check`].
 ///

@@ -176,6 +176,18 @@ pub fn decode_shared<M: prost::Message + Default>(
 /// # Errors
 /// [`NotStrict`], with the first broken rule.
 pub fn check(message: &'static Message, bytes: &[u8]) -> Result<(), NotStrict> {
+    walk(message, bytes, &mut |_, _, _| ())
+}
+
+/// As [`check`], giving every enum's value to `see` on the way: message, tag, number.
+///
+/// # Errors
+/// [`NotStrict`], with the first broken rule.
+pub(crate) fn walk<S: FnMut(&'static Message, u32, u64)>(
+    message: &'static Message,
+    bytes: &[u8],
+    see: &mut S,
+) -> Result<(), NotStrict> {
     let mut rest = bytes;
     let mut fields = message.fields.iter();
     let mut current: Option<&Field> = None;
@@ -210,7 +222,7 @@ pub fn check(message: &'static Message, bytes: &[u8]) -> Result<(), NotStrict> {
                 return Err(fault(tag, "a packed field in two parts"));
             }
         }
-        value(message, field, key & 7, &mut rest)?;
+        value(message, field, key & 7, &mut rest, see)?;
     }
     advance(message, &mut fields, u32::MAX, group).map(|_| ()).or_else(|why| match why {
         NotStrict::Malformed(Malformed { rule: END, .. }) => Ok(()),
@@ -223,6 +235,7 @@ const END: &str = "unknown field, or one out of order";
 
 /// Steps along the table to the field `tag`; whatever is stepped over must be allowed to be absent. `group` is the oneof
 /// group that last had a value.
+#[inline]
 fn advance(
     message: &'static Message,
     fields: &mut std::slice::Iter<'static, Field>,
@@ -254,7 +267,14 @@ fn has_later(message: &'static Message, first: u32, tag: u32) -> bool {
     message.fields.iter().filter(of_group).any(|f| f.tag > tag)
 }
 
-fn value(message: &'static Message, field: &'static Field, wire: u64, rest: &mut &[u8]) -> Result<(), NotStrict> {
+#[inline]
+fn value<S: FnMut(&'static Message, u32, u64)>(
+    message: &'static Message,
+    field: &'static Field,
+    wire: u64,
+    rest: &mut &[u8],
+    see: &mut S,
+) -> Result<(), NotStrict> {
     let fault = |rule| NotStrict::from(Malformed::new(message.name, field.tag, rule));
     let packed = matches!((&field.kind, field.presence), (Kind::Integer { .. }, Presence::Repeated { .. }));
     let varint_expected = matches!(field.kind, Kind::Version | Kind::Integer { .. } | Kind::Bool | Kind::Enum { .. });
@@ -264,6 +284,9 @@ fn value(message: &'static Message, field: &'static Field, wire: u64, rest: &mut
     }
     if expected == 0 {
         let number = varint(rest).ok_or_else(|| fault("not a minimal varint"))?;
+        if matches!(field.kind, Kind::Enum { .. }) {
+            see(message, field.tag, number);
+        }
         return scalar(message, field, number);
     }
     let length = varint(rest).ok_or_else(|| fault("a length is not a minimal varint"))?;
@@ -271,7 +294,7 @@ fn value(message: &'static Message, field: &'static Field, wire: u64, rest: &mut
     let (content, after) = split.ok_or_else(|| fault("longer than what is left"))?;
     *rest = after;
     match &field.kind {
-        Kind::Message(inner) => check(inner, content),
+        Kind::Message(inner) => walk(inner, content, see),
         Kind::Bytes { min, max } => bounds(length, *min, *max, field.presence).map_err(fault),
         Kind::Text { min, max, text } => {
             bounds(length, *min, *max, field.presence).map_err(fault)?;
@@ -304,6 +327,7 @@ fn packed_integers(message: &'static Message, field: &'static Field, content: &[
     Ok(())
 }
 
+#[inline]
 fn scalar(message: &'static Message, field: &'static Field, number: u64) -> Result<(), NotStrict> {
     let fault = |rule| NotStrict::from(Malformed::new(message.name, field.tag, rule));
     let implicit_zero = number == 0 && matches!(field.presence, Presence::Implicit);
@@ -318,6 +342,7 @@ fn scalar(message: &'static Message, field: &'static Field, number: u64) -> Resu
     if in_range { Ok(()) } else { Err(fault("out of range")) }
 }
 
+#[inline]
 fn bounds(length: u64, min: u64, max: u64, presence: Presence) -> Result<(), &'static str> {
     if length == 0 && matches!(presence, Presence::Implicit) {
         return Err("empty, and written");
@@ -328,39 +353,64 @@ fn bounds(length: u64, min: u64, max: u64, presence: Presence) -> Result<(), &'s
     Ok(())
 }
 
+#[inline]
 fn characters(content: &[u8], text: Text) -> bool {
-    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"_./:@+-".contains(byte);
+    let all = |class: u8| content.iter().all(|byte| CLASSES.get(usize::from(*byte)).is_some_and(|of| of & class != 0));
     match text {
         Text::Utf8 => std::str::from_utf8(content).is_ok(),
-        Text::Token => content.iter().all(token),
-        Text::Pattern => content.iter().all(|byte| token(byte) || *byte == b'*'),
+        Text::Token => all(1),
+        Text::Pattern => all(2),
     }
 }
+
+/// For each byte: 1 in a token, 2 in a pattern. This runs for every text of every record.
+static CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut bytes: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_./:@+-";
+    while let [byte, rest @ ..] = bytes {
+        classes[*byte as usize] = 3;
+        bytes = rest;
+    }
+    classes[b'*' as usize] = 2;
+    classes
+};
 
 /// Whether `text` may stand in a record as it is: 1 to 128 characters of `[A-Za-z0-9_./:@+-]`.
 pub fn is_token(text: &str) -> bool {
     (1..=128).contains(&text.len()) && characters(text.as_bytes(), Text::Token)
 }
 
-/// Takes one minimal varint of at most 64 bits off the front.
+/// Takes one minimal varint of at most 64 bits off the front; most have one byte.
+#[inline]
 fn varint(rest: &mut &[u8]) -> Option<u64> {
+    match rest {
+        [byte, after @ ..] if byte & 0x80 == 0 => {
+            let number = u64::from(*byte);
+            *rest = after;
+            Some(number)
+        }
+        _ => long_varint(rest),
+    }
+}
+
+#[inline]
+fn long_varint(rest: &mut &[u8]) -> Option<u64> {
     let mut number: u64 = 0;
-    for (at, byte) in rest.iter().take(10).enumerate() {
-        let shift = u32::try_from(at).ok()?.checked_mul(7)?;
-        let bits = u64::from(byte & 0x7f);
-        if shift == 63 && bits > 1 {
+    let mut shift: u32 = 0;
+    let mut bytes = rest.iter();
+    loop {
+        let byte = *bytes.next()?;
+        if shift == 63 && byte > 1 {
             return None;
         }
-        number |= bits.checked_shl(shift)?;
+        number |= u64::from(byte & 0x7f).wrapping_shl(shift);
         if byte & 0x80 == 0 {
-            if *byte == 0 && at > 0 {
-                return None;
-            }
-            *rest = rest.get(at.checked_add(1)?..)?;
-            return Some(number);
+            *rest = bytes.as_slice();
+            // Zero in the last byte of several: not minimal.
+            return (byte != 0 || shift == 0).then_some(number);
         }
+        shift = shift.wrapping_add(7);
     }
-    None
 }
 
 /// The table, one constant for each message.
