@@ -41,7 +41,12 @@ pub enum Variant {
 
 /// Tells the story.
 pub fn tell(variant: Variant, hooks: Hooks) -> Ledger {
-    let mut ledger = Ledger::new(BEGINNING, hooks);
+    tell_as(keys::ORIGIN, variant, hooks)
+}
+
+/// Tells the story of a log of another name, with the same keys.
+pub fn tell_as(origin: &str, variant: Variant, hooks: Hooks) -> Ledger {
+    let mut ledger = Ledger::new(origin, BEGINNING, hooks);
     begin(&mut ledger);
     first_day(&mut ledger);
     second_day(&mut ledger);
@@ -50,6 +55,7 @@ pub fn tell(variant: Variant, hooks: Hooks) -> Ledger {
     if variant == Variant::Suspect {
         doubts(&mut ledger);
     }
+    ledger.follow_sequel();
     ledger.start_term();
     ledger.publish(2);
     ledger
@@ -61,8 +67,8 @@ fn begin(l: &mut Ledger) {
     l.enrol(None, None, Role::Head, "head-1", "");
     l.enrol(None, None, Role::Log, "log-1", "");
     l.start_term();
-    l.create("ledger");
     l.publish(0);
+    l.create("ledger");
     let events = vec![
         records::ledger_event(l.now(), LedgerEventKind::Started, "serve"),
         records::ledger_event(l.now(), LedgerEventKind::Administration, "workspace.add"),
@@ -189,7 +195,7 @@ fn last_day(l: &mut Ledger) {
 }
 
 /// What keys signed is called in doubt: a gateway's from a position on, the ledger's record key from a log index on.
-fn doubts(l: &mut Ledger) {
+pub(crate) fn doubts(l: &mut Ledger) {
     let (key_id, since) = (keys::id("g1-new", Role::Gateway).into(), 40);
     l.statement("alpha", None, Action::Suspect(wire::Suspect { key_id, since }));
     let (key_id, since) = (keys::id("record-1", Role::Record).into(), 60);

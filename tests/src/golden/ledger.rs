@@ -1,7 +1,7 @@
 //! A ledger in memory: takes batches and statements, cuts, publishes. It signs with fixed keys and keeps fixed time, and it
 //! refuses nothing: hooks may make any batch or statement say what it should not.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use custody::{
@@ -67,6 +67,31 @@ pub struct Workspace {
     history: Tree<HistoryTree>,
     first_position: u64,
     next_position: u64,
+}
+
+impl Workspace {
+    /// Leaves positions out: the next batch stands further on.
+    pub fn skip_positions(&mut self, count: u64) {
+        (self.first_position, self.next_position) = (self.first_position + count, self.next_position + count);
+    }
+
+    /// Computes the history anew from the segments as they are.
+    pub fn rebuild_history(&mut self) {
+        self.history = Tree::default();
+        for (number, segment) in (0_u64..).zip(&self.segments) {
+            let tree: Tree<SegmentTree> = segment.leaves.iter().map(Committed::hash).collect();
+            self.history.push(history_leaf(number, tree.size(), &tree.root()));
+        }
+    }
+
+    /// Opens the last segment again, as if it had not been cut; gives the chain's head that held in it.
+    pub fn uncut(&mut self) -> Option<ChainHead> {
+        let segment = self.segments.pop()?;
+        self.first_position = segment.header.first_position;
+        self.open = segment.leaves;
+        self.rebuild_history();
+        Some(segment.header.workspace_chain)
+    }
 }
 
 /// An entry of the log, as far as it does not follow from segments.
@@ -167,9 +192,11 @@ impl Batch {
 }
 
 /// Changes a batch before its gateway signs it.
-pub type BatchHook = Box<dyn Fn(&mut Header, &mut Vec<Bytes>)>;
+pub type BatchHook = Box<dyn Fn(&mut Header, &mut Vec<Bytes>) + Send + Sync>;
 /// Changes a statement before it is signed; gives the label of another key to sign with, if any.
-pub type StatementHook = Box<dyn Fn(&mut wire::Statement) -> Option<&'static str>>;
+pub type StatementHook = Box<dyn Fn(&mut wire::Statement) -> Option<&'static str> + Send + Sync>;
+/// Goes on with the story where it ends, before the last checkpoint.
+pub type Sequel = Box<dyn Fn(&mut Ledger) + Send + Sync>;
 
 /// Where a story lies although its signers sign: by label of batch (`alpha/g1/e1/0`) or statement (`alpha/3`, `keys/2`).
 #[derive(Default)]
@@ -180,10 +207,15 @@ pub struct Hooks {
     pub statements: BTreeMap<String, StatementHook>,
     /// Batches that the ledger never takes, although their gateway goes on.
     pub lost: Vec<String>,
+    /// What happens after the end.
+    pub sequel: Option<Sequel>,
 }
 
 /// The ledger.
+#[derive(Clone)]
 pub struct Ledger {
+    /// Name of the log.
+    pub origin: String,
     /// Entries of the log.
     pub log: Vec<LogItem>,
     /// In the order of creation.
@@ -194,13 +226,15 @@ pub struct Ledger {
     pub publications: Vec<Publication>,
     /// Labels of batches with workspace, segment and leaf.
     pub labels: BTreeMap<String, (WorkspaceId, u64, usize)>,
-    /// Last head that each writer holds, by workspace and gateway.
-    hooks: Hooks,
+    hooks: Arc<Hooks>,
     writers: BTreeMap<(WorkspaceId, String), Writer>,
-    chain: ChainHead,
+    /// How far the chain of the ledger's own keys has come.
+    pub chain: ChainHead,
     clock: u64,
-    term: u64,
-    incarnation: u64,
+    /// Number of the last start.
+    pub term: u64,
+    /// Number of the last recovery.
+    pub incarnation: u64,
     head_key: &'static str,
     log_key: &'static str,
     record_key: &'static str,
@@ -209,14 +243,15 @@ pub struct Ledger {
 
 impl Ledger {
     /// An empty ledger at this time.
-    pub fn new(clock: u64, hooks: Hooks) -> Self {
+    pub fn new(origin: &str, clock: u64, hooks: Hooks) -> Self {
         Self {
+            origin: origin.to_owned(),
             log: Vec::new(),
             workspaces: Vec::new(),
             statements: Vec::new(),
             publications: Vec::new(),
             labels: BTreeMap::new(),
-            hooks,
+            hooks: Arc::new(hooks),
             writers: BTreeMap::new(),
             chain: ChainHead::GENESIS,
             clock,
@@ -226,6 +261,14 @@ impl Ledger {
             log_key: "log-1",
             record_key: "record-1",
             root: (1, "root-1"),
+        }
+    }
+
+    /// Goes on as a hook says.
+    pub fn follow_sequel(&mut self) {
+        let hooks = Arc::clone(&self.hooks);
+        if let Some(sequel) = &hooks.sequel {
+            sequel(self);
         }
     }
 
@@ -297,7 +340,7 @@ impl Ledger {
         let number = epoch.headers.len() as u64;
         let label = format!("{workspace}/{}/{}/{number}", batch.gateway, batch.epoch);
         let mut header = Header {
-            origin: keys::ORIGIN.to_owned(),
+            origin: self.origin.clone(),
             workspace: id,
             gateway: keys::gateway(&batch.gateway),
             key_id: keys::id(&batch.key, role),
@@ -357,14 +400,26 @@ impl Ledger {
         self.append(workspace, LeafKind::Batch, lost.signed.clone());
     }
 
+    /// Takes the last leaf back out of the segment that fills.
+    pub fn take_back(&mut self, workspace: &str) -> Option<Committed> {
+        let place = self.workspace(workspace);
+        let last = place.open.pop()?;
+        place.next_position = last.leaf.first_position;
+        Some(last)
+    }
+
     /// The machine is lost, and with it what was not cut.
     pub fn lose(&mut self, workspace: &str) -> Vec<Committed> {
         let place = self.workspace(workspace);
         place.next_position = place.first_position;
-        std::mem::take(&mut place.open)
+        let (id, segment) = (place.id, place.segments.len() as u64);
+        let lost = std::mem::take(&mut place.open);
+        self.labels.retain(|_, at| (at.0, at.1) != (id, segment));
+        lost
     }
 
-    fn append(&mut self, workspace: &str, kind: LeafKind, signed: Bytes) {
+    /// Appends a leaf to the segment that fills.
+    pub fn append(&mut self, workspace: &str, kind: LeafKind, signed: Bytes) {
         let (term, received_at) = (self.term, self.clock);
         let place = self.workspace(workspace);
         let leaf = Leaf { kind, first_position: place.next_position, received_at, term };
@@ -377,11 +432,11 @@ impl Ledger {
     /// Signs the open head of a workspace: bytes of a `SignedHead`.
     pub fn sign_head(&mut self, workspace: &str) -> Bytes {
         let (clock, term, incarnation, chain) = (self.clock, self.term, self.incarnation, self.chain);
-        let label = self.head_key;
+        let (label, origin) = (self.head_key, self.origin.clone());
         let place = self.workspace(workspace);
         let tree: Tree<SegmentTree> = place.open.iter().map(Committed::hash).collect();
         let head = Head {
-            origin: keys::ORIGIN.to_owned(),
+            origin,
             workspace: place.id,
             key_id: keys::id(label, Role::Head),
             incarnation,
@@ -413,7 +468,7 @@ impl Ledger {
         let segment = place.segments.len() as u64;
         place.history.push(history_leaf(segment, tree.size(), &tree.root()));
         let header = SegmentHeader {
-            origin: keys::ORIGIN.to_owned(),
+            origin: self.origin.clone(),
             workspace,
             segment,
             incarnation,
@@ -453,7 +508,7 @@ impl Ledger {
         let seen = self.publications.last().map(|publication| &publication.checkpoint);
         wire::Statement {
             version: 1,
-            origin: keys::ORIGIN.to_owned(),
+            origin: self.origin.clone(),
             workspace: workspace.map(Into::into),
             serial: chain.count,
             previous: chain.hash.into(),
@@ -542,7 +597,7 @@ impl Ledger {
     pub fn enrol(&mut self, workspace: Option<&str>, registrar: Option<&'static str>, role: Role, key: &str, of: &str) {
         let id = workspace.map(keys::workspace);
         let gateway = matches!(role, Role::Gateway | Role::Record).then(|| keys::gateway(of));
-        let proof = possession(keys::ORIGIN, id, role, keys::public(key), gateway);
+        let proof = possession(&self.origin, id, role, keys::public(key), gateway);
         let action = Action::Enrol(wire::Enrol {
             role: role as i32,
             public_key: Bytes::copy_from_slice(&keys::public(key).to_bytes()),
@@ -559,7 +614,7 @@ impl Ledger {
     /// Delegates a registrar.
     pub fn delegate(&mut self, workspace: &str, key: &str, enrolments_max: u32) {
         let proof =
-            possession(keys::ORIGIN, Some(keys::workspace(workspace)), Role::Registrar, keys::public(key), None);
+            possession(&self.origin, Some(keys::workspace(workspace)), Role::Registrar, keys::public(key), None);
         let action = Action::Delegate(wire::Delegate {
             public_key: Bytes::copy_from_slice(&keys::public(key).to_bytes()),
             enrolments_max,
@@ -574,7 +629,7 @@ impl Ledger {
         let rendered = render::render(self, &mut render::Truth);
         let size = self.log.len() as u64;
         let checkpoint =
-            Checkpoint { origin: keys::ORIGIN.to_owned(), size, root: rendered.root.unwrap_or(RootHash::ZERO) };
+            Checkpoint { origin: self.origin.clone(), size, root: rendered.root.unwrap_or(RootHash::ZERO) };
         let time = self.clock / 1_000_000 + 2;
         let line = |name: &str| (name.to_owned(), cosign(&checkpoint, name, &keys::signing(name), time).text());
         let cosignatures = keys::WITNESSES.into_iter().take(witnesses).map(line).collect();

@@ -30,10 +30,8 @@ pub type At = (WorkspaceId, u64);
 pub trait Liar {
     /// The bytes of one entry of a segment.
     fn entry(&mut self, _at: At, _leaf: usize, _bytes: &mut Vec<u8>) {}
-    /// The header of a segment object.
-    fn header(&mut self, _at: At, _header: &mut SegmentHeader) {}
-    /// The roster of a segment.
-    fn roster(&mut self, _at: At, _roster: &mut Roster) {}
+    /// The bytes of a segment's roster.
+    fn roster(&mut self, _at: At, _roster: &mut Vec<u8>) {}
     /// The whole object of a segment.
     fn object(&mut self, _at: At, _object: &mut Vec<u8>) {}
     /// A seal.
@@ -103,12 +101,9 @@ fn render_segment(
         liar.entry(at, leaf, &mut bytes);
         entries.push(bytes);
     }
-    let mut roster = rosters.of(at, &segment.leaves);
+    let mut roster = rosters.of(at, &segment.leaves).encode_to_vec();
     liar.roster(at, &mut roster);
-    let roster = roster.encode_to_vec();
-    let mut header = segment.header.clone();
-    liar.header(at, &mut header);
-    let mut object = write_object(&header, &entries, &roster);
+    let mut object = write_object(&segment.header, &entries, &roster);
     liar.object(at, &mut object);
     let mut seal = seal_of(at, segment, &entries, &roster, &object, history.root());
     liar.seal(at, &mut seal);
@@ -231,7 +226,7 @@ fn render_log(ledger: &Ledger, liar: &mut impl Liar, out: &mut Rendered) {
         let Some(root) = tree.root_at(told).filter(|_| told > from) else { continue };
         put_tiles(&tree, &entries, from, told, &mut out.objects);
         from = told;
-        let mut checkpoint = Checkpoint { origin: keys::ORIGIN.to_owned(), size: told, root };
+        let mut checkpoint = Checkpoint { origin: ledger.origin.clone(), size: told, root };
         liar.checkpoint(&mut checkpoint);
         let signed = sign_checkpoint(checkpoint, &keys::signing(publication.key));
         out.objects.insert(archive::checkpoint(told), signed.to_bytes().into());

@@ -1,31 +1,137 @@
-//! The golden archive verifies, and no lie about it does.
+//! The golden archive verifies; every lie about it is found, and named; and each check finds a lie that no other finds.
+//!
+//! With `CUSTODY_BLESS=1` expectations are written instead of compared; whoever does that reads each of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Mutex,
+};
 
 use custody::{
-    verdict::{Claim, State},
+    verdict::{Check, Claim, State},
     verify::{InTurn, Options, run},
 };
-use custody_tests::golden::{self, Variant, ledger::Hooks, objects::Objects, render};
+use custody_tests::{
+    golden::{self, objects::Objects},
+    lies::{self, GOLDEN, Lie},
+    verdict::Outcome,
+};
+
+/// Processors that the matrix uses.
+const WORKERS: usize = 2;
 
 #[test]
 fn the_golden_archive_verifies() {
-    let ledger = golden::tell(Variant::Plain, Hooks::default());
-    let rendered = render::render(&ledger, &mut render::Truth);
-    let size: usize = rendered.objects.values().map(|object| object.len()).sum();
-    println!("{} objects, {size} bytes, {} entries", rendered.objects.len(), rendered.entries.len());
-    let objects = Objects(rendered.objects);
+    let objects = Objects(GOLDEN.rendered.objects.clone());
     for (name, policy) in golden::policies() {
         let options = Options { as_of: golden::AS_OF, ..Options::default() };
         let verdict = run(&objects, &policy, &options, &InTurn).unwrap();
-        for fault in &verdict.faults {
-            println!("{name}: {fault:?}");
-        }
-        for finding in &verdict.findings {
-            println!("{name}: {finding:?}");
-        }
-        println!("{name}: {:?}", verdict.counts);
+        assert_eq!(verdict.faults, [], "{name}");
         for claim in [Claim::Unaltered, Claim::Authorised, Claim::Complete] {
             assert_eq!(verdict.claim(claim).0, State::Verified, "{name} {claim:?}");
         }
         assert_eq!(verdict.exit_code(&policy.required), 0, "{name}");
+        let found: BTreeSet<_> = verdict.findings.iter().map(|finding| finding.name).collect();
+        let told = ["dropped", "equivocation", "silent"];
+        assert!(told.iter().all(|name| found.contains(name)), "{name}: {found:?}");
     }
+}
+
+#[test]
+fn every_known_file_of_the_golden_archive_is_found_in_it() {
+    let objects = Objects(GOLDEN.rendered.objects.clone());
+    let known: Vec<Vec<u8>> = GOLDEN.known.values().cloned().collect();
+    let outcome = custody_tests::verdict::verify(&objects, &golden::policy(), golden::AS_OF, &known).unwrap();
+    assert_eq!((outcome.exit, outcome.first.as_str()), (0, ""));
+    assert_eq!(outcome.claims[&Claim::NotRolledBack], State::Verified);
+}
+
+#[test]
+fn every_lie_is_found_and_named() {
+    let lies = lies::read_all().unwrap();
+    let queue = Mutex::new(lies.iter());
+    let wrong = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                loop {
+                    let Some((name, lie)) = queue.lock().unwrap().next() else { return };
+                    if let Err(why) = check(name, lie) {
+                        wrong.lock().unwrap().push(format!("{name}: {why}"));
+                    }
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "{} of {} lies:\n{}", wrong.len(), lies.len(), wrong.join("\n"));
+}
+
+fn check(name: &str, lie: &Lie) -> Result<(), String> {
+    let outcome = lie.tell()?.verify()?;
+    if std::env::var_os("CUSTODY_BLESS").is_some() {
+        let mut blessed = lie.clone();
+        blessed.expected = Some(outcome);
+        return lies::write(name, &blessed).map_err(|why| why.to_string());
+    }
+    let expected = lie.expected.as_ref().ok_or("its file expects nothing: run with CUSTODY_BLESS=1, and read it")?;
+    if outcome == *expected { Ok(()) } else { Err(format!("expected {expected:?}, found {outcome:?}")) }
+}
+
+/// Whatever the liar holds, the verdict is not the one that the golden archive gets.
+#[test]
+fn no_lie_is_verified() {
+    for (name, lie) in lies::read_all().unwrap() {
+        let expected = lie.expected.expect("every lie's file says what is expected");
+        assert_ne!(expected.exit, 0, "{name} would be believed");
+    }
+}
+
+#[test]
+fn each_check_finds_a_lie_that_it_alone_finds() {
+    let verifier = verifier_without_a_check();
+    let lies = lies::read_all().unwrap();
+    let mut found: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, lie) in &lies {
+        let Some(check) = &lie.alone else { continue };
+        let expected = lie.expected.as_ref().expect("every lie's file says what is expected");
+        assert_eq!(&expected.first, check, "{name}");
+        let without = verify_without(&verifier, lie, check);
+        assert_ne!(&without.first, check, "{name}: the check was not left out");
+        assert_ne!(&without, expected, "{name}: nothing depends on {check}");
+        if std::env::var_os("CUSTODY_BLESS").is_some() {
+            let blessed = Lie { without: Some(without), ..lie.clone() };
+            lies::write(name, &blessed).unwrap();
+        } else {
+            assert_eq!(Some(&without), lie.without.as_ref(), "{name} without {check}");
+        }
+        found.insert(check, name);
+    }
+    let missing: Vec<_> =
+        Check::ALL.iter().map(|check| check.name()).filter(|name| !found.contains_key(name)).collect();
+    assert!(missing.is_empty(), "no lie that these alone find: {missing:?}");
+}
+
+/// Builds the verifier that can leave out a check: an invocation of its own, so that the feature stays out of this one.
+fn verifier_without_a_check() -> PathBuf {
+    let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
+    let arguments = ["build", "--quiet", "--offline", "-p", "custody-tests", "--features", "omit-check", "--bin"];
+    let built =
+        Command::new(env!("CARGO")).args(arguments).arg("verify-omit").arg("--target-dir").arg(&target).status();
+    assert!(built.unwrap().success(), "verify-omit does not build");
+    target.join("debug/verify-omit")
+}
+
+fn verify_without(verifier: &Path, lie: &Lie, check: &str) -> Outcome {
+    let folder = tempfile::tempdir().unwrap();
+    lie.tell().unwrap().write(folder.path()).unwrap();
+    let mut command = Command::new(verifier);
+    command.arg(folder.path().join("archive")).arg(folder.path().join("policy.json")).arg(check);
+    command.arg(golden::AS_OF.to_string());
+    command.args(lie.known.iter().map(|name| folder.path().join("known").join(name)));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
 }

@@ -1,0 +1,267 @@
+//! Lies: one file each under `tests/vectors/`, named by the lie. A lie is a recipe on the golden archive; what a verifier
+//! must say to it stands beside the recipe.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
+
+use bytes::Bytes;
+use custody::policy::Policy;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    golden::{self, Variant, ledger::Hooks, ledger::Ledger, objects, render},
+    verdict::Outcome,
+};
+
+pub mod object;
+mod scenario;
+mod tamper;
+pub mod target;
+pub mod wire;
+
+/// How far the liar goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strength {
+    /// One object is changed, as it lies there.
+    Raw,
+    /// All hashes around it are mended; the signatures are what they were.
+    Mended,
+    /// All is signed again with all of the ledger's keys. Gateways, root and witnesses do not help.
+    Resigned,
+    /// The ledger, and the gateway, registrar or root that the lie names, do it together.
+    Colluding,
+}
+
+/// What is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Recipe {
+    /// A field of a message is edited.
+    Edit {
+        /// Where.
+        target: String,
+        /// Which field; of checkpoints `origin`, `size` or `root`.
+        field: String,
+        /// What happens to it.
+        how: String,
+        /// The batch's header gets the root of the records as they now are.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        mend_batch: bool,
+    },
+    /// One bit of an object turns.
+    FlipByte {
+        /// Where.
+        target: String,
+        /// Which byte; negative from the end.
+        byte: i64,
+    },
+    /// An object, frame, or list of records ends early.
+    Truncate {
+        /// Where.
+        target: String,
+        /// How many bytes, entries or records stay; negative: so many go.
+        keep: i64,
+    },
+    /// It is gone.
+    Remove {
+        /// What.
+        target: String,
+    },
+    /// Two change places.
+    Swap {
+        /// One.
+        target: String,
+        /// The other.
+        with: String,
+    },
+    /// It stands twice.
+    Duplicate {
+        /// What.
+        target: String,
+    },
+    /// Something else stands in its place.
+    Replace {
+        /// What.
+        target: String,
+        /// By which other object.
+        with: String,
+        /// That of the log of another name, signed with the same keys.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        other_origin: bool,
+    },
+    /// A text in a note is replaced.
+    Text {
+        /// Which note.
+        target: String,
+        /// What stands there.
+        find: String,
+        /// What shall stand there.
+        replace: String,
+    },
+    /// The archive as it was at an earlier checkpoint.
+    Older {
+        /// Which checkpoint.
+        checkpoint: String,
+    },
+    /// The whole archive of another log.
+    OtherOrigin {},
+    /// The story itself goes another way: by the name of the scenario.
+    Scenario {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A lie, as its file has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lie {
+    /// What the liar wants to be believed.
+    pub says: String,
+    /// How far the liar goes.
+    pub strength: Strength,
+    /// The auditor's policy, by name.
+    #[serde(default = "plain_policy", skip_serializing_if = "is_plain_policy")]
+    pub policy: String,
+    /// Files that the auditor knows, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<String>,
+    /// The check that alone finds this lie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<String>,
+    /// What is done.
+    pub recipe: Recipe,
+    /// What a verifier must say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Outcome>,
+    /// What one says that lacks the check of `alone`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without: Option<Outcome>,
+}
+
+fn plain_policy() -> String {
+    "policy".to_owned()
+}
+
+fn is_plain_policy(name: &String) -> bool {
+    name == "policy"
+}
+
+/// The golden archive, with all that lies start from.
+pub struct Golden {
+    /// The ledger at the end of the story.
+    pub ledger: Ledger,
+    /// Its archive.
+    pub rendered: render::Rendered,
+    /// Known files by name.
+    pub known: BTreeMap<String, Vec<u8>>,
+}
+
+impl Golden {
+    fn of(ledger: Ledger) -> Self {
+        let rendered = render::render(&ledger, &mut render::Truth);
+        let known = objects::known_files(&ledger, &rendered);
+        Self { ledger, rendered, known }
+    }
+}
+
+/// The golden archive.
+pub static GOLDEN: LazyLock<Golden> = LazyLock::new(|| Golden::of(golden::tell(Variant::Plain, Hooks::default())));
+/// The same story of a log of another name.
+pub static OTHER: LazyLock<Golden> =
+    LazyLock::new(|| Golden::of(golden::tell_as("ledger.example/other", Variant::Plain, Hooks::default())));
+
+/// What the auditor is given.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The archive.
+    pub objects: objects::Objects,
+    /// The auditor's policy.
+    pub policy: Policy,
+    /// What the auditor knows, by name.
+    pub known: BTreeMap<String, Vec<u8>>,
+}
+
+impl Lie {
+    /// Follows the recipe.
+    ///
+    /// # Errors
+    /// In words, when the recipe does not fit the golden archive.
+    pub fn tell(&self) -> Result<Told, String> {
+        let objects = tamper::tamper(&GOLDEN, self)?;
+        if objects == GOLDEN.rendered.objects && !matches!(&self.recipe, Recipe::Scenario { .. }) {
+            return Err("the recipe changes nothing".to_owned());
+        }
+        let mut policy = golden::policies().remove(self.policy.as_str()).ok_or("no such policy")?;
+        if let Recipe::Scenario { name } = &self.recipe {
+            scenario::change_policy(name, &mut policy);
+        }
+        let known = |name: &String| Some((name.clone(), GOLDEN.known.get(name)?.clone()));
+        let known: BTreeMap<_, _> = self.known.iter().filter_map(known).collect();
+        if known.len() != self.known.len() {
+            return Err("no such known file".to_owned());
+        }
+        Ok(Told { objects: objects::Objects(objects), policy, known })
+    }
+}
+
+impl Told {
+    /// What our verifier says.
+    ///
+    /// # Errors
+    /// In words, when there is no verdict.
+    pub fn verify(&self) -> Result<Outcome, String> {
+        let known: Vec<Vec<u8>> = self.known.values().cloned().collect();
+        crate::verdict::verify(&self.objects, &self.policy, golden::AS_OF, &known)
+    }
+
+    /// Writes it as a folder: `archive/`, `policy.json`, `known/`.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, folder: &Path) -> io::Result<()> {
+        objects::write_all(&self.objects.0, &folder.join("archive"))?;
+        objects::write_one(&folder.join("policy.json"), &golden::policy_bytes(&self.policy))?;
+        self.known.iter().try_for_each(|(name, bytes)| objects::write_one(&folder.join("known").join(name), bytes))
+    }
+}
+
+/// Objects by name.
+pub(crate) type ObjectMap = BTreeMap<String, Bytes>;
+
+/// Where the lies' files are.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors")
+}
+
+/// All lies by name, which is `<object>/<lie>`.
+///
+/// # Errors
+/// What the file system says, or which file is not in form.
+pub fn read_all() -> io::Result<BTreeMap<String, Lie>> {
+    let mut lies = BTreeMap::new();
+    for object in fs::read_dir(folder())? {
+        let object = object?.path();
+        for file in fs::read_dir(&object)? {
+            let path = file?.path();
+            let name = path.strip_prefix(folder()).unwrap_or(&path).with_extension("").to_string_lossy().into_owned();
+            let lie = toml::from_str(&fs::read_to_string(&path)?);
+            lies.insert(name.clone(), lie.map_err(|why| io::Error::other(format!("{name}: {why}")))?);
+        }
+    }
+    Ok(lies)
+}
+
+/// Writes a lie's file.
+///
+/// # Errors
+/// What the file system says.
+pub fn write(name: &str, lie: &Lie) -> io::Result<()> {
+    let text = toml::to_string(lie).map_err(io::Error::other)?;
+    objects::write_one(&folder().join(format!("{name}.toml")), text.as_bytes())
+}
