@@ -142,7 +142,16 @@ impl Log {
         let mut names: BTreeSet<String> = BTreeSet::new();
         for (index, bytes) in (0_u64..).zip(entries) {
             let place = || format!("log entry {index}");
-            match Entry::parse(bytes).map_err(|why| Fault::form(Check::LogEntryForm, place(), &why))? {
+            let entry = Entry::parse(bytes).map_err(|why| Fault::form(Check::LogEntryForm, place(), &why))?;
+            if let Entry::Statement(signed) = &entry {
+                ensure(Check::StatementCheckpoint, self.names_checkpoint(&signed.statement, index), place, || {
+                    (
+                        "a checkpoint of this log from before",
+                        format!("one of size {}", signed.statement.checkpoint_size),
+                    )
+                })?;
+            }
+            match entry {
                 Entry::TermStart(start) => {
                     let last = self.terms.last().map_or(0, |(_, term)| *term);
                     let incarnation = self.incarnation_at(index);
@@ -152,14 +161,6 @@ impl Log {
                         (format!("a term above {last} of incarnation {incarnation}"), found)
                     })?;
                     self.terms.push((index, start.term));
-                }
-                Entry::Statement(signed) if !self.names_checkpoint(&signed.statement, index) => {
-                    ensure(Check::StatementCheckpoint, false, place, || {
-                        (
-                            "a checkpoint of this log from before",
-                            format!("one of size {}", signed.statement.checkpoint_size),
-                        )
-                    })?;
                 }
                 Entry::Statement(signed) if signed.workspace().is_none() => {
                     self.take_ledger_statement(index, &signed)?

@@ -12,7 +12,7 @@ use crate::{
     policy::Policy,
     statement::Roots,
     strict::{self, table},
-    verdict::{Check, Claim, Fault, State, Verdict},
+    verdict::{Check, Claim, Fault, State, Verdict, is_omitted},
     wire,
 };
 
@@ -126,6 +126,7 @@ pub fn run(
         Err(Stop::Unreadable(why)) => return Err(why),
         Err(Stop::Fault(fault)) => {
             verdict.faults.push(*fault);
+            forget_omitted(&mut verdict);
             third_parties(None, policy, options, &mut verdict);
             return Ok(verdict);
         }
@@ -153,8 +154,14 @@ pub fn run(
         }
     }
     verdict.faults.extend(knowledge.faults());
+    forget_omitted(&mut verdict);
     third_parties(Some((&log, &knowledge)), policy, options, &mut verdict);
     Ok(verdict)
+}
+
+/// A build that leaves a check out does not report it where the check also ends the walk. Nothing happens in any other.
+fn forget_omitted(verdict: &mut Verdict) {
+    verdict.faults.retain(|fault| !is_omitted(fault.check));
 }
 
 /// Verifies the log alone: for whoever makes evidence or copies out of an archive. The inner error is the first check that
