@@ -442,10 +442,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Bad`] with the first key that is not, and the next move.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if !custody_origin(&self.origin) {
+        if !is_origin(&self.origin) {
             return Err(ConfigError::bad(
                 "origin",
-                "must be 1 to 255 characters without spaces, `+` or control characters".to_owned(),
+                "must be 1 to 255 ASCII characters without spaces, `+` or control characters".to_owned(),
             ));
         }
         self.paths.check()?;
@@ -497,10 +497,10 @@ impl Config {
     }
 }
 
-/// As C2SP asks of the name of a log, and bounded as the format bounds it.
-fn custody_origin(origin: &str) -> bool {
-    let bad = |letter: char| letter.is_whitespace() || letter.is_control() || letter == '+';
-    !origin.is_empty() && origin.len() <= 255 && !origin.contains(bad)
+/// As C2SP asks of the name of a log, bounded as the format bounds it, and ASCII because it stands in certificates.
+fn is_origin(origin: &str) -> bool {
+    let good = |letter: u8| letter.is_ascii_graphic() && letter != b'+';
+    !origin.is_empty() && origin.len() <= 255 && origin.bytes().all(good)
 }
 
 /// Why a configuration cannot be used.
@@ -538,7 +538,10 @@ impl fmt::Display for ConfigError {
             }
             Self::Form(why) => write!(f, "understand the configuration: {}", why.trim_end()),
             Self::Bad { key, why } => {
-                write!(f, "use the configuration: {key} {why}\nhint: the comment above {key} in a fresh template says more")
+                write!(
+                    f,
+                    "use the configuration: {key} {why}\nhint: the comment above {key} in a fresh template says more"
+                )
             }
         }
     }

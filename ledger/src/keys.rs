@@ -66,7 +66,7 @@ impl Passphrase {
     /// # Errors
     /// [`KeyError`] if it cannot be read, is open to others or too short.
     pub fn from_file(path: &Path) -> Result<Self, KeyError> {
-        let mut bytes = read_private(path)?;
+        let mut bytes = read_private(path, FILE_BYTES_MAX)?;
         if bytes.last() == Some(&b'\n') {
             bytes.pop();
         }
@@ -134,7 +134,10 @@ impl fmt::Display for KeyError {
         let path = self.path.display();
         match &self.fault {
             Fault::File(why) if why.kind() == io::ErrorKind::AlreadyExists => {
-                write!(f, "write key file {path}: it is there already\nhint: a key is never overwritten; move it away first")
+                write!(
+                    f,
+                    "write key file {path}: it is there already\nhint: a key is never overwritten; move it away first"
+                )
             }
             Fault::File(_) => write!(f, "use key file {path}"),
             Fault::Open(mode) => write!(
@@ -142,13 +145,17 @@ impl fmt::Display for KeyError {
                 "use key file {path}: its permissions are {mode:04o}, so that others may read it\nhint: chmod 600 {path}; \
                  if others could log in here, replace the key"
             ),
-            Fault::Form => write!(f, "read {path}: it is no key file\nhint: it is PKCS#8 PEM, or sealed by this program"),
+            Fault::Form => {
+                write!(f, "read {path}: it is no key file\nhint: it is PKCS#8 PEM, or sealed by this program")
+            }
             Fault::Sealed => write!(
                 f,
                 "open key file {path}: it is sealed\nhint: name a passphrase file or variable, as keys.passphrase_file in the \
                  configuration or --passphrase-file"
             ),
-            Fault::WrongPassphrase => write!(f, "open key file {path}: the passphrase is another, or the file is damaged"),
+            Fault::WrongPassphrase => {
+                write!(f, "open key file {path}: the passphrase is another, or the file is damaged")
+            }
             Fault::NoPassphrase => write!(f, "read a passphrase from {path}: it is not set"),
             Fault::ShortPassphrase => {
                 write!(f, "take the passphrase from {path}: it has fewer than {PASSPHRASE_BYTES_MIN} bytes")
@@ -191,8 +198,20 @@ pub fn store_new(path: &Path, key: &SigningKey, passphrase: Option<&Passphrase>)
 /// # Errors
 /// As [`load`].
 pub fn load_secret(path: &Path, passphrase: Option<&Passphrase>) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    load_secret_up_to(path, passphrase, FILE_BYTES_MAX)
+}
+
+/// The same for a file that may have up to `bytes_max` bytes.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_secret_up_to(
+    path: &Path,
+    passphrase: Option<&Passphrase>,
+    bytes_max: u64,
+) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let fault = |fault| KeyError { path: path.to_owned(), fault };
-    let bytes = read_private(path)?;
+    let bytes = read_private(path, bytes_max)?;
     let Some(sealed) = bytes.strip_prefix(SEALED_HEADER.as_bytes()) else { return Ok(bytes) };
     let passphrase = passphrase.ok_or_else(|| fault(Fault::Sealed))?;
     unseal(sealed, passphrase).map_err(fault)
@@ -224,14 +243,14 @@ pub fn replace_secret(path: &Path, secret: &[u8], passphrase: Option<&Passphrase
     durable::write(path, &bytes, SECRET_MODE).map_err(|why| fault(Fault::File(why)))
 }
 
-fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+fn read_private(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let fault = |fault| KeyError { path: path.to_owned(), fault };
     let about = fs::metadata(path).map_err(|why| fault(Fault::File(why)))?;
     let mode = about.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(fault(Fault::Open(mode)));
     }
-    if !about.is_file() || about.len() > FILE_BYTES_MAX {
+    if !about.is_file() || about.len() > bytes_max {
         return Err(fault(Fault::Form));
     }
     fs::read(path).map(Zeroizing::new).map_err(|why| fault(Fault::File(why)))

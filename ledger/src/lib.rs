@@ -4,4 +4,8 @@ pub mod alarm;
 pub mod clock;
 pub mod config;
 pub mod durable;
+pub mod exit;
 pub mod keys;
+pub mod metrics;
+pub mod pki;
+pub mod vault;

@@ -1,0 +1,224 @@
+//! The vault: members' keys, in a file of their own outside the store and the archive.
+//!
+//! What must hold: each change is on disk before it is answered; a key that was destroyed is in no file of this folder any
+//! more. It is the second state that matters beside the archive, so it has a backup of its own, and restoring that is
+//! followed by the erasures that the archive records. (File systems and disks may keep old blocks: the manual says to put
+//! the vault on an encrypted volume.)
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use custody::id::{MemberId, hex, unhex};
+use zeroize::Zeroizing;
+
+use crate::keys::{self, KeyError, Passphrase};
+
+/// Name of the file in the vault's folder.
+pub const FILE: &str = "members.vault";
+/// Greatest number of members: 98 bytes each, so that a change rewrites at most 50 MiB.
+pub const MEMBERS_MAX: usize = 500_000;
+const FILE_BYTES_MAX: u64 = 128 * 1024 * 1024;
+const HEADER: &str = "custody vault 1";
+
+/// Why the vault cannot be used.
+#[derive(Debug)]
+pub enum VaultError {
+    /// The file.
+    Key(KeyError),
+    /// What is in it is no vault of a version that this program knows.
+    Form(PathBuf),
+    /// One more member than it may hold.
+    Full,
+}
+
+impl fmt::Display for VaultError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(why) => why.fmt(f),
+            Self::Form(path) => {
+                write!(f, "read the vault {}: it is damaged or newer\nhint: restore it from its backup", path.display())
+            }
+            Self::Full => write!(f, "add to the vault: it has {MEMBERS_MAX} members"),
+        }
+    }
+}
+
+impl std::error::Error for VaultError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Key(why) => std::error::Error::source(why),
+            Self::Form(_) | Self::Full => None,
+        }
+    }
+}
+
+impl From<KeyError> for VaultError {
+    fn from(why: KeyError) -> Self {
+        Self::Key(why)
+    }
+}
+
+/// Members' keys.
+pub struct Vault {
+    path: PathBuf,
+    passphrase: Option<Passphrase>,
+    keys: BTreeMap<MemberId, Zeroizing<[u8; 32]>>,
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vault").field("members", &self.keys.len()).finish_non_exhaustive()
+    }
+}
+
+impl Vault {
+    /// Makes an empty vault in `folder`.
+    ///
+    /// # Errors
+    /// [`VaultError`] if there is one already, or it cannot be written.
+    pub fn create(folder: &Path, passphrase: Option<Passphrase>) -> Result<Self, VaultError> {
+        let vault = Self { path: folder.join(FILE), passphrase, keys: BTreeMap::new() };
+        keys::store_secret_new(&vault.path, &vault.encode(), vault.passphrase.as_ref())?;
+        Ok(vault)
+    }
+
+    /// Opens the vault in `folder`.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub fn open(folder: &Path, passphrase: Option<Passphrase>) -> Result<Self, VaultError> {
+        let path = folder.join(FILE);
+        let bytes = keys::load_secret_up_to(&path, passphrase.as_ref(), FILE_BYTES_MAX)?;
+        let keys = decode(&bytes).ok_or_else(|| VaultError::Form(path.clone()))?;
+        Ok(Self { path, passphrase, keys })
+    }
+
+    /// The key of a member; `None` if there is none or it was destroyed.
+    pub fn key(&self, member: MemberId) -> Option<&[u8; 32]> {
+        self.keys.get(&member).map(|key| &**key)
+    }
+
+    /// The key of a member, made now if there is none.
+    ///
+    /// # Errors
+    /// [`VaultError`]; then there is none.
+    pub fn key_or_new(&mut self, member: MemberId) -> Result<&[u8; 32], VaultError> {
+        if !self.keys.contains_key(&member) {
+            if self.keys.len() >= MEMBERS_MAX {
+                return Err(VaultError::Full);
+            }
+            self.keys.insert(member, Zeroizing::new(keys::random()));
+            if let Err(why) = self.write() {
+                self.keys.remove(&member);
+                return Err(why);
+            }
+        }
+        self.keys.get(&member).map(|key| &**key).ok_or(VaultError::Full)
+    }
+
+    /// Destroys the key of a member; `false` if there was none. When this has returned, no file has it any more.
+    ///
+    /// # Errors
+    /// [`VaultError`]; the key is then still there.
+    pub fn destroy(&mut self, member: MemberId) -> Result<bool, VaultError> {
+        let Some(key) = self.keys.remove(&member) else { return Ok(false) };
+        if let Err(why) = self.write() {
+            self.keys.insert(member, key);
+            return Err(why);
+        }
+        Ok(true)
+    }
+
+    fn write(&self) -> Result<(), VaultError> {
+        Ok(keys::replace_secret(&self.path, &self.encode(), self.passphrase.as_ref())?)
+    }
+
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut text = Zeroizing::new(Vec::with_capacity(HEADER.len() + 1 + self.keys.len() * 98));
+        text.extend_from_slice(HEADER.as_bytes());
+        text.push(b'\n');
+        for (member, key) in &self.keys {
+            text.extend_from_slice(hex(&member.0).as_bytes());
+            text.push(b' ');
+            text.extend_from_slice(Zeroizing::new(hex(&**key)).as_bytes());
+            text.push(b'\n');
+        }
+        text
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<BTreeMap<MemberId, Zeroizing<[u8; 32]>>> {
+    let mut lines = std::str::from_utf8(bytes).ok()?.lines();
+    if lines.next() != Some(HEADER) {
+        return None;
+    }
+    let mut members = BTreeMap::new();
+    for line in lines {
+        let (member, key) = line.split_once(' ')?;
+        let key = Zeroizing::new(unhex(key)?);
+        let key = Zeroizing::new(<[u8; 32]>::try_from(key.as_slice()).ok()?);
+        if members.insert(MemberId::from_hex(member)?, key).is_some() {
+            return None;
+        }
+    }
+    (members.len() <= MEMBERS_MAX).then_some(members)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn keys_last_and_destroyed_keys_are_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (MemberId([1; 16]), MemberId([2; 16]));
+        let mut vault = Vault::create(folder.path(), None).unwrap();
+        let first = *vault.key_or_new(one).unwrap();
+        let second = *vault.key_or_new(two).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(*vault.key_or_new(one).unwrap(), first);
+
+        let mut again = Vault::open(folder.path(), None).unwrap();
+        assert_eq!(again.key(one), Some(&first));
+        assert!(again.destroy(one).unwrap());
+        assert!(!again.destroy(one).unwrap());
+
+        let last = Vault::open(folder.path(), None).unwrap();
+        assert_eq!((last.key(one), last.key(two)), (None, Some(&second)));
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+            assert!(!text.contains(&hex(&first)));
+        }
+    }
+
+    #[test]
+    fn a_vault_is_never_overwritten_and_damage_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        Vault::create(folder.path(), None).unwrap();
+        assert!(Vault::create(folder.path(), None).is_err());
+        for bad in ["", "custody vault 2\n", "custody vault 1\nxx yy\n", "custody vault 1\n01 02\n"] {
+            crate::durable::write(&folder.path().join(FILE), bad.as_bytes(), 0o600).unwrap();
+            assert!(matches!(Vault::open(folder.path(), None), Err(VaultError::Form(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_vault_that_cannot_be_written_keeps_what_it_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("vault");
+        fs::create_dir(&inside).unwrap();
+        let mut vault = Vault::create(&inside, None).unwrap();
+        let one = MemberId([1; 16]);
+        let key = *vault.key_or_new(one).unwrap();
+        fs::remove_dir_all(&inside).unwrap();
+        assert!(vault.destroy(one).is_err());
+        assert_eq!(vault.key(one), Some(&key));
+        assert!(vault.key_or_new(MemberId([2; 16])).is_err());
+        assert_eq!(vault.key(MemberId([2; 16])), None);
+    }
+}
