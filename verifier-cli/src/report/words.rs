@@ -33,6 +33,9 @@ fn log(check: Check) -> Option<&'static str> {
         }
         Check::TermOrder => "The ledger's starts are not in order.",
         Check::Incarnation => "After a loss the ledger went on from another history than the root key had confirmed.",
+        Check::StatementCheckpoint => {
+            "A statement on keys or workspaces was made without sight of this log, or for another."
+        }
         Check::WorkspaceCreated => "A workspace was created or removed without the root key, or twice.",
         Check::SealOrder => "A sealed part of a workspace is missing from the log, or out of order.",
         Check::CheckpointSignature => "The summary of the log lacks the signature of a key that was in force.",
