@@ -1,0 +1,52 @@
+# Every target installs what is missing (tests/scripts/setup.sh), builds, runs and ends by itself.
+# CARGO_TARGET_DIR is honoured, so that RocksDB is compiled once for several clones.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+export PATH := $(PATH):$(HOME)/.cargo/bin
+export CUSTODY_BIN := $(CARGO_TARGET_DIR)/debug
+export CUSTODY_PYTHON := $(CURDIR)/.cache/venv/bin/python
+export CUSTODY_NODE_DIR := $(CURDIR)/.cache/node
+export NO_COLOR := 1
+
+.PHONY: help build demo test lint bench soak setup-build setup-all
+
+help:
+	@echo 'make demo    one real chain of custody: calls, crash, archive, verification, evidence, a lie refused'
+	@echo 'make test    all tests'
+	@echo 'make lint    formatting, and clippy with warnings as errors'
+	@echo 'make bench   measurements, for docs/BENCHMARKS.md'
+	@echo 'make soak    the long tests, for docs/RELIABILITY.md (SEED=n ROUND=n to resume)'
+	@echo 'make build   the programs: ledger, gateway-shim, verifier'
+
+setup-build:
+	@tests/scripts/setup.sh build
+
+setup-all:
+	@tests/scripts/setup.sh build python node
+
+# Test-only features are built by an invocation of their own, so that they never reach a program that ships.
+build: setup-build
+	cargo build --locked --workspace --bins
+
+demo: setup-all build
+	"$(CUSTODY_PYTHON)" tests/demo/run.py
+
+# The second verifier comes first, so that cargo's own closing lines are the last.
+test: setup-all build
+	cargo build --locked -p custody-tests --features omit-check --bin verify-omit
+	tests/scripts/second_verifier.sh
+	cargo test --locked --workspace --no-fail-fast
+
+lint: setup-build
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+bench: setup-build build
+	tests/scripts/measure.sh bench
+
+soak: setup-build build
+	tests/scripts/measure.sh soak
