@@ -5,11 +5,17 @@
 //! are the two ways in besides the library. Only [`durable`] writes files, only [`clock`] reads the wall clock.
 
 pub mod batcher;
+pub mod certificate;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod durable;
+pub mod flight;
+pub mod fork;
+pub mod gateway;
 pub mod key;
 pub mod receipt;
+pub mod relay;
 pub mod spool;
 pub mod writer;
 

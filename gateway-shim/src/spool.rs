@@ -150,16 +150,10 @@ impl State {
         self.by_name.get(&(epoch, number)).copied()
     }
 
-    /// Puts a new epoch in place of the one before. Batches without a receipt are not held any longer: `pending` holds what
-    /// they held, or there are none.
-    pub fn open(&mut self, place: Place, pending: VecDeque<Pending>) {
-        if place.previous == HeaderHash::ZERO {
-            for order in self.unreceived.clone() {
-                self.release(order);
-            }
-        }
-        self.next_number = pending.len() as u64;
-        self.replace_pending(pending);
+    /// Puts a new epoch, which begins with the record of its writer, in place of the one before, which has none pending.
+    pub fn open(&mut self, place: Place, opened: Pending) {
+        self.next_number = opened.number + 1;
+        self.replace_pending(VecDeque::from([opened]));
         self.place = Some(place);
         self.drop_reason = None;
     }
@@ -229,6 +223,7 @@ impl State {
                     self.release(order);
                 }
             }
+            Entry::SignedAgain(order) => self.release(*order),
             Entry::Unreceived(from) => {
                 for (order, held) in self.held.range_mut(*from..) {
                     held.segment = None;

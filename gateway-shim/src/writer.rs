@@ -242,7 +242,7 @@ impl Writer {
         };
         let previous = writer.end_old_epoch()?;
         let reason = (previous == HeaderHash::ZERO).then_some(OpeningReason::First);
-        writer.open_epoch(previous, reason, Vec::new())?;
+        writer.open_epoch(previous, reason)?;
         writer.sign_due(true)?;
         writer.sync()?;
         Ok((writer, watching))
@@ -276,21 +276,14 @@ impl Writer {
         Ok(unfinished.len() as u64)
     }
 
-    /// Opens an epoch in a new file of the spool, with `records` signed again in it.
-    fn open_epoch(
-        &mut self,
-        previous: HeaderHash,
-        reason: Option<OpeningReason>,
-        records: Vec<Bytes>,
-    ) -> Result<(), SpoolError> {
+    /// Opens an epoch in a new file of the spool.
+    fn open_epoch(&mut self, previous: HeaderHash, reason: Option<OpeningReason>) -> Result<(), SpoolError> {
         let mut opened = self.settings.opened.clone();
         opened.clock = clock::state() as i32;
-        let first = record::encode(event(Event::Opened(opened)));
+        let bytes = record::encode(event(Event::Opened(opened))).into();
         let place = Place::opening(Epoch(key::random()), key::key_id(&self.settings.key), previous, reason);
-        tracing::info!(epoch = %place.epoch, reason = ?reason, signed_again = records.len(), "epoch opened");
-        let pending = std::iter::once(Bytes::from(first)).chain(records);
-        let pending = (0..).zip(pending).map(|(number, bytes)| batcher::Pending { number, bytes }).collect();
-        self.spool.turn(|state| state.open(place, pending))?;
+        tracing::info!(epoch = %place.epoch, ?reason, "epoch opened");
+        self.spool.turn(|state| state.open(place, batcher::Pending { number: 0, bytes }))?;
         self.oldest_pending = Some(Instant::now());
         Ok(())
     }
@@ -369,7 +362,9 @@ impl Writer {
                 group.answer(answer, Ok(()));
             }
             Command::Unreceived(from, answer) => {
-                self.spool.append(Entry::Unreceived(from))?;
+                if self.spool.state().held.range(from..).any(|(_, held)| held.segment.is_some()) {
+                    self.spool.append(Entry::Unreceived(from))?;
+                }
                 group.answer(answer, Ok(()));
             }
             Command::Statement(statement, answer) => {
@@ -580,20 +575,26 @@ impl Writer {
         Ok(unfinished)
     }
 
-    /// What the ledger has no receipt for is signed again, in a new epoch that continues nothing.
+    /// What the ledger has no receipt for is signed again, in a new epoch that continues nothing. Batch by batch: a crash
+    /// between leaves the rest unreceived under its old name, and the ledger's next rejection leads here again.
     fn rewind(&mut self, reason: OpeningReason) -> Result<(), SpoolError> {
-        let lost = self.spool.fetch(0, true, usize::MAX, usize::MAX)?;
-        let mut records = Vec::new();
-        for (_, batch) in &lost {
-            let Ok(batch) = wire::SignedBatch::decode(batch.clone()) else { continue };
-            records.extend(batch.records.into_iter().filter(|record| record::opened(record).is_none()));
+        while !self.spool.state().pending.is_empty() {
+            self.sign(false)?;
         }
-        let pending = self.spool.state().pending.iter().map(|record| record.bytes.clone());
-        records.extend(pending.filter(|record| record::opened(record).is_none()));
-        for (order, _) in &lost {
-            tracing::warn!(order, "a batch is signed again in a new epoch");
+        self.spool.sync()?;
+        let end = self.spool.state().next_order;
+        self.open_epoch(HeaderHash::ZERO, Some(reason))?;
+        while let Some((order, batch)) = self.spool.fetch(0, true, 1, usize::MAX)?.pop().filter(|(at, _)| *at < end) {
+            tracing::warn!(order, "a batch without a receipt is signed again");
+            let batch = wire::SignedBatch::decode(batch).unwrap_or_default();
+            for record in batch.records.into_iter().filter(|record| record::opened(record).is_none()) {
+                let number = self.spool.state().next_number;
+                self.spool.append(Entry::Recorded(Recorded { number, record, call: None, ships_intent: false }))?;
+            }
+            self.spool.append(Entry::SignedAgain(order))?;
+            self.sign_due(true)?;
+            self.spool.sync()?;
         }
-        self.open_epoch(HeaderHash::ZERO, Some(reason), records)?;
         if self.draining {
             self.close()?;
         }

@@ -11,7 +11,7 @@ const FRAME_BYTES_MAX: usize = 256 << 20;
 
 #[derive(Clone, PartialEq, Message)]
 struct Frame {
-    #[prost(oneof = "Entry", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Entry", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     entry: Option<Entry>,
 }
 
@@ -45,6 +45,9 @@ pub enum Entry {
     /// Numbers that no record bears.
     #[prost(message, tag = "9")]
     Dropped(Dropped),
+    /// The records of the batch of this order are in later batches.
+    #[prost(uint64, tag = "10")]
+    SignedAgain(u64),
 }
 
 /// A record with its number.

@@ -1,0 +1,496 @@
+//! The stream to the ledger: ships batches, checks and keeps receipts, and connects again for as long as it takes.
+//!
+//! What must hold: what the ledger says takes effect only after [`crate::receipt`] has accepted it, and only the writer
+//! (`writer.rs`) changes what is kept. A lost connection loses nothing: batches are resent as they are, and the same batch
+//! again is answered again. Only a fork or a final refusal ends this task.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use custody::{
+    id::Epoch,
+    wire::{
+        self, FromGateway, FromLedger, OpeningReason, RejectReason, from_gateway, from_ledger,
+        ingest_client::IngestClient,
+    },
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use zeroize::Zeroizing;
+
+use crate::{
+    certificate, clock, durable,
+    flight::Flight,
+    key::{self, Name},
+    receipt::{Checker, Fork, Refusal},
+    writer::{Command, Fetch, Progress, Refused, receipts},
+};
+
+/// First and greatest wait before connecting again; each wait is a random part of a limit that doubles, so that a fleet
+/// does not return at once.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The greatest wait after a refusal that somebody must mend (an enrolment, an upgrade).
+const BACKOFF_MENDED_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for a connection, and for the ledger's Welcome: it may have to send many statements.
+const CONNECT_WAIT: Duration = Duration::from_secs(10);
+const WELCOME_WAIT: Duration = Duration::from_secs(30);
+/// Without an answer for so long, with batches on their way, the connection counts as dead.
+const PROGRESS_WAIT: Duration = Duration::from_secs(60);
+/// Sent messages that wait for the connection: more than a window has, so that sending never blocks receiving.
+const OUTBOX_MAX: usize = 512;
+/// Greatest message of the ledger: a receipt for 256 batches with full paths.
+const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// How long until an unanswered request for a certificate is made again.
+const RENEW_AGAIN: Duration = Duration::from_secs(600);
+/// Epochs that may be begun anew, one after the other, without a receipt between: more means that the ledger refuses all.
+const REWINDS_MAX: u32 = 3;
+
+/// Why shipping ended for good.
+#[derive(Clone, Debug)]
+pub enum Stop {
+    /// The ledger shows two histories.
+    Fork(Box<Fork>),
+    /// The ledger will never take this gateway's batches.
+    Refused {
+        /// The ledger's reason, or why this side gives up.
+        reason: String,
+    },
+    /// The writer has ended.
+    Writer,
+}
+
+/// Where the ledger is, and how it knows this gateway.
+pub struct Link {
+    /// URL.
+    pub endpoint: String,
+    /// Name in the ledger's certificate; `None` for plaintext.
+    pub tls: Option<Tls>,
+}
+
+/// What mutual TLS needs.
+pub struct Tls {
+    /// Name in the ledger's certificate.
+    pub server_name: String,
+    /// PEM of the authority that is pinned.
+    pub authority: String,
+    /// PEM of the certificate, leaf first.
+    pub certificate: String,
+    /// PEM of its key.
+    pub key: Zeroizing<String>,
+    /// Where a renewed certificate is kept.
+    pub renewed: PathBuf,
+}
+
+/// The task.
+pub struct Client {
+    /// Who ships.
+    pub who: Name,
+    /// To whom.
+    pub link: Link,
+    /// What is known of the ledger.
+    pub checker: Checker,
+    /// The writer.
+    pub commands: mpsc::Sender<Command>,
+    /// What the writer has.
+    pub progress: watch::Receiver<Progress>,
+}
+
+/// Why a session ended.
+enum End {
+    Stop(Stop),
+    /// Connect again, after a wait.
+    Lost(String),
+    /// Connect again, but somebody must mend something first.
+    Mend(String),
+    /// Connect again at once: with a new certificate.
+    Renewed,
+}
+
+impl From<Refused> for End {
+    fn from(_: Refused) -> Self {
+        Self::Stop(Stop::Writer)
+    }
+}
+
+impl From<Refusal> for End {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Fork(fork) => Self::Stop(Stop::Fork(fork)),
+            Refusal::Worthless(why) => Self::Lost(format!("the ledger's message {why}")),
+        }
+    }
+}
+
+impl From<tonic::Status> for End {
+    fn from(status: tonic::Status) -> Self {
+        let text = format!("{:?}: {}", status.code(), status.message());
+        match status.code() {
+            tonic::Code::Unauthenticated | tonic::Code::PermissionDenied | tonic::Code::InvalidArgument => {
+                Self::Mend(text)
+            }
+            _ => Self::Lost(text),
+        }
+    }
+}
+
+/// One connection, after its Welcome.
+struct Session {
+    outbox: mpsc::Sender<FromGateway>,
+    flight: Flight,
+    /// Nothing is sent before then.
+    hold_until: Option<tokio::time::Instant>,
+    answered_at: tokio::time::Instant,
+    renew_at: Option<tokio::time::Instant>,
+}
+
+impl Client {
+    /// Ships until there is a reason to stop for good.
+    pub async fn run(mut self) -> Stop {
+        let (mut failures, mut rewinds) = (0_u32, 0_u32);
+        loop {
+            let began = tokio::time::Instant::now();
+            let (end, most) = match self.session(&mut rewinds).await {
+                End::Stop(stop) => return stop,
+                End::Renewed => continue,
+                End::Lost(why) => (why, BACKOFF_MAX),
+                End::Mend(why) => (why, BACKOFF_MENDED_MAX),
+            };
+            failures = if began.elapsed() > BACKOFF_MAX { 0 } else { failures.saturating_add(1) };
+            let wait = backoff(failures, most, u32::from_le_bytes(key::random()));
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(reason = %end, wait_ms, "no connection to the ledger; records are kept in the spool");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, Refused>>) -> Command) -> Result<T, Refused> {
+        ask(&self.commands, command).await
+    }
+
+    async fn session(&mut self, rewinds: &mut u32) -> End {
+        match self.connected(rewinds).await {
+            Ok(end) | Err(end) => end,
+        }
+    }
+
+    async fn connected(&mut self, rewinds: &mut u32) -> Result<End, End> {
+        let channel = self.link.connect().await?;
+        let mut client = IngestClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let (outbox, outgoing) = mpsc::channel(OUTBOX_MAX);
+        send(&outbox, from_gateway::Message::Hello(self.hello()))?;
+        let answer = tokio::time::timeout(WELCOME_WAIT, client.submit(ReceiverStream::new(outgoing)));
+        let mut incoming = answer.await.map_err(|_| End::Lost("the ledger does not answer".into()))??.into_inner();
+        let welcome = loop {
+            let message = tokio::time::timeout(WELCOME_WAIT, incoming.message()).await;
+            let message = message.map_err(|_| End::Lost("the ledger sends no Welcome".into()))??;
+            match message.and_then(|message| message.message) {
+                Some(from_ledger::Message::Statement(statement)) => self.statement(statement).await?,
+                Some(from_ledger::Message::Welcome(welcome)) => break welcome,
+                _ => return Err(End::Lost("the ledger begins with another message than Welcome".into())),
+            }
+        };
+        let mut session = self.welcome(&welcome, outbox).await?;
+        tracing::info!(next_batch = welcome.next_batch, "connected to the ledger");
+        loop {
+            self.fill(&mut session).await?;
+            let deadline = session.deadline();
+            tokio::select! {
+                message = incoming.message() => {
+                    let Some(message) = message? else { return Ok(End::Lost("the ledger ended the stream".into())) };
+                    session.answered_at = tokio::time::Instant::now();
+                    if let Some(end) = self.take(message, &mut session, rewinds).await? {
+                        return Ok(end);
+                    }
+                }
+                changed = self.progress.changed() => changed.map_err(|_| End::Stop(Stop::Writer))?,
+                () = tokio::time::sleep_until(deadline) => self.time_passed(&mut session)?,
+            }
+        }
+    }
+
+    fn hello(&self) -> wire::Hello {
+        let (ledger_statements, workspace_statements) = self.checker.statements();
+        wire::Hello {
+            origin: self.who.origin.clone(),
+            workspace: self.who.workspace.into(),
+            gateway: self.who.gateway.into(),
+            last_head: self.checker.last_head(),
+            ledger_statements,
+            workspace_statements,
+            product: crate::gateway::PRODUCT.to_owned(),
+            product_version: crate::gateway::VERSION.to_owned(),
+        }
+    }
+
+    async fn statement(&mut self, statement: Bytes) -> Result<(), End> {
+        if self.checker.statement(&statement)? {
+            self.ask(|answer| Command::Statement(statement, answer)).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes up where the ledger says that it stands.
+    async fn welcome(&mut self, welcome: &wire::Welcome, outbox: mpsc::Sender<FromGateway>) -> Result<Session, End> {
+        let accepted = self.checker.receipt(&welcome.receipt, |_, _| None)?;
+        let lost_from = match Epoch::try_from(welcome.epoch.as_ref()) {
+            _ if accepted.new_incarnation || welcome.epoch.is_empty() => Some(0),
+            Err(_) => return Err(End::Lost("the ledger names no epoch".into())),
+            Ok(epoch) => {
+                let next = self.ask(|answer| Command::OrderOf(epoch, welcome.next_batch, answer)).await?;
+                let Some(last) = welcome.next_batch.checked_sub(1) else { return Err(End::Lost("no batch".into())) };
+                let last = self.ask(|answer| Command::OrderOf(epoch, last, answer)).await?;
+                next.or(last.map(|order| order + 1))
+            }
+        };
+        if let Some(from) = lost_from {
+            self.ask(|answer| Command::Unreceived(from, answer)).await?;
+        }
+        self.ask(|answer| Command::Receipts(receipts(accepted.head, []), answer)).await?;
+        let probes = self.ask(Command::Unarchived).await?;
+        let flight = Flight::new(welcome.batches_in_flight_max, welcome.bytes_in_flight_max, probes);
+        let now = tokio::time::Instant::now();
+        let renew_at = self.link.renew_in().map(|wait| now + wait);
+        Ok(Session { outbox, flight, hold_until: None, answered_at: now, renew_at })
+    }
+
+    /// Sends what the window has room for.
+    async fn fill(&mut self, session: &mut Session) -> Result<(), End> {
+        let now = tokio::time::Instant::now();
+        if session.hold_until.is_some_and(|until| now < until) {
+            return Ok(());
+        }
+        session.hold_until = None;
+        self.progress.mark_unchanged();
+        while let Some(room) = session.flight.room() {
+            let probe = session.flight.next_probe();
+            let from = probe.unwrap_or(session.flight.cursor());
+            let count_max = if probe.is_some() { 1 } else { room.batches_max };
+            let fetch = Fetch { from, unreceived: probe.is_none(), count_max, bytes_max: room.bytes_max };
+            let batches = self.ask(|answer| Command::Fetch(fetch, answer)).await?;
+            if batches.is_empty() && probe.is_none() {
+                break;
+            }
+            for (order, bytes) in batches {
+                if session.flight.is_empty() {
+                    session.answered_at = tokio::time::Instant::now();
+                }
+                let right = probe.is_none_or(|probe| probe == order);
+                if right && session.flight.send(order, &bytes, probe.is_some()) {
+                    send(&session.outbox, from_gateway::Message::Batch(bytes))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(
+        &mut self,
+        message: FromLedger,
+        session: &mut Session,
+        rewinds: &mut u32,
+    ) -> Result<Option<End>, End> {
+        match message.message {
+            Some(from_ledger::Message::Receipt(receipt)) => {
+                let accepted = self.checker.receipt(&receipt, |epoch, number| session.flight.sent(epoch, number))?;
+                if accepted.new_incarnation {
+                    // What was durable and not archived may be gone: everything that is held goes again.
+                    self.ask(|answer| Command::Unreceived(0, answer)).await?;
+                    session.flight.restart_from(0);
+                }
+                let durable = accepted.durable.iter();
+                let covered: Vec<(u64, u64)> = durable
+                    .filter_map(|batch| Some((session.flight.answered(batch.epoch, batch.number)?, batch.segment)))
+                    .collect();
+                if !covered.is_empty() {
+                    *rewinds = 0;
+                }
+                self.ask(|answer| Command::Receipts(receipts(accepted.head, covered), answer)).await?;
+            }
+            Some(from_ledger::Message::Archived(archived)) => {
+                let segment = self.checker.archived(&archived)?;
+                self.ask(|answer| Command::Archived(segment, answer)).await?;
+            }
+            Some(from_ledger::Message::Statement(statement)) => self.statement(statement).await?,
+            Some(from_ledger::Message::Certificate(pem)) => return Ok(self.link.renewed(pem)),
+            Some(from_ledger::Message::Pushback(pushback)) => Self::pushed_back(&pushback, session),
+            Some(from_ledger::Message::Rejection(rejection)) => {
+                return self.rejected(&rejection, session, rewinds).await;
+            }
+            Some(from_ledger::Message::Welcome(_)) | None => {}
+        }
+        Ok(None)
+    }
+
+    fn pushed_back(pushback: &wire::Pushback, session: &mut Session) {
+        let wait = Duration::from_millis(u64::from(pushback.retry_after_ms)).min(BACKOFF_MAX);
+        tracing::info!(wait_ms = pushback.retry_after_ms, detail = %printable(&pushback.detail), "pushback");
+        session.hold_until = Some(tokio::time::Instant::now() + wait);
+        let epoch = Epoch::try_from(pushback.epoch.as_ref()).unwrap_or(Epoch::ZERO);
+        if let Some(order) = session.flight.order_of(epoch, pushback.batch_number) {
+            session.flight.again_from(order);
+        }
+    }
+
+    /// The batch of this name and all after it go again, with or without a receipt. `false`: it is not held.
+    async fn again_from(&self, epoch: &[u8], number: u64, session: &mut Session) -> Result<bool, End> {
+        let Ok(epoch) = Epoch::try_from(epoch) else { return Ok(false) };
+        let order = self.ask(|answer| Command::OrderOf(epoch, number, answer)).await?;
+        if let Some(order) = order {
+            self.ask(|answer| Command::Unreceived(order, answer)).await?;
+            session.flight.restart_from(order);
+        }
+        Ok(order.is_some())
+    }
+
+    /// What each reason does; `docs/SHIPPING.md` has the same table.
+    async fn rejected(
+        &self,
+        rejection: &wire::Rejection,
+        session: &mut Session,
+        rewinds: &mut u32,
+    ) -> Result<Option<End>, End> {
+        let Ok(epoch) = Epoch::try_from(rejection.epoch.as_ref()) else { return Ok(None) };
+        // An answer to a batch that was signed again since, or goes again already.
+        let Some(opening) = session.flight.opening_reason(epoch, rejection.batch_number) else { return Ok(None) };
+        let reason = rejection.reason();
+        let detail = printable(&rejection.detail);
+        tracing::warn!(batch = rejection.batch_number, ?reason, detail = %detail, "the ledger rejects a batch");
+        let text = format!("{}: {detail}", reason.as_str_name());
+        let new_epoch = match reason {
+            RejectReason::Gap => {
+                if session.flight.sent(epoch, rejection.expected_batch).is_some()
+                    && rejection.expected_batch != rejection.batch_number
+                {
+                    return Ok(None);
+                }
+                if self.again_from(&rejection.epoch, rejection.expected_batch, session).await? {
+                    return Ok(None);
+                }
+                // What the ledger lacks was let go here.
+                OpeningReason::StateLost
+            }
+            RejectReason::Equivocation if opening == Some(OpeningReason::First) => OpeningReason::StateLost,
+            RejectReason::Equivocation => OpeningReason::Rewound,
+            RejectReason::FutureVersion | RejectReason::Unauthorised => return Ok(Some(End::Mend(text))),
+            _ => return Ok(Some(End::Stop(Stop::Refused { reason: text }))),
+        };
+        *rewinds += 1;
+        if *rewinds > REWINDS_MAX {
+            return Ok(Some(End::Stop(Stop::Refused { reason: format!("every new epoch is refused: {text}") })));
+        }
+        self.ask(|answer| Command::Rewind(new_epoch, answer)).await?;
+        session.flight.restart_from(0);
+        Ok(None)
+    }
+
+    fn time_passed(&self, session: &mut Session) -> Result<(), End> {
+        let now = tokio::time::Instant::now();
+        if !session.flight.is_empty() && now >= session.answered_at + PROGRESS_WAIT {
+            return Err(End::Lost("the ledger does not answer".into()));
+        }
+        if session.renew_at.is_some_and(|at| now >= at) {
+            session.renew_at = Some(now + RENEW_AGAIN);
+            if let Some(tls) = &self.link.tls {
+                match key::certificate_request(&self.who, &tls.key) {
+                    Ok(request) => send(&session.outbox, from_gateway::Message::RenewCertificate(request))?,
+                    Err(error) => tracing::error!(%error, "failed to ask for a new certificate"),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    /// When something is to be done although nothing came.
+    fn deadline(&self) -> tokio::time::Instant {
+        let progress = (!self.flight.is_empty()).then_some(self.answered_at + PROGRESS_WAIT);
+        let far = tokio::time::Instant::now() + PROGRESS_WAIT;
+        [self.hold_until, progress, self.renew_at].into_iter().flatten().min().unwrap_or(far)
+    }
+}
+
+impl Link {
+    async fn connect(&self) -> Result<Channel, End> {
+        let lost = |error: tonic::transport::Error| {
+            let mut text = error.to_string();
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            End::Lost(text)
+        };
+        let mut endpoint = Endpoint::from_shared(self.endpoint.clone())
+            .map_err(lost)?
+            .connect_timeout(CONNECT_WAIT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .keep_alive_while_idle(true);
+        if let Some(tls) = &self.tls {
+            let config = ClientTlsConfig::new()
+                .domain_name(tls.server_name.clone())
+                .ca_certificate(Certificate::from_pem(&tls.authority))
+                .identity(Identity::from_pem(&tls.certificate, tls.key.as_bytes()));
+            endpoint = endpoint.tls_config(config).map_err(lost)?;
+        }
+        endpoint.connect().await.map_err(lost)
+    }
+
+    /// Until two thirds of the certificate's life have passed; `None` without one.
+    fn renew_in(&self) -> Option<Duration> {
+        let at = certificate::validity(&self.tls.as_ref()?.certificate)?.renew_at_us();
+        Some(Duration::from_micros(at.saturating_sub(clock::now_us())).max(Duration::from_secs(1)))
+    }
+
+    /// Keeps a new certificate and connects with it.
+    fn renewed(&mut self, pem: String) -> Option<End> {
+        let tls = self.tls.as_mut()?;
+        let (old, new) = (certificate::validity(&tls.certificate), certificate::validity(&pem));
+        let (Some(old), Some(new)) = (old, new) else { return Some(End::Lost("a certificate is malformed".into())) };
+        if new.not_after_us <= old.not_after_us {
+            return None;
+        }
+        if let Err(error) = durable::replace(&tls.renewed, pem.as_bytes()) {
+            tracing::error!(%error, "failed to keep the new certificate; it is used until this process ends");
+        }
+        tracing::info!("certificate renewed");
+        tls.certificate = pem;
+        Some(End::Renewed)
+    }
+}
+
+/// Asks the writer and waits for its answer.
+///
+/// # Errors
+/// What the writer says; [`Refused::Stopped`] when it has ended.
+pub async fn ask<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<Result<T, Refused>>) -> Command,
+) -> Result<T, Refused> {
+    let (answer, answered) = oneshot::channel();
+    commands.send(command(answer)).await.map_err(|_| Refused::Stopped)?;
+    answered.await.map_err(|_| Refused::Stopped)?
+}
+
+fn send(outbox: &mpsc::Sender<FromGateway>, message: from_gateway::Message) -> Result<(), End> {
+    let sent = outbox.try_send(FromGateway { message: Some(message) });
+    sent.map_err(|_| End::Lost("the connection takes nothing more".into()))
+}
+
+/// Text of the ledger, fit for a log: bounded, and of one line.
+fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(256).collect()
+}
+
+/// A random part (at least a tenth) of a limit that doubles with each failure.
+fn backoff(failures: u32, most: Duration, dice: u32) -> Duration {
+    let limit = BACKOFF_MIN.saturating_mul(1 << failures.min(16)).min(most);
+    limit.mul_f64(0.1 + 0.9 * f64::from(dice) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests;

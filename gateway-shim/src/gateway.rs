@@ -1,0 +1,323 @@
+//! The gateway as a library: opens everything, takes records, drains.
+//!
+//! A record is durable in the spool when [`Gateway::record`] returns; a call is when [`Gateway::begin`] does, and whoever
+//! forwards it calls [`Running::finish`] afterwards. Shipping goes on behind that, whether the ledger is there or not.
+//! `serve` and `relay` use exactly this.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use custody::wire::{self, record::Kind};
+use tokio::sync::{mpsc, oneshot, watch};
+use zeroize::Zeroizing;
+
+use crate::{
+    certificate,
+    client::{Client, Link, Stop, Tls, ask},
+    config::{Config, Faults, ForkConfig},
+    durable::{Disk, Folder},
+    fork,
+    key::{self, KeyError, Name},
+    receipt::Checker,
+    spool::{self, Spool, SpoolError},
+    writer::{Command, Ending, Progress, QUEUE_MAX, RecordName, Refused, Settings, Ticket, Writer},
+};
+
+/// Product name in records.
+pub const PRODUCT: &str = "custody-gateway-shim";
+/// Its version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Why a gateway does not open.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The configuration, or a file that it names.
+    Config(Faults),
+    /// A key file.
+    Key(KeyError),
+    /// The spool.
+    Spool(SpoolError),
+    /// What the spool kept of the ledger's words does not hold under the pinned root.
+    Chain(String),
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Config(faults) => faults.fmt(f),
+            Self::Key(error) => error.fmt(f),
+            Self::Spool(error) => error.fmt(f),
+            Self::Chain(why) => {
+                write!(f, "replay the key chains from the pinned root: {why}; hint: was this enrolled anew?")
+            }
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Key(error) => error.source(),
+            Self::Spool(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+impl From<Faults> for OpenError {
+    fn from(faults: Faults) -> Self {
+        Self::Config(faults)
+    }
+}
+
+impl From<KeyError> for OpenError {
+    fn from(error: KeyError) -> Self {
+        Self::Key(error)
+    }
+}
+
+impl From<SpoolError> for OpenError {
+    fn from(error: SpoolError) -> Self {
+        Self::Spool(error)
+    }
+}
+
+/// How a gateway ended.
+#[derive(Clone, Debug)]
+pub enum Ended {
+    /// The ledger shows two histories; the proof is written.
+    Fork,
+    /// The ledger will take nothing more of this gateway.
+    Refused(String),
+    /// The disk failed.
+    Disk(String),
+}
+
+/// What a drain left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Calls that had not ended; they are recorded as `unknown`.
+    pub unfinished: u64,
+    /// Batches that the ledger has not confirmed; they are in the spool for the next start.
+    pub unshipped: u64,
+}
+
+/// A running gateway. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    commands: mpsc::Sender<Command>,
+    progress: watch::Receiver<Progress>,
+    ended: watch::Receiver<Option<Ended>>,
+    drain_wait: Duration,
+}
+
+/// What a gateway is made of, besides its disk.
+pub struct Parts {
+    /// Who it is.
+    pub who: Name,
+    /// How it writes.
+    pub settings: Settings,
+    /// Where it ships to.
+    pub link: Link,
+    /// What it trusts.
+    pub roots: custody::statement::Roots,
+    /// Where the proof of a fork goes.
+    pub fork: ForkConfig,
+    /// How long a drain may ship.
+    pub drain_wait: Duration,
+}
+
+impl Gateway {
+    /// Opens the gateway that a configuration describes.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(config: &Config) -> Result<Self, OpenError> {
+        let (enrolment, roots) = config.enrolment()?;
+        let who = config.name();
+        let opened = wire::Opened {
+            product: PRODUCT.to_owned(),
+            product_version: VERSION.to_owned(),
+            configuration_digest: bytes::Bytes::copy_from_slice(&config.digest),
+            clock: 0,
+            class: wire::WriterClass::from(config.gateway.class) as i32,
+            silence_us_max: config.gateway.silence_s * 1_000_000,
+        };
+        let settings = Settings {
+            who: who.clone(),
+            key: key::read_signing(&config.gateway.key)?,
+            limits: config.batch_limits(),
+            when_full: config.spool.when_full,
+            opened,
+        };
+        let tls = match config.ledger.endpoint.starts_with("http://") {
+            true => None,
+            false => Some(tls(config, enrolment.authority, enrolment.certificate)?),
+        };
+        let link = Link { endpoint: config.ledger.endpoint.clone(), tls };
+        let folder = Folder::open(&config.spool.dir).map_err(SpoolError::from)?;
+        let drain_wait = Duration::from_secs(config.gateway.drain_s);
+        let parts = Parts { who, settings, link, roots, fork: config.fork.clone(), drain_wait };
+        Self::start(Box::new(folder), spool::Limits::of_mib(config.spool.mib_max), parts)
+    }
+
+    /// Opens a gateway over a disk: recovers the spool, signs what the old epoch left, opens a new one, and starts the two
+    /// tasks. Needs a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn start(disk: Box<dyn Disk>, limits: spool::Limits, parts: Parts) -> Result<Self, OpenError> {
+        let spool = Spool::open(disk, limits)?;
+        let mut checker = Checker::new(parts.who.clone(), parts.roots);
+        for statement in spool.statements() {
+            checker.statement(statement).map_err(|refusal| OpenError::Chain(refusal.to_string()))?;
+        }
+        if !spool.state().last_head.is_empty() {
+            let head = spool.state().last_head.clone();
+            checker.resume(&head).map_err(|refusal| OpenError::Chain(refusal.to_string()))?;
+        }
+        let (writer, progress) = Writer::open(spool, parts.settings)?;
+        let (commands, taken) = mpsc::channel(QUEUE_MAX);
+        let (ending, ended) = watch::channel(None);
+        let ending = Arc::new(ending);
+        write_on_a_thread(writer, taken, Arc::clone(&ending))?;
+        let client = Client {
+            who: parts.who.clone(),
+            link: parts.link,
+            checker,
+            commands: commands.clone(),
+            progress: progress.clone(),
+        };
+        tokio::spawn(async move {
+            let end = match client.run().await {
+                Stop::Fork(fork) => {
+                    fork::report(&parts.who, &fork, &parts.fork).await;
+                    Ended::Fork
+                }
+                Stop::Refused { reason } => Ended::Refused(reason),
+                // The writer says itself why it ended, or was asked to.
+                Stop::Writer => return,
+            };
+            ending.send_if_modified(|now| now.is_none() && now.replace(end).is_none());
+        });
+        Ok(Self { commands, progress, ended, drain_wait: parts.drain_wait })
+    }
+
+    /// Records a fact; durable in the spool when this returns. A call number of zero is given one.
+    ///
+    /// # Errors
+    /// [`Refused`]: then it is not recorded.
+    pub async fn record(&self, kind: Kind) -> Result<RecordName, Refused> {
+        self.ready()?;
+        ask(&self.commands, |answer| Command::Record(Box::new(kind), answer)).await
+    }
+
+    /// A call begins: its intent is durable when this returns, so it may be forwarded. Phase, outcome and call number are
+    /// set here.
+    ///
+    /// # Errors
+    /// [`Refused`]: then it must not be forwarded.
+    pub async fn begin(&self, call: wire::Call) -> Result<Running, Refused> {
+        self.ready()?;
+        let ticket = ask(&self.commands, |answer| Command::Begin(Box::new(call), answer)).await?;
+        Ok(Running { commands: self.commands.clone(), ticket: Some(ticket) })
+    }
+
+    fn ready(&self) -> Result<(), Refused> {
+        if self.ended.borrow().is_some() { Err(Refused::Stopped) } else { Ok(()) }
+    }
+
+    /// Waits until the gateway ends by itself, and says why.
+    pub async fn ended(&self) -> Ended {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or(Ended::Disk(String::new())),
+            Err(_) => Ended::Disk("the writer is gone".to_owned()),
+        }
+    }
+
+    /// What the writer has and the ledger has not.
+    pub fn progress(&self) -> Progress {
+        *self.progress.borrow()
+    }
+
+    /// Takes no more records, closes the epoch, and ships what is left within the configured time.
+    ///
+    /// # Errors
+    /// [`Refused::Stopped`] when it has ended by itself.
+    pub async fn drain(&self) -> Result<Drained, Refused> {
+        let unfinished = ask(&self.commands, Command::Drain).await?;
+        let mut progress = self.progress.clone();
+        let shipped = progress.wait_for(|progress| progress.unreceived == 0);
+        tokio::select! {
+            _ = tokio::time::timeout(self.drain_wait, shipped) => {}
+            _ = self.ended() => {}
+        }
+        Ok(Drained { unfinished, unshipped: self.progress().unreceived })
+    }
+}
+
+/// The writer's thread has a runtime of its own, so that its waits for the disk hold up nobody.
+fn write_on_a_thread(
+    writer: Writer,
+    commands: mpsc::Receiver<Command>,
+    ending: Arc<watch::Sender<Option<Ended>>>,
+) -> Result<(), SpoolError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let life = move || {
+        if let Err(error) = runtime.block_on(writer.run(commands)) {
+            tracing::error!(%error, cause = ?std::error::Error::source(&error), "the spool failed");
+            ending.send_if_modified(|now| now.is_none() && now.replace(Ended::Disk(error.to_string())).is_none());
+        }
+    };
+    std::thread::Builder::new().name("spool".into()).spawn(life)?;
+    Ok(())
+}
+
+/// The certificate that lasts longest: of the enrolment, or renewed since.
+fn tls(config: &Config, authority: String, enrolled: String) -> Result<Tls, OpenError> {
+    let renewed = config.gateway.enrolment.with_extension("certificate.pem");
+    let lasts = |pem: &str| certificate::validity(pem).map(|validity| validity.not_after_us);
+    let newer = std::fs::read_to_string(&renewed).ok().filter(|pem| lasts(pem) > lasts(&enrolled));
+    let host = config.ledger.endpoint.parse::<hyper::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+    let server_name = config.ledger.server_name.clone().or(host).unwrap_or_default();
+    let key = read_tls_key(&config.gateway.tls_key)?;
+    Ok(Tls { server_name, authority, certificate: newer.unwrap_or(enrolled), key, renewed })
+}
+
+fn read_tls_key(path: &Path) -> Result<Zeroizing<String>, OpenError> {
+    Ok(key::read_secret(path)?)
+}
+
+/// A call in progress. Dropped without [`Self::finish`], it ends as `cancelled`.
+#[derive(Debug)]
+pub struct Running {
+    commands: mpsc::Sender<Command>,
+    ticket: Option<Ticket>,
+}
+
+impl Running {
+    /// The call ended so; durable in the spool when this returns.
+    ///
+    /// # Errors
+    /// [`Refused::Stopped`] when the writer has ended: the next start finds the call unfinished.
+    pub async fn finish(mut self, ending: Ending) -> Result<(), Refused> {
+        let Some(ticket) = self.ticket.take() else { return Ok(()) };
+        ask(&self.commands, |answer: oneshot::Sender<Result<(), Refused>>| {
+            Command::Finish(ticket, ending, Some(answer))
+        })
+        .await
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            let ending = Ending::of(wire::Outcome::Cancelled);
+            // With a full queue or without a writer the call ends as `unknown` at the drain or the next start.
+            drop(self.commands.try_send(Command::Finish(ticket, ending, None)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! `gateway-shim relay`: gateways in any language hand over plain records on this machine; here they are numbered, signed,
+//! spooled and shipped.
+//!
+//! What must hold: only loopback or a Unix socket of mode 0600 is listened on; a record is answered when it is durable; what
+//! is not a record that a gateway may write is refused with the rule that it breaks, never repaired.
+
+use std::{future::Future, path::Path, pin::Pin};
+
+use custody::{
+    record,
+    wire::{
+        self, PutRequest, PutResponse,
+        gateway_event::Event,
+        record::Kind,
+        relay_server::{Relay, RelayServer},
+    },
+};
+use prost::Message as _;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::{
+    Stream, StreamExt as _,
+    wrappers::{TcpListenerStream, UnixListenerStream},
+};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+use crate::{config::RelayConfig, durable, gateway::Gateway, writer::Refused};
+
+/// Records of one stream that are on their way to the disk at once: they share a sync.
+const SHIP_AT_ONCE: usize = 256;
+/// Call numbers below this are given by the relay; a caller that writes intents and outcomes itself uses those above.
+pub const CALLER_NUMBERS_FROM: u64 = 1 << 32;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct RelayService {
+    gateway: Gateway,
+}
+
+impl RelayService {
+    /// Over a running gateway.
+    pub fn new(gateway: Gateway) -> Self {
+        Self { gateway }
+    }
+
+    async fn put_one(&self, request: PutRequest) -> Result<PutResponse, Status> {
+        let kind = check(request)?;
+        let name = self.gateway.record(kind).await.map_err(status)?;
+        Ok(PutResponse { gateway: name.gateway.into(), epoch: name.epoch.into(), number: name.number })
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "tonic's own error type")]
+fn check(request: PutRequest) -> Result<Kind, Status> {
+    let invalid = |text: String| Status::invalid_argument(format!("{text}; do not send it again as it is"));
+    let Some(mut record) = request.record else { return Err(invalid("the request has no record".into())) };
+    if record.version == 0 {
+        record.version = custody::FORMAT_VERSION;
+    }
+    let kind =
+        record::check(&record.encode_to_vec()).map_err(|why| invalid(format!("the record breaks a rule: {why}")))?;
+    if !kind.may_be_written_by(wire::Role::Gateway, false) {
+        return Err(invalid(format!("a gateway may not write a record of the kind {}", kind.name())));
+    }
+    match record.kind {
+        Some(Kind::GatewayEvent(wire::GatewayEvent { event: Some(Event::Opened(_)), .. })) => {
+            Err(invalid("the relay itself writes who opened the epoch".into()))
+        }
+        Some(Kind::Call(call)) => {
+            let whole = call.phase == wire::Phase::Complete as i32;
+            match (whole, call.call_number) {
+                (true, 0) | (_, CALLER_NUMBERS_FROM..) => Ok(Kind::Call(call)),
+                (true, _) => Err(invalid("call_number of a complete call is 0, or at least 2^32".into())),
+                (false, _) => Err(invalid("call_number of an intent and its outcome is one of at least 2^32".into())),
+            }
+        }
+        Some(kind) => Ok(kind),
+        None => Err(invalid("the record has no kind".into())),
+    }
+}
+
+/// Which code each refusal has, and so whether to send again; `docs/SHIPPING.md` has the same table.
+fn status(refused: Refused) -> Status {
+    let code = match refused {
+        Refused::SpoolFull | Refused::Busy | Refused::Dropped => tonic::Code::ResourceExhausted,
+        Refused::Draining | Refused::Stopped => tonic::Code::Unavailable,
+        Refused::NotARecord => tonic::Code::InvalidArgument,
+    };
+    Status::new(code, format!("failed to {refused}"))
+}
+
+type Answers = Pin<Box<dyn Stream<Item = Result<PutResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Relay for RelayService {
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        self.put_one(request.into_inner()).await.map(Response::new)
+    }
+
+    type ShipStream = Answers;
+
+    async fn ship(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<Answers>, Status> {
+        let service = self.clone();
+        let requests = request.into_inner();
+        let put = requests.map(move |request| {
+            let service = service.clone();
+            async move { service.put_one(request?).await }
+        });
+        // Polled in order, so numbers ascend with the requests; the first refusal ends the stream.
+        let answers = futures::StreamExt::buffered(put, SHIP_AT_ONCE);
+        Ok(Response::new(Box::pin(until_refused(answers))))
+    }
+}
+
+/// Nothing is taken behind a record that was refused: the caller decides.
+fn until_refused(
+    answers: impl Stream<Item = Result<PutResponse, Status>> + Send,
+) -> impl Stream<Item = Result<PutResponse, Status>> + Send {
+    let mut refused = false;
+    answers.take_while(move |answer| {
+        let on = !refused;
+        refused |= answer.is_err();
+        on
+    })
+}
+
+/// Serves until `stop`, then finishes what was accepted.
+///
+/// # Errors
+/// When the address or the socket cannot be taken.
+pub async fn serve(
+    gateway: Gateway,
+    config: &RelayConfig,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let router = Server::builder().add_service(RelayServer::new(RelayService::new(gateway)));
+    if let Some(path) = &config.socket {
+        let listener = listen_unix(path)?;
+        tracing::info!(socket = %path.display(), "relay listens");
+        router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop).await?;
+        std::fs::remove_file(path)?;
+    } else if let Some(address) = config.listen {
+        let listener = TcpListener::bind(address).await?;
+        tracing::info!(address = %listener.local_addr()?, "relay listens");
+        router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop).await?;
+    }
+    Ok(())
+}
+
+/// Takes the path of a socket; one that nobody answers on any more is removed.
+fn listen_unix(path: &Path) -> std::io::Result<UnixListener> {
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "another relay listens on this socket"));
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    durable::restrict(path)?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests;
