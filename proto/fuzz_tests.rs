@@ -156,10 +156,13 @@ fn rearrange(rng: &mut Rng, bytes: &mut Vec<u8>) {
 /// Rounds of the normal tests: 6,000 inputs for each parser in each, fewer where one input is dear.
 const ROUNDS: u64 = 5;
 
+/// Gives bytes to a parser.
+type Run = Box<dyn Fn(&[u8]) -> bool>;
+
 /// A parser of outside bytes: whether it accepts them. Panics when it breaks its promise.
 struct Target {
     name: String,
-    run: Box<dyn Fn(&[u8]) -> bool>,
+    run: Run,
     /// Where mutation begins.
     seeds: Vec<Vec<u8>>,
     /// How many times dearer than a walk along the table.
@@ -176,15 +179,15 @@ fn header(bytes: &[u8]) -> bool {
     let Ok(header) = Header::parse(bytes) else { return false };
     assert_eq!(header.encode(), bytes);
     let mut numbering = Numbering::default();
-    let _ = numbering.admit(&header);
+    drop(numbering.admit(&header));
     numbering.take(&header, crate::hash::header_hash(bytes));
-    let _ = numbering.admit(&header);
+    drop(numbering.admit(&header));
     same("BatchHeader", bytes)
 }
 
 fn submitted(bytes: &[u8]) -> bool {
     let Ok(batch) = Submitted::parse(Bytes::copy_from_slice(bytes)) else { return false };
-    let _ = (batch.check_records(), batch.is_root_of_records(), batch.opened(), batch.header_hash());
+    drop((batch.check_records(), batch.is_root_of_records(), batch.opened(), batch.header_hash()));
     assert_eq!(batch.header.record_count as usize, batch.records.len());
     same("SignedBatch", bytes)
 }
@@ -284,7 +287,7 @@ fn checkpoint(bytes: &[u8]) -> bool {
 }
 
 fn proof(bytes: &[u8]) -> bool {
-    let _ = evidence::check(bytes, &golden_tests::audit_policy()).expect("a usable policy");
+    drop(evidence::check(bytes, &golden_tests::audit_policy()).expect("a usable policy"));
     let Ok(proof) = Proof::parse(bytes) else { return false };
     assert_eq!(proof.to_bytes(), bytes, "an evidence file is not what it was read from");
     true
@@ -357,7 +360,7 @@ fn targets() -> Vec<Target> {
     let said = |object: &Vec<u8>| Signed::parse(object).unwrap().statement_bytes.to_vec();
     let statements = lines("signed-statement").iter().map(said).collect();
     let frames = lines("segment-entry").iter().map(|e| [&(e.len() as u32).to_be_bytes()[..], e].concat()).collect();
-    let target = |name: &str, cost, seeds: Vec<Vec<u8>>, run: Box<dyn Fn(&[u8]) -> bool>| {
+    let target = |name: &str, cost, seeds: Vec<Vec<u8>>, run: Run| {
         assert!(!seeds.is_empty(), "{name}");
         Target { name: name.into(), run, seeds, cost }
     };

@@ -184,10 +184,7 @@ fn put_field(rng: &mut Rng, field: &'static Field, times: u64, out: &mut Vec<u8>
 /// Random content of a bytes or text field.
 fn content(rng: &mut Rng, field: &Field) -> Vec<u8> {
     const TOKEN: &[u8] = b"ABCXYZabcxyz0189_./:@+-";
-    let (min, max) = match field.kind {
-        Kind::Bytes { min, max } | Kind::Text { min, max, .. } => (min, max),
-        _ => unreachable!(),
-    };
+    let (Kind::Bytes { min, max } | Kind::Text { min, max, .. }) = field.kind else { unreachable!() };
     let min = min.max(u64::from(matches!(field.presence, Presence::Implicit)));
     let most = if rng.one_in(50) { max.min(5_000) } else { max.min(40) };
     let length = usize::try_from(min + rng.below(most.max(min) - min + 1)).unwrap();

@@ -109,6 +109,9 @@ impl History {
     }
 }
 
+/// A change with its name.
+type Change<T> = (&'static str, fn(&mut T));
+
 /// Each way to change a list of hashes a little.
 fn bent(path: &[Bytes]) -> Vec<Vec<Bytes>> {
     let mut out = vec![[path, &[vec![9; 32].into()]].concat()];
@@ -171,7 +174,7 @@ fn bend_consistency(old: &Head, new: &Head, proof: &wire::HeadConsistency) {
     }
     // Sizes are not among these: a root does not say how many leaves it has, and one proof may fit several sizes. That is
     // why size and segment are under the head's signature, and in the leaf of a final head.
-    let changes: [(&str, fn(&mut Head)); 4] = [
+    let changes: [Change<Head>; 4] = [
         ("origin", |head| head.origin.push('x')),
         ("workspace", |head| head.workspace.0[0] ^= 1),
         ("root", |head| head.root.0[0] ^= 1),
@@ -219,7 +222,7 @@ fn every_batch_of_a_history_is_included_and_no_other_proof_shows_it() {
 }
 
 fn bend_inclusion(head: &Head, proof: &wire::BatchInclusion) {
-    let changes: [(&str, fn(&mut wire::BatchInclusion)); 9] = [
+    let changes: [Change<wire::BatchInclusion>; 9] = [
         ("segment", |p| p.segment += 1),
         ("leaf index", |p| p.leaf_index += 1),
         ("first position", |p| p.first_position += 1),

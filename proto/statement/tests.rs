@@ -276,7 +276,7 @@ fn possession_is_proven_for_this_key_role_place_and_gateway() {
         })
     };
     refused(&writer, receipt(Some(vec![1; 64].into())), "lacks proof of possession");
-    writer.clone().say(receipt(None));
+    enrolled.say(receipt(None));
 }
 
 #[test]
