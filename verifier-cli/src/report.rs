@@ -108,6 +108,3 @@ fn claim_name(claim: Claim) -> &'static str {
         Claim::Dated => "dated",
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -121,11 +121,19 @@ pub fn json_line(shown: &Shown) -> String {
 /// Heading of the table.
 pub const HEADING: &str = "POSITION    TIME                         GATEWAY   KIND             WHAT";
 
-/// One line of the table for a record: whatever says most of its kind, in the order of its fields.
+/// Fields that come first in the table, because they answer who, what and how it ended; the others follow by name.
+const FIRST: [&str; 12] = [
+    "decision", "outcome", "phase", "action", "change", "state", "severity", "name", "server", "tool", "method",
+    "member",
+];
+
+/// One line of the table for a record.
 pub fn table_line(shown: &Shown) -> String {
     let at = ["started_at", "at"].iter().find_map(|name| shown.fields.get(*name)).and_then(Value::as_str);
     let mut what = Vec::new();
     describe(&shown.fields, &mut what);
+    what.sort_by_key(|(name, _)| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
+    let what: Vec<String> = what.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     format!(
         "{:<11} {:<28} {:<9} {:<16} {}",
         shown.position,
@@ -136,7 +144,7 @@ pub fn table_line(shown: &Shown) -> String {
     )
 }
 
-fn describe(fields: &Map<String, Value>, what: &mut Vec<String>) {
+fn describe<'a>(fields: &'a Map<String, Value>, what: &mut Vec<(&'a str, String)>) {
     // Digests and sizes are for the JSON form.
     let is_noise = |name: &str| {
         let noise = ["digest", "nonce", "commitment", "ciphertext", "bytes", "trace", "receipt", "protocol", "mode"];
@@ -145,9 +153,9 @@ fn describe(fields: &Map<String, Value>, what: &mut Vec<String>) {
     for (name, value) in fields.iter().filter(|(name, _)| !is_noise(name)) {
         match value {
             Value::Object(inner) => describe(inner, what),
-            Value::Array(list) => what.push(format!("{name}[{}]", list.len())),
-            Value::String(text) => what.push(format!("{name}={text}")),
-            other => what.push(format!("{name}={other}")),
+            Value::Array(list) => what.push((name, format!("[{}]", list.len()))),
+            Value::String(text) => what.push((name, text.clone())),
+            other => what.push((name, other.to_string())),
         }
     }
 }

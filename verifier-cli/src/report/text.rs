@@ -115,7 +115,8 @@ fn write_exceptions(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
     let more = if verdict.findings_more > 0 { "at least " } else { "" };
     for group in names.chunk_by(|a, b| a == b) {
         let Some(name) = group.first() else { continue };
-        paragraph(out, "  * ", &format!("{} [{name}, {more}{} times]", words::finding(name), group.len()));
+        let times = if group.len() == 1 { "once".to_owned() } else { format!("{} times", group.len()) };
+        paragraph(out, "  * ", &format!("{} [{name}, {more}{times}]", words::finding(name)));
     }
     if verdict.counts.dropped > 0 {
         writeln!(

@@ -192,7 +192,7 @@ impl Ledger {
         let object = self.statement(Some(workspace.id), workspace.chain, action);
         let signed = Signed::parse(&object).unwrap();
         self.put(&archive::statement(Some(workspace.id), workspace.chain.count, signed.hash), &object);
-        self.append(workspace, LeafKind::Statement, &signed.statement_bytes, &signed.signature, object.clone(), 0);
+        self.append(workspace, LeafKind::Statement, &signed.statement_bytes, &signed.signature, object, 0);
         let next = ChainHead { count: workspace.chain.count + 1, hash: signed.hash };
         self.cut(workspace);
         workspace.chain = next;

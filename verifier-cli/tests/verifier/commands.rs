@@ -1,0 +1,272 @@
+//! The program from its command line: what it prints, and its exit codes.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use custody::policy::{Policy, Scope};
+use serde_json::Value;
+
+use crate::ledger::{self, BEGINNING, Ledger, Workspace};
+
+/// A small archive with its policy, in a folder that goes away.
+pub(crate) struct Place {
+    dir: tempfile::TempDir,
+    pub(crate) ledger: Ledger,
+    pub(crate) workspaces: Vec<Workspace>,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (ledger, workspaces) = ledger::small(&dir.path().join("archive"));
+        let place = Self { dir, ledger, workspaces };
+        place.write_policy(&ledger::policy());
+        place
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        fs::File::create(&path).and_then(|mut file| std::io::Write::write_all(&mut file, bytes)).unwrap();
+        path
+    }
+
+    pub(crate) fn write_policy(&self, policy: &Policy) {
+        self.write("policy.json", &serde_json::to_vec_pretty(policy).unwrap());
+    }
+
+    /// `verifier verify` on the archive.
+    pub(crate) fn verify(&self, as_of: &str, more: &[&str]) -> Output {
+        let (archive, policy) = (self.path("archive"), self.path("policy.json"));
+        let fixed = ["verify".as_ref(), archive.as_os_str(), "--policy".as_ref(), policy.as_os_str()];
+        let as_of = ["--as-of", as_of].map(OsStr::new);
+        run(fixed.into_iter().chain(as_of).chain(more.iter().map(OsStr::new)))
+    }
+
+    fn verdict(&self, more: &[&str]) -> (Value, i32) {
+        self.verdict_at("2026-03-01T12:00:00Z", more)
+    }
+
+    fn verdict_at(&self, as_of: &str, more: &[&str]) -> (Value, i32) {
+        let output = self.verify(as_of, &[more, &["--json"]].concat());
+        (serde_json::from_slice(&output.stdout).unwrap(), output.status.code().unwrap())
+    }
+
+    /// The first object below a folder of the archive.
+    pub(crate) fn object(&self, folder: &str) -> PathBuf {
+        let mut names: Vec<PathBuf> =
+            fs::read_dir(self.path("archive").join(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        names.remove(0)
+    }
+}
+
+pub(crate) fn run(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_verifier")).args(arguments).output().unwrap()
+}
+
+fn claim<'a>(verdict: &'a Value, name: &str) -> &'a str {
+    let claims = verdict["claims"].as_array().unwrap();
+    claims.iter().find(|claim| claim["claim"] == name).unwrap()["state"].as_str().unwrap()
+}
+
+fn tar(place: &Place, arguments: &[&str]) -> PathBuf {
+    let out = place.path("archive.tar");
+    let status = Command::new("tar").arg("-cf").arg(&out).arg("-C").args(arguments).status().unwrap();
+    assert!(status.success());
+    out
+}
+
+#[test]
+fn an_archive_verifies_as_a_folder_and_as_a_tar() {
+    let place = Place::new();
+    let (verdict, code) = place.verdict(&[]);
+    assert_eq!((code, &verdict["conclusion"]), (0, &"verified".into()), "{verdict:#}");
+    assert_eq!(verdict["counts"]["records"], 18);
+    let dir = place.path("");
+    let (dir, archive) = (dir.to_str().unwrap(), place.path("archive"));
+    let policy = place.path("policy.json");
+    for arguments in [
+        vec![dir, "archive"],
+        vec![archive.to_str().unwrap(), "."],
+        vec![dir, "--format=ustar", "archive"],
+        vec![dir, "--format=pax", "archive"],
+    ] {
+        let tar = tar(&place, &arguments);
+        let output = run(["verify", tar.to_str().unwrap(), "--policy", policy.to_str().unwrap(), "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn a_changed_byte_is_refuted_and_named() {
+    let place = Place::new();
+    let object = place.object(&format!("workspaces/{}/segments", place.workspaces[0].id));
+    let mut bytes = fs::read(&object).unwrap();
+    bytes[100] ^= 1;
+    fs::remove_file(&object).unwrap();
+    fs::File::create(&object).and_then(|mut file| std::io::Write::write_all(&mut file, &bytes)).unwrap();
+    let (verdict, code) = place.verdict(&[]);
+    assert_eq!((code, &verdict["first_failing_check"]), (1, &"segment-sha256".into()));
+    assert_eq!(claim(&verdict, "unaltered"), "refuted");
+    assert_eq!(claim(&verdict, "authorised"), "undecided");
+    fs::remove_file(&object).unwrap();
+    let (verdict, code) = place.verdict(&[]);
+    assert_eq!((code, &verdict["first_failing_check"]), (1, &"segment-present".into()));
+}
+
+#[test]
+fn exit_codes_tell_apart_what_is_wrong() {
+    let place = Place::new();
+    let (archive, policy) = (place.path("archive"), place.path("policy.json"));
+    let (archive, policy) = (archive.to_str().unwrap(), policy.to_str().unwrap());
+    let broken = place.write("broken.json", b"{}");
+    let broken = broken.to_str().unwrap();
+    for (arguments, code) in [
+        (&["verify", archive, "--policy", policy][..], 0),
+        (&["--help"], 0),
+        (&["--version"], 0),
+        (&["fingerprint", policy], 0),
+        (&["verify", archive], 64),
+        (&["verify", archive, "--policy", policy, "--as-of", "yesterday"], 64),
+        (&["verify", archive, "--policy", policy, "--frobnicate"], 64),
+        (&["evidence", "make", archive, "--policy", policy, "acme", "--out", "/nowhere/x"], 64),
+        (&[], 64),
+        (&["verify", "/nowhere", "--policy", policy], 2),
+        (&["verify", archive, "--policy", "/nowhere"], 2),
+        (&["verify", archive, "--policy", broken], 2),
+        (&["verify", archive, "--policy", policy, "--known", broken], 2),
+        (&["evidence", "make", archive, "--policy", policy, "acme/99", "--out", "/nowhere/x"], 2),
+        (&["evidence", "make", archive, "--policy", policy, "nobody/0", "--out", "/nowhere/x"], 2),
+        (&["evidence", "check", broken, "--policy", policy], 1),
+        (&["show", archive, "acme/0"], 2),
+    ] {
+        let output = run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_known_shows_an_older_copy() {
+    let place = Place::new();
+    let newest = place.object("log/checkpoints");
+    let sizes = |place: &Place| {
+        let names = fs::read_dir(place.path("archive/log/checkpoints")).unwrap();
+        let mut sizes: Vec<u64> =
+            names.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+        sizes.sort_unstable();
+        sizes
+    };
+    let size = *sizes(&place).last().unwrap();
+    let known = place.write("known", &fs::read(newest.with_file_name(size.to_string())).unwrap());
+    let known = known.to_str().unwrap();
+    let (verdict, code) = place.verdict(&["--known", known]);
+    assert_eq!((code, claim(&verdict, "not_rolled_back")), (0, "verified"));
+    assert_eq!(claim(&place.verdict(&[]).0, "not_rolled_back"), "undecided");
+    // The same archive as it was before: complete in itself, and refuted by what is known.
+    fs::remove_file(newest.with_file_name(size.to_string())).unwrap();
+    let (verdict, code) = place.verdict(&[]);
+    assert_eq!((code, claim(&verdict, "complete")), (0, "verified"), "{verdict:#}");
+    let (verdict, code) = place.verdict(&["--known", known]);
+    assert_eq!((code, &verdict["first_failing_check"]), (1, &"known-checkpoint".into()));
+}
+
+#[test]
+fn witnesses_decide_what_the_ledger_alone_cannot() {
+    let place = Place::new();
+    let mut policy = ledger::policy();
+    (policy.quorum, policy.greatest_age_seconds) = (1, 86_400);
+    policy.required = custody::verdict::Claim::ALL.to_vec();
+    place.write_policy(&policy);
+    let (verdict, code) = place.verdict(&[]);
+    assert_eq!((code, &verdict["conclusion"]), (2, &"undecided".into()));
+    place.ledger.cosign(BEGINNING / 1_000_000 + 60);
+    let (verdict, code) = place.verdict(&[]);
+    assert_eq!(code, 0, "{verdict:#}");
+    // A day and more later the witness's word on "the newest" counts no more.
+    let (verdict, code) = place.verdict_at("2026-03-04", &[]);
+    assert_eq!((code, claim(&verdict, "not_rolled_back")), (2, "undecided"));
+    assert_eq!(claim(&verdict, "not_rewritten"), "verified");
+}
+
+#[test]
+fn a_period_and_an_earlier_size_can_be_asked_for() {
+    let place = Place::new();
+    let (verdict, code) = place.verdict(&["--until", "2026-03-01T00:00:00.020Z"]);
+    assert_eq!(code, 0, "{verdict:#}");
+    assert!(verdict["counts"]["records"].as_u64().unwrap() < 18);
+    let (verdict, code) = place.verdict(&["--since", "2026-03-01T00:00:00.020Z"]);
+    assert_eq!(code, 0, "{verdict:#}");
+    assert!(verdict["counts"]["records"].as_u64().unwrap() < 18);
+    let (verdict, code) = place.verdict(&["--at-size", "4"]);
+    assert_eq!((code, &verdict["counts"]["workspaces"]), (0, &0.into()), "{verdict:#}");
+    assert_eq!(place.verdict(&["--at-size", "5"]).0["first_failing_check"], "checkpoint-present");
+}
+
+#[test]
+fn an_export_verifies_by_itself_and_holds_no_other_workspace() {
+    let place = Place::new();
+    let beta = &place.workspaces[1];
+    let (archive, policy, out) = (place.path("archive"), place.path("policy.json"), place.path("out"));
+    let export = || {
+        run([
+            "export".as_ref(),
+            archive.as_os_str(),
+            "--policy".as_ref(),
+            policy.as_os_str(),
+            "--workspace".as_ref(),
+            "beta/eu".as_ref(),
+            "--out".as_ref(),
+            out.as_os_str(),
+        ])
+    };
+    let output = export();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let again = export();
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("hint: nothing is overwritten"));
+    let (archive, policy) = (out.join("archive"), out.join("policy.json"));
+    let narrowed = Policy::parse(&fs::read(&policy).unwrap()).unwrap();
+    assert_eq!(narrowed.scope, Scope::Workspaces(vec![beta.id.to_string()]));
+    assert!(!archive.join(format!("workspaces/{}", place.workspaces[0].id)).exists());
+    let verify = |policy: &Path| {
+        let output =
+            run(["verify".as_ref(), archive.as_os_str(), "--policy".as_ref(), policy.as_os_str(), "--json".as_ref()]);
+        (serde_json::from_slice::<Value>(&output.stdout).unwrap(), output.status.code())
+    };
+    let (verdict, code) = verify(&policy);
+    assert_eq!((code, &verdict["counts"]["records"]), (Some(0), &3.into()));
+    // Under the policy of the whole organisation the other workspace is missing.
+    let (verdict, code) = verify(&place.path("policy.json"));
+    assert_eq!((code, &verdict["first_failing_check"]), (Some(1), &"seal-present".into()));
+}
+
+#[test]
+fn records_are_shown_with_and_without_a_policy() {
+    let place = Place::new();
+    let (archive, policy) = (place.path("archive"), place.path("policy.json"));
+    let (archive, policy) = (archive.to_str().unwrap(), policy.to_str().unwrap());
+    let id = place.workspaces[0].id.to_string();
+    let lines = |arguments: &[&str]| {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let table = lines(&["show", archive, "acme/0..15", "--policy", policy]);
+    assert_eq!(table.len(), 16);
+    assert!(table[0].starts_with("POSITION") && table[3].contains("outcome=ok"), "{table:#?}");
+    let json = lines(&["show", archive, &format!("{id}/3..7"), "--json"]);
+    let values: Vec<Value> = json.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(values.iter().map(|value| value["position"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 4, 5, 6]);
+    assert_eq!(values[0]["kind"], "gateway_event");
+    assert_eq!(values[1]["record"]["tool"].as_str().map(str::is_empty), Some(false));
+}

@@ -1,0 +1,155 @@
+//! Tar files that readers disagree about, or that ask for more than there is: each is refused with a clear word.
+
+use std::{io::Write as _, path::Path};
+
+use custody::verify::Archive as _;
+use tar::{Builder, EntryType, Header};
+use verifier::reader::Tar;
+
+fn header(name: &[u8], kind: EntryType, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.name[..name.len()].copy_from_slice(name);
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_mode(0o644);
+    header.set_cksum();
+    header
+}
+
+fn member(name: &str, content: &[u8]) -> Vec<u8> {
+    typed(name, EntryType::Regular, content)
+}
+
+fn typed(name: &str, kind: EntryType, content: &[u8]) -> Vec<u8> {
+    let mut bytes = header(name.as_bytes(), kind, content.len() as u64).as_bytes().to_vec();
+    bytes.extend_from_slice(content);
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+fn pax(key: &str, value: &str) -> Vec<u8> {
+    let length = (1..200).find(|length| format!("{length} {key}={value}\n").len() == *length).unwrap();
+    typed("pax", EntryType::XHeader, format!("{length} {key}={value}\n").as_bytes())
+}
+
+fn open(parts: &[Vec<u8>]) -> Result<Tar, String> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&parts.concat()).unwrap();
+    Tar::open(file.path()).map_err(|why| why.0)
+}
+
+fn end() -> Vec<u8> {
+    vec![0; 1024]
+}
+
+#[test]
+fn what_is_odd_is_refused_with_a_word() {
+    let good = member("log/checkpoints/7", b"seven");
+    let raw = |kind, size| header(b"log/checkpoints/8", kind, size).as_bytes().to_vec();
+    let mut damaged = good.clone();
+    damaged[3] ^= 1;
+    let cases: Vec<(&str, Vec<Vec<u8>>)> = vec![
+        ("a member of kind Symlink", vec![raw(EntryType::Symlink, 0), end()]),
+        ("a member of kind Link", vec![raw(EntryType::Link, 0), end()]),
+        ("a member of kind Char", vec![raw(EntryType::Char, 0), end()]),
+        ("a member of kind Block", vec![raw(EntryType::Block, 0), end()]),
+        ("a member of kind Fifo", vec![raw(EntryType::Fifo, 0), end()]),
+        ("a member of kind GNUSparse", vec![raw(EntryType::GNUSparse, 0), end()]),
+        ("a member of kind Continuous", vec![raw(EntryType::Continuous, 0), end()]),
+        ("two members are named", vec![good.clone(), good.clone(), end()]),
+        ("two members are named", vec![good.clone(), member("./log/checkpoints/7", b"x"), end()]),
+        ("no object can be named", vec![member("../escape", b"x"), end()]),
+        ("no object can be named", vec![member("/etc/passwd", b"x"), end()]),
+        ("no object can be named", vec![member("log/../../escape", b"x"), end()]),
+        ("reaches past the end", vec![raw(EntryType::Regular, 1 << 40), end()]),
+        ("reaches past the end", vec![raw(EntryType::Regular, u64::MAX), end()]),
+        ("reaches past the end", vec![good[..514].to_vec()]),
+        ("no end: the file is truncated", vec![good.clone()]),
+        ("no end: the file is truncated", vec![good[..300].to_vec()]),
+        ("no end: the file is truncated", vec![]),
+        ("something follows the end", vec![good.clone(), end(), good.clone(), end()]),
+        ("something follows the end", vec![good.clone(), vec![0; 2 << 20]]),
+        ("a wrong checksum", vec![damaged, end()]),
+        ("a wrong checksum", vec![vec![0x1f; 1024], end()]),
+        (
+            "a name that is too long",
+            vec![raw(EntryType::GNULongName, 1 << 10), vec![b'a'; 1 << 10], good.clone(), end()],
+        ),
+        ("reaches past the end", vec![raw(EntryType::GNULongName, 1 << 33), end()]),
+        ("two names for one member", vec![pax("path", "a"), pax("path", "b"), good.clone(), end()]),
+        ("a name without a member", vec![pax("path", "a"), end()]),
+        ("changes the size", vec![pax("size", "3"), good.clone(), end()]),
+        ("changes the size", vec![pax("GNU.sparse.major", "1"), good.clone(), end()]),
+        (
+            "extension header that is too long",
+            vec![typed("pax", EntryType::XHeader, &[b' '; 70_000]), good.clone(), end()],
+        ),
+        ("a malformed extension header", vec![typed("pax", EntryType::XHeader, b"9 nonsense"), good.clone(), end()]),
+        (
+            "a global header that names",
+            vec![
+                {
+                    let mut bytes = pax("path", "log/x");
+                    bytes[156] = b'g';
+                    let mut header = Header::from_byte_slice(&bytes[..512]).clone();
+                    header.set_cksum();
+                    [header.as_bytes(), &bytes[512..]].concat()
+                },
+                good.clone(),
+                end(),
+            ],
+        ),
+    ];
+    for (expected, parts) in cases {
+        let why = open(&parts).expect_err(expected);
+        assert!(why.contains(expected) && why.contains("hint: "), "{expected}: {why}");
+    }
+}
+
+#[test]
+fn names_come_from_whichever_header_has_them() {
+    let long = format!("log/cosignatures/7/{}", "w".repeat(120));
+    let gnu_name = [long.as_bytes(), &[0]].concat();
+    let tar = open(&[
+        member("log/checkpoints/7", b"seven"),
+        typed("././@LongLink", EntryType::GNULongName, &gnu_name),
+        member("short", b"gnu"),
+        pax("path", "log/checkpoints/10"),
+        member("short", b"pax"),
+        pax("mtime", "1.5"),
+        member("log/checkpoints/8", b""),
+        end(),
+    ])
+    .unwrap();
+    assert_eq!(tar.get(&long).unwrap().as_deref(), Some(&b"gnu"[..]));
+    assert_eq!(tar.get("log/checkpoints/10").unwrap().as_deref(), Some(&b"pax"[..]));
+    assert_eq!(tar.get("log/checkpoints/8").unwrap().as_deref(), Some(&b""[..]));
+    assert_eq!(tar.get("short"), Ok(None));
+    assert_eq!(tar.list("log/checkpoints").unwrap(), ["10", "7", "8"]);
+    assert_eq!(tar.list("").unwrap().len(), 4);
+}
+
+#[test]
+fn one_folder_on_top_is_taken_off() {
+    let tar =
+        open(&[member("copy/log/checkpoints/7", b"seven"), member("copy/workspaces/a/seals/b", b""), end()]).unwrap();
+    assert!(tar.get("log/checkpoints/7").unwrap().is_some());
+    let tar = open(&[member("copy/log/x", b""), member("other/log/x", b""), end()]).unwrap();
+    assert_eq!(tar.get("log/x"), Ok(None));
+}
+
+#[test]
+fn a_tar_that_shrinks_after_it_was_opened_is_unreadable_not_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.tar");
+    let write = |path: &Path| {
+        let mut builder = Builder::new(std::fs::File::create(path).unwrap());
+        builder.append_data(&mut header(b"x", EntryType::Regular, 2048), "log/checkpoints/7", &[1; 2048][..]).unwrap();
+        builder.finish().unwrap();
+    };
+    write(&path);
+    let tar = Tar::open(&path).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(600).unwrap();
+    assert!(tar.get("log/checkpoints/7").is_err());
+}
