@@ -1,11 +1,31 @@
 //! The ledger: takes in signed batches, commits them, seals and archives segments, publishes the log.
+//!
+//! A module for each stage, in the order of the data's way: [`ingest`] → [`commit`] (over [`workspace`] and [`store`]) →
+//! [`seal`] → [`archive`] → [`publish`] (claims in the [`fence`]). A stage uses what is before it, never what is after it;
+//! only [`server`] knows them all.
 
+pub mod admin;
 pub mod alarm;
+pub mod archive;
 pub mod clock;
+pub mod commit;
 pub mod config;
 pub mod durable;
 pub mod exit;
+pub mod failpoint;
+pub mod fence;
+pub mod http;
+pub mod ingest;
+pub mod init;
 pub mod keys;
 pub mod metrics;
 pub mod pki;
+pub mod publish;
+pub mod seal;
+pub mod server;
+pub mod store;
 pub mod vault;
+pub mod workspace;
+
+#[cfg(test)]
+mod rig;

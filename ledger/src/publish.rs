@@ -448,7 +448,9 @@ impl Publisher {
             self.view.write().unwrap_or_else(PoisonError::into_inner).checkpoint = Some(signed);
             failpoint::hit("publish-after-mark");
         }
-        self.mark.send_replace(self.pending_mark.max(*self.mark.borrow()));
+        // Not in one statement: the borrow would still be held when the value is replaced.
+        let before = *self.mark.borrow();
+        self.mark.send_replace(self.pending_mark.max(before));
         Ok(())
     }
 

@@ -94,6 +94,16 @@ pub struct Addresses {
     pub http: std::net::SocketAddr,
 }
 
+impl Authority for Pki {
+    fn issue(&self, request: &str, identity: &Identity) -> Result<String, String> {
+        Self::issue(self, request, identity)
+    }
+
+    fn certificates(&self) -> Vec<(String, u64)> {
+        Self::certificates(self)
+    }
+}
+
 /// What is open before anything is served.
 struct Opened {
     store: Arc<Store>,
@@ -234,6 +244,7 @@ async fn serve(
     let archive = publisher.archive.clone();
     let mut publishing: JoinHandle<PublishError> = tokio::spawn(publisher.run(woken, requests.clone()));
     let mut helpers = vec![tokio::spawn(tick(requests.clone(), config.paths.data.clone(), limits(&config), metrics.clone()))];
+    helpers.push(tokio::spawn(renew_certificates(Arc::clone(&pki), alarms.clone())));
     if serving {
         let every = Duration::from_secs(config.fence.read_seconds);
         let watching =
@@ -258,7 +269,7 @@ async fn serve(
     };
     let addresses = services.listen(&mut helpers, http::state(&metrics, &alarms, &view, archive, requests.clone())).await?;
     if let Some(ready) = ready {
-        drop(ready.send(addresses));
+        ready.send(addresses).ok();
     }
     tracing::info!(grpc = %addresses.grpc, http = %addresses.http, term, "serving");
     let ended = tokio::select! {
@@ -383,6 +394,21 @@ async fn tick(requests: mpsc::Sender<Request>, data: std::path::PathBuf, limits:
         if requests.send(Request::Tick { disk_low: free < limits.disk_low_bytes }).await.is_err() {
             return;
         }
+    }
+}
+
+/// Once an hour: certificates past two thirds of their life are made anew; one that nears its end all the same is an alarm.
+async fn renew_certificates(pki: Arc<Pki>, alarms: Alarms) {
+    loop {
+        match pki.renew_due(clock::now_us()) {
+            Ok(renewed) if !renewed.is_empty() => tracing::info!(?renewed, "certificates renewed"),
+            Ok(_) => {}
+            Err(why) => alarms.raise(Alarm::CertificateExpiring, report(&why)),
+        }
+        for name in pki.expiring(clock::now_us()) {
+            alarms.raise(Alarm::CertificateExpiring, format!("{name} ends soon"));
+        }
+        clock::sleep(Duration::from_secs(3_600)).await;
     }
 }
 

@@ -920,6 +920,9 @@ impl Writer {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 enum Decided {
     Append,
     Again(LeafPlace),

@@ -1,0 +1,439 @@
+//! Test rig: a ledger's core in one process, over real files, with gateways that sign and check; and the oracle.
+//!
+//! [`Rig::check`] is the oracle: it re-reads the archive as an auditor would and holds it against what was promised.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use custody::{
+    FORMAT_VERSION,
+    batch::{Header, Submitted, encode_signed, seal_header},
+    id::{Epoch, GatewayId, HeaderHash, ObjectHash, RootHash, WorkspaceId},
+    key::{self, Context},
+    log::encode_entry,
+    policy::{Policy, Root, Scope},
+    record,
+    statement::{Roots, encode_signed as encode_statement, possession},
+    verdict::Claim,
+    verify::{InTurn, Options},
+    wire::{
+        self, ClockState, OpeningReason, Role, WriterClass, from_ledger::Message, log_entry, record::Kind,
+        statement::Action,
+    },
+};
+use ed25519_dalek::SigningKey;
+use object_store::ObjectStore;
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    alarm::Alarms,
+    archive::{Archive, open_folder},
+    commit::{Chains, Limits, Opening, Parts, REQUESTS_MAX, Request, Writer},
+    fence::Fence,
+    metrics::Metrics,
+    publish::{FenceState, PublishError, Publisher},
+    store::{Family, Store, statement_key},
+};
+
+pub(crate) const ORIGIN: &str = "ledger.test/rig";
+
+fn signing(n: u8) -> SigningKey {
+    SigningKey::from_bytes(&[n; 32])
+}
+
+pub(crate) fn root() -> SigningKey {
+    signing(1)
+}
+
+/// A folder that is removed at the end.
+pub(crate) struct Dir(pub(crate) PathBuf);
+
+impl Dir {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("custody-{name}-{}", custody::id::hex(&crate::keys::random::<6>())));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// A running core.
+pub(crate) struct Rig {
+    pub(crate) dir: PathBuf,
+    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) mark: watch::Receiver<u64>,
+    pub(crate) alarms: Alarms,
+    pub(crate) view: Arc<RwLock<crate::publish::LogView>>,
+    publishing: tokio::task::JoinHandle<PublishError>,
+    writer: std::thread::JoinHandle<()>,
+}
+
+pub(crate) fn statement(
+    workspace: Option<WorkspaceId>,
+    serial: u64,
+    previous: ObjectHash,
+    checkpoint: (u64, ObjectHash),
+    action: Action,
+) -> Bytes {
+    let statement = wire::Statement {
+        version: FORMAT_VERSION,
+        origin: ORIGIN.to_owned(),
+        workspace: workspace.map(Into::into),
+        serial,
+        previous: previous.into(),
+        checkpoint_size: checkpoint.0,
+        checkpoint_hash: checkpoint.1.into(),
+        issued_at: crate::clock::now_us(),
+        era: 1,
+        action: Some(action),
+        ..Default::default()
+    }
+    .encode_to_vec();
+    let signature = key::sign(&root(), Context::Statement, &statement);
+    encode_statement(&statement, signature).into()
+}
+
+pub(crate) fn enrol(workspace: Option<WorkspaceId>, role: Role, key: &SigningKey, gateway: Option<GatewayId>) -> Action {
+    let public = key::public(key);
+    let proof = key::sign(key, Context::Possession, &possession(ORIGIN, workspace, role, public, gateway));
+    Action::Enrol(wire::Enrol {
+        role: role as i32,
+        public_key: Bytes::copy_from_slice(&public.to_bytes()),
+        gateway: gateway.map(Into::into),
+        name: String::new(),
+        possession: Some(Bytes::copy_from_slice(&proof)),
+    })
+}
+
+fn genesis() -> Vec<Bytes> {
+    let mut statements = Vec::new();
+    let mut previous = ObjectHash::ZERO;
+    let keys = [(Role::Record, 2, Some(GatewayId([0xfe; 16]))), (Role::Head, 3, None), (Role::Log, 4, None)];
+    for (serial, (role, n, gateway)) in (0..).zip(keys) {
+        let action = enrol(None, role, &signing(n), gateway);
+        let object = statement(None, serial, previous, (0, ObjectHash::ZERO), action);
+        previous = custody::hash::object_hash(&object);
+        statements.push(object);
+    }
+    let create = Action::Create(wire::Create { name: "ledger".to_owned() });
+    statements.push(statement(Some(WorkspaceId([0xee; 16])), 0, ObjectHash::ZERO, (0, ObjectHash::ZERO), create));
+    statements
+}
+
+pub(crate) fn policy() -> Policy {
+    Policy {
+        version: 1,
+        origin: ORIGIN.to_owned(),
+        scope: Scope::Organisation,
+        roots: vec![Root {
+            era: 1,
+            public_key: custody::id::hex(&key::public(&root()).to_bytes()),
+            successor_hash: custody::id::hex(&[9; 32]),
+        }],
+        witnesses: Vec::new(),
+        quorum: 0,
+        greatest_age_seconds: 0,
+        minimum_retention_days: 0,
+        required: vec![Claim::Unaltered, Claim::Authorised, Claim::Complete],
+        known: Vec::new(),
+    }
+}
+
+fn roots() -> Roots {
+    policy().roots().unwrap()
+}
+
+impl Rig {
+    /// Starts over the folders in `dir`, with small segments.
+    pub(crate) async fn start(dir: &Path) -> Result<Self, PublishError> {
+        let archive = open_folder(&dir.join("archive")).unwrap();
+        let fence = open_folder(&dir.join("fence-store")).unwrap();
+        Self::start_over(dir, archive, fence, Limits { cut_leaves: 40, ..Limits::default() }).await
+    }
+
+    /// Starts over any stores.
+    pub(crate) async fn start_over(
+        dir: &Path,
+        archive: Arc<dyn ObjectStore>,
+        fence: Arc<dyn ObjectStore>,
+        limits: Limits,
+    ) -> Result<Self, PublishError> {
+        let store = Arc::new(Store::open(&dir.join("store"), 64 << 20)?);
+        std::fs::create_dir_all(dir.join("staging")).unwrap();
+        let mut first = Vec::new();
+        if store.last(Family::Log, &[])?.is_none() {
+            for object in genesis() {
+                let signed = custody::statement::Signed::parse(&object).unwrap();
+                let key = statement_key(signed.workspace(), signed.statement.serial);
+                store.commit_one(Family::Statements, key, &[&0_u64.to_be_bytes()[..], &object].concat())?;
+                first.push(Bytes::from(encode_entry(log_entry::Entry::Statement(object))));
+            }
+        }
+        let view = Arc::new(RwLock::new(Publisher::load_view(&store, ORIGIN, &signing(4))?));
+        let mark = store.number("queue_mark")?.unwrap_or(0);
+        let alarms = Alarms::new();
+        let fence_state = Arc::new(FenceState::default());
+        let writer_digest = custody::hash::sha256(&[dir.as_os_str().as_encoded_bytes()]);
+        let mut publisher = Publisher {
+            store: Arc::clone(&store),
+            archive: Archive::over(archive, Duration::from_secs(2)),
+            fence: Fence::over(fence, ORIGIN, writer_digest).await?,
+            staging: dir.join("staging"),
+            origin: ORIGIN.to_owned(),
+            key: signing(4),
+            term: 0,
+            incarnation: 0,
+            view: Arc::clone(&view),
+            fence_state: Arc::clone(&fence_state),
+            alarms: alarms.clone(),
+            mark: watch::Sender::new(mark),
+            pending_mark: mark,
+        };
+        publisher.start(first).await?;
+        let mark = publisher.mark.subscribe();
+        let (wake, woken) = mpsc::channel(1);
+        let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+        let writer = Writer::load(Parts {
+            store: Arc::clone(&store),
+            origin: ORIGIN.to_owned(),
+            head_key: signing(3),
+            record_key: signing(2),
+            term: publisher.term,
+            chains: Chains::default(),
+            view: Arc::clone(&view),
+            fence: fence_state,
+            publisher: wake,
+            alarms: alarms.clone(),
+            metrics: Metrics::new(),
+            limits,
+            roots: roots(),
+        })?;
+        let publishing = tokio::spawn(publisher.run(woken, requests.clone()));
+        let writer = std::thread::spawn(move || writer.run(queue));
+        Ok(Self { dir: dir.to_owned(), requests, mark, alarms, view, publishing, writer })
+    }
+
+    /// Ends as a crash would, as far as a process can: nothing is drained.
+    pub(crate) async fn stop(self) {
+        self.publishing.abort();
+        self.publishing.await.ok();
+        drop(self.requests);
+        tokio::task::spawn_blocking(move || self.writer.join().unwrap()).await.unwrap();
+    }
+
+    /// A checkpoint for a statement to name.
+    pub(crate) fn seen(&self) -> (u64, ObjectHash) {
+        let view = self.view.read().unwrap();
+        let checkpoint = &view.checkpoint.as_ref().unwrap().checkpoint;
+        (checkpoint.size, checkpoint.hash())
+    }
+
+    pub(crate) async fn submit(&self, object: Bytes) -> Result<u64, String> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Statement(object, reply)).await.unwrap();
+        answer.await.unwrap().map(|state| state.queue_number)
+    }
+
+    pub(crate) async fn inspect<T: Send + 'static>(&self, look: impl FnOnce(&Writer) -> T + Send + 'static) -> T {
+        let (reply, answer) = oneshot::channel();
+        let look = move |writer: &Writer| {
+            reply.send(look(writer)).ok();
+        };
+        self.requests.send(Request::Inspect(Box::new(look))).await.unwrap();
+        answer.await.unwrap()
+    }
+
+    /// The next statement of a workspace's chain, signed by the root.
+    pub(crate) async fn say(&self, id: WorkspaceId, action: Action) -> Result<u64, String> {
+        let head = self.inspect(move |writer| writer.chain_head(Some(id))).await;
+        let (serial, previous) = head.map_or((0, ObjectHash::ZERO), |head| (head.count, head.hash));
+        self.submit(statement(Some(id), serial, previous, self.seen(), action)).await
+    }
+
+    /// Creates a workspace and enrols a gateway in it.
+    pub(crate) async fn workspace(&self, n: u8) -> (WorkspaceId, Peer) {
+        let id = WorkspaceId([n; 16]);
+        self.say(id, Action::Create(wire::Create { name: format!("w{n}") })).await.unwrap();
+        let peer = Peer::new(id, n);
+        self.say(id, enrol(Some(id), Role::Gateway, &peer.key, Some(peer.gateway))).await.unwrap();
+        (id, peer)
+    }
+
+    /// Cuts everything and waits until it is archived.
+    pub(crate) async fn cut(&self) {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Cut(None, reply)).await.unwrap();
+        let number = answer.await.unwrap();
+        self.mark.clone().wait_for(|mark| *mark >= number).await.unwrap();
+    }
+
+    /// The oracle: the archive verifies, and holds at least these positions.
+    pub(crate) fn check(&self, positions: &BTreeMap<WorkspaceId, u64>) {
+        let verdict = check_archive(&self.dir.join("archive"));
+        assert!(verdict.faults.is_empty(), "{:#?}", verdict.faults);
+        let records: u64 = positions.values().sum();
+        assert!(verdict.counts.records >= records, "{} records, {records} promised", verdict.counts.records);
+        assert_eq!(verdict.exit_code(&policy().required), 0);
+    }
+}
+
+/// Verifies an archive folder with the policy of this rig.
+pub(crate) fn check_archive(folder: &Path) -> custody::verdict::Verdict {
+    let archive = verifier::reader::Folder::open(folder).unwrap();
+    custody::verify::run(&archive, &policy(), &Options { as_of: crate::clock::now_us(), ..Options::default() }, &InTurn)
+        .unwrap()
+}
+
+/// A gateway.
+pub(crate) struct Peer {
+    pub(crate) workspace: WorkspaceId,
+    pub(crate) gateway: GatewayId,
+    pub(crate) key: SigningKey,
+    pub(crate) epoch: Epoch,
+    pub(crate) next_batch: u64,
+    pub(crate) next_record: u64,
+    pub(crate) previous: HeaderHash,
+    pub(crate) last_head: Bytes,
+}
+
+impl Peer {
+    pub(crate) fn new(workspace: WorkspaceId, n: u8) -> Self {
+        Self {
+            workspace,
+            gateway: GatewayId([n | 0x80; 16]),
+            key: signing(n | 0x80),
+            epoch: Epoch(crate::keys::random()),
+            next_batch: 0,
+            next_record: 0,
+            previous: HeaderHash::ZERO,
+            last_head: Bytes::new(),
+        }
+    }
+
+    /// The next batch, with `count` calls.
+    pub(crate) fn batch(&mut self, count: usize) -> Submitted {
+        let mut records = Vec::new();
+        if self.next_batch == 0 {
+            records.push(Bytes::from(opened()));
+        }
+        records.extend((0..count as u64).map(|n| Bytes::from(call(self.next_record + n))));
+        let mut header = Header {
+            origin: ORIGIN.to_owned(),
+            workspace: self.workspace,
+            gateway: self.gateway,
+            key_id: key::public(&self.key).id(Role::Gateway),
+            epoch: self.epoch,
+            batch_number: self.next_batch,
+            first_record: self.next_record,
+            record_count: 0,
+            previous: self.previous,
+            opening_reason: (self.previous == HeaderHash::ZERO).then_some(OpeningReason::First),
+            batch_root: RootHash::ZERO,
+            last_head: self.last_head.clone(),
+            dropped: 0,
+            drop_reason: None,
+            heartbeat: records.is_empty(),
+            close: false,
+            created_at: crate::clock::now_us(),
+        };
+        let seed = crate::keys::random();
+        seal_header(&mut header, &seed, &records);
+        let batch = Submitted::parse(encode_signed(&header.encode(), &self.key, &seed, &records).into()).unwrap();
+        self.previous = batch.header_hash();
+        self.next_batch += 1;
+        self.next_record = batch.header.next_record();
+        batch
+    }
+
+    /// Opens a stream.
+    pub(crate) async fn open(&self, rig: &Rig, stream: u64) -> Result<mpsc::Receiver<wire::FromLedger>, String> {
+        let (outbox, answers) = mpsc::channel(4096);
+        let (reply, answer) = oneshot::channel();
+        let last_head =
+            (!self.last_head.is_empty()).then(|| custody::head::SignedHead::parse(&self.last_head).unwrap());
+        let opening = Opening {
+            stream,
+            workspace: self.workspace,
+            gateway: self.gateway,
+            last_head,
+            ledger_statements: 0,
+            workspace_statements: 0,
+            outbox,
+            in_flight: (64, 1 << 24),
+            reply,
+        };
+        rig.requests.send(Request::Open(Box::new(opening))).await.unwrap();
+        answer.await.unwrap()?;
+        Ok(answers)
+    }
+
+    /// Sends a batch and waits for its receipt; takes over the head.
+    pub(crate) async fn send(
+        &mut self,
+        rig: &Rig,
+        stream: u64,
+        answers: &mut mpsc::Receiver<wire::FromLedger>,
+        batch: Submitted,
+    ) -> Result<wire::BatchInclusion, Message> {
+        let number = batch.header.batch_number;
+        rig.requests.send(Request::Batch(stream, Box::new(batch), permits().await)).await.unwrap();
+        loop {
+            match answers.recv().await.and_then(|answer| answer.message).unwrap() {
+                Message::Receipt(bytes) => {
+                    let receipt = wire::Receipt::decode(bytes).unwrap();
+                    self.last_head = receipt.signed_head.clone();
+                    if let Some(found) = receipt.batches.iter().find(|b| b.batch_number == number) {
+                        return Ok(found.clone());
+                    }
+                }
+                other @ (Message::Rejection(_) | Message::Pushback(_)) => return Err(other),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Room for one batch.
+pub(crate) async fn permits() -> [tokio::sync::OwnedSemaphorePermit; 2] {
+    let room = Arc::new(tokio::sync::Semaphore::new(2));
+    [Arc::clone(&room).acquire_owned().await.unwrap(), room.acquire_owned().await.unwrap()]
+}
+
+fn opened() -> Vec<u8> {
+    let opened = wire::Opened {
+        product: "rig".to_owned(),
+        product_version: "1".to_owned(),
+        configuration_digest: Bytes::from_static(&[0; 32]),
+        clock: ClockState::Unknown as i32,
+        class: WriterClass::Intermittent as i32,
+        silence_us_max: 0,
+    };
+    record::encode(Kind::GatewayEvent(wire::GatewayEvent {
+        at: crate::clock::now_us(),
+        event: Some(wire::gateway_event::Event::Opened(opened)),
+    }))
+}
+
+fn call(number: u64) -> Vec<u8> {
+    record::encode(Kind::Call(wire::Call {
+        call_number: number,
+        phase: 1,
+        mode: 1,
+        server: "s".to_owned(),
+        decision: 1,
+        started_at: crate::clock::now_us(),
+        outcome: 1,
+        ..Default::default()
+    }))
+}
