@@ -35,7 +35,7 @@ fn accepted(pki: &Pki, leaf: &str, usage: KeyUsage, at_us: u64) -> bool {
     let anchors = [anchor_from_trusted_cert(&authority).unwrap()];
     let leaf = EndEntityCert::try_from(&leaf).unwrap();
     let algorithms = [ring::ECDSA_P256_SHA256, ring::ED25519];
-    let at = webpki::types::UnixTime::since_unix_epoch(Duration::from_micros(at_us));
+    let at = rustls_pki_types::UnixTime::since_unix_epoch(Duration::from_micros(at_us));
     leaf.verify_for_usage(&algorithms, &anchors, &[], at, usage, None, None).is_ok()
 }
 
@@ -97,7 +97,7 @@ fn requests_must_be_whole_and_signed_by_their_own_key() {
         (label.to_owned(), der)
     };
     let encode = |label: &str, der: &[u8]| {
-        pem::encode_string(label, der::pem::LineEnding::LF, der).unwrap()
+        pem::encode_string(label, pem::LineEnding::LF, der).unwrap()
     };
     pki.issue(&encode(&label, &good), &gateway()).unwrap();
     let mut forged = good.clone();
