@@ -1,0 +1,2271 @@
+#!/usr/bin/env python3
+"""A second verifier of Custody archives and evidence, written from FORMAT.md alone.
+
+It exists to show that FORMAT.md is complete, and to give a sceptic two independent answers: it shares no code with the
+verifier in Rust, and both must agree over every archive (six claims, exit code, first failing check). It reads the message
+tables and the table of checks out of the FORMAT.md that lies beside it, so that page is the norm that it executes; everything
+else (wire form, hashes, trees, signatures, notes, chains, numbering) is its own code. Numbers in comments are sections of
+FORMAT.md. It prefers the plain way to the fast one and keeps no more than two segments in memory.
+
+    pip install blake3 cryptography zstandard          (Python 3.11 or later)
+    second_verifier.py verify ARCHIVE --policy policy.json [--known FILE ...] [--as-of TIME_US] [--at-size N] --json
+    second_verifier.py evidence FILE --policy policy.json --json
+
+Exit codes: 0 all required claims verified, 1 something refuted, 2 undecided or unreadable, 64 wrong usage.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import os
+import re
+import stat
+import sys
+import time
+import unicodedata
+from collections import namedtuple
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import zstandard
+from blake3 import blake3
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+U64_MAX = 2**64 - 1
+TIME_MAX = 253402300799999999
+DAY_US = 86_400_000_000
+ZEROS = bytes(32)
+FINDINGS_MAX = 1000
+CLAIMS = ("unaltered", "authorised", "complete", "not_rolled_back", "not_rewritten", "dated")
+
+
+class Malformed(Exception):
+    """Bytes that are not in form (2)."""
+
+
+class Future(Exception):
+    """Bytes of a later version, of which nothing is concluded (2.5)."""
+
+
+class NoVerdict(Exception):
+    """Something that ends verification without a verdict: exit code 2 (13.1)."""
+
+
+class Fault(Exception):
+    """A check that did not pass (13.1)."""
+
+    def __init__(self, check, place="", undecided=False):
+        super().__init__(check, place)
+        self.check, self.place, self.undecided = check, place, undecided
+
+
+def require(condition, check, place=""):
+    """Refutes `check` at `place` unless the condition holds."""
+    if not condition:
+        raise Fault(check, place)
+
+
+def in_form(condition, why):
+    """The same for rules of form, which have no name of their own."""
+    if not condition:
+        raise Malformed(why)
+
+
+def judged(check, place, parse, *arguments):
+    """A form check: malformed bytes refute it, bytes of a future version leave it undecided."""
+    try:
+        return parse(*arguments)
+    except Malformed as error:
+        raise Fault(check, f"{place}: {error}") from error
+    except Future as error:
+        raise Fault(check, place, undecided=True) from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The tables of FORMAT.md
+
+
+@dataclass(frozen=True)
+class Field:
+    """One line of a message's table."""
+
+    tag: int
+    name: str
+    type: str
+    of: str
+    presence: str
+    group: str
+    may_be_absent: bool
+    low: int
+    high: int
+    characters: str
+
+    @property
+    def packed(self):
+        return self.type.endswith(", packed")
+
+    @property
+    def wire(self):
+        return 2 if self.packed or self.type in ("bytes", "string", "message") else 0
+
+
+def field_of(cells):
+    """A Field from the cells `tag | name | type | presence | limits | meaning`."""
+    tag, name, type_cell, presence_cell, limits, _ = cells
+    kind, _, of = type_cell.replace("`", "").partition(" ") if "`" in type_cell else (type_cell, "", "")
+    presence, _, group = presence_cell.partition(" `")
+    low, high = limits_of(kind, limits)
+    return Field(int(tag), name.strip("`"), kind, of, presence, group.partition("`")[0],
+                 "may be absent" in presence_cell, low, high, limits.partition(", ")[2])
+
+
+def limits_of(kind, limits):
+    """The least and greatest value, or length in bytes."""
+    numbers = [int(number) for number in re.findall(r"\d+", limits)]
+    if limits == "time":
+        return 0, TIME_MAX
+    if limits.startswith("at most"):
+        return 0, numbers[0]
+    if kind in ("bytes", "string") and numbers:
+        return numbers[0], numbers[-1]
+    return 0, {"uint32": 2**32 - 1}.get(kind, U64_MAX)
+
+
+class Table:
+    """A message: its fields by tag, and what the order and presence rules need."""
+
+    def __init__(self):
+        self.fields = {}
+
+    def close(self):
+        self.versioned = 1 in self.fields and self.fields[1].type == "version"
+        self.required = [f.name for f in self.fields.values() if f.presence == "required"]
+        self.groups = {f.group: f.may_be_absent for f in self.fields.values() if f.group}
+        empty = {"bytes": b"", "string": "", "bool": False}
+        self.defaults = {group: None for group in self.groups}
+        for f in self.fields.values():
+            implicit = empty.get(f.type, 0) if f.presence == "implicit" else None
+            self.defaults[f.name] = () if f.presence.startswith("repeated") else implicit
+
+
+def read_tables(text):
+    """Messages, enums and checks of FORMAT.md, by name."""
+    messages, enums, checks, current = {}, {}, {}, None
+    for line in text.splitlines():
+        heading = re.match(r"\*\*(enum )?`(\w+)`\*\*", line)
+        if heading:
+            current = (enums.setdefault(heading[2], {}) if heading[1] else messages.setdefault(heading[2], Table()))
+        elif line.startswith("#"):
+            current = None
+        cells = [cell.strip() for cell in line.strip("| ").split("|")] if line.startswith("|") else []
+        cells += [""] * (6 - len(cells)) if isinstance(current, Table) else []
+        if not cells or not cells[0].isdigit():
+            continue
+        if isinstance(current, Table):
+            message_field = field_of(cells)
+            current.fields[message_field.tag] = message_field
+        elif isinstance(current, dict):
+            current[int(cells[0])] = cells[1].strip("`")
+        elif len(cells) == 4 and cells[2] in CLAIMS:
+            checks[cells[1].strip("`")] = cells[2]
+    for table in messages.values():
+        table.close()
+    return messages, enums, checks
+
+
+MESSAGES, ENUMS, CLAIM_OF_CHECK = read_tables(Path(__file__).with_name("FORMAT.md").read_text(encoding="utf-8"))
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Strict form (2)
+
+
+def varint(data, at):
+    """The minimal varint at `at`, and where it ends."""
+    value = 0
+    for index in range(10):
+        in_form(at + index < len(data), "cut varint")
+        byte = data[at + index]
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            in_form(byte != 0 or index == 0, "varint not minimal")
+            in_form(value <= U64_MAX, "varint above 64 bits")
+            return value, at + index + 1
+    raise Malformed("varint too long")
+
+
+def read_version(data):
+    """The version is read before all else (2.5)."""
+    in_form(data[:1] == b"\x08", "version is not first")
+    version, _ = varint(data, 1)
+    in_form(version != 0, "version 0")
+    if version > 1:
+        raise Future(f"version {version}")
+
+
+def decode(name, data):
+    """The message of that name in `data`, as a namespace; a oneof's name holds the name of the field that is set."""
+    table = MESSAGES[name]
+    if table.versioned:
+        read_version(data)
+    values, last, at = {}, 0, 0
+    while at < len(data):
+        key, at = varint(data, at)
+        one = table.fields.get(key >> 3)
+        in_form(one is not None and one.wire == key & 7, f"{name}: unknown field {key >> 3}")
+        repeats = one.presence.startswith("repeated") and not one.packed
+        in_form(one.tag > last or (one.tag == last and repeats), f"{name}.{one.name}: order")
+        last = one.tag
+        content, at = varint(data, at)
+        if one.wire == 2:
+            in_form(content <= len(data) - at, f"{name}.{one.name}: cut")
+            content, at = data[at:at + content], at + content
+        keep(values, one, content, repeats)
+    return complete(name, table, values)
+
+
+def keep(values, one, content, repeats):
+    """Puts one field's value beside those before it, under its rules of occurrence (2.2)."""
+    value = packed_of(one, content) if one.packed else value_of(one, content)
+    if one.group:
+        in_form(one.group not in values, f"{one.group}: two of a oneof")
+        values[one.group] = one.name
+    if one.presence == "implicit":
+        in_form(value, f"{one.name}: zero or empty in written form")
+    if repeats:
+        value = values.get(one.name, []) + [value] if one.name not in values else values[one.name] + [value]
+        in_form(len(value) <= repeat_max(one), f"{one.name}: too many")
+    values[one.name] = value
+
+
+def repeat_max(one):
+    return int(one.presence.rpartition(" ")[2])
+
+
+def packed_of(one, content):
+    numbers, at = [], 0
+    while at < len(content):
+        number, at = varint(content, at)
+        in_form(one.low <= number <= one.high, f"{one.name}: out of limits")
+        numbers.append(number)
+    in_form(1 <= len(numbers) <= repeat_max(one), f"{one.name}: count")
+    return numbers
+
+
+def value_of(one, content):
+    """A single value within the limits of its type (2.4)."""
+    if one.type == "message":
+        return nested(one, content)
+    if one.type in ("bytes", "string"):
+        in_form(one.low <= len(content) <= one.high, f"{one.name}: length")
+        return content if one.type == "bytes" else text_of(one, content)
+    if one.type == "enum":
+        in_form(content in ENUMS[one.of], f"{one.name}: unknown value")
+        return ENUMS[one.of][content]
+    if one.type == "bool":
+        in_form(content == 1, f"{one.name}: not 1")
+        return True
+    in_form(one.low <= content <= one.high, f"{one.name}: out of limits")
+    return content
+
+
+def nested(one, content):
+    try:
+        return decode(one.of, content)
+    except Future as error:
+        raise Malformed(f"{one.name}: a part of another version") from error
+
+
+CHARACTERS = {"token": re.compile(r"[A-Za-z0-9_./:@+-]*"), "pattern": re.compile(r"[A-Za-z0-9_./:@+*-]*")}
+
+
+def text_of(one, content):
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Malformed(f"{one.name}: not UTF-8") from error
+    if one.characters:
+        in_form(CHARACTERS[one.characters].fullmatch(text), f"{one.name}: not a {one.characters}")
+    return text
+
+
+def complete(name, table, values):
+    for required in table.required:
+        in_form(required in values, f"{name}.{required}: missing")
+    for group, may_be_absent in table.groups.items():
+        in_form(group in values or may_be_absent, f"{name}.{group}: none of a oneof")
+    return SimpleNamespace(**{**table.defaults, **values})
+
+
+def wire_varint(number):
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(out) + bytes([number])
+
+
+def wire(*fields):
+    """Encodes (tag, value) pairs; None, zero and empty are left out. Enough for what a verifier has to make itself."""
+    out = b""
+    for tag, value in fields:
+        if not value:
+            continue
+        if isinstance(value, int):
+            out += wire_varint(tag << 3) + wire_varint(value)
+        else:
+            value = value.encode() if isinstance(value, str) else value
+            out += wire_varint(tag << 3 | 2) + wire_varint(len(value)) + value
+    return out
+
+
+def base64_of(text):
+    """Base64 in its one form (1)."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise Malformed("not base64") from error
+    in_form(base64.b64encode(data).decode() == text, "not canonical base64")
+    return data
+
+
+def hex_of(text, length):
+    in_form(isinstance(text, str) and re.fullmatch(r"[0-9a-f]*", text) and len(text) == 2 * length, "not hex")
+    return bytes.fromhex(text)
+
+
+def canonical_number(text):
+    in_form(re.fullmatch(r"0|[1-9][0-9]*", text), "not a canonical number")
+    in_form(len(text) <= 20 and int(text) <= U64_MAX, "above 64 bits")
+    return int(text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hashes and trees (3)
+
+
+@lru_cache(maxsize=None)
+def key_of(use):
+    return blake3(b"", derive_key_context="custody/v1/" + use).digest()
+
+
+def keyed(use, data):
+    """H[use](data)."""
+    return blake3(data, key=key_of(use)).digest()
+
+
+def sha256(data):
+    return hashlib.sha256(data).digest()
+
+
+def u32be(number):
+    return number.to_bytes(4, "big")
+
+
+def u64be(number):
+    return number.to_bytes(8, "big")
+
+
+def lp(data):
+    return u32be(len(data)) + data
+
+
+Hashing = namedtuple("Hashing", "node empty")
+
+
+def blake3_tree(name):
+    node = f"{name}-node"
+    return Hashing(lambda left, right: keyed(node, left + right), keyed(f"{name}-leaf", b""))
+
+
+BATCH_TREE, SEGMENT_TREE, HISTORY_TREE = blake3_tree("batch"), blake3_tree("segment"), blake3_tree("history")
+LOG_TREE = Hashing(lambda left, right: sha256(b"\x01" + left + right), sha256(b""))
+
+
+class Tree:
+    """A growing tree of the shape of RFC 6962 that knows its root at every size it had."""
+
+    def __init__(self, hashing, leaves=()):
+        self.hashing, self.levels = hashing, [[]]
+        for leaf in leaves:
+            self.append(leaf)
+
+    def __len__(self):
+        return len(self.levels[0])
+
+    def append(self, leaf):
+        level, subtree = 0, leaf
+        while True:
+            if level == len(self.levels):
+                self.levels.append([])
+            self.levels[level].append(subtree)
+            if len(self.levels[level]) % 2:
+                return
+            subtree = self.hashing.node(*self.levels[level][-2:])
+            level += 1
+
+    def root(self, size=None):
+        """The root of the first `size` leaves; None if there are not so many."""
+        size = len(self) if size is None else size
+        if size > len(self):
+            return None
+        root = self.hashing.empty if size == 0 else None
+        for level in range(size.bit_length()):
+            if size >> level & 1:
+                subtree = self.levels[level][(size >> level) - 1]
+                root = subtree if root is None else self.hashing.node(subtree, root)
+        return root
+
+
+def included(hashing, index, size, leaf, path, root):
+    """RFC 9162 section 2.1.3.2 with the edges of 3.3."""
+    if index >= size:
+        return False
+    node, last = leaf, size - 1
+    for sibling in path:
+        if last == 0:
+            return False
+        if index & 1 or index == last:
+            node = hashing.node(sibling, node)
+            while not index & 1 and index:
+                index, last = index >> 1, last >> 1
+        else:
+            node = hashing.node(node, sibling)
+        index, last = index >> 1, last >> 1
+    return last == 0 and node == root
+
+
+def range_root(hashing, first, leaves, size, proof):
+    """The root that a range proof (3.4) gives; None if it is refused."""
+    end = first + len(leaves)
+    if not leaves or end > size:
+        return None
+    leaf_left, proof_left = iter(leaves), iter(proof)
+
+    def subtree(low, high):
+        if high <= first or low >= end:
+            return next(proof_left)
+        if high - low == 1:
+            return next(leaf_left)
+        middle = low + (1 << (high - low - 1).bit_length() - 1)
+        left = subtree(low, middle)
+        return hashing.node(left, subtree(middle, high))
+
+    try:
+        root = subtree(0, size)
+    except StopIteration:
+        return None
+    return root if next(proof_left, None) is None and next(leaf_left, None) is None else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Signatures (4)
+
+P = 2**255 - 19
+L = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, P) % P
+SMALL_ORDER = {bytes.fromhex(text) for text in (
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000080",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa")}
+
+
+@lru_cache(maxsize=4096)
+def public_key_passes(key):
+    """4.2: a canonical encoding of a point of the curve that is not of small order."""
+    y, sign = int.from_bytes(key, "little") & (1 << 255) - 1, key[31] >> 7
+    if len(key) != 32 or y >= P or key in SMALL_ORDER:
+        return False
+    x_squared = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    if x_squared == 0:
+        return sign == 0
+    return pow(x_squared, (P - 1) // 2, P) == 1
+
+
+def signature_verifies(key, signature, message):
+    """4.3, for a key that passed 4.2; the library's equation is the one without the cofactor."""
+    if len(signature) != 64 or int.from_bytes(signature[32:], "little") >= L or signature[:32] in SMALL_ORDER:
+        return False
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def signed(context, key, signature, data):
+    return signature_verifies(key, signature, f"custody/v1/{context}".encode() + b"\0" + data)
+
+
+def key_id_of(role, public_key):
+    number = next(number for number, name in ENUMS["Role"].items() if name == role)
+    return keyed("key-id", u32be(number) + public_key)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Notes (10.4)
+
+NOTE_MAX = 98_304
+NoteLine = namedtuple("NoteLine", "name key_hash signature")
+Note = namedtuple("Note", "origin size root text lines")
+WHITE_SPACE = set("\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") | {chr(c) for c in range(0x2000, 0x200B)}
+
+
+def check_name(name):
+    in_form(1 <= len(name.encode()) <= 255, "length of a name")
+    in_form(not any(c in WHITE_SPACE or c == "+" or unicodedata.category(c) == "Cc" for c in name), "name")
+    return name
+
+
+def note_line(line):
+    in_form(line.startswith("\u2014 "), "signature line")
+    name, space, encoded = line[2:].partition(" ")
+    in_form(space, "signature line")
+    data = base64_of(encoded)
+    in_form(len(data) >= 5, "short signature")
+    return NoteLine(check_name(name), data[:4], data[4:])
+
+
+def parse_note(data):
+    """A checkpoint: a signed note of three lines."""
+    in_form(len(data) <= NOTE_MAX, "note too long")
+    try:
+        whole = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Malformed("note is not UTF-8") from error
+    end = whole.rfind("\n\n")
+    in_form(end >= 0 and whole.endswith("\n"), "no empty line, or cut")
+    text, signatures = whole[:end + 1], whole[end + 2:]
+    lines = signatures.split("\n")[:-1]
+    in_form(1 <= len(lines) <= 64, "count of signature lines")
+    parts = text.split("\n")
+    in_form(len(parts) == 4, "text is not three lines")
+    root = base64_of(parts[2])
+    in_form(len(root) == 32, "length of the root")
+    return Note(check_name(parts[0]), canonical_number(parts[1]), root, text.encode(), [note_line(x) for x in lines])
+
+
+def note_key_hash(name, kind, key):
+    return sha256(name.encode() + b"\n" + bytes([kind]) + key)[:4]
+
+
+def note_signed_by(note, key):
+    mine = [line for line in note.lines
+            if line.name == note.origin and line.key_hash == note_key_hash(note.origin, 1, key)]
+    return any(signature_verifies(key, line.signature, note.text) for line in mine)
+
+
+def cosignature_time(line, key, text):
+    """The time of a witness's valid line, else None."""
+    if line.key_hash != note_key_hash(line.name, 4, key) or len(line.signature) != 72:
+        return None
+    seconds = int.from_bytes(line.signature[:8], "big")
+    message = f"cosignature/v1\ntime {seconds}\n".encode() + text
+    return seconds if signature_verifies(key, line.signature[8:], message) else None
+
+
+def checkpoint_text(origin, size, root):
+    return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n".encode()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The audit policy (12)
+
+Root = namedtuple("Root", "public_key successor_hash")
+POLICY_KEYS = {"version", "origin", "scope", "roots", "witnesses", "quorum", "greatest_age_seconds",
+               "minimum_retention_days", "required", "known"}
+
+
+def policy_object(value, keys, required):
+    in_form(isinstance(value, dict) and set(value) <= keys and required <= set(value), "keys of the policy")
+    return value
+
+
+def policy_number(value, greatest=U64_MAX):
+    in_form(isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= greatest, "number in the policy")
+    return value
+
+
+def policy_list(value, least=0):
+    in_form(isinstance(value, list) and len(value) >= least, "list in the policy")
+    return value
+
+
+def policy_text(value):
+    in_form(isinstance(value, str), "string in the policy")
+    value.encode()
+    return value
+
+
+def policy_key(value):
+    key = hex_of(value, 32)
+    in_form(public_key_passes(key), "key in the policy")
+    return key
+
+
+def no_twins(pairs):
+    in_form(len({key for key, _ in pairs}) == len(pairs), "a key twice in the policy")
+    return dict(pairs)
+
+
+def no_fraction(text):
+    raise Malformed(f"{text} in the policy")
+
+
+def parse_policy(data):
+    """The policy as a namespace; anything unusable is Malformed."""
+    in_form(len(data) <= 1_048_576, "policy too long")
+    try:
+        whole = json.loads(data.decode("utf-8"), object_pairs_hook=no_twins, parse_float=no_fraction,
+                           parse_constant=no_fraction)
+        return policy_of(policy_object(whole, POLICY_KEYS, {"version", "origin", "scope", "roots"}))
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"policy: {error}") from error
+
+
+def policy_of(whole):
+    in_form(policy_number(whole["version"]) == 1, "version of the policy")
+    witnesses = dict(map(policy_witness, policy_list(whole.get("witnesses", []))))
+    required = policy_list(whole.get("required", list(CLAIMS[:3])))
+    in_form(all(isinstance(claim, str) and claim in CLAIMS for claim in required), "required claims")
+    return SimpleNamespace(
+        origin=policy_text(whole["origin"]), scope=policy_scope(whole["scope"]),
+        roots=dict(map(policy_root, policy_list(whole["roots"], 1))), witnesses=witnesses, required=required,
+        quorum=policy_number(whole.get("quorum", 0), len(whole.get("witnesses", []))),
+        greatest_age=policy_number(whole.get("greatest_age_seconds", 0)),
+        retention_days=policy_number(whole.get("minimum_retention_days", 0)),
+        known=[policy_text(text).encode() for text in policy_list(whole.get("known", []))])
+
+
+def policy_scope(value):
+    if value == "organisation":
+        return None
+    names = policy_object(value, {"workspaces"}, {"workspaces"})["workspaces"]
+    return [hex_of(name, 16) for name in policy_list(names)]
+
+
+def policy_root(value):
+    policy_object(value, {"era", "public_key", "successor_hash"}, {"era", "public_key", "successor_hash"})
+    return (policy_number(value["era"], 2**32 - 1),
+            Root(policy_key(value["public_key"]), hex_of(value["successor_hash"], 32)))
+
+
+def policy_witness(value):
+    policy_object(value, {"name", "public_key"}, {"name", "public_key"})
+    return policy_text(value["name"]), policy_key(value["public_key"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading an archive: a folder or a tar (11)
+
+
+def check_object_name(name):
+    parts = name.split("/")
+    if len(name.encode("utf-8", "surrogateescape")) > 512 or len(parts) > 16 or "\\" in name or "\0" in name:
+        raise NoVerdict(f"not a name: {name!r}")
+    if any(part in ("", ".", "..") for part in parts) or any(0xDC80 <= ord(c) <= 0xDCFF for c in name):
+        raise NoVerdict(f"not a name: {name!r}")
+    return name
+
+
+def length_limit(name):
+    """The greatest length of the object of that name."""
+    if re.match(r"workspaces/[^/]*/segments/", name):
+        return 167_772_160
+    if name.startswith(("log/checkpoints/", "log/cosignatures/")):
+        return NOTE_MAX
+    if name.startswith("log/tile/"):
+        return 16_777_472 if name.startswith("log/tile/entries/") else 8_192
+    return 32_768
+
+
+class Archive:
+    """Names, and bytes by name, cut one byte past their limit."""
+
+    def __init__(self, path):
+        try:
+            self.place, self.objects = path, {}
+            if path.is_dir():
+                self.read_folder(path, "")
+            else:
+                self.objects = tar_members(path)
+        except OSError as error:
+            raise NoVerdict(f"cannot read the archive: {error}") from error
+
+    def read_folder(self, folder, prefix):
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            name = check_object_name(prefix + entry.name)
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                self.read_folder(entry.path, name + "/")
+            elif stat.S_ISREG(mode):
+                self.objects[name] = (entry.path, 0, None)
+            else:
+                raise NoVerdict(f"neither file nor folder: {name}")
+
+    def below(self, folder):
+        """Names below a folder, ascending by their bytes."""
+        return sorted((name for name in self.objects if name.startswith(folder + "/")), key=lambda name: name.encode())
+
+    def read(self, name):
+        """The bytes, or None if there is no such object."""
+        if name not in self.objects:
+            return None
+        path, offset, length = self.objects[name]
+        limit = length_limit(name) + 1
+        try:
+            with open(path, "rb") as file:
+                file.seek(offset)
+                return file.read(limit if length is None else min(limit, length))
+        except OSError as error:
+            raise NoVerdict(f"cannot read {name}: {error}") from error
+
+
+def tar_members(path):
+    """Name to (file, offset, length) of a tar's files, with one folder on top taken off."""
+    members, long_name = [], None
+    with open(path, "rb") as file:
+        while True:
+            header = file.read(512)
+            if header == bytes(512):
+                break
+            kind, name, size = tar_header(header)
+            data_at = file.tell()
+            if kind in b"xgL":
+                long_name = tar_extension(kind, file.read(size), long_name)
+            elif kind in b"0\0" or kind == b"5":
+                members.append((long_name or name, kind == b"5", data_at, size))
+                long_name = None
+            else:
+                raise NoVerdict("a tar member that is neither file nor folder")
+            file.seek(data_at + (size + 511) // 512 * 512)
+        tar_end(file)
+    return tar_objects(path, members)
+
+
+def tar_header(header):
+    if len(header) < 512:
+        raise NoVerdict("a tar without its end")
+    try:
+        checksum = int(header[148:156].strip(b"\0 "), 8)
+        size = int(header[124:136].strip(b"\0 ") or b"0", 8)
+    except ValueError as error:
+        raise NoVerdict("a tar header that is none") from error
+    if checksum != sum(header) - sum(header[148:156]) + 8 * 32:
+        raise NoVerdict("a tar header with a wrong checksum")
+    prefix = header[345:500].split(b"\0")[0] if header[257:263] == b"ustar\0" else b""
+    name = header[:100].split(b"\0")[0]
+    return header[156:157], (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape"), size
+
+
+def tar_extension(kind, data, long_name):
+    """A name that an extension header gives; a size that it gives is refused."""
+    if kind == b"L":
+        return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
+    for record in re.findall(rb"\d+ ([^\n]*)\n", data):
+        key, _, value = record.partition(b"=")
+        if key == b"size":
+            raise NoVerdict("a size in an extension header of the tar")
+        if key == b"path" and kind == b"x":
+            long_name = value.decode("utf-8", "surrogateescape")
+    return long_name
+
+
+def tar_end(file):
+    rest = file.read()
+    if len(rest) < 512 or rest.strip(b"\0"):
+        raise NoVerdict("a tar without its end, or with bytes after it")
+
+
+def tar_objects(path, members):
+    names = [(re.sub(r"^(\./)+", "", name).rstrip("/") if folder else re.sub(r"^(\./)+", "", name), folder, at, size)
+             for name, folder, at, size in members]
+    names = [member for member in names if member[0] not in ("", ".")]
+    tops = {name.split("/")[0] for name, _, _, _ in names}
+    wrapped = len(tops) == 1 and not tops & {"log", "workspaces"} and all(f or "/" in n for n, f, _, _ in names)
+    objects, seen = {}, set()
+    for name, folder, at, size in names:
+        name = name.partition("/")[2] if wrapped else name
+        if not name:
+            continue
+        if name in seen:
+            raise NoVerdict(f"two tar members of one name: {name}")
+        seen.add(check_object_name(name))
+        if not folder:
+            objects[name] = (path, at, size)
+    return objects
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Statements and chains (8)
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a chain. Marks are serials of statements, so that the state at every count can be asked for."""
+
+    role: str
+    public_key: bytes
+    gateway: bytes | None
+    serial: int
+    signer: bytes | None
+    retired: int | None = None
+    revoked: int | None = None
+    suspect: int | None = None
+
+    def is_retired(self, count):
+        return self.retired is not None and self.retired < count
+
+    def is_revoked(self, count):
+        return self.revoked is not None and self.revoked < count
+
+
+@dataclass
+class Registrar:
+    public_key: bytes
+    left: int
+    revoked: bool = False
+
+
+class Refused(Exception):
+    """A statement that is not the next one of its chain (8.3)."""
+
+
+def allow(condition, why):
+    if not condition:
+        raise Refused(why)
+
+
+@dataclass(frozen=True)
+class SignedStatement:
+    """A statement with the bytes that its signature and its hash are over."""
+
+    statement: SimpleNamespace
+    signed: bytes
+    signature: bytes
+    hash: bytes
+
+    @property
+    def action(self):
+        return getattr(self.statement, self.statement.action)
+
+
+def parse_statement(data):
+    outer = decode("SignedStatement", data)
+    return SignedStatement(decode("Statement", outer.statement), outer.statement, outer.signature, sha256(data))
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The roots by era, and which of them may sign."""
+
+    by_era: dict
+    current: int
+    earlier_sign: bool = False
+
+    def signer(self, era):
+        allowed = era == self.current or (self.earlier_sign and era < self.current)
+        return self.by_era.get(era) if allowed else None
+
+
+class Chain:
+    """One key chain. `roots` moves in the ledger's chain only; a workspace's statements are given theirs."""
+
+    def __init__(self, origin, workspace, roots=None):
+        self.origin, self.workspace = origin, workspace
+        self.hashes, self.keys, self.registrars = [], {}, {}
+        self.holds, self.seen = set(), set()
+        self.name, self.removed_by, self.incarnation = "", None, 0
+        self.roots_after = [roots]
+
+    @property
+    def count(self):
+        return len(self.hashes)
+
+    def hash_after(self, count):
+        """The chain's head after `count` statements; None if there are not so many."""
+        if count > self.count:
+            return None
+        return self.hashes[count - 1] if count else ZEROS
+
+    def had(self, head):
+        return self.hash_after(head.count) == head.hash
+
+    def key(self, key_id, count, role):
+        key = self.keys.get(key_id)
+        return key if key and key.role == role and key.serial < count else None
+
+    def log_keys(self, count):
+        return [key.public_key for key in self.keys.values()
+                if key.role == "LOG" and key.serial < count and not key.is_revoked(count)]
+
+    def judge(self, given, roots=None):
+        """Takes the next statement, or raises Refused."""
+        statement, roots = given.statement, roots or self.roots_after[-1]
+        self.check_place(statement)
+        if statement.action == "succeed_root":
+            roots = self.succeeded(statement, given.action, roots)
+        signer = self.signer_of(statement, roots)
+        allow(signed("statement", signer, given.signature, given.signed), "signature")
+        if self.workspace is not None:
+            allow((statement.action == "create") == (statement.serial == 0), "create comes first, and once")
+        self.apply(statement, given)
+        self.hashes.append(given.hash)
+        self.roots_after.append(roots if self.workspace is None else None)
+
+    def check_place(self, statement):
+        """Rules 1 to 6."""
+        allow(statement.origin == self.origin, "origin")
+        allow(statement.workspace == self.workspace, "workspace")
+        allow(statement.serial == self.count, "serial")
+        allow(statement.previous == self.hash_after(self.count), "previous")
+        allow(self.removed_by is None, "after the removal")
+        allow(statement.serial < 1_048_576, "too many statements")
+
+    def succeeded(self, statement, action, roots):
+        """Rule 7: the roots with the new era as the current one."""
+        allow(public_key_passes(action.public_key), "public key")
+        allow(self.workspace is None and statement.registrar is None, "not the ledger's chain, or a registrar")
+        committed = roots.by_era[roots.current].successor_hash
+        allow(keyed("root-successor", action.public_key) == committed, "not the successor")
+        allow(statement.era == roots.current + 1, "era")
+        root = Root(action.public_key, action.successor_hash)
+        allow(roots.by_era.get(statement.era, root) == root, "not the policy's root of this era")
+        return replace(roots, by_era={**roots.by_era, statement.era: root}, current=statement.era)
+
+    def signer_of(self, statement, roots):
+        """Rule 8: the public key that must have signed."""
+        if statement.registrar is None:
+            root = roots.signer(statement.era)
+            allow(root, "era")
+            return root.public_key
+        registrar = self.registrars.get(statement.registrar)
+        allow(registrar and not registrar.revoked, "registrar")
+        return registrar.public_key
+
+    ALLOWED = {  # action: (in a workspace by root, there by registrar, in the ledger's chain by root)
+        "create": (1, 0, 0), "remove": (1, 0, 0), "delegate": (1, 0, 0), "enrol": (1, 1, 1), "retire": (1, 1, 1),
+        "revoke": (1, 1, 1), "suspect": (1, 1, 1), "hold": (1, 1, 0), "release": (1, 1, 0), "succeed_root": (0, 0, 1),
+        "incarnation": (0, 0, 1)}
+
+    def apply(self, statement, given):
+        """Rule 11."""
+        in_workspace, by_registrar = self.workspace is not None, statement.registrar is not None
+        column = (1 if by_registrar else 0) if in_workspace else 2
+        allow(self.ALLOWED[statement.action][column] and (in_workspace or not by_registrar), "action in this place")
+        if statement.action == "remove":
+            allow(self.name != "ledger", "the ledger's workspace stays")
+            self.removed_by = given.hash
+        elif statement.action != "succeed_root":
+            getattr(self, "apply_" + statement.action)(statement, given.action)
+
+    def apply_create(self, _statement, action):
+        self.name = action.name
+
+    def take_fresh(self, public_key):
+        allow(public_key_passes(public_key), "public key")
+        allow(public_key not in self.seen, "key is not fresh")
+        self.seen.add(public_key)
+
+    def check_possession(self, role, action, gateway):
+        number = next(number for number, name in ENUMS["Role"].items() if name == role)
+        message = wire((1, 1), (2, self.origin), (3, self.workspace), (4, number), (5, action.public_key), (6, gateway))
+        allow(signed("possession", action.public_key, action.possession, message), "possession")
+
+    def apply_delegate(self, _statement, action):
+        self.take_fresh(action.public_key)
+        self.check_possession("REGISTRAR", action, None)
+        registrar = Registrar(action.public_key, action.enrolments_max)
+        self.registrars[key_id_of("REGISTRAR", action.public_key)] = registrar
+
+    def apply_enrol(self, statement, action):
+        if self.workspace is None:
+            allow(action.role in ("RECORD", "HEAD", "LOG"), "role")
+        else:
+            allow(action.role in ("GATEWAY", "RECEIPT"), "role")
+            allow(action.role != "GATEWAY" or self.name != "ledger", "a gateway in the ledger's workspace")
+        allow((action.gateway is not None) == (action.role in ("GATEWAY", "RECORD")), "gateway")
+        self.take_fresh(action.public_key)
+        if action.role != "RECEIPT" or action.possession is not None:
+            allow(action.possession is not None, "no possession")
+            self.check_possession(action.role, action, action.gateway)
+        if statement.registrar is not None:
+            registrar = self.registrars[statement.registrar]
+            allow(registrar.left > 0, "no enrolment left")
+            registrar.left -= 1
+        self.keys[key_id_of(action.role, action.public_key)] = Key(
+            action.role, action.public_key, action.gateway, statement.serial, statement.registrar)
+
+    def mark(self, key_id, **marks):
+        key = self.keys.get(key_id)
+        allow(key, "no such key")
+        kept = {name: value if getattr(key, name) is None else min(value, getattr(key, name))
+                for name, value in marks.items()}
+        self.keys[key_id] = replace(key, **kept)
+
+    def apply_retire(self, statement, action):
+        self.mark(action.key_id, retired=statement.serial)
+
+    def apply_suspect(self, _statement, action):
+        self.mark(action.key_id, suspect=action.since)
+
+    def apply_revoke(self, statement, action):
+        registrar = self.registrars.get(action.key_id)
+        if registrar is None:
+            allow(not action.void_serials, "void serials of a key")
+            self.mark(action.key_id, revoked=statement.serial)
+            return
+        allow(statement.registrar is None, "only the root revokes a registrar")
+        registrar.revoked = True
+        enrolled = {key.serial: key_id for key_id, key in self.keys.items() if key.signer == action.key_id}
+        for serial in action.void_serials:
+            allow(serial in enrolled, "not an enrolment by this registrar")
+            self.mark(enrolled[serial], revoked=statement.serial, suspect=0)
+
+    def apply_hold(self, _statement, action):
+        allow(action.hold not in self.holds, "the hold stands already")
+        self.holds.add(action.hold)
+
+    def apply_release(self, _statement, action):
+        allow(action.hold in self.holds, "no such hold")
+        self.holds.remove(action.hold)
+
+    def apply_incarnation(self, _statement, action):
+        allow(action.number == self.incarnation + 1, "number of the incarnation")
+        self.incarnation = action.number
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches and their numbering (5, 6)
+
+Batch = namedtuple("Batch", "header header_bytes signature seed records hash")
+
+
+def check_header_shape(header):
+    """Rules 4 to 13 of 6.2."""
+    opens, first = header.open, header.batch_number == 0
+    unlinked = header.previous_header_hash == ZEROS
+    in_form(opens == first, "open")
+    in_form((header.opening_reason is not None) == (first and unlinked), "opening reason")
+    in_form(first or not unlinked, "previous header")
+    in_form((header.drop_reason is not None) == (header.dropped != 0), "drop reason")
+    in_form(not first or header.record_count, "an opening batch without records")
+    in_form(header.heartbeat == (header.record_count == 0 and not header.close), "heartbeat")
+    in_form(header.first_record >= header.dropped, "first record")
+    in_form(not first or header.first_record == header.dropped, "first record")
+    in_form(header.first_record + header.record_count <= U64_MAX, "record numbers")
+    in_form(header.batch_number < U64_MAX, "batch number")
+
+
+def parse_header(data):
+    header = decode("BatchHeader", data)
+    check_header_shape(header)
+    return header
+
+
+def parse_batch(data):
+    in_form(len(data) <= 1_048_576, "batch too long")
+    outer = decode("SignedBatch", data)
+    header = parse_header(outer.header)
+    in_form(len(outer.records) == header.record_count, "number of records")
+    return Batch(header, outer.header, outer.signature, outer.seed, outer.records,
+                 keyed("header-hash", outer.header))
+
+
+def parse_record(data):
+    record = decode("Record", data)
+    if record.kind == "call":
+        in_form((record.call.phase == "INTENT") == (record.call.outcome == "RUNNING"), "intent and outcome")
+    return record
+
+
+GATEWAY_KINDS = {"call", "access_change", "tool_definition", "gateway_event"}
+RECORD_KINDS = {"gateway_event", "directory_entry", "ledger_event", "search", "alarm", "disposition"}
+
+
+def may_write(role, workspace_name, kind):
+    """The authority table (5.2)."""
+    if role == "GATEWAY":
+        return workspace_name != "ledger" and kind in GATEWAY_KINDS
+    return role == "RECORD" and kind in RECORD_KINDS
+
+
+@dataclass
+class Epoch:
+    """What is known of one epoch (6.4); `writer` and the times serve the findings on silence."""
+
+    key_id: bytes | None
+    last_batch: int
+    next_record: int
+    last_hash: bytes
+    closed: bool
+    writer: SimpleNamespace | None = None
+    created_at: int = 0
+    received_at: int = 0
+
+
+@dataclass
+class Gateway:
+    epochs: dict = field(default_factory=dict)
+    opened_last: bytes | None = None
+
+
+def continues(epoch, header):
+    """Whether the header is the next of an epoch that is known."""
+    after_drops = epoch.next_record + header.dropped
+    return (header.batch_number == epoch.last_batch + 1 and not epoch.closed
+            and epoch.key_id in (None, header.key_id) and header.previous_header_hash == epoch.last_hash
+            and after_drops == header.first_record)
+
+
+def begins(gateway, header, past_unknown):
+    """Whether the header may be the first that is seen of its epoch."""
+    if past_unknown and gateway.opened_last is None:
+        return True
+    if header.batch_number != 0:
+        return past_unknown
+    if header.opening_reason is None:
+        last = gateway.opened_last
+        return last is not None and header.previous_header_hash == gateway.epochs[last].last_hash
+    return header.opening_reason != "FIRST" or gateway.opened_last is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Segment objects (9)
+
+
+def segment_leaf(kind, first_position, received_at, term, signed_bytes, signature):
+    number = next(number for number, name in ENUMS["LeafKind"].items() if name == kind)
+    return keyed("segment-leaf", bytes([number]) + u64be(first_position) + u64be(received_at) + u64be(term)
+                 + lp(signed_bytes) + lp(signature))
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """An entry of a segment object: what came (a Batch or a SignedStatement) and its leaf hash."""
+
+    entry: SimpleNamespace
+    content: object
+    hash: bytes
+
+    @property
+    def kind(self):
+        return self.entry.kind
+
+
+def parse_entry(data):
+    entry = decode("SegmentEntry", data)
+    if entry.kind == "STATEMENT":
+        content = parse_statement(entry.signed)
+        body, signature = content.signed, content.signature
+    else:
+        content = parse_batch(entry.signed)
+        body, signature = content.header_bytes, content.signature
+    return Leaf(entry, content, segment_leaf(
+        entry.kind, entry.first_position, entry.received_at, entry.term, body, signature))
+
+
+SegmentObject = namedtuple("SegmentObject", "data header index roster roster_bytes")
+
+
+def parse_object(data):
+    """Header, index and roster of a segment object, and the layout of its frames (9.3)."""
+    in_form(28 <= len(data) <= 167_772_160 and data[:8] == b"CUSTODY1" and data[-8:] == b"1YDOTSUC", "outer marks")
+    header_end = 12 + int.from_bytes(data[8:12], "big")
+    roster_at = len(data) - 16 - int.from_bytes(data[-12:-8], "big")
+    index_at = roster_at - int.from_bytes(data[-16:-12], "big")
+    in_form(header_end <= index_at <= roster_at, "lengths of the parts")
+    header = decode("SegmentHeader", data[12:header_end])
+    index = decode("SegmentIndex", data[index_at:roster_at])
+    roster_bytes = data[roster_at:-16]
+    roster = decode("Roster", roster_bytes)
+    check_frames(index.frames, header_end, index_at, header.first_position)
+    return SegmentObject(data, header, index, roster, roster_bytes)
+
+
+def check_frames(frames, offset, end, position):
+    leaves = 0
+    for frame in frames:
+        in_form(frame.offset == offset and frame.length and frame.leaf_count, "frame")
+        in_form(frame.first_leaf == leaves and frame.first_position >= position, "frame")
+        offset, leaves, position = offset + frame.length, leaves + frame.leaf_count, frame.first_position
+    in_form(offset == end, "frames do not reach the index")
+
+
+def check_zstd_header(data, content_length):
+    """The frame header of RFC 8878 section 3.1.1.1, as far as 9.3 narrows it."""
+    in_form(len(data) >= 6 and data[:4] == b"\x28\xb5\x2f\xfd", "not a zstd frame")
+    descriptor = data[4]
+    single, size_flag = descriptor >> 5 & 1, descriptor >> 6
+    in_form(descriptor & 0x0B == 0, "reserved bit or dictionary id")
+    in_form(single or size_flag, "no content size")
+    at = 5
+    if not single:
+        window = 1 << 10 + (data[5] >> 3)
+        in_form(window + window // 8 * (data[5] & 7) <= 8 << 20, "window")
+        at = 6
+    length = (1, 2, 4, 8)[size_flag]
+    size = int.from_bytes(data[at:at + length], "little") + (256 if length == 2 else 0)
+    in_form(len(data) >= at + length and size == content_length, "content size")
+
+
+def expand(data, content_length):
+    check_zstd_header(data, content_length)
+    expander = zstandard.ZstdDecompressor(max_window_size=8 << 20).decompressobj()
+    try:
+        content = expander.decompress(data)
+    except zstandard.ZstdError as error:
+        raise Malformed("zstd") from error
+    in_form(expander.eof and not expander.unused_data and len(content) == content_length, "zstd frame")
+    return content
+
+
+def frame_entries(whole, frame):
+    """The bytes of a frame's entries."""
+    content, entries, at = expand(whole.data[frame.offset:frame.offset + frame.length], frame.content_length), [], 0
+    while at < len(content):
+        length = int.from_bytes(content[at:at + 4], "big")
+        in_form(at + 4 + length <= len(content) and length, "entry in a frame")
+        entries.append(content[at + 4:at + 4 + length])
+        at += 4 + length
+    in_form(len(entries) == frame.leaf_count, "leaves of a frame")
+    return entries
+
+
+def leaves_if_sound(data):
+    """The leaves of an object, where another step judges its form; an entry that is not in form is None."""
+    leaves = []
+    try:
+        whole = parse_object(data)
+        for frame in whole.index.frames:
+            for entry in frame_entries(whole, frame):
+                try:
+                    leaves.append(parse_entry(entry))
+                except (Malformed, Future):
+                    leaves.append(None)
+    except (Malformed, Future):
+        pass
+    return leaves
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The log (13.2)
+
+Seal = namedtuple("Seal", "index workspace segment hash")
+
+
+class Run:
+    """What all parts of one verification share."""
+
+    def __init__(self, archive, policy, known, as_of, at_size=None, since=None, until=None):
+        self.archive, self.policy, self.known, self.as_of = archive, policy, known, as_of
+        self.at_size, self.since, self.until = at_size, since, until
+        self.faults, self.findings, self.now = [], [], 0
+        self.suspect, self.witness_times, self.shown = False, {}, set()
+        self.known_faults = []
+        self.counts = dict.fromkeys(("log_entries", "workspaces", "segments", "batches", "records", "equivocations",
+                                     "statements", "heads_not_checked", "findings"), 0)
+
+    def found(self, name):
+        self.counts["findings"] += 1
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(name)
+
+
+class Log:
+    """The log's entries, their tree, and what they say."""
+
+    def __init__(self, run):
+        self.run, self.archive, self.policy = run, run.archive, run.policy
+        self.entries, self.tree = [], Tree(LOG_TREE)
+        roots = Roots(self.policy.roots, min(self.policy.roots))
+        self.ledger = Chain(self.policy.origin, None, roots)
+        self.ledger_counts, self.incarnations = [0], [0]  # after so many entries
+        self.terms, self.first_term = [], None  # (log index, term); index of the first
+        self.created, self.removed, self.chains, self.seals = {}, {}, {}, {}
+
+    def verify(self):
+        """The steps of 13.2 in their order."""
+        sizes = self.sizes()
+        size = self.run.at_size if self.run.at_size is not None else max(sizes, default=None)
+        require(size in sizes, "checkpoint-present", "log/checkpoints")
+        self.checkpoint = self.read_checkpoint(size)
+        self.read_entries(size)
+        self.tree = Tree(LOG_TREE, (sha256(b"\0" + entry) for entry in self.entries))
+        require(self.tree.root() == self.checkpoint.root, "log-root", f"log/checkpoints/{size}")
+        self.check_tiles()
+        for index, data in enumerate(self.entries):
+            self.take_entry(index, data)
+        self.check_signed(self.checkpoint)
+        for other in (other for other in sizes if other < size):
+            note = self.read_checkpoint(other)
+            self.check_signed(note)
+            require(note.root == self.tree.root(other), "fork", f"log/checkpoints/{other}")
+        self.check_cosignatures()
+        for serial, digest in enumerate(self.ledger.hashes):
+            name = f"log/statements/{serial}-{digest.hex()}"
+            data = self.archive.read(name)
+            require(data is not None and sha256(data) == digest, "ledger-statement", name)
+
+    def sizes(self):
+        """The sizes that checkpoint objects are named by, ascending."""
+        sizes = []
+        for name in self.archive.below("log/checkpoints"):
+            try:
+                sizes.append(canonical_number(name.removeprefix("log/checkpoints/")))
+            except Malformed:
+                continue
+        return sorted(sizes)
+
+    def read_checkpoint(self, size):
+        name = f"log/checkpoints/{size}"
+        note = judged("checkpoint-form", name, parse_note, self.archive.read(name))
+        require(note.size == size and size <= 2**32, "checkpoint-form", name)
+        require(note.origin == self.policy.origin, "checkpoint-origin", name)
+        return note
+
+    def read_entries(self, size):
+        for number in range((size + 255) // 256):
+            wanted = min(256, size - 256 * number)
+            name, width = self.bundle_name(number, wanted)
+            require(name, "log-entries", f"bundle {number}")
+            entries = judged("log-entries", name, parse_bundle, self.archive.read(name), width)
+            self.entries += entries[:wanted]
+        self.run.counts["log_entries"] = size
+
+    def bundle_name(self, number, wanted):
+        """The bundle of the least width from `wanted` on that is there."""
+        for width in range(wanted, 257):
+            name = "log/tile/entries/" + tile_number(number) + (f".p/{width}" if width < 256 else "")
+            if name in self.archive.objects:
+                return name, width
+        return None, 0
+
+    def check_tiles(self):
+        for name in self.archive.below("log/tile"):
+            tile = parse_tile_name(name.removeprefix("log/tile/"))
+            content = self.tile_content(*tile) if tile else None
+            if content is None:
+                self.run.found("unreferenced")
+            else:
+                require(self.archive.read(name) == content, "log-tile", name)
+
+    def tile_content(self, level, number, width):
+        """What a tile holds; None for one beyond the size."""
+        last = 256 * number + width
+        if level is None:
+            if last > len(self.entries):
+                return None
+            return b"".join(len(e).to_bytes(2, "big") + e for e in self.entries[256 * number:last])
+        if level > 5 or last << 8 * level > len(self.entries):
+            return None
+        return b"".join(self.tree.levels[8 * level][256 * number:last])
+
+    def take_entry(self, index, data):
+        """Step 6 for one entry."""
+        place = f"log entry {index}"
+        entry = judged("log-entry-form", place, decode, "LogEntry", data)
+        if entry.entry == "term_start":
+            self.take_term(index, entry.term_start, place)
+        elif entry.entry == "seal":
+            self.take_seal(index, entry.seal, place)
+        else:
+            given = judged("log-entry-form", place, parse_statement, entry.statement)
+            require(self.names_checkpoint(given.statement, index), "statement-checkpoint", place)
+            if given.statement.workspace is None:
+                self.take_ledger_statement(index, given, place)
+            else:
+                self.take_workspace_statement(given, place)
+        self.ledger_counts.append(self.ledger.count)
+        self.incarnations.append(self.ledger.incarnation)
+
+    def names_checkpoint(self, statement, entries):
+        """Whether a statement names a checkpoint of the log among its first entries (8.3)."""
+        size, digest = statement.checkpoint_size, statement.checkpoint_hash
+        if size == 0:
+            return digest == ZEROS and not (self.first_term is not None and self.first_term < entries)
+        return size <= entries and digest == sha256(checkpoint_text(self.policy.origin, size, self.tree.root(size)))
+
+    def take_term(self, index, start, place):
+        last = self.terms[-1][1] if self.terms else 0
+        require(start.term > last and start.incarnation == self.incarnations[index], "term-order", place)
+        self.first_term = index if self.first_term is None else self.first_term
+        self.terms.append((index, start.term))
+
+    def take_ledger_statement(self, index, given, place):
+        judge("ledger-chain", place, self.ledger, given)
+        if given.statement.action == "incarnation":
+            action = given.action
+            require(action.log_size <= index and action.log_root == self.tree.root(action.log_size)
+                    and action.last_seals_hash == self.last_seals_hash(action.log_size), "incarnation", place)
+
+    def last_seals_hash(self, size):
+        last = {}
+        for workspace, seals in self.seals.items():
+            for seal in seals:
+                if seal.index < size:
+                    last[workspace] = workspace + u64be(seal.segment) + seal.hash
+        return keyed("last-seals", b"".join(last[workspace] for workspace in sorted(last)))
+
+    def take_workspace_statement(self, given, place):
+        statement = given.statement
+        workspace, action = statement.workspace, statement.action
+        if action == "create":
+            chain = Chain(self.policy.origin, workspace)
+            judge("workspace-created", place, chain, given, self.ledger.roots_after[-1])
+            names = {known.name for known in self.chains.values()}
+            require(workspace not in self.chains and chain.name not in names, "workspace-created", place)
+            self.chains[workspace], self.seals[workspace] = chain, []
+        else:
+            require(action == "remove" and workspace in self.chains and workspace not in self.removed,
+                    "workspace-created", place)
+            self.removed[workspace] = given.hash
+
+    def take_seal(self, index, seal, place):
+        workspace = seal.workspace
+        require(workspace in self.chains and workspace not in self.removed
+                and seal.segment == len(self.seals[workspace]), "seal-order", place)
+        self.seals[workspace].append(Seal(index, workspace, seal.segment, seal.seal_hash))
+
+    def check_signed(self, note):
+        keys = self.ledger.log_keys(self.ledger_counts[note.size])
+        require(any(note_signed_by(note, key) for key in keys), "checkpoint-signature", f"log/checkpoints/{note.size}")
+
+    def check_cosignatures(self):
+        for name in self.archive.below("log/cosignatures"):
+            first = name.split("/")[2]
+            try:
+                size = canonical_number(first)
+            except Malformed:
+                size = len(self.entries) + 1
+            if size > len(self.entries):
+                self.run.found("unreferenced")
+                continue
+            text = checkpoint_text(self.policy.origin, size, self.tree.root(size))
+            note = judged("cosignature", name, parse_note, text + b"\n" + self.archive.read(name))
+            require(note.text == text, "cosignature", name)
+            for line in (line for line in note.lines if line.name in self.policy.witnesses):
+                seconds = cosignature_time(line, self.policy.witnesses[line.name], text)
+                require(seconds is not None, "cosignature", name)
+                if size == len(self.entries):
+                    known = self.run.witness_times.get(line.name, 0)
+                    self.run.witness_times[line.name] = max(known, seconds)
+
+
+def judge(check, place, chain, given, roots=None):
+    try:
+        chain.judge(given, roots)
+    except Refused as error:
+        raise Fault(check, f"{place}: {error}") from error
+
+
+def tile_number(number):
+    groups = [f"{number % 1000:03}"]
+    while number >= 1000:
+        number //= 1000
+        groups.insert(0, f"x{number % 1000:03}")
+    return "/".join(groups)
+
+
+def parse_tile_name(name):
+    """(level, number, width) of a tile, with level None for a bundle; None if it is no tile's name."""
+    match = re.fullmatch(r"(entries|0|[1-9][0-9]*)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]*))?", name)
+    if not match or len(match[1]) > 20:
+        return None
+    number, width = int(re.sub("[x/]", "", match[2])), int(match[3] or 256)
+    if tile_number(number) != match[2] or width > 255 + (match[3] is None):
+        return None
+    return None if match[1] == "entries" else int(match[1]), number, width
+
+
+def parse_bundle(data, width):
+    entries, at = [], 0
+    for _ in range(width):
+        in_form(at + 2 <= len(data), "cut bundle")
+        length = int.from_bytes(data[at:at + 2], "big")
+        in_form(at + 2 + length <= len(data), "cut bundle")
+        entries.append(data[at + 2:at + 2 + length])
+        at += 2 + length
+    in_form(at == len(data), "bytes after a bundle")
+    return entries
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A workspace: seals and chain (13.3)
+
+
+class Workspace:
+    """One workspace of the log, its seals and its chain."""
+
+    def __init__(self, run, log, workspace):
+        self.run, self.log, self.archive, self.id = run, log, run.archive, workspace
+        self.chain, self.named = log.chains[workspace], log.seals[workspace]
+        self.folder = f"workspaces/{workspace.hex()}"
+        self.seals, self.history = [], Tree(HISTORY_TREE)
+        self.finished = False
+
+    def verify(self):
+        for named in self.named:
+            self.read_seal(named)
+        self.verify_chain()
+        self.take_newest_statements()
+        removed = self.log.removed.get(self.id)
+        require(removed in (None, self.chain.removed_by), "workspace-created", self.folder)
+        Segments(self).verify()
+        self.finished = True
+
+    def read_seal(self, named):
+        """Steps 1 to 6 for one seal."""
+        name = f"{self.folder}/seals/{named.segment}-{named.hash.hex()}"
+        data = self.archive.read(name)
+        require(data is not None, "seal-present", name)
+        require(sha256(data) == named.hash, "seal-hash", name)
+        seal = judged("seal-form", name, decode, "Seal", data)
+        require((seal.origin, seal.workspace, seal.segment, seal.incarnation) ==
+                (self.log.policy.origin, self.id, named.segment, self.log.incarnations[named.index]),
+                "seal-binding", name)
+        last = self.seals[-1] if self.seals else None
+        expected = min(last.first_position + last.record_count, U64_MAX) if last else 0
+        require(seal.first_position == expected, "seal-position", name)
+        require(seal.history_root == self.history.root(), "seal-history", name)
+        ledger_count = self.log.ledger_counts[named.index]
+        require(seal.ledger_chain.count == ledger_count and self.log.ledger.had(seal.ledger_chain),
+                "seal-ledger-chain", name)
+        statements = min(1 + sum(before.statement_count for before in self.seals), U64_MAX)
+        require(seal.workspace_chain.count == statements, "seal-workspace-chain", name)
+        seal.index, seal.name = named.index, name
+        self.seals.append(seal)
+        self.history.append(history_leaf(seal.segment, seal.size, seal.root))
+        self.run.now = max(self.run.now, seal.sealed_at)
+
+    def verify_chain(self):
+        """Steps 7 to 9."""
+        if not self.seals:
+            return
+        statements = self.walk_back(self.seals[-1].workspace_chain)
+        serial = 1
+        for before, seal in zip([None] + self.seals, self.seals):
+            while serial < seal.workspace_chain.count:
+                self.judge_statement(statements[serial], before)
+                serial += 1
+            require(self.chain.hash_after(serial) == seal.workspace_chain.hash, "seal-workspace-chain", seal.name)
+
+    def walk_back(self, head):
+        """The statements from the last seal's head down to serial 1, by serial."""
+        statements, wanted = {}, head.hash
+        for serial in range(head.count - 1, 0, -1):
+            name = f"{self.folder}/statements/{serial}-{wanted.hex()}"
+            data = self.archive.read(name)
+            require(data is not None, "statement-present", name)
+            require(sha256(data) == wanted, "statement-form", name)
+            statements[serial] = judged("statement-form", name, parse_statement, data)
+            wanted = statements[serial].statement.previous
+        require(wanted == self.chain.hash_after(1), "seal-workspace-chain", self.folder)
+        return statements
+
+    def judge_statement(self, given, seal):
+        """Step 9 for the next statement, which stands in the segment of `seal`."""
+        place = f"{self.folder} statement {self.chain.count}"
+        if given.statement.action not in ("create", "remove"):
+            require(self.log.names_checkpoint(given.statement, len(self.log.entries)), "statement-checkpoint", place)
+        judge("workspace-chain", place, self.chain, given, self.log.ledger.roots_after[seal.ledger_chain.count])
+
+    def take_newest_statements(self):
+        """Step 10: the statements that the last segment ends with."""
+        if not self.seals or not self.seals[-1].statement_count:
+            return
+        last = self.seals[-1]
+        data = self.archive.read(self.object_name(last))
+        if data is None or sha256(data) != last.object_sha256:
+            return
+        for leaf in leaves_if_sound(data):
+            if leaf is not None and leaf.kind == "STATEMENT":
+                self.judge_statement(leaf.content, last)
+
+    def object_name(self, seal):
+        return f"{self.folder}/segments/{seal.segment}-{seal.object_sha256.hex()}"
+
+
+def history_leaf(segment, size, root):
+    return keyed("history-leaf", u64be(segment) + u64be(size) + root)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A workspace: segments (13.4)
+
+
+class Segments:
+    """The segments of one workspace in order, and the state that goes from one to the next."""
+
+    def __init__(self, workspace):
+        self.workspace, self.run, self.log = workspace, workspace.run, workspace.log
+        self.chain, self.seals = workspace.chain, workspace.seals
+        self.gateways, self.trees, self.held = {}, {}, {}
+        self.past_unknown, self.day, self.last_verified = False, None, None
+        self.known = [one for one in self.run.known if one.head and one.head.workspace == workspace.id]
+        self.compared = {}
+
+    def verify(self):
+        chosen = [seal for seal in self.seals if self.in_period(seal)]
+        self.past_unknown = bool(chosen) and chosen[0].segment != 0
+        for seal in chosen:
+            self.verify_segment(seal)
+        self.check_left_heads()
+        self.find_silence()
+        self.find_unreferenced()
+        self.check_known()
+
+    def in_period(self, seal):
+        since, until = self.run.since, self.run.until
+        return (since is None or seal.last_received_at >= since) and (until is None or seal.first_received_at <= until)
+
+    def verify_segment(self, seal):
+        name = self.workspace.object_name(seal)
+        data = self.run.archive.read(name)
+        if data is None:
+            return self.missing(seal, name)
+        segment = Segment(self, seal, name)
+        segment.verify_alone(data)
+        self.trees = {number: tree for number, tree in self.trees.items() if number >= seal.segment - 1}
+        self.trees[seal.segment] = segment.tree
+        segment.verify_in_place()
+        self.check_roster(segment)
+        self.last_verified, self.day = seal.segment, seal.first_received_at // DAY_US
+        self.compare_known(segment)
+        self.count(segment)
+        return None
+
+    def missing(self, seal, name):
+        """Step 1 for an object that is not there."""
+        retention = self.run.policy.retention_days * DAY_US
+        require(retention and self.run.as_of - seal.last_received_at > retention, "segment-present", name)
+        self.run.faults.append(Fault("segment-present", name, undecided=True))
+        self.gateways, self.trees, self.day, self.last_verified = {}, {}, None, None
+        self.past_unknown = True
+
+    def count(self, segment):
+        counts, seal = self.run.counts, segment.seal
+        for name, number in (("segments", 1), ("records", seal.record_count), ("batches", seal.batch_count),
+                             ("equivocations", seal.equivocation_count), ("statements", seal.statement_count)):
+            counts[name] += number
+
+    def epochs_by_id(self):
+        return {(gateway, epoch): state for gateway, one in self.gateways.items() for epoch, state in one.epochs.items()}
+
+    def check_roster(self, segment):
+        """Step 14."""
+        seal, roster, name = segment.seal, segment.object.roster, segment.name
+        require(keyed("roster-hash", segment.object.roster_bytes) == seal.roster_hash, "roster", name)
+        require((roster.workspace, roster.segment) == (self.workspace.id, seal.segment), "roster", name)
+        if seal.segment == 0 or self.last_verified == seal.segment - 1:
+            full = seal.segment == 0 or self.day != seal.first_received_at // DAY_US
+            require(roster.full == full, "roster", name)
+        ids = [(entry.gateway, entry.epoch) for entry in roster.entries]
+        require(all(a < b for a, b in zip(ids, ids[1:])), "roster", name)
+        known = self.epochs_by_id()
+        wanted = {i for i, state in known.items() if i in segment.touched or (roster.full and not state.closed)}
+        require(wanted <= set(ids) and (self.past_unknown or wanted == set(ids)), "roster", name)
+        for number, entry in zip(ids, roster.entries):
+            state = known.get(number) or self.learn(entry)
+            if number in wanted:
+                require((state.last_batch, state.next_record, state.last_hash, state.closed) ==
+                        (entry.last_batch, entry.next_record, entry.last_header_hash, entry.closed), "roster", name)
+
+    def learn(self, entry):
+        state = Epoch(None, entry.last_batch, entry.next_record, entry.last_header_hash, entry.closed)
+        self.gateways.setdefault(entry.gateway, Gateway()).epochs[entry.epoch] = state
+        return state
+
+    def hold(self, head, place):
+        """The root of a held head, compared now or kept for the end (step 12)."""
+        tree = self.trees.get(head.segment)
+        if tree is not None:
+            require(tree.root(head.size) == head.root, "held-head", place)
+        else:
+            kept = self.held.setdefault((head.segment, head.size), (head.root, place))
+            require(kept[0] == head.root, "held-head", place)
+
+    def check_left_heads(self):
+        """Step 16."""
+        tree_of = (None, None)
+        for (number, size), (root, place) in sorted(self.held.items()):
+            if tree_of[0] != number:
+                tree_of = (number, self.tree_again(self.seals[number]))
+            if tree_of[1] is None:
+                self.run.counts["heads_not_checked"] += 1
+            else:
+                require(tree_of[1].root(size) == root, "held-head", place)
+
+    def tree_again(self, seal):
+        data = self.run.archive.read(self.workspace.object_name(seal))
+        leaves = [] if data is None else leaves_if_sound(data)
+        tree = Tree(SEGMENT_TREE, (leaf.hash for leaf in leaves if leaf is not None))
+        return tree if data is not None and (len(tree), tree.root()) == (seal.size, seal.root) else None
+
+    def find_silence(self):
+        """The findings at the end of a workspace (13.8)."""
+        for gateway in self.gateways.values():
+            last = gateway.epochs[gateway.opened_last] if gateway.opened_last else None
+            if last is None or last.closed or last.writer is None:
+                continue
+            silence = last.writer.silence_us_max
+            if last.writer.__dict__["class"] == "ALWAYS_ON" and self.run.now > last.received_at + silence + DAY_US:
+                self.run.found("silent")
+            if self.run.now > last.received_at + 3 * DAY_US:
+                self.run.found("unclosed")
+
+    def find_unreferenced(self):
+        referenced = {seal.name for seal in self.seals} | {self.workspace.object_name(seal) for seal in self.seals}
+        for folder in ("segments", "seals"):
+            for name in self.run.archive.below(f"{self.workspace.folder}/{folder}"):
+                if name not in referenced:
+                    self.run.found("unreferenced")
+
+    def compare_known(self, segment):
+        for one in self.known:
+            if one.head.segment == segment.seal.segment:
+                self.compared[id(one)] = segment.tree.root(one.head.size) == one.head.root
+
+    def check_known(self):
+        """Known heads and receipts of this workspace, which was verified to its end (13.5)."""
+        for one in self.known:
+            head = one.head
+            seal = self.seals[head.segment] if head.segment < len(self.seals) else None
+            if seal and seal.incarnation > head.incarnation:
+                self.run.found("superseded")
+                continue
+            held = (self.workspace.history.root(head.segment) == head.history_root
+                    and (seal is None or self.compared.get(id(one), False))
+                    and all(batch.segment <= head.segment for batch in one.batches))
+            if held:
+                self.run.shown.add(id(one))
+            else:
+                self.run.known_faults.append(Fault("known-receipt" if one.receipt else "known-head", one.name))
+
+
+class Segment:
+    """One segment: first by itself, then in its place."""
+
+    def __init__(self, segments, seal, name):
+        self.segments, self.workspace, self.run, self.log = segments, segments.workspace, segments.run, segments.log
+        self.seal, self.name, self.leaves, self.touched = seal, name, [], set()
+        self.signers, self.heads = {}, {}
+
+    def verify_alone(self, data):
+        """Steps 2 to 8."""
+        seal = self.seal
+        require((len(data), sha256(data)) == (seal.object_length, seal.object_sha256), "segment-sha256", self.name)
+        require(keyed("segment-hash", data) == seal.object_blake3, "segment-blake3", self.name)
+        self.object = judged("segment-form", self.name, parse_object, data)
+        header = self.object.header
+        for part in ("origin", "workspace", "segment", "incarnation", "first_position", "ledger_chain",
+                     "workspace_chain"):
+            require(getattr(header, part) == getattr(seal, part), "segment-form", f"{self.name} {part}")
+        for frame in self.object.index.frames:
+            self.read_frame(frame)
+        self.check_order()
+        self.tree = Tree(SEGMENT_TREE, (leaf.hash for leaf in self.leaves))
+        require((len(self.tree), self.tree.root()) == (seal.size, seal.root), "segment-root", self.name)
+        self.check_counts()
+        for index, leaf in enumerate(self.leaves):
+            if leaf.kind != "STATEMENT":
+                self.check_batch(index, leaf.content)
+
+    def place(self, index):
+        return f"{self.name} leaf {index}"
+
+    def read_frame(self, frame):
+        first = len(self.leaves)
+        for entry in judged("segment-form", self.name, frame_entries, self.object, frame):
+            self.leaves.append(judged("entry-form", self.place(len(self.leaves)), parse_entry, entry))
+        require(self.leaves[first].entry.first_position == frame.first_position, "segment-form", self.name)
+
+    def check_order(self):
+        """Step 5."""
+        position, last_term = self.seal.first_position, 0
+        begun = {term for index, term in self.log.terms if index < self.seal.index}
+        for index, leaf in enumerate(self.leaves):
+            require(leaf.entry.first_position == position, "entry-position", self.place(index))
+            term = leaf.entry.term
+            require(term in begun and term >= last_term, "entry-term", self.place(index))
+            last_term = term
+            if leaf.kind == "BATCH":
+                position = min(position + leaf.content.header.record_count, U64_MAX)
+
+    def check_counts(self):
+        """Step 7."""
+        by_kind = {kind: [leaf for leaf in self.leaves if leaf.kind == kind] for kind in ENUMS["LeafKind"].values()}
+        records = sum(leaf.content.header.record_count for leaf in by_kind["BATCH"])
+        times = [leaf.entry.received_at for leaf in self.leaves] or [0]
+        seal = self.seal
+        require((records, len(by_kind["BATCH"]), len(by_kind["EQUIVOCATION"]), len(by_kind["STATEMENT"]),
+                 min(times), max(times)) ==
+                (seal.record_count, seal.batch_count, seal.equivocation_count, seal.statement_count,
+                 seal.first_received_at, seal.last_received_at), "seal-counts", self.name)
+
+    def check_batch(self, index, batch):
+        """Step 8."""
+        place, header = self.place(index), batch.header
+        states = KeyStates(self.log.ledger, self.seal.ledger_chain.count,
+                           self.workspace.chain, self.seal.workspace_chain.count)
+        self.signers[index] = check_signer(states, header, batch.header_bytes, batch.signature, place)
+        leaves = (keyed("batch-leaf", blake3(u64be(i), key=batch.seed).digest() + lp(record))
+                  for i, record in enumerate(batch.records))
+        require(Tree(BATCH_TREE, leaves).root() == header.batch_root, "batch-root", place)
+        records = [judged("record-form", f"{place} record {i}", parse_record, record)
+                   for i, record in enumerate(batch.records)]
+        for record in records:
+            require(may_write(self.signers[index].role, self.workspace.chain.name, record.kind), "record-kind", place)
+        self.check_writer(index, header, records)
+        if header.last_head:
+            self.heads[index] = self.check_head(header.last_head, f"{place} held head")
+
+    def check_writer(self, index, header, records):
+        if header.batch_number == 0:
+            event = records[0].gateway_event
+            require(event is not None and event.event == "opened", "writer-record", self.place(index))
+            self.heads_writer = {**getattr(self, "heads_writer", {}), index: event.opened}
+
+    def check_head(self, data, place):
+        head, outer = judged("held-head-signature", place, parse_head, data)
+        ledger = self.log.ledger
+        require((head.origin, head.workspace) == (self.log.policy.origin, self.workspace.id)
+                and ledger.had(head.ledger_chain), "held-head-signature", place)
+        key = ledger.key(head.key_id, head.ledger_chain.count, "HEAD")
+        require(key and not key.is_revoked(head.ledger_chain.count)
+                and signed("head", key.public_key, outer.signature, outer.head), "held-head-signature", place)
+        return head
+
+    def verify_in_place(self):
+        """Steps 9 to 13."""
+        statements = []
+        for index, leaf in enumerate(self.leaves):
+            if leaf.kind == "STATEMENT":
+                statements.append(leaf.content.hash)
+                continue
+            require(not statements, "entry-statement", self.place(index))
+            gateway = self.segments.gateways.setdefault(leaf.content.header.gateway, Gateway())
+            if leaf.kind == "EQUIVOCATION":
+                self.check_equivocation(index, gateway, leaf.content)
+            else:
+                self.admit(index, gateway, leaf)
+        self.check_statements(statements)
+
+    def check_statements(self, statements):
+        """Step 13."""
+        head, chain = self.seal.workspace_chain, self.workspace.chain
+        expected = chain.hash_after(min(head.count + self.seal.statement_count, U64_MAX))
+        if expected is None:
+            require(not statements, "entry-statement", self.name)
+        else:
+            require((statements or [head.hash])[-1] == expected, "entry-statement", self.name)
+
+    def check_equivocation(self, index, gateway, batch):
+        """Step 10."""
+        epoch, number = gateway.epochs.get(batch.header.epoch), batch.header.batch_number
+        if epoch is None:
+            taken = self.segments.past_unknown
+        else:
+            taken = number < epoch.last_batch or (number == epoch.last_batch and batch.hash != epoch.last_hash)
+        require(taken, "equivocation", self.place(index))
+        self.run.found("equivocation")
+
+    def admit(self, index, gateway, leaf):
+        """Steps 11 and 12."""
+        header, entry, place = leaf.content.header, leaf.entry, self.place(index)
+        epoch = gateway.epochs.get(header.epoch)
+        allowed = continues(epoch, header) if epoch else begins(gateway, header, self.segments.past_unknown)
+        require(allowed, "numbering", place)
+        state = Epoch(header.key_id, header.batch_number, header.first_record + header.record_count,
+                      leaf.content.hash, header.close, epoch.writer if epoch else None, header.created_at,
+                      entry.received_at)
+        if header.batch_number == 0:
+            gateway.opened_last, state.writer = header.epoch, self.heads_writer[index]
+        gateway.epochs[header.epoch] = state
+        self.touched.add((header.gateway, header.epoch))
+        self.find_of_batch(header, epoch, self.signers[index], entry.first_position)
+        if index in self.heads:
+            self.check_held_head(index, self.heads[index])
+
+    def find_of_batch(self, header, before, signer, position):
+        """The findings on an admitted batch (13.8)."""
+        if header.opening_reason in ("STATE_LOST", "REWOUND"):
+            self.run.found(header.opening_reason.lower().replace("_", "-"))
+        if header.dropped:
+            self.run.found("dropped")
+        writer = before.writer if before else None
+        if writer and writer.__dict__["class"] == "ALWAYS_ON" and writer.silence_us_max:
+            if header.created_at > before.created_at + writer.silence_us_max:
+                self.run.found("silent")
+        from_here = position if signer.role == "GATEWAY" else self.seal.index
+        chain = self.workspace.chain if signer.role == "GATEWAY" else self.log.ledger
+        suspect = chain.keys[header.key_id].suspect
+        if suspect is not None and from_here >= suspect:
+            self.run.suspect = True
+            self.run.found("suspect-key")
+
+    def check_held_head(self, index, head):
+        """Step 12."""
+        place, seals = f"{self.place(index)} held head", self.segments.seals
+        seal = seals[head.segment] if head.segment < len(seals) else None
+        if seal and seal.incarnation > head.incarnation:
+            self.run.found("superseded")
+            return
+        before = head.segment < self.seal.segment or (head.segment == self.seal.segment and head.size <= index)
+        require(before and seal and seal.incarnation == head.incarnation and seal.size >= head.size, "held-head", place)
+        for one, other in ((head.ledger_chain, seal.ledger_chain), (head.workspace_chain, seal.workspace_chain)):
+            require(one == other or (head.size == 0 and one.count <= other.count), "held-head", place)
+        require(self.workspace.history.root(head.segment) == head.history_root, "held-head", place)
+        self.segments.hold(head, place)
+
+
+def parse_head(data):
+    outer = decode("SignedHead", data)
+    return decode("OpenHead", outer.head), outer
+
+
+@dataclass(frozen=True)
+class KeyStates:
+    """Both chains, as they were after so many statements."""
+
+    ledger: Chain
+    ledger_count: int
+    workspace: Chain
+    workspace_count: int
+
+    def signer(self, key_id):
+        """The key and whether it is (retired, revoked)."""
+        key, count = self.workspace.key(key_id, self.workspace_count, "GATEWAY"), self.workspace_count
+        if key is None:
+            key, count = self.ledger.key(key_id, self.ledger_count, "RECORD"), self.ledger_count
+        return (key, key.is_retired(count), key.is_revoked(count)) if key else (None, False, False)
+
+
+def check_signer(states, header, header_bytes, signature, place):
+    """The checks of a header that archive and evidence share (13.4 step 8)."""
+    chain = states.workspace
+    require((header.origin, header.workspace) == (chain.origin, chain.workspace), "batch-binding", place)
+    key, retired, revoked = states.signer(header.key_id)
+    require(key and key.gateway == header.gateway, "key-enrolled", place)
+    require(not revoked and not (retired and header.batch_number == 0), "key-valid", place)
+    require(signed("batch", key.public_key, signature, header_bytes), "batch-signature", place)
+    return key
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Known files, witnesses, claims (13.5 to 13.7)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What the auditor got from somebody else: a checkpoint, or a head, perhaps of a receipt."""
+
+    name: str
+    note: Note | None = None
+    head: SimpleNamespace | None = None
+    receipt: bool = False
+    batches: tuple = ()
+
+
+def parse_known(name, data):
+    try:
+        for prefix, parse in ((b"custody/v1/head ", known_head), (b"custody/v1/receipt ", known_receipt)):
+            if data.startswith(prefix):
+                return parse(name, base64_of(data[len(prefix):].decode("ascii").strip()))
+        return Known(name, note=parse_note(data))
+    except (Malformed, Future, UnicodeDecodeError) as error:
+        raise NoVerdict(f"known file {name}: {error}") from error
+
+
+def known_head(name, data):
+    return Known(name, head=parse_head(data)[0])
+
+
+def known_receipt(name, data):
+    receipt = decode("Receipt", data)
+    return Known(name, head=parse_head(receipt.signed_head)[0], receipt=True, batches=tuple(receipt.batches))
+
+
+def check_known_checkpoints(run, log):
+    for one in (one for one in run.known if one.note):
+        note = one.note
+        if note.origin == run.policy.origin and log.tree.root(note.size) == note.root:
+            run.shown.add(id(one))
+        else:
+            run.faults.append(Fault("known-checkpoint", one.name))
+
+
+def verify_archive(run):
+    """The whole of 13, up to the faults."""
+    log = Log(run)
+    try:
+        log.verify()
+    except Fault as fault:
+        run.faults.append(fault)
+        return False
+    scope = run.policy.scope
+    run.faults += [Fault("workspace-present", workspace.hex()) for workspace in scope or ()
+                   if workspace not in log.chains]
+    for workspace in log.chains:
+        if scope is None or workspace in scope:
+            run.counts["workspaces"] += 1
+            try:
+                Workspace(run, log, workspace).verify()
+            except Fault as fault:
+                run.faults.append(fault)
+    check_known_checkpoints(run, log)
+    run.faults += run.known_faults
+    return True
+
+
+def claims_of_witnesses(run):
+    """13.6: which of claims 4 to 6 hold, if nothing else speaks against them."""
+    policy, times = run.policy, sorted(run.witness_times.values(), reverse=True)
+    met = policy.quorum > 0 and len(times) >= policy.quorum
+    age = max(0, run.as_of // 1_000_000 - times[policy.quorum - 1]) if met else 0
+    fresh = met and policy.greatest_age > 0 and age <= policy.greatest_age
+    has_known = bool(run.known) and len(run.shown) == len(run.known)
+    return {"not_rolled_back": has_known or fresh, "not_rewritten": met, "dated": met}
+
+
+def state_of(claim, run, beyond):
+    """13.7."""
+    mine = [fault for fault in run.faults if CLAIM_OF_CHECK[fault.check] == claim]
+    if mine:
+        return "undecided" if all(fault.undecided for fault in mine) else "refuted"
+    if claim in beyond:
+        return "verified" if beyond[claim] else "undecided"
+    if run.faults or (claim == "authorised" and run.suspect):
+        return "undecided"
+    return "verified"
+
+
+def verdict_of(run, log_is_sound):
+    beyond = claims_of_witnesses(run) if log_is_sound else dict.fromkeys(CLAIMS[3:], False)
+    claims = {claim: state_of(claim, run, beyond) for claim in CLAIMS}
+    if "refuted" in claims.values():
+        code = 1
+    else:
+        code = 0 if all(claims[claim] == "verified" for claim in run.policy.required) else 2
+    return {"claims": claims, "exit_code": code, **faults_of(run.faults), "findings": run.findings,
+            "counts": run.counts}
+
+
+def faults_of(faults):
+    shown = [{"check": fault.check, "place": fault.place, "state": "undecided" if fault.undecided else "refuted"}
+             for fault in faults]
+    return {"first_fault": shown[0] if shown else None, "faults": shown}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evidence (14)
+
+EVIDENCE_MAX = 67_108_864
+Proof = namedtuple("Proof", "evidence index path note")
+
+
+def parse_evidence(data):
+    in_form(len(data) <= EVIDENCE_MAX, "too long")
+    head, divider, note = data.partition(b"\n\n")
+    in_form(divider, "no empty line")
+    try:
+        lines = head.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise Malformed("not UTF-8") from error
+    in_form(len(lines) >= 3 and lines[0] == "c2sp.org/tlog-proof@v1", "first line")
+    in_form(lines[1].startswith("extra ") and lines[2].startswith("index "), "extra and index")
+    path = [base64_of(line) for line in lines[3:]]
+    in_form(len(path) <= 64 and all(len(one) == 32 for one in path), "proof lines")
+    index = canonical_number(lines[2].removeprefix("index "))
+    evidence = decode("Evidence", base64_of(lines[1].removeprefix("extra ")))
+    in_form(evidence.segments, "no segment")
+    last = evidence.segments[-1]
+    in_form(last.log_index == index and not last.log_path, "proof of the last segment")
+    return Proof(evidence, index, path, parse_note(note))
+
+
+class Evidence:
+    """One evidence file and how far it has been shown."""
+
+    def __init__(self, policy, proof):
+        self.policy, self.proof, self.message = policy, proof, proof.evidence
+        self.next_position, self.shown = None, 0
+
+    def verify(self):
+        """14.2 from step 2 on."""
+        message, origin, roots = self.message, self.policy.origin, self.policy.roots
+        self.ledger = Chain(origin, None, Roots(roots, min(roots), earlier_sign=True))
+        self.take_chain("ledger-chain", self.ledger, message.ledger_chain, None)
+        self.chain = Chain(origin, message.workspace)
+        self.take_chain("workspace-chain", self.chain, message.workspace_chain, self.ledger.roots_after[-1])
+        require(self.proof.note.origin == origin, "checkpoint-origin")
+        require(any(note_signed_by(self.proof.note, key) for key in self.ledger.log_keys(self.ledger.count)),
+                "checkpoint-signature")
+        before = None
+        for number, segment in enumerate(message.segments):
+            before = self.check_segment(number, segment, before)
+        require(self.shown > 0 and self.shown == message.record_count, "evidence-run")
+
+    def take_chain(self, check, chain, statements, roots):
+        for serial, data in enumerate(statements):
+            judge(check, f"serial {serial}", chain, judged(check, f"serial {serial}", parse_statement, data), roots)
+
+    def check_segment(self, number, segment, before):
+        """Step 4 for one segment; gives its seal."""
+        place, last = f"segment {number} of the file", number == len(self.message.segments) - 1
+        seal = judged("seal-form", place, decode, "Seal", segment.seal)
+        require((seal.origin, seal.workspace) == (self.policy.origin, self.message.workspace), "seal-binding", place)
+        self.check_log(seal, segment, last, place)
+        require(self.ledger.had(seal.ledger_chain), "seal-ledger-chain", place)
+        require(self.chain.had(seal.workspace_chain), "seal-workspace-chain", place)
+        require(last or segment.first_leaf + len(segment.leaves) == seal.size, "evidence-run", place)
+        if before:
+            require(segment.first_leaf == 0 and seal.segment == before.segment + 1
+                    and seal.first_position == before.first_position + before.record_count, "evidence-run", place)
+        leaves = [segment_leaf(leaf.kind, leaf.first_position, leaf.received_at, leaf.term, leaf.signed,
+                               leaf.signature) for leaf in segment.leaves]
+        require(range_root(SEGMENT_TREE, segment.first_leaf, leaves, seal.size, segment.path) == seal.root,
+                "segment-root", place)
+        for index, leaf in enumerate(segment.leaves):
+            self.check_leaf(seal, leaf, f"{place} leaf {index}")
+        return seal
+
+    def check_log(self, seal, segment, last, place):
+        reference = wire((1, seal.workspace), (2, seal.segment), (3, sha256(segment.seal)))
+        entry = wire((1, 1), (2, reference))
+        path = self.proof.path if last else segment.log_path
+        note = self.proof.note
+        require(included(LOG_TREE, segment.log_index, note.size, sha256(b"\0" + entry), path, note.root),
+                "evidence-log", place)
+
+    def check_leaf(self, seal, leaf, place):
+        if leaf.kind != "BATCH":
+            require(not leaf.records and not leaf.nonces and not leaf.path, "evidence-form", place)
+            return
+        header = judged("entry-form", place, parse_header, leaf.signed)
+        states = KeyStates(self.ledger, seal.ledger_chain.count, self.chain, seal.workspace_chain.count)
+        key = check_signer(states, header, leaf.signed, leaf.signature, place)
+        self.check_run(leaf, header, place)
+        self.check_records_root(leaf, header, place)
+        for data in leaf.records:
+            record = judged("record-form", place, parse_record, data)
+            require(may_write(key.role, self.chain.name, record.kind), "record-kind", place)
+        end = leaf.first_position + leaf.first_index + len(leaf.records)
+        require(end <= seal.first_position + seal.record_count, "evidence-run", place)
+
+    def check_run(self, leaf, header, place):
+        """That nothing is left out before, within or after the records of this leaf."""
+        first, count = leaf.first_index, len(leaf.records)
+        if self.shown:
+            require(first == 0 and self.next_position == leaf.first_position, "evidence-run", place)
+        end, run_end = leaf.first_position + first + count, self.message.first_position + self.message.record_count
+        require(first + count == header.record_count or end == run_end, "evidence-run", place)
+        require(count or (header.record_count == 0 and first == 0), "evidence-run", place)
+        if count:
+            start = leaf.first_position + first
+            require(self.shown or start == self.message.first_position, "evidence-run", place)
+            self.next_position, self.shown = end, self.shown + count
+
+    def check_records_root(self, leaf, header, place):
+        require(len(leaf.nonces) == len(leaf.records), "batch-root", place)
+        if not leaf.records:
+            require(not leaf.path and header.batch_root == BATCH_TREE.empty, "batch-root", place)
+            return
+        leaves = [keyed("batch-leaf", nonce + lp(record)) for nonce, record in zip(leaf.nonces, leaf.records)]
+        root = range_root(BATCH_TREE, leaf.first_index, leaves, header.record_count, leaf.path)
+        require(root == header.batch_root, "batch-root", place)
+
+
+def verify_evidence(data, policy):
+    try:
+        proof = judged("evidence-form", "file", parse_evidence, data)
+        evidence = Evidence(policy, proof)
+        evidence.verify()
+    except Fault as fault:
+        return {"exit_code": 2 if fault.undecided else 1, **faults_of([fault])}
+    first = evidence.message.first_position
+    return {"exit_code": 0, **faults_of([]), "workspace": evidence.message.workspace.hex(),
+            "positions": [first, first + evidence.shown - 1]}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.print_usage(sys.stderr)
+        self.exit(64, f"error: {message}\n")
+
+
+def number_argument(text):
+    try:
+        return canonical_number(text)
+    except Malformed as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+
+
+def arguments():
+    parser = Parser(description="A second verifier of Custody, from FORMAT.md alone.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    archive = commands.add_parser("verify", help="verify an archive: a folder or a tar")
+    archive.add_argument("archive", type=Path)
+    archive.add_argument("--known", type=Path, action="append", default=[], help="a known file (13.5)")
+    for name in ("--as-of", "--at-size", "--since", "--until"):
+        archive.add_argument(name, type=number_argument)
+    evidence = commands.add_parser("evidence", help="check an evidence file")
+    evidence.add_argument("file", type=Path)
+    for command in (archive, evidence):
+        command.add_argument("--policy", type=Path, required=True)
+        command.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    return parser.parse_args()
+
+
+def read_file(path):
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NoVerdict(f"cannot read {path}: {error}") from error
+
+
+def run_command(args):
+    try:
+        policy = parse_policy(read_file(args.policy))
+    except Malformed as error:
+        raise NoVerdict(f"unusable policy: {error}") from error
+    if args.command == "evidence":
+        return verify_evidence(read_file(args.file), policy)
+    known = [parse_known(f"policy {i}", data) for i, data in enumerate(policy.known)]
+    known += [parse_known(str(path), read_file(path)) for path in args.known]
+    as_of = int(time.time() * 1_000_000) if args.as_of is None else args.as_of
+    run = Run(Archive(args.archive), policy, known, as_of, args.at_size, args.since, args.until)
+    return verdict_of(run, verify_archive(run))
+
+
+def main():
+    args = arguments()
+    try:
+        verdict = run_command(args)
+    except NoVerdict as error:
+        verdict = {"claims": dict.fromkeys(CLAIMS, "undecided"), "exit_code": 2, "error": str(error),
+                   **faults_of([]), "findings": [], "counts": {}}
+    if args.json:
+        print(json.dumps(verdict, indent=2))
+    else:
+        fault = verdict["first_fault"]
+        for claim, state in verdict.get("claims", {}).items():
+            print(f"{claim}: {state}")
+        print(f"first fault: {fault['check']} at {fault['place']}" if fault else verdict.get("error", "no fault"))
+    sys.exit(verdict["exit_code"])
+
+
+if __name__ == "__main__":
+    main()
