@@ -24,15 +24,8 @@ pub enum ExitReason {
 
 impl ExitReason {
     /// Every reason.
-    pub const ALL: [Self; 7] = [
-        Self::Done,
-        Self::Failure,
-        Self::Configuration,
-        Self::Unsealed,
-        Self::Fenced,
-        Self::Poisoned,
-        Self::Usage,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Done, Self::Failure, Self::Configuration, Self::Unsealed, Self::Fenced, Self::Poisoned, Self::Usage];
 
     /// The number.
     pub fn code(self) -> u8 {

@@ -338,8 +338,20 @@ mod tests {
             assert!(is_tile(good), "{good}");
         }
         for bad in [
-            "tile/0/0", "tile/8/000", "tile/00/000", "tile/0/000.p/0", "tile/0/000.p/256", "tile/0/000.p/03", "tile/0/x001",
-            "tile/0/1234", "tile/0/../x", "tile/a/000", "tile/0/", "tile/0", "tile/+1/000", "tile/0/+01",
+            "tile/0/0",
+            "tile/8/000",
+            "tile/00/000",
+            "tile/0/000.p/0",
+            "tile/0/000.p/256",
+            "tile/0/000.p/03",
+            "tile/0/x001",
+            "tile/0/1234",
+            "tile/0/../x",
+            "tile/a/000",
+            "tile/0/",
+            "tile/0",
+            "tile/+1/000",
+            "tile/0/+01",
         ] {
             assert!(!is_tile(bad), "{bad}");
         }

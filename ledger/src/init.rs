@@ -397,7 +397,13 @@ mod tests {
         modes(folder.path(), &mut found);
         for (path, mode) in found {
             let secret = path.extension().is_some_and(|end| end == "key" || end == "vault");
-            let expected = if path.is_dir() { 0o700 } else if secret { 0o600 } else { 0o644 };
+            let expected = if path.is_dir() {
+                0o700
+            } else if secret {
+                0o600
+            } else {
+                0o644
+            };
             assert_eq!(mode, expected, "{}", path.display());
         }
     }

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod alarm;
 pub mod archive;
+pub mod cli;
 pub mod clock;
 pub mod commit;
 pub mod config;

@@ -331,7 +331,11 @@ impl Pki {
 
     fn all(&self) -> [(&'static str, String); 3] {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        [("authority", self.authority.clone()), (OWN[SERVER], current[SERVER].clone()), (OWN[ADMIN], current[ADMIN].clone())]
+        [
+            ("authority", self.authority.clone()),
+            (OWN[SERVER], current[SERVER].clone()),
+            (OWN[ADMIN], current[ADMIN].clone()),
+        ]
     }
 
     fn own_certificate(&self, which: usize) -> Result<String, PkiError> {
@@ -409,7 +413,8 @@ fn server_params(tls: &Tls) -> Result<CertificateParams, PkiError> {
 
 fn client_params(identity: &Identity, days: u32) -> Result<CertificateParams, PkiError> {
     let mut params = params(days, BACKDATED_SECONDS)?;
-    let uri = identity.uri().try_into().map_err(|_| form("an origin that is not ASCII has no place in a certificate"))?;
+    let uri =
+        identity.uri().try_into().map_err(|_| form("an origin that is not ASCII has no place in a certificate"))?;
     params.subject_alt_names = vec![SanType::URI(uri)];
     let name = match identity {
         Identity::Gateway { gateway, .. } => format!("gateway {gateway}"),

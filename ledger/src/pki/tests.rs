@@ -96,9 +96,7 @@ fn requests_must_be_whole_and_signed_by_their_own_key() {
         let (label, der) = pem::decode_vec(pem.trim().as_bytes()).unwrap();
         (label.to_owned(), der)
     };
-    let encode = |label: &str, der: &[u8]| {
-        pem::encode_string(label, pem::LineEnding::LF, der).unwrap()
-    };
+    let encode = |label: &str, der: &[u8]| pem::encode_string(label, pem::LineEnding::LF, der).unwrap();
     pki.issue(&encode(&label, &good), &gateway()).unwrap();
     let mut forged = good.clone();
     *forged.last_mut().unwrap() ^= 1;

@@ -1,0 +1,160 @@
+//! A connection to a running ledger's Admin service.
+
+use std::{fs, time::Duration};
+
+use bytes::Bytes;
+use custody::{
+    id::{GatewayId, KeyId, WorkspaceId},
+    wire::{self, admin_client::AdminClient},
+};
+use tonic::{
+    Status,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
+
+use super::Fault;
+use crate::{
+    config::Config,
+    exit::ExitReason,
+    keys::{self, Passphrase},
+};
+
+/// Longest answer: the greatest chain that fits, at a few hundred bytes a statement.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// A running ledger, and the configuration by which it was found.
+pub(super) struct Ledger {
+    /// The configuration.
+    pub(super) config: Config,
+    remote: AdminClient<Channel>,
+}
+
+/// A refusal of the ledger, in its own words.
+fn refused(status: &Status) -> Fault {
+    let text = status.message();
+    let hint = match status.code() {
+        tonic::Code::Unavailable => "\nhint: is the ledger running, and is admin.url in the configuration right?",
+        tonic::Code::DeadlineExceeded => "\nhint: admin.timeout_seconds in the configuration bounds the wait",
+        _ => "",
+    };
+    Fault::failure(format!("the ledger refused: {text}{hint}"))
+}
+
+impl Ledger {
+    /// Connects with the administrator's certificate.
+    pub(super) async fn connect(config: Config) -> Result<Self, Fault> {
+        let bad = |why: tonic::transport::Error| Fault::of(ExitReason::Configuration, &why);
+        let timeout = Duration::from_secs(config.admin.timeout_seconds);
+        let endpoint = Endpoint::from_shared(config.admin.url.clone())
+            .map_err(bad)?
+            .connect_timeout(Duration::from_secs(10).min(timeout))
+            .timeout(timeout);
+        let endpoint = match config.admin.url.starts_with("https://") {
+            true => endpoint.tls_config(tls(&config)?).map_err(bad)?,
+            false => endpoint,
+        };
+        let channel = endpoint.connect().await.map_err(|why| {
+            let mut text = format!("failed to reach the ledger at {}", config.admin.url);
+            let mut cause = std::error::Error::source(&why);
+            while let Some(why) = cause {
+                text.push_str(&format!(": {why}"));
+                cause = why.source();
+            }
+            Fault::failure(format!("{text}\nhint: is it running, and is admin.url in the configuration right?"))
+        })?;
+        let remote = AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+        Ok(Self { config, remote })
+    }
+
+    /// How it is.
+    pub(super) async fn status(&mut self) -> Result<wire::StatusResponse, Fault> {
+        let answer = self.remote.status(wire::StatusRequest {}).await.map_err(|why| refused(&why))?;
+        let status = answer.into_inner();
+        if status.origin != self.config.origin {
+            return Err(Fault::failure(format!(
+                "the ledger at {} keeps the log {}, and the configuration says {}",
+                self.config.admin.url, status.origin, self.config.origin
+            )));
+        }
+        Ok(status)
+    }
+
+    /// A workspace by name or by id in hex.
+    pub(super) async fn workspace(&mut self, name: &str) -> Result<WorkspaceId, Fault> {
+        if let Some(id) = WorkspaceId::from_hex(name) {
+            return Ok(id);
+        }
+        let status = self.status().await?;
+        let known = status.workspaces.iter().find(|known| known.name == name);
+        known
+            .and_then(|known| WorkspaceId::try_from(known.workspace.as_ref()).ok())
+            .ok_or_else(|| Fault::failure(format!("there is no workspace {name}\nhint: ledger workspace list")))
+    }
+
+    /// The next statement of a chain.
+    pub(super) async fn prepare(
+        &mut self,
+        workspace: Option<WorkspaceId>,
+        registrar: Option<KeyId>,
+        said: (&str, &str),
+        action: wire::statement::Action,
+    ) -> Result<Bytes, Fault> {
+        let request = wire::PrepareStatementRequest {
+            workspace: workspace.map_or_else(Bytes::new, Into::into),
+            registrar: registrar.map_or_else(Bytes::new, Into::into),
+            reason: said.0.to_owned(),
+            ticket: said.1.to_owned(),
+            action: Some(wire::Statement { action: Some(action), ..Default::default() }),
+        };
+        let answer = self.remote.prepare_statement(request).await.map_err(|why| refused(&why))?;
+        Ok(answer.into_inner().statement)
+    }
+
+    /// Hands in a signed statement.
+    pub(super) async fn submit(&mut self, statement: Vec<u8>) -> Result<wire::SubmitStatementResponse, Fault> {
+        let request = wire::SubmitStatementRequest { statement: statement.into() };
+        Ok(self.remote.submit_statement(request).await.map_err(|why| refused(&why))?.into_inner())
+    }
+
+    /// All statements of a chain.
+    pub(super) async fn statements(&mut self, workspace: Option<WorkspaceId>) -> Result<Vec<Bytes>, Fault> {
+        let request = wire::ListStatementsRequest { workspace: workspace.map_or_else(Bytes::new, Into::into) };
+        Ok(self.remote.list_statements(request).await.map_err(|why| refused(&why))?.into_inner().statements)
+    }
+
+    /// A certificate for an enrolled gateway, or for an administrator: leaf first, then the authority.
+    pub(super) async fn certificate(
+        &mut self,
+        request: &str,
+        holder: Option<(WorkspaceId, GatewayId)>,
+    ) -> Result<String, Fault> {
+        let request = wire::IssueCertificateRequest {
+            request: request.to_owned(),
+            workspace: holder.map_or_else(Bytes::new, |(workspace, _)| workspace.into()),
+            gateway: holder.map_or_else(Bytes::new, |(_, gateway)| gateway.into()),
+        };
+        Ok(self.remote.issue_certificate(request).await.map_err(|why| refused(&why))?.into_inner().certificate)
+    }
+
+    /// Cuts one workspace's segment or all; the size of the log when they are archived.
+    pub(super) async fn cut(&mut self, workspace: Option<WorkspaceId>) -> Result<u64, Fault> {
+        let request = wire::CutRequest { workspace: workspace.map_or_else(Bytes::new, Into::into) };
+        Ok(self.remote.cut(request).await.map_err(|why| refused(&why))?.into_inner().log_size)
+    }
+}
+
+fn tls(config: &Config) -> Result<ClientTlsConfig, Fault> {
+    let folder = &config.paths.tls;
+    let read = |name: &str| {
+        let path = folder.join(name);
+        fs::read(&path).map_err(|why| {
+            let hint = "hint: copy tls/authority.pem, tls/admin.pem and tls/admin.key from the ledger's folder";
+            Fault::failure(format!("failed to read {}: {why}\n{hint}", path.display()))
+        })
+    };
+    let passphrase = Passphrase::from_places(&config.keys.passphrase_file, &config.keys.passphrase_variable)?;
+    let key = keys::load_secret(&folder.join("admin.key"), passphrase.as_ref())?;
+    Ok(ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(read("authority.pem")?))
+        .identity(Identity::from_pem(read("admin.pem")?, key.as_slice())))
+}
