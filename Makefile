@@ -11,6 +11,9 @@ export CUSTODY_BIN := $(CARGO_TARGET_DIR)/debug
 export CUSTODY_PYTHON := $(CURDIR)/.cache/venv/bin/python
 export CUSTODY_NODE_DIR := $(CURDIR)/.cache/node
 export NO_COLOR := 1
+SEED ?= 1
+ROUND ?= 0
+ROUNDS ?= 100
 
 .PHONY: help build demo test lint bench soak setup-build setup-all
 
@@ -38,7 +41,7 @@ demo: setup-all build
 # The second verifier comes first, so that cargo's own closing lines are the last.
 test: setup-all build
 	cargo build --locked -p custody-tests --features omit-check --bin verify-omit
-	tests/scripts/second_verifier.sh
+	"$(CUSTODY_PYTHON)" tests/scripts/agree.py "$(CUSTODY_BIN)/golden" "$(CUSTODY_BIN)/verifier"
 	cargo test --locked --workspace --no-fail-fast
 
 lint: setup-build
@@ -46,7 +49,7 @@ lint: setup-build
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 bench: setup-build build
-	tests/scripts/measure.sh bench
+	python3 tests/scripts/bench.py
 
-soak: setup-build build
-	tests/scripts/measure.sh soak
+soak: setup-all build
+	SEED="$(SEED)" ROUND="$(ROUND)" ROUNDS="$(ROUNDS)" tests/scripts/soak.sh

@@ -181,8 +181,8 @@ class Gateway:
     def enrol(self):
         """The root signs the workspace and the gateway's key; the private key never leaves the gateway's folder."""
         self.dir.mkdir()
-        added = self.ledger.command("workspace", "add", self.name, "--root-key", self.ledger.root_key)
-        self.workspace = re.search(r"\b[0-9a-f]{32}\b", added).group()
+        said = self.ledger.command("workspace", "add", self.name, "--root-key", self.ledger.root_key)
+        self.workspace = re.search(r"has the id ([0-9a-f]{32})", said).group(1)
         self.id = os.urandom(16).hex()
         (self.dir / "shim.toml").write_text(self.config())
         run(BIN / "gateway-shim", "key", "new", "--config", self.dir / "shim.toml")
