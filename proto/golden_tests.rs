@@ -1106,6 +1106,13 @@ fn an_evidence_file_has_nothing_that_is_not_read() {
     assert_eq!(Proof::parse(&proof.to_bytes()).as_ref(), Ok(&proof));
     proof.path.push([7; 32]);
     assert!(Proof::parse(&proof.to_bytes()).is_err(), "a 65th hash");
+    let text = String::from_utf8(World::new().proof().to_bytes()).unwrap();
+    for index in ["+5", "05", "5 ", "", "-5", "18446744073709551616"] {
+        let other = text.replacen("\nindex 5\n", &format!("\nindex {index}\n"), 1);
+        assert!(Proof::parse(other.as_bytes()).is_err(), "{index:?}");
+    }
+    let doubled = text.replacen("\nindex", "\nextra AA==\nindex", 1);
+    assert!(Proof::parse(doubled.as_bytes()).is_err());
 }
 
 #[test]

@@ -264,6 +264,21 @@ mod tests {
     }
 
     #[test]
+    fn a_number_has_one_form() {
+        let text = String::from_utf8(note().1.to_bytes()).unwrap();
+        for size in ["+3", "03", "3 ", " 3", "0x3", "", "-3", "18446744073709551616"] {
+            let other = text.replacen("\n3\n", &format!("\n{size}\n"), 1);
+            assert!(SignedCheckpoint::parse(other.as_bytes()).is_err(), "{size:?}");
+        }
+        for size in ["0", "30", "18446744073709551615"] {
+            let other = text.replacen("\n3\n", &format!("\n{size}\n"), 1);
+            assert!(SignedCheckpoint::parse(other.as_bytes()).is_ok(), "{size:?}");
+        }
+        let extended = text.replacen("=\n\n", "=\nan extension\n\n", 1);
+        assert!(extended != text && SignedCheckpoint::parse(extended.as_bytes()).is_err());
+    }
+
+    #[test]
     fn a_note_has_at_most_64_signature_lines() {
         let (_, mut signed) = note();
         let line = signed.signatures[0].clone();

@@ -151,4 +151,32 @@ mod tests {
         assert!(check(&call(Phase::Intent, Outcome::Ok)).is_err());
         assert!(check(&call(Phase::Complete, Outcome::Running)).is_err());
     }
+
+    #[test]
+    fn the_check_agrees_with_the_decoded_record() {
+        let mut rng = crate::testing::Rng::for_test("the_check_agrees_with_the_decoded_record");
+        let (mut coherent, mut not) = (0, 0);
+        for _ in 0..20_000 {
+            let bytes = crate::testing::generate(&mut rng, &table::RECORD);
+            let kind = wire::Record::decode(bytes.as_slice()).unwrap().kind.unwrap();
+            let agrees = match &kind {
+                Kind::Call(call) => (call.phase() == Phase::Intent) == (call.outcome() == Outcome::Running),
+                _ => true,
+            };
+            let expected = match kind {
+                Kind::Call(_) => RecordKind::Call,
+                Kind::AccessChange(_) => RecordKind::AccessChange,
+                Kind::ToolDefinition(_) => RecordKind::ToolDefinition,
+                Kind::GatewayEvent(_) => RecordKind::GatewayEvent,
+                Kind::DirectoryEntry(_) => RecordKind::DirectoryEntry,
+                Kind::LedgerEvent(_) => RecordKind::LedgerEvent,
+                Kind::Search(_) => RecordKind::Search,
+                Kind::Alarm(_) => RecordKind::Alarm,
+                Kind::Disposition(_) => RecordKind::Disposition,
+            };
+            assert_eq!(check(&bytes).ok(), agrees.then_some(expected));
+            if agrees { coherent += 1 } else { not += 1 }
+        }
+        assert!(coherent > 100 && not > 100);
+    }
 }
