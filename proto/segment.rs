@@ -25,6 +25,9 @@ pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 pub const SEGMENT_LEAVES_MAX: u64 = 65_536;
 /// Greatest length of a segment object: what is cut, one batch more, and its index and roster, even if nothing compresses.
 pub const OBJECT_BYTES_MAX: u64 = 160 << 20;
+/// Greatest sum of the uncompressed lengths of an object's frames: what is cut, one batch more, and the statements that share
+/// the cut. Without it 160 MiB of frames could ask a verifier for 190 GiB of memory.
+pub const CONTENT_BYTES_MAX: u64 = 96 << 20;
 /// Uncompressed bytes at which a frame ends.
 pub const FRAME_BYTES: usize = 1 << 20;
 /// Greatest uncompressed length of a frame: one that just did not end, and one entry more.
@@ -207,7 +210,7 @@ impl Object {
         let roster_bytes = Bytes::copy_from_slice(part(&layout.roster)?);
         let roster = strict::decode(&table::ROSTER, &roster_bytes)?;
         let mut end = layout.header.end as u64;
-        let (mut leaves, mut position) = (0_u64, header.first_position);
+        let (mut leaves, mut content, mut position) = (0_u64, 0_u64, header.first_position);
         for frame in &index.frames {
             if frame.offset != end || frame.length == 0 || frame.leaf_count == 0 {
                 return Err(fault("a frame does not follow the one before"));
@@ -217,10 +220,14 @@ impl Object {
             }
             position = frame.first_position;
             leaves = leaves.checked_add(frame.leaf_count).ok_or_else(|| fault("too many leaves"))?;
+            content = content.saturating_add(frame.content_length);
             end = end.checked_add(frame.length).ok_or_else(|| fault("too long"))?;
         }
         if end != layout.index.start as u64 {
             return Err(fault("the frames do not reach to the index"));
+        }
+        if content > CONTENT_BYTES_MAX {
+            return Err(fault("more content than a segment may have"));
         }
         Ok(Self { header, frames: index.frames, roster, roster_bytes, bytes })
     }

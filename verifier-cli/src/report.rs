@@ -56,6 +56,13 @@ impl Subject<'_> {
                     .to_owned(),
             );
         }
+        let known = self.options.known.len();
+        if self.state(Claim::NotRolledBack) == State::Verified && known > 0 {
+            open.push(format!(
+                "This copy reaches at least as far as what you know from elsewhere ({known} given). Records that came \
+                 after that could still be missing from its end."
+            ));
+        }
         if self.state(Claim::NotRewritten) != State::Verified {
             open.push(
                 "The organisation holds all of its own signing keys. Together with its gateways' keys it could have \

@@ -135,3 +135,81 @@ impl<'a, A: Archive> Opened<'a, A> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use custody::{
+        segment::{CONTENT_BYTES_MAX, SegmentHeader, Writer},
+        statement::ChainHead,
+    };
+
+    use super::*;
+
+    /// An object whose frames say that they hold `mebibytes` of content, and hold none.
+    fn object(mebibytes: u64) -> Vec<u8> {
+        let header = SegmentHeader {
+            origin: "log.example/a".to_owned(),
+            workspace: WorkspaceId([1; 16]),
+            segment: 0,
+            incarnation: 0,
+            first_position: 0,
+            ledger_chain: ChainHead::GENESIS,
+            workspace_chain: ChainHead::GENESIS,
+        };
+        let tiny = |_: &[u8]| Ok::<_, ()>(vec![0]);
+        let mut writer = Writer::new(&header);
+        for _ in 0..mebibytes {
+            writer.push(&vec![0; (1 << 20) - 4], 0, tiny).unwrap();
+        }
+        let roster = [&[8, 1, 18, 16][..], &[1; 16]].concat();
+        writer.finish(&roster, tiny).unwrap()
+    }
+
+    #[test]
+    fn a_segment_cannot_ask_for_more_memory_than_one_may_have() {
+        let limit = CONTENT_BYTES_MAX >> 20;
+        assert!(Object::parse(object(limit).into()).is_ok());
+        assert!(Object::parse(object(limit + 1).into()).is_err());
+    }
+
+    #[test]
+    fn segments_are_found_by_position_whatever_is_empty() {
+        let seal = |segment: u64, first_position: u64, record_count: u64| {
+            let hash = ObjectHash::ZERO;
+            Seal {
+                origin: String::new(),
+                workspace: WorkspaceId([1; 16]),
+                segment,
+                incarnation: 0,
+                size: 0,
+                root: custody::id::RootHash::ZERO,
+                history_root: custody::id::RootHash::ZERO,
+                first_position,
+                record_count,
+                batch_count: 0,
+                equivocation_count: 0,
+                statement_count: 0,
+                first_received_at: 0,
+                last_received_at: 0,
+                roster_hash: [0; 32],
+                object_length: 0,
+                object_blake3: [0; 32],
+                object_sha256: hash,
+                ledger_chain: ChainHead::GENESIS,
+                workspace_chain: ChainHead::GENESIS,
+                not_before_size: 0,
+                not_before: [0; 32],
+                sealed_at: 0,
+            }
+        };
+        let seals = [seal(0, 0, 0), seal(1, 0, 5), seal(2, 5, 0), seal(3, 5, 5), seal(4, 10, 0)];
+        let found = |first, end| covering(&seals, first, end).iter().map(|seal| seal.segment).collect::<Vec<_>>();
+        assert_eq!(found(0, 1), [1]);
+        assert_eq!(found(4, 5), [1]);
+        assert_eq!(found(5, 6), [3]);
+        assert_eq!(found(4, 6), [1, 2, 3]);
+        assert_eq!(found(0, 10), [1, 2, 3]);
+        assert_eq!(found(9, 11), [0; 0]);
+        assert_eq!(found(3, 3), [0; 0]);
+    }
+}

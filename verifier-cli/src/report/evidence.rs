@@ -29,7 +29,7 @@ pub fn evidence_text(proof: &Proof, shown: &Shown, policy: &Policy, fingerprint:
         if count == 1 { format!("position {first}") } else { format!("positions {first} to {last}, all of them") };
     out.push_str(&format!("Scope        records of {origin}, workspace {}, {which}\n", shown.workspace));
     out.push_str(&format!("Policy       {fingerprint}\n\nCONCLUSION\n"));
-    let conclusion = "VERIFIED. A gateway that was allowed to signed what follows; the ledger holds it at this place, in \
+    let conclusion = "VERIFIED. What follows was signed by a gateway that was allowed to; the ledger holds it at this place, in \
                       the one log whose signed summary is in this file; and within the positions shown nothing is left \
                       out.";
     text::paragraph(&mut out, "  ", conclusion);
