@@ -241,7 +241,7 @@ impl Client {
                 let next = self.ask(|answer| Command::OrderOf(epoch, welcome.next_batch, answer)).await?;
                 let Some(last) = welcome.next_batch.checked_sub(1) else { return Err(End::Lost("no batch".into())) };
                 let last = self.ask(|answer| Command::OrderOf(epoch, last, answer)).await?;
-                next.or(last.map(|order| order + 1))
+                next.or_else(|| last.map(|order| order + 1))
             }
         };
         if let Some(from) = lost_from {
@@ -265,7 +265,7 @@ impl Client {
         self.progress.mark_unchanged();
         while let Some(room) = session.flight.room() {
             let probe = session.flight.next_probe();
-            let from = probe.unwrap_or(session.flight.cursor());
+            let from = probe.unwrap_or_else(|| session.flight.cursor());
             let count_max = if probe.is_some() { 1 } else { room.batches_max };
             let fetch = Fetch { from, unreceived: probe.is_none(), count_max, bytes_max: room.bytes_max };
             let batches = self.ask(|answer| Command::Fetch(fetch, answer)).await?;

@@ -275,7 +275,7 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, Faults> {
         let text = std::fs::read_to_string(path).map_err(|error| Faults(vec![format!("cannot read it: {error}")]))?;
         let mut config = Self::parse(&text)?;
-        config.take_paths_from(path.parent().unwrap_or(Path::new(".")));
+        config.take_paths_from(path.parent().unwrap_or_else(|| Path::new(".")));
         Ok(config)
     }
 
@@ -404,7 +404,7 @@ impl ServeConfig {
         check.that(is_token(&self.rule), || "serve.rule is no token of [A-Za-z0-9_./:@+-]".into());
         let agent = self.agent.as_deref().is_none_or(|agent| MemberId::from_hex(agent).is_some());
         check.that(agent, || "serve.agent is not 32 lower-case hex digits".into());
-        let one = self.url.is_some() != !self.command.is_empty();
+        let one = self.url.is_some() == self.command.is_empty();
         check.that(one, || "serve needs one of url and command".into());
         let plain = self.url.as_deref().is_none_or(|url| {
             url.starts_with("http://") && url.parse::<http::Uri>().is_ok_and(|url| url.host().is_some())

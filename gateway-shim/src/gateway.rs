@@ -235,6 +235,11 @@ impl Gateway {
         }
     }
 
+    /// Why it ended by itself, if it did.
+    pub fn has_ended(&self) -> Option<Ended> {
+        self.ended.borrow().clone()
+    }
+
     /// What the writer has and the ledger has not.
     pub fn progress(&self) -> Progress {
         *self.progress.borrow()

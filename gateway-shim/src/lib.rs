@@ -14,8 +14,10 @@ pub mod flight;
 pub mod fork;
 pub mod gateway;
 pub mod key;
+pub mod mcp;
 pub mod receipt;
 pub mod relay;
+pub mod serve;
 pub mod spool;
 pub mod writer;
 

@@ -4,7 +4,7 @@
 //! What must hold: only loopback or a Unix socket of mode 0600 is listened on; a record is answered when it is durable; what
 //! is not a record that a gateway may write is refused with the rule that it breaks, never repaired.
 
-use std::{future::Future, path::Path, pin::Pin};
+use std::{future::Future, path::Path, pin::Pin, time::Duration};
 
 use custody::{
     record,
@@ -49,7 +49,6 @@ impl RelayService {
     }
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn check(request: PutRequest) -> Result<Kind, Status> {
     let invalid = |text: String| Status::invalid_argument(format!("{text}; do not send it again as it is"));
     let Some(mut record) = request.record else { return Err(invalid("the request has no record".into())) };
@@ -123,7 +122,7 @@ fn until_refused(
     })
 }
 
-/// Serves until `stop`, then finishes what was accepted.
+/// Serves until `stop`, then finishes what was accepted within `wait`: a stream that its caller keeps open is cut.
 ///
 /// # Errors
 /// When the address or the socket cannot be taken.
@@ -131,17 +130,34 @@ pub async fn serve(
     gateway: Gateway,
     config: &RelayConfig,
     stop: impl Future<Output = ()>,
+    wait: Duration,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let router = Server::builder().add_service(RelayServer::new(RelayService::new(gateway)));
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let graceful = async move {
+        stop.await;
+        // The other side may be gone already.
+        stopping.send(()).ok();
+    };
+    let cut = async {
+        drop(stopped.await);
+        tokio::time::sleep(wait).await;
+    };
     if let Some(path) = &config.socket {
-        let listener = listen_unix(path)?;
+        let listener = UnixListenerStream::new(listen_unix(path)?);
         tracing::info!(socket = %path.display(), "relay listens");
-        router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop).await?;
+        tokio::select! {
+            ended = router.serve_with_incoming_shutdown(listener, graceful) => ended?,
+            () = cut => tracing::warn!("connections that are still open are cut"),
+        }
         std::fs::remove_file(path)?;
     } else if let Some(address) = config.listen {
         let listener = TcpListener::bind(address).await?;
         tracing::info!(address = %listener.local_addr()?, "relay listens");
-        router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop).await?;
+        tokio::select! {
+            ended = router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), graceful) => ended?,
+            () = cut => tracing::warn!("connections that are still open are cut"),
+        }
     }
     Ok(())
 }

@@ -527,10 +527,11 @@ impl Writer {
             let old = self.oldest_pending.is_some_and(|since| since.elapsed() >= limits.age_max);
             let due = now || old || batcher::is_full(place, &state.pending, &limits);
             let silent = self.last_batch.elapsed() >= limits.heartbeat_after;
-            if !(due && !state.pending.is_empty()) && !(silent && state.pending.is_empty()) {
-                return Ok(());
+            match state.pending.is_empty() {
+                true if silent => self.sign(false)?,
+                false if due => self.sign(false)?,
+                _ => return Ok(()),
             }
-            self.sign(false)?;
         }
     }
 

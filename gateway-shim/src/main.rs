@@ -1,0 +1,257 @@
+//! `gateway-shim`: keys, enrolment, configuration, and the two ways to run.
+//!
+//! Exit codes: 0 drained and all shipped; 1 failed to start or to run; 3 drained, and batches are left in the spool for the
+//! next start; 4 the ledger takes nothing more of this gateway; 5 the ledger shows two histories (a fork); 64 usage;
+//! 78 the configuration cannot be used.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Parser, Subcommand};
+use gateway_shim::{
+    config::Config,
+    durable,
+    gateway::{Ended, Gateway},
+    key, relay, serve,
+};
+use tokio::{net::TcpListener, sync::watch};
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_UNSHIPPED: u8 = 3;
+const EXIT_REFUSED: u8 = 4;
+const EXIT_FORK: u8 = 5;
+const EXIT_USAGE: u8 = 64;
+const EXIT_CONFIG: u8 = 78;
+
+/// Records every tool call that passes, signs it, and ships it to the ledger.
+#[derive(Parser)]
+#[command(name = "gateway-shim", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Keys of this gateway.
+    Key {
+        #[command(subcommand)]
+        verb: KeyVerb,
+    },
+    /// Writes the request that `ledger gateway enrol` takes.
+    Request {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// Where to write it.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Stands in front of one MCP server.
+    Serve {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Takes records of other gateways on this machine.
+    Relay {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// The configuration file.
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+}
+
+#[derive(Subcommand)]
+enum KeyVerb {
+    /// Makes the signing key and the TLS key, in new files with mode 0600.
+    New {
+        /// File of the key that signs batches.
+        #[arg(long)]
+        key: PathBuf,
+        /// File of the TLS key.
+        #[arg(long)]
+        tls_key: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigVerb {
+    /// Says all that is wrong with it, and the next move.
+    Check {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+/// What went wrong, and the exit code.
+struct Failed(u8, String);
+
+impl Failed {
+    fn of(code: u8) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> Self {
+        move |error| {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            Self(code, text)
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(EXIT_FAILED) };
+        }
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("GATEWAY_SHIM_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(cli.verb) {
+        Ok(code) => ExitCode::from(code),
+        Err(Failed(code, text)) => {
+            say(&format!("failed to {text}"));
+            ExitCode::from(code)
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the command line's own voice")]
+fn say(text: &str) {
+    eprintln!("gateway-shim: {text}");
+}
+
+fn run(verb: Verb) -> Result<u8, Failed> {
+    match verb {
+        Verb::Key { verb: KeyVerb::New { key, tls_key } } => {
+            key::create(&key, &tls_key).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+            say(&format!("made {} and {}; keep both secret", key.display(), tls_key.display()));
+            Ok(0)
+        }
+        Verb::Request { config, out } => request(&read(&config)?, &out),
+        Verb::Config { verb: ConfigVerb::Check { config } } => {
+            let config = read(&config)?;
+            config.enrolment().map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
+            key::read_signing(&config.gateway.key).map_err(|error| Failed::of(EXIT_CONFIG)(Box::new(error)))?;
+            key::read_secret(&config.gateway.tls_key).map_err(|error| Failed::of(EXIT_CONFIG)(Box::new(error)))?;
+            say("the configuration can be used");
+            Ok(0)
+        }
+        Verb::Serve { config } => in_runtime(live(read(&config)?, Way::Serve)),
+        Verb::Relay { config } => in_runtime(live(read(&config)?, Way::Relay)),
+    }
+}
+
+fn read(path: &Path) -> Result<Config, Failed> {
+    Config::read(path).map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))
+}
+
+fn request(config: &Config, out: &Path) -> Result<u8, Failed> {
+    let failed = |error: key::KeyError| Failed::of(EXIT_FAILED)(Box::new(error));
+    let signing = key::read_signing(&config.gateway.key).map_err(failed)?;
+    let tls = key::read_secret(&config.gateway.tls_key).map_err(failed)?;
+    let request = key::enrolment_request(&config.name(), &config.gateway.name, &signing, &tls).map_err(failed)?;
+    let mut json = serde_json::to_vec_pretty(&request).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+    json.push(b'\n');
+    durable::create_new(out, &json, false).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+    say(&format!(
+        "wrote {}; hint: ledger gateway enrol takes it, and answers with {}",
+        out.display(),
+        config.gateway.enrolment.display()
+    ));
+    Ok(0)
+}
+
+fn in_runtime(life: impl Future<Output = Result<u8, Failed>>) -> Result<u8, Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+    let code = runtime.block_on(life);
+    // Whatever still waits for a connection is of no use any more.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+enum Way {
+    Serve,
+    Relay,
+}
+
+/// Open, serve until a signal or an end, drain, say how it went.
+async fn live(config: Config, way: Way) -> Result<u8, Failed> {
+    let gateway = Gateway::open(&config).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(stop_on_signal(gateway.clone(), stop));
+    let wait = Duration::from_secs(config.gateway.drain_s);
+    let until = async move {
+        let mut stopped = stopped;
+        // A sender that is gone stops as well.
+        drop(stopped.wait_for(|stopped| *stopped).await);
+    };
+    match way {
+        Way::Serve => {
+            let missing = || Failed(EXIT_CONFIG, "serve: the configuration has no [serve]".into());
+            let serving = config.serve.clone().ok_or_else(missing)?;
+            let listener = TcpListener::bind(serving.listen).await;
+            let listener = listener.map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+            let proxy = serve::Proxy::new(gateway.clone(), serving);
+            serve::serve(proxy, listener, until, wait)
+                .await
+                .map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+        }
+        Way::Relay => {
+            let missing = || Failed(EXIT_CONFIG, "relay: the configuration has no [relay]".into());
+            let relaying = config.relay.clone().ok_or_else(missing)?;
+            relay::serve(gateway.clone(), &relaying, until, wait).await.map_err(Failed::of(EXIT_FAILED))?;
+        }
+    }
+    drain(&gateway).await
+}
+
+async fn drain(gateway: &Gateway) -> Result<u8, Failed> {
+    let drained = gateway.drain().await;
+    if let Some(ended) = gateway.has_ended() {
+        return Err(match ended {
+            Ended::Fork => {
+                Failed(EXIT_FORK, "go on: the ledger shows two histories; keep the proof and ask its operator".into())
+            }
+            Ended::Refused(why) => Failed(EXIT_REFUSED, format!("ship: the ledger refuses this gateway: {why}")),
+            Ended::Disk(why) => Failed(EXIT_FAILED, why),
+        });
+    }
+    match drained {
+        Ok(drained) => {
+            tracing::info!(unfinished = drained.unfinished, unshipped = drained.unshipped, "drained");
+            Ok(if drained.unshipped == 0 { 0 } else { EXIT_UNSHIPPED })
+        }
+        Err(refused) => Err(Failed(EXIT_FAILED, refused.to_string())),
+    }
+}
+
+/// SIGTERM and SIGINT drain; so does a gateway that ended by itself.
+async fn stop_on_signal(gateway: Gateway, stop: watch::Sender<bool>) {
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => signal.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = terminated => tracing::info!("SIGTERM: draining"),
+        _ = tokio::signal::ctrl_c() => tracing::info!("SIGINT: draining"),
+        ended = gateway.ended() => tracing::error!(?ended, "the gateway ended by itself"),
+    }
+    stop.send_replace(true);
+}

@@ -1,0 +1,411 @@
+//! `gateway-shim serve`: stands in front of one MCP server and records every request that passes, in either direction.
+//!
+//! Bodies are decided on by their envelope and forwarded as they came; answers are read beside their forwarding. What must
+//! hold: a request's intent is durable before the server sees it; a request that cannot be recorded is not forwarded; the
+//! caller's Authorization goes no further than here; nothing but loopback is listened on.
+//!
+//! Who may call what is not decided yet: every call is allowed under the rule that the configuration names. [`Proxy::admit`]
+//! is where that decision goes.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request as HttpRequest, State},
+    http::{HeaderMap, Method, Response, StatusCode, header},
+    routing::any,
+};
+use bytes::Bytes;
+use custody::{
+    id::MemberId,
+    wire::{self, Outcome, gateway_event::Event, record::Kind},
+};
+use tokio::net::TcpListener;
+
+use crate::{
+    clock,
+    config::{ServeConfig, is_loopback},
+    gateway::{Gateway, Running},
+    mcp::envelope::{self, Malformed, Message, Request},
+    writer::Refused,
+};
+
+mod open;
+mod stdio;
+mod upstream;
+
+pub use open::OpenCalls;
+
+/// Header that names a session (Streamable HTTP, 2025-03-26 to 2025-11-25).
+const SESSION: &str = "mcp-session-id";
+/// Header that names the protocol version.
+const PROTOCOL: &str = "mcp-protocol-version";
+/// Sessions whose client is remembered; the oldest is forgotten first, and its calls name no client then.
+const CALLERS_MAX: usize = 4_096;
+/// How often counts of unrecorded traffic become a record.
+const COUNTS_EVERY: Duration = Duration::from_secs(60);
+/// JSON-RPC codes of our own, outside of the reserved ranges, so that no client takes them for the server's word.
+const CODE_UNREACHABLE: i32 = 1_001;
+const CODE_TIMEOUT: i32 = 1_002;
+const CODE_NOT_RECORDED: i32 = 1_003;
+const CODE_TOO_LONG: i32 = 1_004;
+/// What servers answer to a request without a session; clients of both eras then fall back to `initialize`.
+const CODE_NO_SESSION: i32 = -32_000;
+
+type Answer = Response<Body>;
+
+/// Who speaks in a session, as it said itself.
+#[derive(Clone, Debug, Default)]
+struct Caller {
+    client: Option<(String, String)>,
+    protocol: Option<String>,
+}
+
+/// The oldest go first.
+#[derive(Default)]
+struct Callers {
+    by_session: HashMap<String, Caller>,
+    order: VecDeque<String>,
+}
+
+impl Callers {
+    fn insert(&mut self, session: String, caller: Caller) {
+        if self.by_session.insert(session.clone(), caller).is_none() {
+            self.order.push_back(session);
+        }
+        while self.order.len() > CALLERS_MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.by_session.remove(&oldest);
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    pings: AtomicU64,
+    progress: AtomicU64,
+    notifications: AtomicU64,
+}
+
+/// Whatever answers: a server over HTTP, or processes over stdio.
+enum Server {
+    Http(Box<upstream::Upstream>),
+    Stdio(Arc<stdio::Stdio>),
+}
+
+/// The proxy in front of one server.
+pub struct Proxy {
+    gateway: Gateway,
+    config: ServeConfig,
+    agent: Option<MemberId>,
+    callers: Mutex<Callers>,
+    counts: Counts,
+    open: OpenCalls,
+    server: Server,
+}
+
+/// A request that may go on, with its record begun; `None` for pings, which are only counted.
+struct Admitted {
+    running: Option<Running>,
+}
+
+impl Proxy {
+    /// In front of the server that the configuration names.
+    pub fn new(gateway: Gateway, config: ServeConfig) -> Arc<Self> {
+        let agent = config.agent.as_deref().and_then(MemberId::from_hex);
+        let server = match &config.url {
+            Some(url) => Server::Http(Box::new(upstream::Upstream::new(url))),
+            None => Server::Stdio(stdio::Stdio::new(&config)),
+        };
+        let (callers, counts, open) = (Mutex::default(), Counts::default(), OpenCalls::default());
+        Arc::new(Self { gateway, config, agent, callers, counts, open, server })
+    }
+
+    /// The routes: one endpoint.
+    pub fn router(self: Arc<Self>) -> Router {
+        Router::new().route("/mcp", any(handle)).with_state(self)
+    }
+
+    fn call_wait(&self) -> Duration {
+        Duration::from_secs(self.config.call_s_max)
+    }
+
+    fn caller(&self, headers: &HeaderMap) -> Caller {
+        let callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = text(headers, SESSION).and_then(|session| callers.by_session.get(session).cloned());
+        let mut caller = known.unwrap_or_default();
+        if let Some(protocol) = text(headers, PROTOCOL) {
+            caller.protocol = Some(protocol.to_owned());
+        }
+        caller
+    }
+
+    /// Remembers who speaks in a session that was just begun.
+    fn remember(&self, session: &str, request: &Request) {
+        let caller = Caller { client: request.client.clone(), protocol: request.protocol.clone() };
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_owned(), caller);
+    }
+
+    /// What a record says of a request, before it is known how it ends.
+    fn describe(&self, request: &Request, caller: Caller, bytes: usize) -> wire::Call {
+        let client = request.client.clone().or(caller.client);
+        let (name, version) = client.unwrap_or_default();
+        let protocol = request.protocol.clone().or(caller.protocol).unwrap_or_default();
+        let protocol_fits = protocol.len() <= 32 && custody::strict::is_token(&protocol);
+        wire::Call {
+            mode: wire::Mode::Strict as i32,
+            agent: self.agent.map(Into::into),
+            client: Some(name).filter(|name| !name.is_empty()).as_deref().map(envelope::client),
+            client_release: Some(version).filter(|text| !text.is_empty()).as_deref().map(envelope::client_release),
+            server: self.config.server.clone(),
+            target: request.tool.as_deref().map(envelope::target),
+            request: Some(envelope::method(&request.method)),
+            protocol: if protocol_fits { protocol } else { String::new() },
+            decision: wire::Decision::Allowed as i32,
+            rule: self.config.rule.clone(),
+            started_at: clock::now_us(),
+            request_bytes: bytes as u64,
+            trace: request.trace.clone(),
+            ..wire::Call::default()
+        }
+    }
+
+    /// Decides on a request and makes its intent durable.
+    async fn admit(&self, request: &Request, caller: Caller, bytes: usize) -> Result<Admitted, Refused> {
+        if request.method == "ping" {
+            self.counts.pings.fetch_add(1, Relaxed);
+            return Ok(Admitted { running: None });
+        }
+        let running = self.gateway.begin(self.describe(request, caller, bytes)).await;
+        match running {
+            Ok(running) => Ok(Admitted { running: Some(running) }),
+            // The configuration lets calls pass when the spool is full, and the loss is declared.
+            Err(Refused::Dropped) => Ok(Admitted { running: None }),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// The server asks the client: recorded like any other call, before the client sees it.
+    async fn ask_back(&self, session: &str, request: &Request, bytes: usize) {
+        if request.method == "ping" {
+            self.counts.pings.fetch_add(1, Relaxed);
+            return;
+        }
+        let caller = {
+            let callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+            callers.by_session.get(session).cloned().unwrap_or_default()
+        };
+        let mut call = self.describe(request, caller, bytes);
+        call.from_server = true;
+        match self.gateway.begin(call).await {
+            Ok(running) => self.open.begin(open::Side::Server, session, &request.id, running),
+            Err(refused) => tracing::error!(%refused, "a request of the server is not recorded"),
+        }
+    }
+
+    /// What passes without an answer is counted.
+    fn count(&self, method: &str) {
+        let counter = match method {
+            "notifications/progress" => &self.counts.progress,
+            _ => &self.counts.notifications,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// A request that this side refuses: one record, the call denied.
+    async fn refuse(&self, headers: &HeaderMap, bytes: usize, outcome: Outcome) {
+        let caller = self.caller(headers);
+        let nobody = Request {
+            id: String::new(),
+            raw_id: String::new(),
+            method: String::new(),
+            tool: None,
+            client: None,
+            protocol: None,
+            trace: None,
+            progress: None,
+        };
+        let mut call = self.describe(&nobody, caller, bytes);
+        (call.request, call.decision) = (None, wire::Decision::Denied as i32);
+        (call.phase, call.outcome) = (wire::Phase::Complete as i32, outcome as i32);
+        if let Err(refused) = self.gateway.record(Kind::Call(call)).await {
+            tracing::error!(%refused, "a refusal is not recorded");
+        }
+    }
+
+    /// Writes what was only counted since the last time.
+    async fn flush_counts(&self, since: u64) {
+        let counts = wire::Counts {
+            since,
+            pings: self.counts.pings.swap(0, Relaxed),
+            progress: self.counts.progress.swap(0, Relaxed),
+            notifications: self.counts.notifications.swap(0, Relaxed),
+        };
+        if counts.pings + counts.progress + counts.notifications > 0 {
+            let event = wire::GatewayEvent { at: clock::now_us(), event: Some(Event::Counts(counts)) };
+            if let Err(refused) = self.gateway.record(Kind::GatewayEvent(event)).await {
+                tracing::error!(%refused, "counts are not recorded");
+            }
+        }
+    }
+
+    async fn post(self: &Arc<Self>, headers: HeaderMap, body: Body) -> Answer {
+        let most = self.config.request_kib_max * 1_024;
+        let Ok(body) = axum::body::to_bytes(body, most).await else {
+            self.refuse(&headers, most, Outcome::OverLimit).await;
+            return error(StatusCode::PAYLOAD_TOO_LARGE, "null", CODE_TOO_LONG, "the request is too long");
+        };
+        match envelope::parse(&body) {
+            Err(malformed) => {
+                self.refuse(&headers, body.len(), Outcome::Malformed).await;
+                let (code, text) = match malformed {
+                    Malformed::NotJson => (-32_700, "the body is not JSON"),
+                    Malformed::NotAMessage => (-32_600, "the body is not one JSON-RPC message"),
+                };
+                error(StatusCode::BAD_REQUEST, "null", code, text)
+            }
+            Ok(Message::Request(request)) => self.request(headers, *request, body).await,
+            Ok(Message::Notification { method, cancels, .. }) => {
+                self.count(&method);
+                if let (Some(session), Some(id)) = (text(&headers, SESSION), cancels) {
+                    self.open.cancelled(session, &id);
+                }
+                self.pass(headers, body).await
+            }
+            Ok(Message::Answer { id, ending }) => {
+                if let Some(session) = text(&headers, SESSION) {
+                    self.open.finish(open::Side::Server, session, &id, ending);
+                }
+                self.pass(headers, body).await
+            }
+        }
+    }
+
+    async fn request(self: &Arc<Self>, headers: HeaderMap, request: Request, body: Bytes) -> Answer {
+        let admitted = match self.admit(&request, self.caller(&headers), body.len()).await {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                tracing::warn!(%refused, "a call is refused, because it cannot be recorded");
+                let text = "the call cannot be recorded now, so it is not made; try again later";
+                return error(StatusCode::SERVICE_UNAVAILABLE, &request.raw_id, CODE_NOT_RECORDED, text);
+            }
+        };
+        match &self.server {
+            Server::Http(server) => server.request(self, headers, request, body, admitted).await,
+            Server::Stdio(server) => server.request(self, &headers, request, &body, admitted).await,
+        }
+    }
+
+    /// A message without an answer.
+    async fn pass(self: &Arc<Self>, headers: HeaderMap, body: Bytes) -> Answer {
+        match &self.server {
+            Server::Http(server) => server.pass(self, Method::POST, headers, body).await,
+            Server::Stdio(server) => server.pass(&headers, &body).await,
+        }
+    }
+}
+
+async fn handle(State(proxy): State<Arc<Proxy>>, request: HttpRequest) -> Answer {
+    let (parts, body) = request.into_parts();
+    if !is_from_here(&parts.headers) {
+        return error(StatusCode::FORBIDDEN, "null", CODE_NO_SESSION, "this page may not call from there");
+    }
+    match (&parts.method, &proxy.server) {
+        (&Method::POST, _) => proxy.post(parts.headers, body).await,
+        (&Method::GET | &Method::DELETE, Server::Http(server)) => {
+            server.pass(&proxy, parts.method, parts.headers, Bytes::new()).await
+        }
+        (&Method::GET, Server::Stdio(server)) => server.listen(&parts.headers),
+        (&Method::DELETE, Server::Stdio(server)) => server.end(&parts.headers),
+        _ => error(StatusCode::METHOD_NOT_ALLOWED, "null", CODE_NO_SESSION, "POST, GET or DELETE"),
+    }
+}
+
+/// Whether a browser says that the page is from this machine, or no browser is there: a page from elsewhere must not
+/// reach a loopback address through its visitor (DNS rebinding).
+fn is_from_here(headers: &HeaderMap) -> bool {
+    let local = |value: &str| {
+        let host = value.split_once("://").map_or(value, |(_, host)| host);
+        let bare = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|digit| digit.is_ascii_digit()));
+        is_loopback(bare.map_or(host, |(bare, _)| bare))
+    };
+    [header::ORIGIN, header::HOST].into_iter().all(|name| match headers.get(&name) {
+        None => true,
+        Some(value) => value.to_str().is_ok_and(local),
+    })
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// A JSON-RPC error of our own; `id` as it was spelt.
+fn error(status: StatusCode, id: &str, code: i32, message: &str) -> Answer {
+    json(status, error_body(id, code, message).into())
+}
+
+fn error_body(id: &str, code: i32, message: &str) -> Vec<u8> {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":"{message}"}}}}"#).into_bytes()
+}
+
+fn json(status: StatusCode, body: Bytes) -> Answer {
+    let mut answer = Response::new(Body::from(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// Serves until `stop`, then lets requests that were accepted end within `wait`.
+///
+/// # Errors
+/// When the address cannot be taken.
+pub async fn serve(
+    proxy: Arc<Proxy>,
+    listener: TcpListener,
+    stop: impl Future<Output = ()> + Send + 'static,
+    wait: Duration,
+) -> std::io::Result<()> {
+    tracing::info!(address = %listener.local_addr()?, server = %proxy.config.server, "serving /mcp");
+    let counting = tokio::spawn(count_on(Arc::clone(&proxy)));
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let graceful = async move {
+        stop.await;
+        // The other side may be gone already.
+        stopping.send(()).ok();
+    };
+    let since = clock::now_us();
+    let serving = axum::serve(listener, Arc::clone(&proxy).router()).with_graceful_shutdown(graceful);
+    tokio::select! {
+        ended = serving.into_future() => ended?,
+        () = async { drop(stopped.await); tokio::time::sleep(wait).await } => {
+            tracing::warn!("connections that are still open are cut");
+        }
+    }
+    counting.abort();
+    if let Server::Stdio(server) = &proxy.server {
+        server.end_all().await;
+    }
+    proxy.flush_counts(since).await;
+    Ok(())
+}
+
+async fn count_on(proxy: Arc<Proxy>) {
+    loop {
+        let since = clock::now_us();
+        tokio::time::sleep(COUNTS_EVERY).await;
+        proxy.flush_counts(since).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

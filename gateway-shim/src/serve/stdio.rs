@@ -1,0 +1,501 @@
+//! A server over stdio, one process for each session: lines in, lines out.
+//!
+//! What must hold: a process is begun by `initialize` and ends with its session; its environment is what the configuration
+//! gives; its stderr goes nowhere, because it may repeat arguments and results; whatever waits for a process that ends is
+//! answered.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    process::Stdio as Pipe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+};
+use bytes::Bytes;
+use custody::{
+    id::hex,
+    wire::{self, Outcome, ServerState, gateway_event::Event, record::Kind},
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    sync::{Notify, mpsc, oneshot},
+};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+
+use super::{
+    Admitted, Answer, CODE_NO_SESSION, CODE_TIMEOUT, CODE_UNREACHABLE, Proxy, SESSION, error, error_body, json, open,
+    text,
+};
+use crate::{
+    clock,
+    config::ServeConfig,
+    gateway::{Gateway, Running},
+    key,
+    mcp::{
+        envelope::{self, Message, Request},
+        sse,
+    },
+    writer::Ending,
+};
+
+/// Greatest line of a process that is forwarded; a longer one ends it, because nothing behind it can be told apart.
+const LINE_BYTES_MAX: u64 = 64 << 20;
+/// Lines that wait for a process that reads slowly.
+const INBOX_MAX: usize = 64;
+/// Messages that wait for one client, or for a GET stream that is not open yet; older ones go first there.
+const WAITING_MAX: usize = 256;
+/// How long a process may take to end by itself after its stdin was closed.
+const END_WAIT: Duration = Duration::from_secs(5);
+
+/// All sessions of one server.
+pub(super) struct Stdio {
+    config: ServeConfig,
+    sessions: Mutex<HashMap<String, Arc<Session>>>,
+}
+
+/// What a request's connection is told.
+enum Told {
+    /// The answer: nothing follows.
+    Answer(Bytes),
+    /// Something before it: progress, or a request of the server.
+    Message(Bytes),
+    /// There will be none.
+    Failed(StatusCode, i32, &'static str),
+}
+
+/// A request that waits for its answer.
+struct Waiting {
+    tell: mpsc::Sender<Told>,
+    running: Option<Running>,
+    progress: Option<String>,
+    cancelled: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    waiting: HashMap<String, Waiting>,
+    /// Ids in the order in which they came.
+    order: VecDeque<String>,
+    listener: Option<mpsc::Sender<Bytes>>,
+    /// For the GET stream, while it is not open.
+    backlog: VecDeque<Bytes>,
+    ended: bool,
+}
+
+struct Session {
+    id: String,
+    stdin: mpsc::Sender<Bytes>,
+    inner: Mutex<Inner>,
+    /// Asked to end.
+    end: Notify,
+    /// The process has ended.
+    over: tokio::sync::watch::Sender<bool>,
+}
+
+impl Stdio {
+    pub(super) fn new(config: &ServeConfig) -> Arc<Self> {
+        Arc::new(Self { config: config.clone(), sessions: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn session(&self, headers: &HeaderMap) -> Result<Arc<Session>, (StatusCode, &'static str)> {
+        let Some(id) = text(headers, SESSION) else {
+            return Err((StatusCode::BAD_REQUEST, "Bad Request: no session; begin with initialize"));
+        };
+        self.lock().get(id).map(Arc::clone).ok_or((StatusCode::NOT_FOUND, "Not Found: no such session"))
+    }
+
+    pub(super) async fn request(
+        self: &Arc<Self>,
+        proxy: &Arc<Proxy>,
+        headers: &HeaderMap,
+        request: Request,
+        body: &Bytes,
+        admitted: Admitted,
+    ) -> Answer {
+        let begins = request.method == "initialize" && !headers.contains_key(SESSION);
+        let found = if begins { self.begin(proxy, &request).await } else { self.session(headers) };
+        let session = match found {
+            Ok(session) => session,
+            Err((status, message)) => {
+                if let Some(running) = admitted.running {
+                    let ending = Ending::of(Outcome::HttpError);
+                    open::finish(running, Ending { error_code: Some(u32::from(status.as_u16())), ..ending });
+                }
+                return error(status, &request.raw_id, CODE_NO_SESSION, message);
+            }
+        };
+        let told = session.ask(proxy, &request, body, admitted.running);
+        let mut answer = answer_of(&request, told).await;
+        if let Ok(value) = HeaderValue::from_str(&session.id) {
+            answer.headers_mut().insert(SESSION, value);
+        }
+        answer
+    }
+
+    /// What has no answer of its own.
+    pub(super) async fn pass(&self, headers: &HeaderMap, body: &Bytes) -> Answer {
+        match self.session(headers) {
+            Ok(session) => {
+                if let Ok(Message::Notification { cancels: Some(id), .. }) = envelope::parse(body) {
+                    session.cancel(&id);
+                }
+                match session.stdin.send(one_line(body)).await {
+                    Ok(()) => empty(StatusCode::ACCEPTED),
+                    Err(_) => error(StatusCode::NOT_FOUND, "null", CODE_NO_SESSION, "Not Found: the session has ended"),
+                }
+            }
+            Err((status, message)) => error(status, "null", CODE_NO_SESSION, message),
+        }
+    }
+
+    /// The GET stream: what the process says outside of any request.
+    pub(super) fn listen(&self, headers: &HeaderMap) -> Answer {
+        match self.session(headers) {
+            Ok(session) => match session.listen() {
+                Some(messages) => events(ReceiverStream::new(messages).map(|message| sse::event(&message))),
+                None => error(StatusCode::CONFLICT, "null", CODE_NO_SESSION, "this session has a stream already"),
+            },
+            Err((status, message)) => error(status, "null", CODE_NO_SESSION, message),
+        }
+    }
+
+    pub(super) fn end(&self, headers: &HeaderMap) -> Answer {
+        match self.session(headers) {
+            Ok(session) => {
+                self.lock().remove(&session.id);
+                session.end.notify_one();
+                empty(StatusCode::OK)
+            }
+            Err((status, message)) => error(status, "null", CODE_NO_SESSION, message),
+        }
+    }
+
+    /// Ends all sessions and waits for their processes.
+    pub(super) async fn end_all(&self) {
+        let sessions: Vec<_> = self.lock().drain().map(|(_, session)| session).collect();
+        for session in &sessions {
+            session.end.notify_one();
+        }
+        for session in sessions {
+            let mut over = session.over.subscribe();
+            // The wait is bounded by the life of a process that was asked to end.
+            drop(over.wait_for(|over| *over).await);
+        }
+    }
+
+    async fn begin(
+        self: &Arc<Self>,
+        proxy: &Arc<Proxy>,
+        request: &Request,
+    ) -> Result<Arc<Session>, (StatusCode, &'static str)> {
+        let too_many = self.lock().len() >= self.config.sessions_max;
+        if too_many {
+            return Err((StatusCode::SERVICE_UNAVAILABLE, "too many sessions; end one, or try again later"));
+        }
+        let mut child = spawn(&self.config).map_err(|error| {
+            tracing::error!(%error, "failed to start the MCP server; hint: check serve.command");
+            (StatusCode::BAD_GATEWAY, "the MCP server cannot be started")
+        })?;
+        let pipes = (child.stdin.take(), child.stdout.take());
+        let (Some(stdin), Some(stdout)) = pipes else {
+            return Err((StatusCode::BAD_GATEWAY, "the MCP server cannot be started"));
+        };
+        let (lines, inbox) = mpsc::channel(INBOX_MAX);
+        let session = Arc::new(Session {
+            id: hex(&key::random::<16>()),
+            stdin: lines,
+            inner: Mutex::default(),
+            end: Notify::new(),
+            over: tokio::sync::watch::Sender::new(false),
+        });
+        self.lock().insert(session.id.clone(), Arc::clone(&session));
+        proxy.remember(&session.id, request);
+        life(&proxy.gateway, &self.config.server, ServerState::Started, None).await;
+        let (stdio, proxy) = (Arc::clone(self), Arc::clone(proxy));
+        let of_task = Arc::clone(&session);
+        tokio::spawn(async move { stdio.live(&proxy, &of_task, child, stdin, inbox, stdout).await });
+        Ok(session)
+    }
+
+    /// The life of one process, from its start to its record of ending.
+    async fn live(
+        &self,
+        proxy: &Arc<Proxy>,
+        session: &Arc<Session>,
+        mut child: Child,
+        stdin: ChildStdin,
+        inbox: mpsc::Receiver<Bytes>,
+        stdout: ChildStdout,
+    ) {
+        let (stop_writing, stopped) = oneshot::channel();
+        let writing = tokio::spawn(write_lines(stdin, inbox, stopped));
+        let asked = tokio::select! {
+            () = session.end.notified() => true,
+            () = read_lines(proxy, session, stdout) => false,
+        };
+        // Closes its stdin, which asks a server over stdio to end. It may be closed already.
+        stop_writing.send(()).ok();
+        drop(writing.await);
+        let status = match tokio::time::timeout(END_WAIT, child.wait()).await {
+            Ok(status) => status.ok(),
+            Err(_) => {
+                if let Err(error) = child.kill().await {
+                    tracing::error!(%error, "failed to end the MCP server's process");
+                }
+                None
+            }
+        };
+        session.close();
+        self.lock().remove(&session.id);
+        let state = if asked { ServerState::Stopped } else { ServerState::Crashed };
+        let exit_code = status.and_then(|status| status.code()).map(i32::cast_unsigned);
+        life(&proxy.gateway, &self.config.server, state, exit_code).await;
+        session.over.send_replace(true);
+    }
+}
+
+fn spawn(config: &ServeConfig) -> std::io::Result<Child> {
+    let (program, arguments) = config.command.split_first().ok_or(std::io::ErrorKind::NotFound)?;
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(&config.environment);
+    if let Some(path) = std::env::var_os("PATH").filter(|_| !config.environment.contains_key("PATH")) {
+        command.env("PATH", path);
+    }
+    command.stdin(Pipe::piped()).stdout(Pipe::piped()).stderr(Pipe::null());
+    command.process_group(0).kill_on_drop(true).spawn()
+}
+
+/// Records that a process began or ended.
+async fn life(gateway: &Gateway, server: &str, state: ServerState, exit_code: Option<u32>) {
+    let life = wire::ServerLife { server: server.to_owned(), state: state as i32, exit_code };
+    let event = wire::GatewayEvent { at: clock::now_us(), event: Some(Event::ServerLife(life)) };
+    if let Err(refused) = gateway.record(Kind::GatewayEvent(event)).await {
+        tracing::error!(%refused, ?state, "the life of a server is not recorded");
+    }
+}
+
+async fn write_lines(mut stdin: ChildStdin, mut inbox: mpsc::Receiver<Bytes>, mut stopped: oneshot::Receiver<()>) {
+    loop {
+        let line = tokio::select! {
+            line = inbox.recv() => line,
+            _ = &mut stopped => None,
+        };
+        let Some(line) = line else { return };
+        let written = async {
+            stdin.write_all(&line).await?;
+            stdin.flush().await
+        };
+        // A process that reads nothing more is ending: its stdout tells.
+        tokio::select! {
+            done = written => if done.is_err() { return },
+            _ = &mut stopped => return,
+        }
+    }
+}
+
+async fn read_lines(proxy: &Arc<Proxy>, session: &Arc<Session>, stdout: ChildStdout) {
+    let mut lines = BufReader::new(stdout);
+    loop {
+        let mut line = Vec::new();
+        let read = (&mut lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await;
+        let whole = line.last() == Some(&b'\n');
+        if !matches!(read, Ok(1..)) || (!whole && line.len() as u64 >= LINE_BYTES_MAX) {
+            return;
+        }
+        let line = Bytes::from(line.trim_ascii().to_vec());
+        match envelope::parse(&line) {
+            Ok(Message::Answer { id, ending }) => session.answered(&id, ending, line),
+            Ok(Message::Request(request)) => {
+                proxy.ask_back(&session.id, &request, line.len()).await;
+                session.say(line, None).await;
+            }
+            Ok(Message::Notification { method, progress, .. }) => {
+                proxy.count(&method);
+                session.say(line, progress.as_deref()).await;
+            }
+            // Not a message: servers print banners. It is not forwarded, as no client could read it.
+            Err(_) => tracing::debug!(bytes = line.len(), "a line of the MCP server is no message"),
+        }
+    }
+}
+
+/// A body as one line: line breaks in JSON stand between tokens only.
+fn one_line(body: &[u8]) -> Bytes {
+    let mut line: Vec<u8> = body.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect();
+    line.push(b'\n');
+    line.into()
+}
+
+impl Session {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a request to the process; what it says to that comes over the channel.
+    fn ask(
+        self: &Arc<Self>,
+        proxy: &Arc<Proxy>,
+        request: &Request,
+        body: &Bytes,
+        running: Option<Running>,
+    ) -> mpsc::Receiver<Told> {
+        let (tell, told) = mpsc::channel(WAITING_MAX);
+        let waiting = Waiting { tell, running, progress: request.progress.clone(), cancelled: false };
+        {
+            let mut inner = self.lock();
+            if inner.ended || inner.waiting.contains_key(&request.id) {
+                // Dropping the sender tells the connection; the record ends as an error of the transport.
+                waiting.fail(
+                    Outcome::TransportError,
+                    StatusCode::NOT_FOUND,
+                    CODE_NO_SESSION,
+                    "Not Found: ended, or id in use",
+                );
+                return told;
+            }
+            inner.order.push_back(request.id.clone());
+            inner.waiting.insert(request.id.clone(), waiting);
+        }
+        let (session, id, line) = (Arc::clone(self), request.id.clone(), one_line(body));
+        let wait = proxy.call_wait();
+        tokio::spawn(async move {
+            let sent = tokio::time::timeout(wait, session.stdin.send(line)).await;
+            if matches!(sent, Ok(Ok(()))) {
+                tokio::time::sleep(wait).await;
+            }
+            if let Some(waiting) = session.take(&id) {
+                let outcome = if waiting.cancelled { Outcome::Cancelled } else { Outcome::Timeout };
+                let text = "the MCP server did not answer in time";
+                waiting.fail(outcome, StatusCode::GATEWAY_TIMEOUT, CODE_TIMEOUT, text);
+            }
+        });
+        told
+    }
+
+    fn take(&self, id: &str) -> Option<Waiting> {
+        let mut inner = self.lock();
+        inner.order.retain(|waiting| waiting != id);
+        inner.waiting.remove(id)
+    }
+
+    fn cancel(&self, id: &str) {
+        if let Some(waiting) = self.lock().waiting.get_mut(id) {
+            waiting.cancelled = true;
+        }
+    }
+
+    fn answered(&self, id: &str, ending: Ending, line: Bytes) {
+        let Some(waiting) = self.take(id) else { return };
+        if let Some(running) = waiting.running {
+            open::finish(running, ending);
+        }
+        // The connection may be gone; the outcome is recorded all the same.
+        drop(waiting.tell.try_send(Told::Answer(line)));
+    }
+
+    /// Something that is no answer goes to the request that it belongs to, else to the GET stream, else to the oldest request.
+    async fn say(&self, line: Bytes, progress: Option<&str>) {
+        let to = {
+            let inner = self.lock();
+            let belongs = |waiting: &&Waiting| progress.is_some() && waiting.progress.as_deref() == progress;
+            let of_progress = inner.waiting.values().find(belongs);
+            let oldest = || inner.order.front().and_then(|id| inner.waiting.get(id));
+            match (of_progress, &inner.listener) {
+                (Some(waiting), _) => Some(waiting.tell.clone()),
+                (None, Some(listener)) if !listener.is_closed() => None,
+                (None, _) => oldest().map(|waiting| waiting.tell.clone()),
+            }
+        };
+        match to {
+            // A connection that does not read holds up nobody for longer than its queue.
+            Some(tell) => drop(tell.try_send(Told::Message(line))),
+            None => {
+                let mut inner = self.lock();
+                let unsent = match &inner.listener {
+                    Some(listener) => listener.try_send(line).err().map(|error| error.into_inner()),
+                    None => Some(line),
+                };
+                inner.backlog.extend(unsent);
+                while inner.backlog.len() > WAITING_MAX {
+                    inner.backlog.pop_front();
+                }
+            }
+        }
+    }
+
+    fn listen(&self) -> Option<mpsc::Receiver<Bytes>> {
+        let mut inner = self.lock();
+        if inner.listener.as_ref().is_some_and(|listener| !listener.is_closed()) {
+            return None;
+        }
+        let (listener, messages) = mpsc::channel(WAITING_MAX * 2);
+        while let Some(line) = inner.backlog.pop_front() {
+            drop(listener.try_send(line));
+        }
+        inner.listener = Some(listener);
+        Some(messages)
+    }
+
+    /// The process has ended: whatever waits is told.
+    fn close(&self) {
+        let waiting: Vec<Waiting> = {
+            let mut inner = self.lock();
+            inner.ended = true;
+            inner.listener = None;
+            inner.order.clear();
+            inner.waiting.drain().map(|(_, waiting)| waiting).collect()
+        };
+        for waiting in waiting {
+            let outcome = if waiting.cancelled { Outcome::Cancelled } else { Outcome::TransportError };
+            waiting.fail(outcome, StatusCode::BAD_GATEWAY, CODE_UNREACHABLE, "the MCP server ended");
+        }
+    }
+}
+
+impl Waiting {
+    fn fail(self, outcome: Outcome, status: StatusCode, code: i32, text: &'static str) {
+        if let Some(running) = self.running {
+            open::finish(running, Ending::of(outcome));
+        }
+        drop(self.tell.try_send(Told::Failed(status, code, text)));
+    }
+}
+
+/// The answer as JSON if it comes first, else a stream that ends with it.
+async fn answer_of(request: &Request, mut told: mpsc::Receiver<Told>) -> Answer {
+    let gone = Told::Failed(StatusCode::BAD_GATEWAY, CODE_UNREACHABLE, "the MCP server ended");
+    match told.recv().await.unwrap_or(gone) {
+        Told::Answer(line) => json(StatusCode::OK, line),
+        Told::Failed(status, code, text) => error(status, &request.raw_id, code, text),
+        Told::Message(first) => {
+            let raw_id = request.raw_id.clone();
+            let rest = ReceiverStream::new(told).map(move |told| match told {
+                Told::Answer(line) | Told::Message(line) => sse::event(&line),
+                Told::Failed(_, code, text) => sse::event(&error_body(&raw_id, code, text)),
+            });
+            events(tokio_stream::once(sse::event(&first)).chain(rest))
+        }
+    }
+}
+
+fn events(stream: impl tokio_stream::Stream<Item = Bytes> + Send + 'static) -> Answer {
+    let mut answer = Response::new(Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>)));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    answer
+}
+
+fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = status;
+    answer
+}
