@@ -1197,6 +1197,7 @@ def check_frames(frames, offset, end, position):
         in_form(frame.offset == offset and frame.length and frame.leaf_count, "frame")
         in_form(frame.first_leaf == leaves and frame.first_position >= position, "frame")
         offset, leaves, position = offset + frame.length, leaves + frame.leaf_count, frame.first_position
+    in_form(sum(frame.content_length for frame in frames) <= 100_663_296, "content too long")
     in_form(offset == end, "frames do not reach the index")
 
 
@@ -1562,14 +1563,17 @@ class Workspace:
         """The statements from the last seal's head down to serial 1, by serial."""
         statements, wanted = {}, head.hash
         for serial in range(head.count - 1, 0, -1):
-            name = f"{self.folder}/statements/{serial}-{wanted.hex()}"
-            data = self.archive.read(name)
-            require(data is not None, "statement-present", name)
-            require(sha256(data) == wanted, "statement-form", name)
-            statements[serial] = judged("statement-form", name, parse_statement, data)
+            statements[serial] = self.read_statement(serial, wanted)
             wanted = statements[serial].statement.previous
         require(wanted == self.chain.hash_after(1), "seal-workspace-chain", self.folder)
         return statements
+
+    def read_statement(self, serial, digest):
+        name = f"{self.folder}/statements/{serial}-{digest.hex()}"
+        data = self.archive.read(name)
+        require(data is not None, "statement-present", name)
+        require(sha256(data) == digest, "statement-form", name)
+        return judged("statement-form", name, parse_statement, data)
 
     def judge_statement(self, given, seal):
         """Step 9 for the next statement, which stands in the segment of `seal`."""
@@ -1588,6 +1592,7 @@ class Workspace:
             return
         for leaf in leaves_if_sound(data):
             if leaf is not None and leaf.kind == "STATEMENT":
+                self.read_statement(leaf.content.statement.serial, leaf.content.hash)
                 self.judge_statement(leaf.content, last)
 
     def object_name(self, seal):
@@ -1745,9 +1750,9 @@ class Segments:
             held = (self.workspace.history.root(head.segment) == head.history_root
                     and (seal is None or self.compared.get(id(one), False))
                     and all(batch.segment <= head.segment for batch in one.batches))
-            if held:
+            if held and (seal or head.size == 0):
                 self.run.shown.add(id(one))
-            else:
+            elif not held:
                 self.run.known_faults.append(Fault("known-receipt" if one.receipt else "known-head", one.name))
 
 
@@ -1757,7 +1762,7 @@ class Segment:
     def __init__(self, segments, seal, name):
         self.segments, self.workspace, self.run, self.log = segments, segments.workspace, segments.run, segments.log
         self.seal, self.name, self.leaves, self.touched = seal, name, [], set()
-        self.signers, self.heads = {}, {}
+        self.signers, self.writers, self.heads = {}, {}, {}
 
     def verify_alone(self, data):
         """Steps 2 to 8."""
@@ -1832,7 +1837,7 @@ class Segment:
         if header.batch_number == 0:
             event = records[0].gateway_event
             require(event is not None and event.event == "opened", "writer-record", self.place(index))
-            self.heads_writer = {**getattr(self, "heads_writer", {}), index: event.opened}
+            self.writers[index] = event.opened
 
     def check_head(self, data, place):
         head, outer = judged("held-head-signature", place, parse_head, data)
@@ -1888,7 +1893,7 @@ class Segment:
                       leaf.content.hash, header.close, epoch.writer if epoch else None, header.created_at,
                       entry.received_at)
         if header.batch_number == 0:
-            gateway.opened_last, state.writer = header.epoch, self.heads_writer[index]
+            gateway.opened_last, state.writer = header.epoch, self.writers[index]
         gateway.epochs[header.epoch] = state
         self.touched.add((header.gateway, header.epoch))
         self.find_of_batch(header, epoch, self.signers[index], entry.first_position)
@@ -2062,7 +2067,8 @@ def verdict_of(run, log_is_sound):
 def faults_of(faults):
     shown = [{"check": fault.check, "place": fault.place, "state": "undecided" if fault.undecided else "refuted"}
              for fault in faults]
-    return {"first_fault": shown[0] if shown else None, "faults": shown}
+    first = shown[0] if shown else None
+    return {"first_failing_check": first and first["check"], "first_fault": first, "faults": shown}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
