@@ -110,10 +110,15 @@ impl Ledger {
         Ok(answer.into_inner().statement)
     }
 
-    /// Hands in a signed statement.
-    pub(super) async fn submit(&mut self, statement: Vec<u8>) -> Result<wire::SubmitStatementResponse, Fault> {
+    /// Hands in a signed statement. The other part of an error is whether it may be in force all the same.
+    pub(super) async fn submit(&mut self, statement: Vec<u8>) -> Result<wire::SubmitStatementResponse, (Fault, bool)> {
+        use tonic::Code::{FailedPrecondition, InvalidArgument, PermissionDenied};
         let request = wire::SubmitStatementRequest { statement: statement.into() };
-        Ok(self.remote.submit_statement(request).await.map_err(|why| refused(&why))?.into_inner())
+        let answer = self.remote.submit_statement(request).await;
+        answer.map(tonic::Response::into_inner).map_err(|why| {
+            let refusal = matches!(why.code(), FailedPrecondition | InvalidArgument | PermissionDenied);
+            (refused(&why), !refusal)
+        })
     }
 
     /// All statements of a chain.

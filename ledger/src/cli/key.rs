@@ -152,13 +152,13 @@ impl RoleName {
 #[derive(Clone, Debug, Args)]
 pub(super) struct NewKey {
     /// File with the new key, which then proves its possession here.
-    #[arg(long, group = "new_key")]
+    #[arg(long, group = "which_key")]
     new_key: Option<PathBuf>,
     /// File of mode 0600 with the passphrase of that file.
     #[arg(long)]
     new_key_passphrase_file: Option<PathBuf>,
     /// Public key in hex.
-    #[arg(long, group = "new_key")]
+    #[arg(long, group = "which_key")]
     public_key: Option<String>,
     /// The holder's signature over its possession, in hex.
     #[arg(long)]

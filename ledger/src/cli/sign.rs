@@ -122,7 +122,8 @@ pub(super) async fn submit(ledger: &mut Ledger, object: Vec<u8>) -> Done {
             ));
             Ok(())
         }
-        Err(mut fault) => {
+        Err((fault, false)) => Err(fault),
+        Err((mut fault, true)) => {
             let kept = keep(&object, hash)?;
             fault
                 .text

@@ -20,12 +20,15 @@ fn the_command_line_is_sound() {
     line(&["workspace", "add", "n", "--root-key", "k"]).unwrap();
     line(&["gateway", "enrol", "r.json", "--name", "n", "--registrar-key", "k", "--out", "a.json"]).unwrap();
     line(&["key", "revoke", "ab", "--workspace", "w", "--void", "3,4", "--request-out", "r"]).unwrap();
+    line(&["key", "delegate", "--new-key", "k", "--enrolments-max", "2", "--root-key", "k"]).unwrap();
+    line(&["key", "enrol", "--role", "head", "--public-key", "ab", "--possession", "cd", "--root-key", "k"]).unwrap();
     line(&["hold", "set", "--workspace", "w", "--since", "t", "--root-key", "k"]).unwrap();
     line(&["status", "--json"]).unwrap();
     line(&["root", "sign", "r", "--key", "k", "--out", "o"]).unwrap();
     for wrong in [
         &["init", "--dir", "d"][..],
         &["workspace", "add", "n", "--root-key", "k", "--request-out", "r"],
+        &["key", "delegate", "--new-key", "k", "--public-key", "ab", "--enrolments-max", "2"],
         &["unknown"],
         &[],
     ] {
