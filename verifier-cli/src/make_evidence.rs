@@ -131,7 +131,7 @@ impl<A: Archive> Place<'_, A> {
             let at = self.log_index(seal)?;
             let is_last = seal.segment == last.segment;
             let log_path = if is_last { Vec::new() } else { to_path(&self.log_path(at, size)?) };
-            let mut part = self.segment(seal, first, end, is_last)?;
+            let mut part = self.segment(seal, first, end)?;
             (part.seal, part.log_index, part.log_path) = (seal.encode().into(), at, log_path);
             segments.push(part);
         }
@@ -230,7 +230,7 @@ impl<A: Archive> Place<'_, A> {
 
     /// The part of a segment that the run takes, without seal and log path: from the leaf with the run's first record
     /// (or the segment's first leaf, if the run began before) to the leaf with its last (or the segment's last leaf).
-    fn segment(&self, seal: &Seal, first: u64, end: u64, is_last: bool) -> Result<wire::EvidenceSegment, Failure> {
+    fn segment(&self, seal: &Seal, first: u64, end: u64) -> Result<wire::EvidenceSegment, Failure> {
         let opened = Opened::read(self.objects, seal)?;
         let begins_before = first < seal.first_position;
         let mut tree = Tree::<SegmentTree>::default();
@@ -242,7 +242,7 @@ impl<A: Archive> Place<'_, A> {
                 let span = (entry.leaf.first_position, entry.leaf.first_position.saturating_add(entry.records()));
                 let has_some = span.0 < end && first < span.1;
                 let began = begins_before || first_leaf.is_some();
-                let goes_on = began && (!is_last || span.1 < end);
+                let goes_on = began && span.1 < end;
                 if has_some || goes_on {
                     first_leaf.get_or_insert(at);
                     leaves.push(leaf(&entry, first, end));

@@ -47,7 +47,16 @@ impl Source {
     /// [`Unreadable`] when there is neither, or the tar is not one that we accept.
     pub fn open(path: &Path) -> Result<Self, Unreadable> {
         let metadata = std::fs::metadata(path).map_err(|why| failed(path, &why))?;
-        if metadata.is_dir() { Folder::open(path).map(Self::Folder) } else { Tar::open(path).map(Self::Tar) }
+        if metadata.is_dir() {
+            return Folder::open(path).map(Self::Folder);
+        }
+        if !metadata.is_file() {
+            return Err(refused(
+                path,
+                "neither a folder nor a file\nhint: a pipe cannot be read twice; save it to a file",
+            ));
+        }
+        Tar::open(path).map(Self::Tar)
     }
 }
 

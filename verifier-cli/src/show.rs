@@ -202,6 +202,10 @@ fn value(message: &'static Message, field: &'static Field, number: u64, content:
         Kind::Version => number.into(),
         // Only times have this bound.
         Kind::Integer { max: 253_402_300_799_999_999 } => time::text(number).into(),
+        // The 32 bits of a two's complement: JSON-RPC errors are negative.
+        Kind::Integer { .. } if field.name == "error_code" => {
+            u32::try_from(number).map_or(number.into(), |bits| bits.cast_signed().into())
+        }
         Kind::Integer { .. } => number.into(),
         Kind::Bool => true.into(),
         Kind::Enum { .. } => enum_name(message.name, field.name, number).into(),
@@ -303,6 +307,7 @@ mod tests {
             decision: wire::Decision::Allowed as i32,
             started_at: 1_772_323_200_000_001,
             outcome: wire::Outcome::ToolError as i32,
+            error_code: Some((-32_602_i32).cast_unsigned()),
             extensions: vec![wire::Extension { key: "k/n".into(), value: Some(wire::extension::Value::Number(0)) }],
             ..Default::default()
         }));
@@ -310,7 +315,7 @@ mod tests {
         let expected = json!({
             "call_number": 300, "phase": "complete", "mode": "strict", "member": "ab".repeat(16), "tool": "echo",
             "decision": "allowed", "started_at": "2026-03-01T00:00:00.000001Z", "outcome": "tool_error",
-            "extensions": [{"key": "k/n", "number": 0}],
+            "error_code": -32_602, "extensions": [{"key": "k/n", "number": 0}],
         });
         assert_eq!(Value::Object(fields(&bytes)), expected);
     }

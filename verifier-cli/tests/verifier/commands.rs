@@ -140,6 +140,7 @@ fn exit_codes_tell_apart_what_is_wrong() {
         (&["evidence", "make", archive, "--policy", policy, "acme", "--out", "/nowhere/x"], 64),
         (&[], 64),
         (&["verify", "/nowhere", "--policy", policy], 2),
+        (&["verify", "/dev/null", "--policy", policy], 2),
         (&["verify", archive, "--policy", "/nowhere"], 2),
         (&["verify", archive, "--policy", broken], 2),
         (&["verify", archive, "--policy", policy, "--known", broken], 2),
@@ -153,6 +154,16 @@ fn exit_codes_tell_apart_what_is_wrong() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
         assert!(!said.contains("panicked"), "{said}");
     }
+}
+
+#[test]
+fn what_cannot_be_read_is_said_in_json_too() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("/etc/hostname", place.path("archive/log/checkpoints/99")).unwrap();
+    let (verdict, code) = place.verdict(&[]);
+    assert_eq!((code, &verdict["conclusion"], &verdict["exit_code"]), (2, &"unreadable".into(), &2.into()));
+    assert_eq!(verdict["schema"], "custody/verdict/1");
+    assert!(verdict["unreadable"].as_str().unwrap().contains("log/checkpoints/99"));
 }
 
 #[test]
