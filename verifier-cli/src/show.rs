@@ -204,7 +204,7 @@ fn value(message: &'static Message, field: &'static Field, number: u64, content:
         Kind::Integer { max: 253_402_300_799_999_999 } => time::text(number).into(),
         // The 32 bits of a two's complement: JSON-RPC errors are negative.
         Kind::Integer { .. } if field.name == "error_code" => {
-            u32::try_from(number).map_or(number.into(), |bits| bits.cast_signed().into())
+            u32::try_from(number).map_or_else(|_| number.into(), |bits| bits.cast_signed().into())
         }
         Kind::Integer { .. } => number.into(),
         Kind::Bool => true.into(),
