@@ -2092,9 +2092,6 @@ def parse_evidence(data):
     in_form(len(path) <= 64 and all(len(one) == 32 for one in path), "proof lines")
     index = canonical_number(lines[2].removeprefix("index "))
     evidence = decode("Evidence", base64_of(lines[1].removeprefix("extra ")))
-    in_form(evidence.segments, "no segment")
-    last = evidence.segments[-1]
-    in_form(last.log_index == index and not last.log_path, "proof of the last segment")
     return Proof(evidence, index, path, parse_note(note))
 
 
@@ -2103,7 +2100,7 @@ class Evidence:
 
     def __init__(self, policy, proof):
         self.policy, self.proof, self.message = policy, proof, proof.evidence
-        self.next_position, self.shown = None, 0
+        self.first, self.next_position, self.shown = None, None, 0
 
     def verify(self):
         """14.2 from step 2 on."""
@@ -2118,7 +2115,8 @@ class Evidence:
         before = None
         for number, segment in enumerate(message.segments):
             before = self.check_segment(number, segment, before)
-        require(self.shown > 0 and self.shown == message.record_count, "evidence-run")
+        require(self.shown > 0 and (self.first, self.shown) == (message.first_position, message.record_count),
+                "evidence-run")
 
     def take_chain(self, check, chain, statements, roots):
         for serial, data in enumerate(statements):
@@ -2147,8 +2145,10 @@ class Evidence:
     def check_log(self, seal, segment, last, place):
         reference = wire((1, seal.workspace), (2, seal.segment), (3, sha256(segment.seal)))
         entry = wire((1, 1), (2, reference))
-        path = self.proof.path if last else segment.log_path
-        note = self.proof.note
+        path, note = segment.log_path, self.proof.note
+        if last:
+            require(segment.log_index == self.proof.index and not path, "evidence-log", place)
+            path = self.proof.path
         require(included(LOG_TREE, segment.log_index, note.size, sha256(b"\0" + entry), path, note.root),
                 "evidence-log", place)
 
@@ -2176,8 +2176,7 @@ class Evidence:
         require(first + count == header.record_count or end == run_end, "evidence-run", place)
         require(count or (header.record_count == 0 and first == 0), "evidence-run", place)
         if count:
-            start = leaf.first_position + first
-            require(self.shown or start == self.message.first_position, "evidence-run", place)
+            self.first = leaf.first_position + first if self.first is None else self.first
             self.next_position, self.shown = end, self.shown + count
 
     def check_records_root(self, leaf, header, place):
