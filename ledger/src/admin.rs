@@ -215,6 +215,12 @@ impl Admin for AdminService {
         Ok(Response::new(wire::IssueCertificateResponse { certificate }))
     }
 
+    async fn acknowledge(&self, call: Call<wire::AcknowledgeRequest>) -> Answer<wire::AcknowledgeResponse> {
+        self.admit(&call)?;
+        let stood = self.alarms.acknowledge(&call.into_inner().alarm);
+        Ok(Response::new(wire::AcknowledgeResponse { stood }))
+    }
+
     async fn cut(&self, call: Call<wire::CutRequest>) -> Answer<wire::CutResponse> {
         self.admit(&call)?;
         let workspace = workspace_id(&call.into_inner().workspace)?;

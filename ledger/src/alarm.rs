@@ -59,14 +59,12 @@ alarms! {
     Equivocation = "equivocation",
     /// A certificate nears its end and was not renewed.
     CertificateExpiring = "certificate-expiring",
-    /// More segments wait for the archive than the bound allows, or for longer.
+    /// A segment has waited for the archive for longer than the bound allows.
     SealsLagging = "seals-lagging",
     /// A gateway holds a head that this ledger cannot extend: history was lost here, and an incarnation is needed.
     HeadNotExtendable = "head-not-extendable",
     /// The store on disk is of a format that this program does not know.
     StoreFormat = "store-format",
-    /// Re-reading at rest found bytes that do not match their hash.
-    ScrubFailed = "scrub-failed",
 }
 
 impl std::fmt::Display for Alarm {

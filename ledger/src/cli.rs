@@ -90,6 +90,13 @@ enum Command {
     Status(status::StatusArgs),
     /// Cut open segments now and wait until they are archived: somebody wants evidence.
     Cut(CutArgs),
+    /// Take an alarm back, when its cause is gone and somebody has acted.
+    Acknowledge {
+        #[command(flatten)]
+        at: At,
+        /// Its name, as `ledger status` shows it.
+        alarm: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -249,6 +256,7 @@ async fn run(command: Command) -> Done {
         Command::Statement(command) => chain::run(command).await,
         Command::Status(args) => status::run(args).await,
         Command::Cut(args) => cut(args).await,
+        Command::Acknowledge { at, alarm } => acknowledge(&at, &alarm).await,
     }
 }
 
@@ -337,6 +345,15 @@ async fn cut(args: CutArgs) -> Done {
     };
     let size = ledger.cut(workspace).await?;
     say(&format!("cut and archived; the log has {size} entries"));
+    Ok(())
+}
+
+async fn acknowledge(at: &At, alarm: &str) -> Done {
+    let mut ledger = admin::Ledger::connect(at.load()?).await?;
+    if !ledger.acknowledge(alarm).await? {
+        return Err(Fault::failure(format!("no alarm {alarm} stands\nhint: ledger status shows those that do")));
+    }
+    say(&format!("{alarm} is taken back; it is raised again if its cause comes again"));
     Ok(())
 }
 

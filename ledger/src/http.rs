@@ -223,7 +223,8 @@ fn is_tile(path: &str) -> bool {
     let plain: String = digits.split('/').map(|part| part.strip_prefix('x').unwrap_or(part)).collect();
     let number = plain.parse::<u64>().ok();
     let width = width.map_or(Some(custody::log::TILE_WIDTH), |text| text.parse().ok());
-    let level_fits = level == "entries" || level.parse::<u32>().is_ok_and(|level| level < 8);
+    let canonical = |number: u32| number < 8 && number.to_string() == level;
+    let level_fits = level == "entries" || level.parse().is_ok_and(canonical);
     level_fits && number.zip(width).is_some_and(|(number, width)| custody::log::tile_path(level, number, width) == path)
 }
 

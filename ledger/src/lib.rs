@@ -25,6 +25,7 @@ pub mod publish;
 pub mod seal;
 pub mod server;
 pub mod store;
+pub mod upkeep;
 pub mod vault;
 pub mod workspace;
 

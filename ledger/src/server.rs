@@ -42,6 +42,7 @@ use crate::{
     pki::{Identity, Pki},
     publish::{FenceState, LogView, PublishError, Publisher, report, watch_fence},
     store::{Family, Store, StoreError, statement_key},
+    upkeep::Upkeep,
 };
 
 /// Longest gRPC message from a gateway: a batch of 1 MiB and its frame.
@@ -245,6 +246,19 @@ async fn serve(
     let mut publishing: JoinHandle<PublishError> = tokio::spawn(publisher.run(woken, requests.clone()));
     let mut helpers = vec![tokio::spawn(tick(requests.clone(), config.paths.data.clone(), limits(&config), metrics.clone()))];
     helpers.push(tokio::spawn(renew_certificates(Arc::clone(&pki), alarms.clone())));
+    let (disk_low_bytes, lag_max) = Upkeep::bounds(&config);
+    let upkeep = Upkeep {
+        writer: requests.clone(),
+        mark: mark.clone(),
+        view: Arc::clone(&view),
+        fence: Arc::clone(&fence_state),
+        alarms: alarms.clone(),
+        metrics: metrics.clone(),
+        data: config.paths.data.clone(),
+        disk_low_bytes,
+        lag_max,
+    };
+    helpers.push(tokio::spawn(upkeep.run()));
     if serving {
         let every = Duration::from_secs(config.fence.read_seconds);
         let watching =

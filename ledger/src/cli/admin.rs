@@ -141,6 +141,12 @@ impl Ledger {
         Ok(self.remote.issue_certificate(request).await.map_err(|why| refused(&why))?.into_inner().certificate)
     }
 
+    /// Takes an alarm back; `false` if none of that name stood.
+    pub(super) async fn acknowledge(&mut self, alarm: &str) -> Result<bool, Fault> {
+        let request = wire::AcknowledgeRequest { alarm: alarm.to_owned() };
+        Ok(self.remote.acknowledge(request).await.map_err(|why| refused(&why))?.into_inner().stood)
+    }
+
     /// Cuts one workspace's segment or all; the size of the log when they are archived.
     pub(super) async fn cut(&mut self, workspace: Option<WorkspaceId>) -> Result<u64, Fault> {
         let request = wire::CutRequest { workspace: workspace.map_or_else(Bytes::new, Into::into) };

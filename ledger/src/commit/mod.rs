@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, PoisonError, RwLock},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -368,10 +369,13 @@ impl Writer {
         let Group { change, receipts, rejections, touched, cut, answers, room, .. } = group;
         if !change.is_empty() {
             // A crash before this line returns loses what nobody was told; after it, what everybody may be told.
+            let began = Instant::now();
             if let Err(why) = store.commit(change) {
                 self.poison(&why);
                 return;
             }
+            self.parts.metrics.add("custody_commits_total", 1);
+            self.parts.metrics.observe("custody_commit_seconds", began.elapsed());
         }
         failpoint::hit("commit-before-answer");
         for (stream, message) in rejections {
@@ -463,6 +467,7 @@ impl Writer {
                 group.rejections.push((stream, Message::Rejection(reject.message(&batch.header))));
             }
             Decided::Later(detail) => {
+                self.parts.metrics.add("custody_pushbacks_total", 1);
                 let header = &batch.header;
                 group.rejections.push((
                     stream,
@@ -548,6 +553,7 @@ impl Writer {
 
     fn keep_equivocation(&mut self, batch: Submitted, keep: bool, group: &mut Group<'_>) -> Result<(), StoreError> {
         let header = batch.header.clone();
+        self.parts.metrics.add("custody_equivocations_total", 1);
         self.parts.alarms.raise(
             Alarm::Equivocation,
             format!("gateway {} signed two batches {} in epoch {}", header.gateway, header.batch_number, header.epoch),
@@ -654,6 +660,7 @@ impl Writer {
         };
         let Some(workspace) = self.workspaces.get_mut(&id).filter(|w| w.open.tree.size() > 0) else { return };
         let segment = workspace.open.number;
+        self.parts.metrics.add("custody_segments_cut_total", 1);
         let row = workspace.cut(standing);
         group.change.put(Family::Cuts, numbered(id, segment), row.encode_to_vec());
         self.enqueue(QueueRow { workspace: Some(id.into()), segment, entry: Bytes::new() }, group);
