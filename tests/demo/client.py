@@ -8,6 +8,7 @@ ledger's archive says. Plans: everything, files ROOT, stream COUNT, hang.
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from mcp.shared.exceptions import MCPError
 
 # Seconds: more than the slowest call of the demo takes, so that a hanging gateway ends the demo with an error.
 CALL_SECONDS_MAX = 30
+# Goes into arguments: run.py looks for it where it must not be.
+MARK = os.environ.get("MARK", "")
 
 
 def say(**line):
@@ -48,7 +51,7 @@ class Caller:
 async def everything(caller):
     """Good calls, some of them at once; calls that fail in four ways; a slow one that reports its progress."""
     for number in range(6):
-        await caller.call("echo", message=f"hello {number}")
+        await caller.call("echo", message=f"hello {MARK} {number}")
     await asyncio.gather(*(caller.call("get-sum", a=number, b=number + 1) for number in range(6)))
     await caller.call("get-sum", a="seven", b=1)
     await caller.call("no-such-tool")
@@ -68,7 +71,7 @@ async def files(caller, root):
     """Reads, writes and lists in a folder; asks for a file that is not there, and for one that is not allowed."""
     for number in range(5):
         path = str(Path(root) / f"note-{number}.txt")
-        await caller.call("write_file", path=path, content=f"note {number}\n")
+        await caller.call("write_file", path=path, content=f"note {MARK} {number}\n")
         await caller.call("read_text_file", path=path)
     await caller.call("list_directory", path=root)
     await caller.call("read_text_file", path=str(Path(root) / "missing.txt"))
@@ -79,7 +82,7 @@ async def files(caller, root):
 async def stream(caller, count):
     """One call after the other: what goes on while the ledger dies and comes back."""
     for number in range(int(count)):
-        await caller.call("echo", message=f"call {number}")
+        await caller.call("echo", message=f"call {MARK} {number}")
 
 
 async def hang(caller):

@@ -5,7 +5,8 @@ One ledger and two gateways, a workspace each, stand in front of two real MCP se
 ledger is killed and comes back; then a stranger, who has the copied archive and the audit policy and nothing else, checks.
 The demo believes nobody: what the client saw is compared, call by call, with what the archive says.
 
-Leaves demo-run/archive/, demo-run/policy.json and demo-run/evidence/. Ends by itself, and ends what it started.
+Leaves demo-run/archive/, demo-run/policy.json, demo-run/known-checkpoint, demo-run/evidence/ and demo-run/report.txt. Ends by
+itself, and ends what it started.
 """
 
 import atexit
@@ -33,7 +34,11 @@ ORIGIN = "demo.example/custody"
 # Seconds until something that should come is given up, and with it the demo.
 PATIENCE_S = 60
 # Calls of the stream during which the ledger dies: killed after the first third, started again after the second.
-STREAM = 30
+STREAM = 300
+# Stands in the arguments of calls, and so in results; it must stand nowhere else.
+MARK = "only-the-tool-may-know"
+# Of the call that outlives its client: after this much progress of three its client is killed.
+PROGRESS = 2
 
 STARTED = time.monotonic()
 children = []
@@ -185,9 +190,9 @@ class Gateway:
         self.workspace = re.search(r"has the id ([0-9a-f]{32})", said).group(1)
         self.id = os.urandom(16).hex()
         (self.dir / "shim.toml").write_text(self.config())
-        run(BIN / "gateway-shim", "key", "new", "--config", self.dir / "shim.toml")
-        request = run(BIN / "gateway-shim", "request", "--config", self.dir / "shim.toml").stdout
-        (self.dir / "request.json").write_text(request)
+        keys = ["--key", self.dir / "gateway.key", "--tls-key", self.dir / "tls.key"]
+        run(BIN / "gateway-shim", "key", "new", *keys)
+        run(BIN / "gateway-shim", "request", "--config", self.dir / "shim.toml", "--out", self.dir / "request.json")
         self.ledger.command(
             "gateway", "enrol", self.dir / "request.json", "--name", self.name,
             "--root-key", self.ledger.root_key, "--out", self.dir / "enrolment.json",
@@ -231,7 +236,8 @@ class Client:
     def __init__(self, gateway, plan, *arguments):
         self.gateway = gateway
         command = [PYTHON, ROOT / "tests" / "demo" / "client.py", plan, gateway.url, *arguments]
-        self.child = start(f"client-{plan}", command, stdout=subprocess.PIPE, text=True)
+        environment = os.environ | {"MARK": MARK}
+        self.child = start(f"client-{plan}", command, stdout=subprocess.PIPE, text=True, env=environment)
 
     def lines(self):
         for line in self.child.stdout:
@@ -257,12 +263,13 @@ def calls(ledger, everything, files, folder):
 
     step("2. A client dies: SIGKILL in the middle of a call of 6 s")
     client = Client(everything, "hang")
-    must(any("progress" in said for said in client.lines()), "the slow call made no progress")
+    must(any(said.get("progress") == PROGRESS for said in client.lines()), "the slow call made no progress")
     kill(client.child)
-    note("the call goes on at the server, as the protocol says; its intent is already on the way to the ledger")
+    note("a disconnect is no cancellation, so the call goes on; that it has begun is with the ledger already")
 
     step("3. Cut: somebody wants evidence now, so the open segments are sealed and archived")
-    note(ledger.command("cut").strip() or "done")
+    note(ledger.command("cut").strip())
+    shutil.copytree(ledger.dir / "archive", WORK / "older")
 
     step("4. The ledger dies: SIGKILL in the middle of calls, which go on without it, and it comes back")
     client = Client(files, "files", folder)
@@ -287,18 +294,22 @@ def hand_over(ledger, gateways):
     for gateway in gateways:
         code = kill(gateway.child, signal.SIGTERM)
         must(code == 0, f"gateway {gateway.name} ended with {code}; see {WORK}/gateway-{gateway.name}.log")
-    note(ledger.command("cut").strip() or "cut")
-    for line in ledger.command("status").strip().splitlines():
-        note(line)
+    note(ledger.command("cut").strip())
+    status = json.loads(ledger.command("status", "--json"))
+    must(status["alarms"] == [], f"alarms: {status['alarms']}")
+    with urllib.request.urlopen(f"http://127.0.0.1:{ledger.http}/log/checkpoint", timeout=PATIENCE_S) as answer:
+        (RUN / "known-checkpoint").write_bytes(answer.read())
     shutil.copytree(ledger.dir / "archive", RUN / "archive")
     shutil.copy(ledger.dir / "policy.json", RUN / "policy.json")
-    step("6. Archive and audit policy are copied away, and the ledger ends; from here on nobody of ours is asked")
+    step("6. Archive, audit policy and the log's checkpoint are copied away; the ledger ends, and nobody of ours is asked any more")
     code = kill(ledger.child, signal.SIGTERM)
     must(code == 0, f"the ledger ended with {code}; see {WORK}/ledger.log")
+    return {workspace["name"]: workspace["positions"] for workspace in status["workspaces"]}
 
 
-def verify(archive, expect):
-    done = run(BIN / "verifier", "verify", archive, "--policy", RUN / "policy.json", "--json", expect=(0, 1, 2))
+def verify(archive, expect, known=()):
+    more = [word for file in known for word in ("--known", file)]
+    done = run(BIN / "verifier", "verify", archive, "--policy", RUN / "policy.json", "--json", *more, expect=(0, 1, 2))
     report = json.loads(done.stdout)
     must(done.returncode == expect, f"verifier ended with {done.returncode}, not {expect}:\n{done.stdout}{done.stderr}")
     return report
@@ -308,27 +319,29 @@ def conclusion(text):
     return " ".join(re.search(r"CONCLUSION\n(.*?)\n\n", text, re.S).group(1).split())
 
 
-def stranger(gateways):
-    step("7. A stranger verifies the copy, offline: verifier verify demo-run/archive --policy demo-run/policy.json")
-    text = run(BIN / "verifier", "verify", RUN / "archive", "--policy", RUN / "policy.json").stdout
+def stranger(gateways, positions):
+    step("7. A stranger verifies the copy, offline: verifier verify demo-run/archive --policy ... --known ...")
+    known = ["--known", RUN / "known-checkpoint"]
+    text = run(BIN / "verifier", "verify", RUN / "archive", "--policy", RUN / "policy.json", *known).stdout
     (RUN / "report.txt").write_text(text)
     note(conclusion(text))
-    report = verify(RUN / "archive", 0)
+    report = verify(RUN / "archive", 0, [RUN / "known-checkpoint"])
     for claim in report["claims"]:
         because = "" if claim["state"] == "verified" else f" ({claim['reason']})"
         note(f"{claim['state']:10} {claim['claim']}{because}")
     must(report["faults"] == [], "a fault in an archive that nobody touched")
 
     step("8. Nothing is missing: every call that a client saw end is in the archive, with the same end")
-    return {gateway.name: compare(gateway) for gateway in gateways}
+    return {gateway.name: compare(gateway, positions[gateway.name]) for gateway in gateways}
 
 
-def compare(gateway):
+def compare(gateway, count):
     """Compares what clients saw with what the archive says of this gateway; the records."""
-    whole = f"{gateway.name}/0..{2**63}"
+    whole = f"{gateway.name}/0..{count}"
     shown = run(BIN / "verifier", "show", RUN / "archive", whole, "--policy", RUN / "policy.json", "--json").stdout
+    must(MARK not in shown, "an argument of a call stands in the records")
     records = [json.loads(line) for line in shown.splitlines()]
-    must([record["position"] for record in records] == list(range(len(records))), "positions are not contiguous")
+    must([record["position"] for record in records] == list(range(count)), "the positions are not those that the ledger gave")
     ended = collections.Counter()
     intents, outcomes = set(), set()
     for record in records:
@@ -352,6 +365,20 @@ def compare(gateway):
     return records
 
 
+def survivor(records):
+    """The call whose client was killed: the second slow one."""
+    phases = collections.defaultdict(dict)
+    for record in records:
+        if record["record"].get("tool") == "trigger-long-running-operation":
+            phases[record["epoch"], record["record"]["call_number"]][record["record"]["phase"]] = record
+    killed = sorted(phases.values(), key=lambda of_call: of_call["intent"]["position"])[-1]
+    begun, ended = killed["intent"], killed["outcome"]
+    note(
+        f"the call whose client was killed: begun at position {begun['position']}, ended at {ended['position']} as "
+        f"`{ended['record']['outcome']}`"
+    )
+
+
 def evidence(gateway, records):
     slow = [
         record
@@ -369,7 +396,7 @@ def evidence(gateway, records):
     note(f"{file.relative_to(ROOT)}, {file.stat().st_size} bytes: {conclusion(checked)}")
 
 
-def lie():
+def lies():
     step("10. A lie: one bit of one byte in a copy of the archive is changed")
     copy = WORK / "changed"
     shutil.copytree(RUN / "archive", copy)
@@ -383,7 +410,21 @@ def lie():
     fault = report["faults"][0]
     must(report["first_failing_check"], "no check is named")
     note(f"REFUTED, exit code 1: {report['first_failing_check']} in {fault['place']}")
-    note(f"expected {fault['expected']}, found {fault['found']}")
+    note(f"expected {fault['expected']}")
+    note(f"found    {fault['found']}")
+
+    step("11. Another lie: an older copy, valid in itself, is shown as if it were all there is")
+    verify(WORK / "older", 0)
+    report = verify(WORK / "older", 1, [RUN / "known-checkpoint"])
+    note(f"REFUTED by the checkpoint that the stranger holds, exit code 1: {report['first_failing_check']}")
+
+
+def silent():
+    """No program of ours wrote an argument or a result of a call anywhere: store, spools, logs."""
+    theirs = ("files", "server-everything.log")
+    for path in WORK.rglob("*"):
+        if path.is_file() and path.relative_to(WORK).parts[0] not in theirs:
+            must(MARK.encode() not in path.read_bytes(), f"an argument of a call stands in {path}")
 
 
 def main():
@@ -416,12 +457,14 @@ def main():
         note(f"workspace {gateway.workspace} `{gateway.name}`: gateway {gateway.id}")
 
     calls(ledger, everything, files, folder)
-    hand_over(ledger, (everything, files))
-    records = stranger((everything, files))
+    positions = hand_over(ledger, (everything, files))
+    records = stranger((everything, files), positions)
+    survivor(records["everything"])
     evidence(everything, records["everything"])
-    lie()
+    lies()
+    silent()
     shutil.rmtree(WORK)
-    step("Done. demo-run/ has archive/, policy.json, evidence/ and report.txt: give them to somebody who does not trust you")
+    step("Done. demo-run/ has archive/, policy.json, known-checkpoint, evidence/ and report.txt, for somebody who does not trust you")
 
 
 if __name__ == "__main__":
