@@ -225,7 +225,8 @@ fn is_tile(path: &str) -> bool {
     let width = width.map_or(Some(custody::log::TILE_WIDTH), |text| text.parse().ok());
     let canonical = |number: u32| number < 8 && number.to_string() == level;
     let level_fits = level == "entries" || level.parse().is_ok_and(canonical);
-    level_fits && number.zip(width).is_some_and(|(number, width)| custody::log::tile_path(level, number, width) == path)
+    let same = |(number, width)| width > 0 && custody::log::tile_path(level, number, width) == path;
+    level_fits && number.zip(width).is_some_and(same)
 }
 
 #[cfg(test)]
