@@ -12,6 +12,7 @@ use custody::{
     wire::{self, DropReason, LedgerEventKind, OpeningReason, Role, statement::Action},
 };
 
+pub mod evidence;
 pub mod keys;
 pub mod ledger;
 pub mod objects;
@@ -52,6 +53,7 @@ pub fn tell_as(origin: &str, variant: Variant, hooks: Hooks) -> Ledger {
     second_day(&mut ledger);
     recovery(&mut ledger);
     last_day(&mut ledger);
+    evening(&mut ledger);
     if variant == Variant::Suspect {
         doubts(&mut ledger);
     }
@@ -172,6 +174,7 @@ fn last_day(l: &mut Ledger) {
     l.submit_batch("alpha", Batch::new("g1", "e2", records::calls(7, 2, now)).key("g1-new"));
     let key_id = keys::id("g2", Role::Gateway).into();
     l.statement("alpha", None, Action::Revoke(wire::Revoke { key_id, void_serials: Vec::new() }));
+    l.enrol(Some("alpha"), None, Role::Gateway, "g6", "g6");
     l.enrol(Some("beta"), None, Role::Receipt, "runtime-1", "runtime");
     l.delegate("beta", "registrar-2", 1);
     l.enrol(Some("beta"), Some("registrar-2"), Role::Gateway, "h3", "h3");
@@ -190,7 +193,40 @@ fn last_day(l: &mut Ledger) {
     l.statement("beta", None, Action::Hold(wire::Hold { hold, since: now, until: None }));
     l.submit_batch("alpha", Batch::new("g1", "e2", records::calls(9, 2, now)).key("g1-new"));
     l.submit_batch("beta", Batch::new("h1", "f2", records::calls(9, 2, now)));
-    l.submit_batch("alpha", Batch::new("g1", "e2", Vec::new()).key("g1-new").close());
+    l.submit_batch("alpha", Batch::new("g1", "e2", Vec::new()).key("g1-new"));
+    l.cut_all();
+}
+
+/// Much happens that no root or registrar speaks of any more.
+fn evening(l: &mut Ledger) {
+    l.wait(9 * 60 * MINUTE);
+    let now = l.now();
+    let g1 = |records: Vec<Bytes>| Batch::new("g1", "e2", records).key("g1-new");
+    l.submit_batch("alpha", g1(records::every_outcome(11, now)));
+    l.submit_batch("alpha", Batch::new("g6", "s1", records::calls(1, 3, now)).intermittent());
+    let mut changes = records::access_changes(now);
+    changes.extend(records::tool_definitions(now));
+    l.submit_batch("alpha", g1(changes));
+    l.submit_batch("alpha", g1(Vec::new()));
+    l.equivocate("alpha", "g6", "s1", 0, &[records::opened(now, false), records::calls(40, 1, now).swap_remove(0)]);
+    l.submit_batch("alpha", Batch::new("g6", "s1", records::calls(4, 2, now)).dropped(2, DropReason::DiskFailed));
+    l.submit_batch("beta", Batch::new("h1", "f2", records::gateway_events(now)));
+    let reason = OpeningReason::Rewound;
+    l.submit_batch("beta", Batch::new("h2", "p3", records::calls(1, 4, now)).reason(reason));
+    l.submit_batch("beta", Batch::new("h1", "f2", records::calls(11, 2, now)));
+    let mut own = records::ledgers_own(now);
+    own.push(records::ledger_event(now, LedgerEventKind::Drill, "drill"));
+    l.submit_batch("ledger", Batch::new("ledger", "l2", own).key("record-1"));
+    l.cut_all();
+    l.publish(1);
+    l.submit_batch("alpha", Batch::new("ledger", "la", vec![records::alarm(now)]).key("record-1"));
+    l.submit_batch("alpha", g1(records::calls(30, 3, now)));
+    l.submit_batch("alpha", Batch::new("g6", "s1", records::calls(6, 2, now)));
+    l.submit_batch("beta", Batch::new("h1", "f2", records::calls(13, 2, now)));
+    l.cut_all();
+    l.submit_batch("alpha", g1(records::calls(33, 1, now)));
+    l.submit_batch("alpha", g1(records::calls(34, 2, now)).close());
+    l.submit_batch("beta", Batch::new("h1", "f2", records::calls(15, 2, now)));
     l.cut_all();
 }
 
@@ -244,7 +280,12 @@ pub fn scoped_policy() -> Policy {
     Policy { scope: Scope::Workspaces(vec![keys::workspace("alpha").to_string()]), ..policy() }
 }
 
-/// All policies by name.
+/// A policy that requires the first so many claims and names nobody who could attest the last two.
+pub fn demanding_policy(claims: usize) -> Policy {
+    Policy { required: Claim::ALL.into_iter().take(claims).collect(), ..policy() }
+}
+
+/// All policies by name under which the golden archive is accepted.
 pub fn policies() -> BTreeMap<&'static str, Policy> {
     BTreeMap::from([
         ("policy", policy()),
@@ -271,8 +312,29 @@ pub fn write(ledger: &Ledger, folder: &Path) -> io::Result<()> {
     for (name, policy) in policies() {
         objects::write_one(&folder.join(format!("{name}.json")), &policy_bytes(&policy))?;
     }
+    for (name, proof) in evidence_files(ledger, &rendered) {
+        objects::write_one(&folder.join("evidence").join(name), &proof.to_bytes())?;
+    }
     for (name, bytes) in objects::known_files(ledger, &rendered) {
         objects::write_one(&folder.join("known").join(name), &bytes)?;
     }
     Ok(())
+}
+
+/// Evidence by name: one record, a run within a batch, one over batches, one over segments, one of the ledger's own.
+pub fn evidence_files(
+    ledger: &Ledger,
+    rendered: &render::Rendered,
+) -> BTreeMap<&'static str, custody::evidence::Proof> {
+    let runs = [
+        ("one-record", "alpha", 75, 76),
+        ("within-a-batch", "alpha", 47, 52),
+        ("over-batches", "alpha", 61, 71),
+        ("over-segments", "alpha", 70, 79),
+        ("ledgers-own", "ledger", 11, 13),
+    ];
+    let make = |(name, workspace, first, end)| {
+        Some((name, evidence::make(ledger, rendered, keys::workspace(workspace), first, end)?))
+    };
+    runs.into_iter().filter_map(make).collect()
 }

@@ -17,6 +17,7 @@ use crate::{
     verdict::Outcome,
 };
 
+mod evidence;
 pub mod object;
 mod scenario;
 mod tamper;
@@ -45,7 +46,8 @@ pub enum Recipe {
     Edit {
         /// Where.
         target: String,
-        /// Which field; of checkpoints `origin`, `size` or `root`.
+        /// Which field; of checkpoints `origin`, `size` or `root`, of their raw signature lines `key_hash`, `time` or
+        /// `signature`.
         field: String,
         /// What happens to it.
         how: String,
@@ -107,6 +109,13 @@ pub enum Recipe {
     Older {
         /// Which checkpoint.
         checkpoint: String,
+    },
+    /// An evidence file is edited.
+    Evidence {
+        /// Which, by name.
+        of: String,
+        /// How, by name.
+        edit: String,
     },
     /// The whole archive of another log.
     OtherOrigin {},
@@ -185,19 +194,40 @@ pub struct Told {
     pub policy: Policy,
     /// What the auditor knows, by name.
     pub known: BTreeMap<String, Vec<u8>>,
+    /// The lie is not an archive but this evidence file.
+    pub evidence: Option<Vec<u8>>,
 }
 
 impl Lie {
+    /// Whether it is told about an evidence file.
+    pub fn is_of_evidence(&self) -> bool {
+        matches!(self.recipe, Recipe::Evidence { .. })
+    }
+
     /// Follows the recipe.
     ///
     /// # Errors
     /// In words, when the recipe does not fit the golden archive.
     pub fn tell(&self) -> Result<Told, String> {
+        if let Recipe::Evidence { of, edit } = &self.recipe {
+            let file = evidence::edit(&GOLDEN, of, edit)?;
+            return Ok(Told {
+                objects: objects::Objects::default(),
+                policy: golden::policy(),
+                known: BTreeMap::new(),
+                evidence: Some(file),
+            });
+        }
         let objects = tamper::tamper(&GOLDEN, self)?;
-        if objects == GOLDEN.rendered.objects && !matches!(&self.recipe, Recipe::Scenario { .. }) {
+        let of_policy = matches!(&self.recipe, Recipe::Scenario { name } if name.starts_with("policy-"));
+        if objects == GOLDEN.rendered.objects && !of_policy {
             return Err("the recipe changes nothing".to_owned());
         }
-        let mut policy = golden::policies().remove(self.policy.as_str()).ok_or("no such policy")?;
+        let mut policy = match self.policy.as_str() {
+            "first-four" => golden::demanding_policy(4),
+            "all-six" => golden::demanding_policy(6),
+            name => golden::policies().remove(name).ok_or("no such policy")?,
+        };
         if let Recipe::Scenario { name } = &self.recipe {
             scenario::change_policy(name, &mut policy);
         }
@@ -206,7 +236,7 @@ impl Lie {
         if known.len() != self.known.len() {
             return Err("no such known file".to_owned());
         }
-        Ok(Told { objects: objects::Objects(objects), policy, known })
+        Ok(Told { objects: objects::Objects(objects), policy, known, evidence: None })
     }
 }
 
@@ -216,16 +246,22 @@ impl Told {
     /// # Errors
     /// In words, when there is no verdict.
     pub fn verify(&self) -> Result<Outcome, String> {
+        if let Some(file) = &self.evidence {
+            return crate::verdict::check_evidence(file, &self.policy);
+        }
         let known: Vec<Vec<u8>> = self.known.values().cloned().collect();
         crate::verdict::verify(&self.objects, &self.policy, golden::AS_OF, &known)
     }
 
-    /// Writes it as a folder: `archive/`, `policy.json`, `known/`.
+    /// Writes it as a folder: `archive/` (or the file `evidence`), `policy.json`, `known/`.
     ///
     /// # Errors
     /// What the file system says.
     pub fn write(&self, folder: &Path) -> io::Result<()> {
         objects::write_all(&self.objects.0, &folder.join("archive"))?;
+        if let Some(file) = &self.evidence {
+            objects::write_one(&folder.join("evidence"), file)?;
+        }
         objects::write_one(&folder.join("policy.json"), &golden::policy_bytes(&self.policy))?;
         self.known.iter().try_for_each(|(name, bytes)| objects::write_one(&folder.join("known").join(name), bytes))
     }

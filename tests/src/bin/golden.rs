@@ -1,5 +1,5 @@
 //! Writes the golden archive, its policies and known files into a folder (`golden DIR`), every lie about it as a folder of
-//! its own with `expected.json` (`golden --lies DIR`), or prints where everything stands (`golden --places`), for who
+//! its own with `expected.json` (`golden --lies DIR` for archives, `golden --evidence DIR` for evidence files), or prints where everything stands (`golden --places`), for who
 //! writes a lie.
 
 use std::{io, path::Path, process::ExitCode};
@@ -17,9 +17,10 @@ fn main() -> ExitCode {
             places();
             Ok(())
         }
-        ["--lies", folder] => write_lies(Path::new(folder)),
+        ["--lies", folder] => write_lies(Path::new(folder), false),
+        ["--evidence", folder] => write_lies(Path::new(folder), true),
         [folder] => golden::write(&GOLDEN.ledger, Path::new(folder)),
-        _ => Err(io::Error::other("usage: golden DIR | golden --lies DIR | golden --places")),
+        _ => Err(io::Error::other("usage: golden DIR | golden --lies DIR | golden --evidence DIR | golden --places")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -30,8 +31,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn write_lies(folder: &Path) -> io::Result<()> {
-    for (name, lie) in lies::read_all()? {
+fn write_lies(folder: &Path, of_evidence: bool) -> io::Result<()> {
+    for (name, lie) in lies::read_all()?.into_iter().filter(|(_, lie)| lie.is_of_evidence() == of_evidence) {
         let place = folder.join(&name);
         let told = lie.tell().map_err(|why| io::Error::other(format!("{name}: {why}")))?;
         told.write(&place)?;

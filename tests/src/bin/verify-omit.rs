@@ -1,4 +1,4 @@
-//! Test-only: verifies an archive without one named check, and prints the verdict as JSON:
+//! Test-only: verifies an archive or an evidence file without one named check, and prints the verdict as JSON:
 //! `verify-omit ARCHIVE POLICY CHECK AS-OF [KNOWN...]`. The shipped verifier has no such switch; this binary exists in
 //! builds with the feature `omit-check` alone.
 
@@ -28,8 +28,11 @@ fn verify(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     };
     OMITTED.set(check.clone())?;
     let known = known.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
-    let objects = Objects::read(Path::new(archive))?;
-    let policy = Policy::parse(&std::fs::read(policy)?)?;
-    let outcome = verdict::verify(&objects, &policy, as_of.parse()?, &known)?;
+    let (archive, policy) = (Path::new(archive), Policy::parse(&std::fs::read(policy)?)?);
+    let outcome = if archive.is_file() {
+        verdict::check_evidence(&std::fs::read(archive)?, &policy)?
+    } else {
+        verdict::verify(&Objects::read(archive)?, &policy, as_of.parse()?, &known)?
+    };
     Ok(serde_json::to_string(&outcome)?)
 }

@@ -31,10 +31,19 @@ pub struct Committed {
 }
 
 impl Committed {
+    fn read(&self) -> Option<custody::segment::Entry> {
+        let bytes = custody::segment::encode_entry(&self.leaf, self.signed.clone());
+        custody::segment::Entry::parse(bytes.into()).ok()
+    }
+
+    /// How many positions it takes; none for what cannot be read.
+    pub fn records(&self) -> u64 {
+        self.read().map_or(0, |entry| entry.records())
+    }
+
     /// Hash in the segment's tree; zeros for what cannot be read.
     pub fn hash(&self) -> [u8; 32] {
-        let bytes = custody::segment::encode_entry(&self.leaf, self.signed.clone());
-        custody::segment::Entry::parse(bytes.into()).map_or([0; 32], |entry| entry.leaf_hash())
+        self.read().map_or([0; 32], |entry| entry.leaf_hash())
     }
 }
 
@@ -423,10 +432,9 @@ impl Ledger {
         let (term, received_at) = (self.term, self.clock);
         let place = self.workspace(workspace);
         let leaf = Leaf { kind, first_position: place.next_position, received_at, term };
-        let bytes = custody::segment::encode_entry(&leaf, signed.clone());
-        let count = custody::segment::Entry::parse(bytes.into()).map_or(0, |entry| entry.records());
-        place.next_position += count;
-        place.open.push(Committed { leaf, signed });
+        let committed = Committed { leaf, signed };
+        place.next_position += committed.records();
+        place.open.push(committed);
     }
 
     /// Signs the open head of a workspace: bytes of a `SignedHead`.

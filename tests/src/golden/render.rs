@@ -139,10 +139,15 @@ fn seal_of(
     object: &[u8],
     history_root: RootHash,
 ) -> Seal {
-    let parsed: Vec<Entry> = entries.iter().filter_map(|bytes| Entry::parse(bytes.clone().into()).ok()).collect();
-    let tree: Tree<SegmentTree> = parsed.iter().map(Entry::leaf_hash).collect();
-    let of = |kind: LeafKind| parsed.iter().filter(|entry| entry.leaf.kind == kind).count() as u64;
-    let times = || parsed.iter().map(|entry| entry.leaf.received_at);
+    // Of an entry that a lie left unreadable the seal says what the ledger knows of it.
+    let read = |(bytes, committed): (&Vec<u8>, &Committed)| match Entry::parse(bytes.clone().into()) {
+        Ok(entry) => (entry.leaf, entry.records(), entry.leaf_hash()),
+        Err(_) => (committed.leaf, committed.records(), committed.hash()),
+    };
+    let parsed: Vec<_> = entries.iter().zip(&segment.leaves).map(read).collect();
+    let tree: Tree<SegmentTree> = parsed.iter().map(|(_, _, hash)| *hash).collect();
+    let of = |kind: LeafKind| parsed.iter().filter(|(leaf, ..)| leaf.kind == kind).count() as u64;
+    let times = || parsed.iter().map(|(leaf, ..)| leaf.received_at);
     let header = &segment.header;
     Seal {
         origin: header.origin.clone(),
@@ -153,7 +158,7 @@ fn seal_of(
         root: tree.root(),
         history_root,
         first_position: header.first_position,
-        record_count: parsed.iter().map(Entry::records).sum(),
+        record_count: parsed.iter().map(|(_, records, _)| records).sum(),
         batch_count: of(LeafKind::Batch),
         equivocation_count: of(LeafKind::Equivocation),
         statement_count: of(LeafKind::Statement),

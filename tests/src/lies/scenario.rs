@@ -6,22 +6,26 @@ use custody::{
     head::SignedHead,
     id::{HeaderHash, ObjectHash},
     policy::{Policy, Scope},
+    segment::Seal,
     statement::ChainHead,
     wire::{self, LeafKind, LedgerEventKind, OpeningReason, Role, statement::Action},
 };
 
-use super::ObjectMap;
+use super::{Golden, ObjectMap, Strength, tamper, target::Target};
 use crate::golden::{
     self, keys,
     ledger::{Batch, BatchHook, Hooks, Ledger, StatementHook, after},
     records,
-    render::Rendered,
+    render::{self, At, Liar},
 };
 
 /// The hooks of a scenario.
 pub(super) fn hooks(name: &str) -> Result<Hooks, String> {
     log(name)
         .or_else(|| seals(name))
+        .or_else(|| incarnations(name))
+        .or_else(|| signed_by(name))
+        .or_else(|| enrolments(name))
         .or_else(|| chains(name))
         .or_else(|| signers(name))
         .or_else(|| contents(name))
@@ -80,36 +84,6 @@ fn log(name: &str) -> Option<Hooks> {
             l.start_term();
             l.incarnation -= 1;
         }),
-        "incarnation-of-another-log" => with_statement(
-            Hooks::default(),
-            "keys/5",
-            Box::new(|said| {
-                if let Some(Action::Incarnation(said)) = &mut said.action {
-                    said.log_root = Bytes::copy_from_slice(&[7; 32]);
-                }
-                None
-            }),
-        ),
-        "incarnation-of-other-seals" => with_statement(
-            Hooks::default(),
-            "keys/5",
-            Box::new(|said| {
-                if let Some(Action::Incarnation(said)) = &mut said.action {
-                    said.last_seals_hash = Bytes::copy_from_slice(&[7; 32]);
-                }
-                None
-            }),
-        ),
-        "incarnation-left-out-a-number" => with_statement(
-            Hooks::default(),
-            "keys/5",
-            Box::new(|said| {
-                if let Some(Action::Incarnation(said)) = &mut said.action {
-                    said.number += 1;
-                }
-                None
-            }),
-        ),
         "workspace-name-again" => with_statement(
             sequel(|l| l.create("delta")),
             "delta/0",
@@ -137,6 +111,25 @@ fn log(name: &str) -> Option<Hooks> {
     })
 }
 
+/// What the root says of a recovery.
+fn incarnations(name: &str) -> Option<Hooks> {
+    let change = |change: fn(&mut wire::Incarnation)| {
+        let hook: StatementHook = Box::new(move |said| {
+            if let Some(Action::Incarnation(said)) = &mut said.action {
+                change(said);
+            }
+            None
+        });
+        Some(with_statement(Hooks::default(), "keys/5", hook))
+    };
+    match name {
+        "incarnation-of-another-log" => change(|said| said.log_root = Bytes::copy_from_slice(&[7; 32])),
+        "incarnation-of-other-seals" => change(|said| said.last_seals_hash = Bytes::copy_from_slice(&[7; 32])),
+        "incarnation-left-out-a-number" => change(|said| said.number += 1),
+        _ => None,
+    }
+}
+
 /// What seals and segments say of where they stand.
 fn seals(name: &str) -> Option<Hooks> {
     Some(match name {
@@ -162,6 +155,16 @@ fn seals(name: &str) -> Option<Hooks> {
             l.workspace("beta").chain = before;
             let calls = records::calls(20, 2, l.now());
             l.submit_batch("beta", Batch::new("h1", "f2", calls));
+            l.cut_all();
+        }),
+        "segment-under-keys-that-never-were" => sequel(|l| {
+            let real = l.workspace("beta").chain;
+            l.workspace("beta").chain.hash = ObjectHash([7; 32]);
+            let calls = records::calls(20, 2, l.now());
+            l.submit_batch("beta", Batch::new("h1", "f2", calls.clone()));
+            l.cut_all();
+            l.workspace("beta").chain = real;
+            l.submit_batch("beta", Batch::new("h2", "p3", calls));
             l.cut_all();
         }),
         "statement-in-no-segment" => sequel(|l| {
@@ -193,117 +196,105 @@ fn seals(name: &str) -> Option<Hooks> {
     })
 }
 
-/// What chains of statements say.
-fn chains(name: &str) -> Option<Hooks> {
-    let last = |action: fn() -> Action, registrar: Option<&'static str>| {
-        sequel(move |l| l.statement("beta", registrar, action()))
-    };
-    let hold5 = || hold("hold 5");
-    let label = "beta/8";
+/// The next statement of beta's chain.
+const NEXT_OF_BETA: &str = "beta/8";
+
+fn one_more_hold(registrar: Option<&'static str>) -> Hooks {
+    sequel(move |l| l.statement("beta", registrar, hold("hold 5")))
+}
+
+/// Who signs statements.
+fn signed_by(name: &str) -> Option<Hooks> {
+    let by = |key: &'static str| with_statement(one_more_hold(None), NEXT_OF_BETA, Box::new(move |_| Some(key)));
     Some(match name {
-        "impostor-sets-a-hold" => with_statement(last(hold5, None), label, Box::new(|_| Some("impostor"))),
-        "ledger-sets-a-hold-itself" => with_statement(last(hold5, None), label, Box::new(|_| Some("log-1"))),
+        "impostor-sets-a-hold" => by("impostor"),
+        "ledger-sets-a-hold-itself" => by("log-1"),
         "old-root-sets-a-hold" => with_statement(
-            last(hold5, None),
-            label,
+            one_more_hold(None),
+            NEXT_OF_BETA,
             Box::new(|said| {
                 said.era = 1;
                 Some("root-1")
             }),
         ),
-        "registrar-of-another-workspace" => last(hold5, Some("registrar-1")),
-        "revoked-registrar-sets-a-hold" => last(hold5, Some("registrar-2")),
-        "registrar-enrols-one-too-many" => sequel(|l| {
-            l.enrol(Some("alpha"), Some("registrar-1"), Role::Gateway, "g4", "g4");
-            l.enrol(Some("alpha"), Some("registrar-1"), Role::Gateway, "g5", "g5");
-        }),
+        "registrar-of-another-workspace" => one_more_hold(Some("registrar-1")),
+        "revoked-registrar-sets-a-hold" => one_more_hold(Some("registrar-2")),
         "registrar-removes-the-workspace" => {
             sequel(|l| l.statement("alpha", Some("registrar-1"), Action::Remove(wire::Remove {})))
         }
         "registrar-delegates" => with_statement(
             sequel(|l| l.delegate("alpha", "registrar-3", 5)),
-            "alpha/9",
+            "alpha/10",
             Box::new(|said| {
                 said.registrar = Some(keys::id("registrar-1", Role::Registrar).into());
                 Some("registrar-1")
             }),
         ),
-        "enrolled-without-possession" => with_statement(
-            sequel(|l| l.enrol(Some("beta"), None, Role::Gateway, "h4", "h4")),
-            label,
-            Box::new(|said| {
-                if let Some(Action::Enrol(enrol)) = &mut said.action {
-                    enrol.possession = Some(Bytes::copy_from_slice(&[1; 64]));
-                }
-                None
-            }),
-        ),
-        "weak-key-enrolled" => with_statement(
-            sequel(|l| l.enrol(Some("beta"), None, Role::Gateway, "h4", "h4")),
-            label,
-            Box::new(|said| {
-                if let Some(Action::Enrol(enrol)) = &mut said.action {
-                    let mut small_order = [0; 32];
-                    small_order[0] = 1;
-                    enrol.public_key = Bytes::copy_from_slice(&small_order);
-                }
-                None
-            }),
-        ),
-        "gateway-enrolled-in-the-ledgers-workspace" => {
-            sequel(|l| l.enrol(Some("ledger"), None, Role::Gateway, "h4", "h4"))
-        }
-        "log-key-enrolled-in-a-workspace" => sequel(|l| l.enrol(Some("beta"), None, Role::Log, "log-2", "")),
-        "key-enrolled-again" => sequel(|l| l.enrol(Some("beta"), None, Role::Gateway, "h1", "h1")),
-        "serial-left-out" => with_statement(
-            last(hold5, None),
-            label,
-            Box::new(|said| {
-                said.serial += 1;
-                None
-            }),
-        ),
-        "another-predecessor" => with_statement(
-            last(hold5, None),
-            label,
-            Box::new(|said| {
-                said.previous = ObjectHash([7; 32]).into();
-                None
-            }),
-        ),
-        "statement-of-another-origin" => with_statement(
-            last(hold5, None),
-            label,
-            Box::new(|said| {
-                "ledger.example/other".clone_into(&mut said.origin);
-                None
-            }),
-        ),
-        "statement-of-another-workspace" => with_statement(
-            last(hold5, None),
-            label,
-            Box::new(|said| {
-                said.workspace = Some(keys::workspace("alpha").into());
-                None
-            }),
-        ),
+        _ => return None,
+    })
+}
+
+/// Which keys are enrolled.
+fn enrolments(name: &str) -> Option<Hooks> {
+    let enrol = |workspace: &'static str, role: Role, key: &'static str| {
+        sequel(move |l| l.enrol(Some(workspace), None, role, key, key))
+    };
+    let change = |change: fn(&mut wire::Enrol)| {
+        let hook: StatementHook = Box::new(move |said| {
+            if let Some(Action::Enrol(said)) = &mut said.action {
+                change(said);
+            }
+            None
+        });
+        with_statement(enrol("beta", Role::Gateway, "h4"), NEXT_OF_BETA, hook)
+    };
+    Some(match name {
+        "registrar-enrols-one-too-many" => sequel(|l| {
+            l.enrol(Some("alpha"), Some("registrar-1"), Role::Gateway, "g4", "g4");
+            l.enrol(Some("alpha"), Some("registrar-1"), Role::Gateway, "g5", "g5");
+        }),
+        "enrolled-without-possession" => change(|said| said.possession = Some(Bytes::copy_from_slice(&[1; 64]))),
+        "weak-key-enrolled" => change(|said| {
+            // The neutral element of the curve: a point of small order.
+            let mut small_order = [0; 32];
+            small_order[0] = 1;
+            said.public_key = Bytes::copy_from_slice(&small_order);
+        }),
+        "gateway-enrolled-in-the-ledgers-workspace" => enrol("ledger", Role::Gateway, "h4"),
+        "log-key-enrolled-in-a-workspace" => enrol("beta", Role::Log, "log-2"),
+        "key-enrolled-again" => enrol("beta", Role::Gateway, "h1"),
+        _ => return None,
+    })
+}
+
+/// What chains of statements say.
+fn chains(name: &str) -> Option<Hooks> {
+    let change = |change: fn(&mut wire::Statement)| {
+        let hook: StatementHook = Box::new(move |said| {
+            change(said);
+            None
+        });
+        with_statement(one_more_hold(None), NEXT_OF_BETA, hook)
+    };
+    Some(match name {
+        "serial-left-out" => change(|said| said.serial += 1),
+        "another-predecessor" => change(|said| said.previous = ObjectHash([7; 32]).into()),
+        "another-checkpoint-named" => change(|said| said.checkpoint_hash = ObjectHash([7; 32]).into()),
+        "statement-of-another-origin" => change(|said| "ledger.example/other".clone_into(&mut said.origin)),
+        "statement-of-another-workspace" => change(|said| said.workspace = Some(keys::workspace("alpha").into())),
         "statement-replayed" => sequel(|l| {
             // The hold that was set as the last one, once more.
             let object = l.workspace("beta").statements.last().cloned().unwrap_or_default();
             l.append("beta", LeafKind::Statement, object.clone());
-            let id = keys::workspace("beta");
-            l.cut(id);
+            l.cut(keys::workspace("beta"));
             let place = l.workspace("beta");
             place.chain = after(place.chain, &object);
             place.statements.push(object);
         }),
-        "hold-released-that-never-stood" => last(
-            || {
-                let hold = Bytes::copy_from_slice(&keys::short("hold 77"));
-                Action::Release(wire::Release { hold })
-            },
-            None,
-        ),
+        "hold-released-that-never-stood" => sequel(|l| {
+            let hold = Bytes::copy_from_slice(&keys::short("hold 77"));
+            l.statement("beta", None, Action::Release(wire::Release { hold }));
+        }),
         _ => return None,
     })
 }
@@ -394,7 +385,7 @@ fn numbers(name: &str) -> Option<Hooks> {
             l.submit_batch("beta", Batch::new("h1", "f2", calls));
             l.cut_all();
         });
-        Some(with_batch(goes_on, "beta/h1/f2/5", hook))
+        Some(with_batch(goes_on, "beta/h1/f2/9", hook))
     };
     let opening = |hook: BatchHook| {
         let goes_on = sequel(|l| {
@@ -511,9 +502,66 @@ fn heads(name: &str) -> Option<Hooks> {
     }
 }
 
-/// What the liar does to the finished archive.
-pub(super) fn objects(_name: &str, rendered: Rendered, _ledger: &Ledger) -> Result<ObjectMap, String> {
-    Ok(rendered.objects)
+/// Archives that are made from the golden one, and not by another story.
+pub(super) fn objects(name: &str, golden: &Golden) -> Option<Result<ObjectMap, String>> {
+    let newest = (keys::workspace("alpha"), 17);
+    Some(match name {
+        "no-checkpoint" => {
+            let mut objects = golden.rendered.objects.clone();
+            objects.retain(|name, _| !name.starts_with("log/checkpoints/"));
+            Ok(objects)
+        }
+        "unsealed-passes" => tamper::older(golden, "middle").map(|mut objects| {
+            let segments = golden.rendered.objects.iter().filter(|(name, _)| name.contains("/segments/"));
+            objects.extend(segments.map(|(name, bytes)| (name.clone(), bytes.clone())));
+            objects
+        }),
+        "back-dated-and-cosignatures-removed" => Ok(without_cosignatures(tamper::rewrite(golden, |ledger| {
+            let place = ledger.workspace("beta").segments.last_mut();
+            for committed in place.into_iter().flat_map(|segment| &mut segment.leaves) {
+                committed.leaf.received_at -= 30_000_000;
+            }
+        }))),
+        "tail-cut-and-cosignatures-removed" => {
+            let tail = Target::Segment((keys::workspace("beta"), 14));
+            tamper::remove(golden, Strength::Resigned, &tail).map(without_cosignatures)
+        }
+        "seal-of-another-sha256" => Ok(other_sha256(golden, newest)),
+        "seal-and-header-of-another-origin" => Ok(tamper::rewrite(golden, |ledger| {
+            if let Some(segment) = ledger.workspace("alpha").segments.last_mut() {
+                "ledger.example/other".clone_into(&mut segment.header.origin);
+            }
+        })),
+        _ => return None,
+    })
+}
+
+fn without_cosignatures(mut objects: ObjectMap) -> ObjectMap {
+    objects.retain(|name, _| !name.starts_with("log/cosignatures/"));
+    objects
+}
+
+/// Seal and name of a segment say a SHA-256 that is not that of the object.
+struct OtherSha256(At);
+
+impl Liar for OtherSha256 {
+    fn seal(&mut self, at: At, seal: &mut Seal) {
+        if at == self.0 {
+            seal.object_sha256.0[3] ^= 1;
+        }
+    }
+}
+
+fn other_sha256(golden: &Golden, at: At) -> ObjectMap {
+    let mut objects = render::render(&golden.ledger, &mut OtherSha256(at)).objects;
+    if let Some(name) = golden.rendered.segment_names.get(&at)
+        && let Some(bytes) = objects.remove(name)
+    {
+        let mut hash = custody::hash::object_hash(&bytes);
+        hash.0[3] ^= 1;
+        objects.insert(custody::archive::segment(at.0, at.1, hash), bytes);
+    }
+    objects
 }
 
 /// The auditor holds another policy than the archive's.

@@ -1,8 +1,9 @@
 //! Follows recipes: on single objects, on what the ledger holds, or on what is computed from it.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use custody::{
     batch::{BATCH_BYTES_MAX, record_leaves},
-    log::{encode_bundle, parse_bundle},
+    log::encode_bundle,
     merkle::{BatchTree, root_of},
     note::Checkpoint,
     strict::table,
@@ -26,14 +27,23 @@ use crate::golden::{
 pub(super) fn tamper(golden: &Golden, lie: &Lie) -> Result<ObjectMap, String> {
     let strength = lie.strength;
     match &lie.recipe {
-        Recipe::Scenario { name } => {
-            let ledger = golden::tell(Variant::Plain, scenario::hooks(name)?);
-            scenario::objects(name, render(&ledger, &mut Truth), &ledger)
-        }
+        Recipe::Scenario { name } => match scenario::objects(name, golden) {
+            Some(objects) => objects,
+            None => {
+                let ledger = golden::tell(Variant::Plain, scenario::hooks(name)?);
+                Ok(render(&ledger, &mut Truth).objects)
+            }
+        },
+        Recipe::Evidence { .. } => Err("evidence is no archive".to_owned()),
         Recipe::OtherOrigin {} => Ok(OTHER.rendered.objects.clone()),
         Recipe::Older { checkpoint } => older(golden, checkpoint),
         Recipe::Edit { target, field, how, mend_batch } => {
             let (target, how) = (Target::parse(target)?, How::parse(how)?);
+            if strength == Strength::Raw && matches!(target, Target::Checkpoint(_) | Target::Cosignature(..)) {
+                let named = field.clone();
+                let edit = move |bytes: &[u8]| edit_signature_line(bytes, &named);
+                return change(golden, strength, &target, false, None, Box::new(edit));
+            }
             let (named, message) = (field.clone(), target.message());
             let edit = move |bytes: &[u8]| wire::edit(message.ok_or("not a message")?, bytes, &named, how);
             change(golden, strength, &target, *mend_batch, Some(field), Box::new(edit))
@@ -65,6 +75,22 @@ pub(super) fn tamper(golden: &Golden, lie: &Lie) -> Result<ObjectMap, String> {
             change(golden, strength, &Target::parse(target)?, false, None, Box::new(edit))
         }
     }
+}
+
+/// Turns a bit in a part of a note's first signature line: `key_hash`, `time` (of a cosignature) or `signature`.
+fn edit_signature_line(bytes: &[u8], part: &str) -> Result<Vec<u8>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|why| why.to_string())?;
+    let line = text.lines().find(|line| line.starts_with("— ")).ok_or("no signature line")?;
+    let (name, encoded) = line.rsplit_once(' ').ok_or("no signature line")?;
+    let mut decoded = STANDARD.decode(encoded).map_err(|why| why.to_string())?;
+    let at = match part {
+        "key_hash" => 0,
+        "time" => 11,
+        "signature" => decoded.len() - 20,
+        _ => return Err(format!("no such part of a signature line: {part}")),
+    };
+    *decoded.get_mut(at).ok_or("too short")? ^= 1;
+    Ok(text.replacen(line, &format!("{name} {}", STANDARD.encode(decoded)), 1).into_bytes())
 }
 
 fn unescape(text: &str) -> String {
@@ -321,6 +347,14 @@ fn substitute(ledger: &mut Ledger, old: &[u8], new: &[u8]) {
     }
 }
 
+/// Changes what the ledger holds with its own clock, and signs all again.
+pub(super) fn rewrite(golden: &Golden, change: impl FnOnce(&mut Ledger)) -> ObjectMap {
+    let mut ledger = golden.ledger.clone();
+    change(&mut ledger);
+    relink(&mut ledger);
+    render(&ledger, &mut Truth).objects
+}
+
 /// Makes headers name the chains, positions and numbers as they now are.
 fn relink(ledger: &mut Ledger) {
     let heads = |statements: &[bytes::Bytes]| {
@@ -344,15 +378,14 @@ fn relink(ledger: &mut Ledger) {
             segment.header.workspace_chain = own.get(count).copied().unwrap_or(segment.header.workspace_chain);
             for committed in &mut segment.leaves {
                 committed.leaf.first_position = position;
-                let bytes = custody::segment::encode_entry(&committed.leaf, committed.signed.clone());
-                position += custody::segment::Entry::parse(bytes.into()).map_or(0, |entry| entry.records());
+                position += committed.records();
                 count += usize::from(committed.leaf.kind == LeafKind::Statement);
             }
         }
     }
 }
 
-fn older(golden: &Golden, checkpoint: &str) -> Result<ObjectMap, String> {
+pub(super) fn older(golden: &Golden, checkpoint: &str) -> Result<ObjectMap, String> {
     let Target::Checkpoint(which) = Target::parse(&format!("checkpoint {checkpoint}"))? else {
         return Err("not a checkpoint".to_owned());
     };
@@ -385,16 +418,18 @@ fn truncate(golden: &Golden, strength: Strength, target: &Target, keep: i64) -> 
         let kept = if keep < 0 { i64::try_from(all).unwrap_or(0) + keep } else { keep };
         usize::try_from(kept).ok().filter(|kept| *kept < all).ok_or_else(|| format!("{keep} of {all} cuts nothing"))
     };
-    if let Target::Record(at, leaf, _) = target {
-        let batch = Target::Batch(*at, *leaf);
-        let cut = move |bytes: &[u8]| {
-            wire::elements(&table::SIGNED_BATCH, bytes, "records", |records| {
-                records.truncate(length(records.len())?);
-                Ok(())
-            })
-        };
-        let mended = strength != Strength::Raw;
-        return change(golden, strength, &batch, mended, None, Box::new(cut));
+    if let Target::Record(..) = target {
+        return rearrange(golden, strength, target, |records| {
+            records.truncate(length(records.len())?);
+            Ok(())
+        });
+    }
+    if let Target::Entry(at, _) = target {
+        return hold(golden, strength, target, |ledger| {
+            let leaves = &mut segment_mut(ledger, *at)?.leaves;
+            leaves.truncate(length(leaves.len())?);
+            Ok(())
+        });
     }
     let cut = move |bytes: &[u8]| Ok(bytes.get(..length(bytes.len())?).unwrap_or_default().to_vec());
     change(golden, strength, target, false, None, Box::new(cut))
@@ -419,6 +454,22 @@ fn hold(
     present(golden, strength, target, render(&ledger, &mut Truth))
 }
 
+/// Rearranges the records of a batch; beyond raw the header gets their root and number, and positions follow.
+fn rearrange(
+    golden: &Golden,
+    strength: Strength,
+    target: &Target,
+    change: impl FnOnce(&mut Vec<Vec<u8>>) -> Result<(), String>,
+) -> Result<ObjectMap, String> {
+    let (Some(at), Some(leaf)) = (target.segment(), target.leaf()) else { return Err("not in a batch".to_owned()) };
+    hold(golden, strength, target, |ledger| {
+        let committed = segment_mut(ledger, at)?.leaves.get_mut(leaf).ok_or("no such leaf")?;
+        let batch = wire::elements(&table::SIGNED_BATCH, &committed.signed, "records", change)?;
+        committed.signed = if strength == Strength::Raw { batch } else { mend(&batch)? }.into();
+        Ok(())
+    })
+}
+
 /// Changes the list of the log's entries.
 struct LogEditor<F>(Option<F>);
 
@@ -430,23 +481,27 @@ impl<F: FnOnce(&mut Vec<Vec<u8>>)> Liar for LogEditor<F> {
     }
 }
 
-/// Changes the log's entries: beyond raw the trees over them, in raw the one bundle.
-fn relog(golden: &Golden, strength: Strength, change: impl FnOnce(&mut Vec<Vec<u8>>)) -> Result<ObjectMap, String> {
+/// Changes the log's entries around `index`: beyond raw the trees over them, in raw the one bundle.
+fn relog(
+    golden: &Golden,
+    strength: Strength,
+    index: usize,
+    change: impl FnOnce(&mut Vec<Vec<u8>>),
+) -> Result<ObjectMap, String> {
     if strength != Strength::Raw {
         let rendered = render(&golden.ledger, &mut LogEditor(Some(change)));
-        return present(golden, strength, &Target::Bundle(0), rendered);
+        return present(golden, strength, &Target::LogEntry(index), rendered);
     }
     let mut objects = golden.rendered.objects.clone();
-    let name = Target::Bundle(0).object_name(&golden.ledger, &golden.rendered).ok_or("no bundle")?;
-    let bytes = objects.get(&name).ok_or("no bundle")?.clone();
-    let entries = parse_bundle(bytes, 256).map_err(|why| why.to_string())?;
-    let mut entries: Vec<Vec<u8>> = entries.iter().map(|entry| entry.to_vec()).collect();
+    let name = Target::LogEntry(index).object_name(&golden.ledger, &golden.rendered).ok_or("no bundle")?;
+    let mut entries = golden.rendered.entries.clone();
     change(&mut entries);
-    objects.insert(name, encode_bundle(&entries).into());
+    let bundle = entries.chunks(256).nth(index / 256).ok_or("no bundle")?;
+    objects.insert(name, encode_bundle(bundle).into());
     Ok(objects)
 }
 
-fn remove(golden: &Golden, strength: Strength, target: &Target) -> Result<ObjectMap, String> {
+pub(super) fn remove(golden: &Golden, strength: Strength, target: &Target) -> Result<ObjectMap, String> {
     if strength == Strength::Raw && !matches!(target, Target::Entry(..) | Target::Record(..) | Target::LogEntry(_)) {
         let mut objects = golden.rendered.objects.clone();
         if let Target::Workspace(id) = target {
@@ -461,22 +516,15 @@ fn remove(golden: &Golden, strength: Strength, target: &Target) -> Result<Object
     match target {
         Target::LogEntry(index) => {
             let index = *index;
-            relog(golden, strength, move |entries| drop(entries.remove(index)))
+            relog(golden, strength, index, move |entries| drop(entries.remove(index)))
         }
-        Target::Record(at, leaf, record) => {
-            let record = *record;
-            let cut = move |bytes: &[u8]| {
-                wire::elements(&table::SIGNED_BATCH, bytes, "records", |records| {
-                    if record >= records.len() {
-                        return Err("no such record".to_owned());
-                    }
-                    records.remove(record);
-                    Ok(())
-                })
-            };
-            let mended = strength != Strength::Raw;
-            change(golden, strength, &Target::Batch(*at, *leaf), mended, None, Box::new(cut))
-        }
+        Target::Record(_, _, record) => rearrange(golden, strength, target, |records| {
+            if *record >= records.len() {
+                return Err("no such record".to_owned());
+            }
+            records.remove(*record);
+            Ok(())
+        }),
         Target::Entry(at, leaf) => hold(golden, strength, target, |ledger| {
             let segment = segment_mut(ledger, *at)?;
             if *leaf >= segment.leaves.len() {
@@ -560,22 +608,16 @@ fn swap(golden: &Golden, strength: Strength, one: &Target, other: &Target) -> Re
     match (one, other) {
         (Target::LogEntry(a), Target::LogEntry(b)) => {
             let (a, b) = (*a, *b);
-            relog(golden, strength, move |entries| entries.swap(a, b))
+            relog(golden, strength, a, move |entries| entries.swap(a, b))
         }
         (Target::Entry(at, a), Target::Entry(with, b)) if at == with => hold(golden, strength, one, |ledger| {
             segment_mut(ledger, *at)?.leaves.swap(*a, *b);
             Ok(())
         }),
-        (Target::Record(at, leaf, a), Target::Record(_, _, b)) => {
-            let (a, b) = (*a, *b);
-            let exchange = move |bytes: &[u8]| {
-                wire::elements(&table::SIGNED_BATCH, bytes, "records", |records| {
-                    records.swap(a, b);
-                    Ok(())
-                })
-            };
-            change(golden, strength, &Target::Batch(*at, *leaf), strength == Strength::Mended, None, Box::new(exchange))
-        }
+        (Target::Record(_, _, a), Target::Record(_, _, b)) => rearrange(golden, strength, one, |records| {
+            records.swap(*a, *b);
+            Ok(())
+        }),
         (Target::Segment(a), Target::Segment(b)) if strength != Strength::Raw => {
             hold(golden, strength, one, |ledger| {
                 let leaves = std::mem::take(&mut segment_mut(ledger, *a)?.leaves);
@@ -601,7 +643,7 @@ fn duplicate(golden: &Golden, strength: Strength, target: &Target) -> Result<Obj
     match target {
         Target::LogEntry(index) => {
             let index = *index;
-            relog(golden, strength, move |entries| entries.insert(index, entries[index].clone()))
+            relog(golden, strength, index, move |entries| entries.insert(index, entries[index].clone()))
         }
         Target::Entry(at, leaf) => hold(golden, strength, target, |ledger| {
             let segment = segment_mut(ledger, *at)?;
@@ -609,17 +651,11 @@ fn duplicate(golden: &Golden, strength: Strength, target: &Target) -> Result<Obj
             segment.leaves.insert(*leaf, again);
             Ok(())
         }),
-        Target::Record(at, leaf, record) => {
-            let record = *record;
-            let twice = move |bytes: &[u8]| {
-                wire::elements(&table::SIGNED_BATCH, bytes, "records", |records| {
-                    let again = records.get(record).ok_or("no such record")?.clone();
-                    records.insert(record, again);
-                    Ok(())
-                })
-            };
-            change(golden, strength, &Target::Batch(*at, *leaf), strength != Strength::Raw, None, Box::new(twice))
-        }
+        Target::Record(_, _, record) => rearrange(golden, strength, target, |records| {
+            let again = records.get(*record).ok_or("no such record")?.clone();
+            records.insert(*record, again);
+            Ok(())
+        }),
         Target::Segment(at) if strength != Strength::Raw => hold(golden, strength, target, |ledger| {
             let again = segment_mut(ledger, *at)?.clone();
             let workspace = ledger.workspaces.iter_mut().find(|w| w.id == at.0).ok_or("no such workspace")?;

@@ -62,6 +62,8 @@ pub enum Which {
     Middle,
     /// The last but one.
     Previous,
+    /// The last but one that a witness cosigned.
+    Cosigned,
     /// The last.
     Newest,
 }
@@ -72,6 +74,7 @@ impl Which {
             "oldest" => Self::Oldest,
             "middle" => Self::Middle,
             "previous" => Self::Previous,
+            "cosigned" => Self::Cosigned,
             "newest" => Self::Newest,
             _ => return None,
         })
@@ -84,6 +87,10 @@ impl Which {
             Self::Oldest => 0,
             Self::Middle => all.len() / 2,
             Self::Previous => all.len().saturating_sub(2),
+            Self::Cosigned => {
+                let earlier = all.iter().rev().skip(1).position(|publication| !publication.cosignatures.is_empty());
+                all.len().saturating_sub(2 + earlier.unwrap_or(0))
+            }
             Self::Newest => all.len().saturating_sub(1),
         };
         all.get(at).map_or(0, |publication| publication.checkpoint.size)

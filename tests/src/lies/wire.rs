@@ -156,6 +156,10 @@ fn edit_at(message: &'static Message, bytes: &[u8], names: &[&str], how: How) ->
 fn edit_part(parts: &mut Vec<Part>, at: usize, field: &Field, how: How) -> Result<(), String> {
     let part = parts.get_mut(at).ok_or("no such element")?;
     match (how, &mut part.value) {
+        // The values of an enum begin at 1.
+        (How::Flip, Value::Number(number)) if matches!(field.kind, Kind::Enum { .. }) => {
+            *number = if *number == 1 { 2 } else { *number - 1 };
+        }
         (How::Flip, Value::Number(number)) => *number ^= 1,
         (How::Flip, Value::Bytes(content)) => {
             let middle = content.len() / 2;
