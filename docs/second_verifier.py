@@ -1893,6 +1893,8 @@ class Segment:
                       leaf.content.hash, header.close, epoch.writer if epoch else None, header.created_at,
                       entry.received_at)
         if header.batch_number == 0:
+            if gateway.opened_last is not None:
+                gateway.epochs[gateway.opened_last].closed = True
             gateway.opened_last, state.writer = header.epoch, self.writers[index]
         gateway.epochs[header.epoch] = state
         self.touched.add((header.gateway, header.epoch))
