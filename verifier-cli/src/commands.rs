@@ -5,7 +5,6 @@ use std::path::Path;
 use custody::{
     evidence::{self, EVIDENCE_BYTES_MAX, Proof},
     id::WorkspaceId,
-    note::NOTE_BYTES_MAX,
     policy::{POLICY_BYTES_MAX, Policy, fingerprint},
     verify::{self, Known, Options, parse_known},
 };
@@ -22,6 +21,9 @@ use verifier::{
 };
 
 use crate::cli::{Command, Evidence, Export, Show, Verify};
+
+/// Greatest length of a known file in bytes: a receipt of 256 batches with the longest paths, as base64.
+const KNOWN_BYTES_MAX: usize = 2 << 20;
 
 /// Runs a command and says the exit code.
 pub(crate) fn run(command: Command) -> Result<u8, Failure> {
@@ -169,7 +171,7 @@ fn read_known(files: &[std::path::PathBuf], policy: &Policy) -> Result<Vec<Known
     let wrong = |file: &str, why| Failure::Unreadable(format!("the known file {file} {why}"));
     let mut known = Vec::new();
     for file in files {
-        let bytes = output::read(file, NOTE_BYTES_MAX)?;
+        let bytes = output::read(file, KNOWN_BYTES_MAX)?;
         known.push(parse_known(&bytes).map_err(|why| wrong(&file.display().to_string(), why))?);
     }
     for text in &policy.known {

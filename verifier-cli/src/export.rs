@@ -55,7 +55,7 @@ fn narrowed(policy: &Policy, workspace: WorkspaceId) -> Result<Vec<u8>, Failure>
     let mut policy = policy.clone();
     policy.scope = Scope::Workspaces(vec![workspace.to_string()]);
     policy.known.retain(|known| match parse_known(known.as_bytes()) {
-        Ok(Known::Head(head) | Known::Receipt(head, _)) => head.workspace == workspace,
+        Ok(Known::Head(signed) | Known::Receipt(signed, _)) => signed.head.workspace == workspace,
         Ok(Known::Checkpoint(_)) | Err(_) => true,
     });
     let mut text = serde_json::to_vec_pretty(&policy).map_err(|why| Failure::Unreadable(why.to_string()))?;
