@@ -24,8 +24,8 @@ pub fn validity(pem: &str) -> Option<Validity> {
     let (_, rest) = pem.split_once("-----BEGIN CERTIFICATE-----")?;
     let (body, _) = rest.split_once("-----END CERTIFICATE-----")?;
     let der = decode(body)?;
-    let (_, certificate, _) = element(&der)?;
-    let (_, tbs, _) = element(certificate)?;
+    let certificate = sequence(&der)?;
+    let tbs = sequence(certificate)?;
     let mut rest = tbs;
     // Version (tagged 0, may be absent), serial number, algorithm, issuer; then the validity.
     if rest.first() == Some(&0xa0) {
@@ -34,11 +34,16 @@ pub fn validity(pem: &str) -> Option<Validity> {
     for _ in 0..3 {
         (_, _, rest) = element(rest)?;
     }
-    let (_, validity, _) = element(rest)?;
+    let validity = sequence(rest)?;
     let (tag, before, rest) = element(validity)?;
     let not_before_us = time(tag, before)?;
     let (tag, after, _) = element(rest)?;
     Some(Validity { not_before_us, not_after_us: time(tag, after)? })
+}
+
+/// Content of the sequence at the front.
+fn sequence(der: &[u8]) -> Option<&[u8]> {
+    element(der).filter(|(tag, _, _)| *tag == 0x30).map(|(_, content, _)| content)
 }
 
 /// Tag, content and what follows of the DER element at the front.

@@ -493,4 +493,23 @@ fn backoff(failures: u32, most: Duration, dice: u32) -> Duration {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_their_limit_and_never_are_none() {
+        for failures in 0..40 {
+            for dice in [0, u32::MAX / 2, u32::MAX] {
+                let wait = backoff(failures, BACKOFF_MAX, dice);
+                assert!(wait >= BACKOFF_MIN / 10 && wait <= BACKOFF_MAX + Duration::from_millis(1), "{wait:?}");
+            }
+        }
+        assert!(backoff(9, BACKOFF_MAX, u32::MAX) > backoff(3, BACKOFF_MAX, u32::MAX));
+    }
+
+    #[test]
+    fn what_the_ledger_says_makes_one_line_of_a_log() {
+        assert_eq!(printable("a\nb\u{1b}[0m"), "ab[0m");
+        assert_eq!(printable(&"x".repeat(1_000)).len(), 256);
+    }
+}

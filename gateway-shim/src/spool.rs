@@ -351,6 +351,8 @@ fn number(name: &str) -> Option<u64> {
     u64::from_str_radix(name.strip_prefix("spool-")?.strip_suffix(".log")?, 16).ok()
 }
 
+/// Stands, during recovery, for a file that is not there.
+const GONE: u64 = u64::MAX;
 const STATEMENTS: &str = "statements.log";
 /// Number under which the frames of the statements' file are checked.
 const STATEMENTS_FILE: u64 = u64::MAX;
@@ -420,12 +422,15 @@ impl Spool {
         for frame in &frames {
             self.state.apply(&frame.entry, (file, frame.offset, frame.length))?;
         }
-        Ok(())
+        match self.state.by_file.contains_key(&GONE) {
+            true => Err(SpoolError::Damaged("a file with batches that are not archived".into())),
+            false => Ok(()),
+        }
     }
 
-    /// Finds the batches that a snapshot says are held in the files before it.
+    /// Finds the batches that a snapshot says are held in the files before it. One that is not there was archived since, and
+    /// its file removed, or the spool is damaged: the frames behind the snapshot tell.
     fn find_held(&mut self, ranges: &[Range], files: &[u64]) -> Result<(), SpoolError> {
-        let wanted: u64 = ranges.iter().map(|range| range.last - range.first + 1).sum();
         for file in files {
             let bytes = Bytes::from(self.disk.read(&name(*file))?);
             self.older.insert(*file, bytes.len() as u64);
@@ -449,8 +454,13 @@ impl Spool {
                 }
             }
         }
-        if self.state.held.len() as u64 != wanted {
-            return Err(SpoolError::Damaged("a file with batches that are not archived".into()));
+        for range in ranges {
+            for order in range.first..=range.last {
+                if !self.state.held.contains_key(&order) {
+                    let (epoch, number, segment) = (Epoch::ZERO, order, range.segment);
+                    self.state.hold(order, Held { file: GONE, offset: 0, length: 0, epoch, number, segment });
+                }
+            }
         }
         Ok(())
     }

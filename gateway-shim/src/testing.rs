@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+pub(crate) mod ledger;
+pub(crate) mod server;
+
 /// A folder of its own, removed at the end.
 pub(crate) struct TempDir(PathBuf);
 

@@ -644,6 +644,3 @@ pub fn receipts(head: Bytes, received: impl IntoIterator<Item = (u64, u64)>) -> 
     let received = received.into_iter().map(|(order, segment)| Received { order, segment });
     Receipts { head, received: received.collect() }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,207 @@
-//! Tests.
+//! A disk in memory that remembers every call, so that a test can stand at any point of the past and ask what a power
+//! failure there leaves: what was not yet synced may be there, be gone, or be torn.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex},
+};
+
+use super::Disk;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    Create(String),
+    Append(String, Vec<u8>),
+    Truncate(String, u64),
+    Sync(String),
+    SyncDir,
+    Remove(String),
+}
+
+/// What happens to what was not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unsynced {
+    /// All of it reached the disk.
+    Kept,
+    /// None of it did.
+    Dropped,
+    /// File contents came through by half, names as they were synced.
+    Torn,
+    /// Names came through, contents did not.
+    NamesOnly,
+    /// Removals came through, nothing else.
+    RemovalsOnly,
+}
+
+pub(crate) const ALL_UNSYNCED: [Unsynced; 5] =
+    [Unsynced::Kept, Unsynced::Dropped, Unsynced::Torn, Unsynced::NamesOnly, Unsynced::RemovalsOnly];
+
+/// Which syncs do nothing, for the test that shows that each is needed.
+pub(crate) type Ignored = fn(&[Op], &Op) -> bool;
+
+#[derive(Default)]
+struct Inner {
+    ops: Vec<Op>,
+    files: BTreeMap<String, Vec<u8>>,
+    /// Bytes that fit; appends beyond fail half-way.
+    room: Option<usize>,
+    fail_sync: bool,
+    ignored: Option<Ignored>,
+}
+
+/// Shared with the test that looks at it.
+#[derive(Clone, Default)]
+pub(crate) struct Recorder(Arc<Mutex<Inner>>);
+
+impl Recorder {
+    /// With these files, all of them durable.
+    pub(crate) fn with(files: BTreeMap<String, Vec<u8>>) -> Self {
+        Self(Arc::new(Mutex::new(Inner { files, ..Inner::default() })))
+    }
+
+    pub(crate) fn ops(&self) -> Vec<Op> {
+        self.0.lock().unwrap().ops.clone()
+    }
+
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        self.0.lock().unwrap().files.clone()
+    }
+
+    pub(crate) fn limit(&self, room: Option<usize>) {
+        self.0.lock().unwrap().room = room;
+    }
+
+    pub(crate) fn fail_syncs(&self) {
+        self.0.lock().unwrap().fail_sync = true;
+    }
+
+    /// Answers these syncs without doing them.
+    pub(crate) fn ignore(&self, ignored: Ignored) {
+        self.0.lock().unwrap().ignored = Some(ignored);
+    }
+}
+
+/// The files that a power failure after `ops` leaves of what began as `files`.
+pub(crate) fn after_power_failure(
+    files: &BTreeMap<String, Vec<u8>>,
+    ops: &[Op],
+    unsynced: Unsynced,
+) -> BTreeMap<String, Vec<u8>> {
+    // Content by file, as written and as synced; names as written and as synced.
+    let mut written = files.clone();
+    let mut synced = files.clone();
+    let mut names: Vec<String> = files.keys().cloned().collect();
+    let mut removed: Vec<String> = Vec::new();
+    for op in ops {
+        match op {
+            Op::Create(name) => {
+                written.insert(name.clone(), Vec::new());
+                synced.insert(name.clone(), Vec::new());
+                removed.retain(|gone| gone != name);
+            }
+            Op::Append(name, bytes) => written.entry(name.clone()).or_default().extend(bytes),
+            Op::Truncate(name, length) => {
+                written.entry(name.clone()).or_default().truncate(usize::try_from(*length).unwrap());
+            }
+            Op::Sync(name) => {
+                synced.insert(name.clone(), written.get(name).cloned().unwrap_or_default());
+            }
+            Op::SyncDir => {
+                names = written.keys().filter(|name| !removed.contains(name)).cloned().collect();
+            }
+            Op::Remove(name) => removed.push(name.clone()),
+        }
+    }
+    let mut left = BTreeMap::new();
+    for name in written.keys() {
+        let (was, is) = (names.contains(name), !removed.contains(name));
+        let there = match unsynced {
+            Unsynced::Kept | Unsynced::NamesOnly => is,
+            Unsynced::Dropped | Unsynced::Torn => was,
+            Unsynced::RemovalsOnly => was && is,
+        };
+        if !there {
+            continue;
+        }
+        let (new, old) = (&written[name], &synced[name]);
+        let content = match unsynced {
+            Unsynced::Kept => new.clone(),
+            Unsynced::Torn if new.len() > old.len() => new[..old.len() + (new.len() - old.len()) / 2].to_vec(),
+            _ => old.clone(),
+        };
+        left.insert(name.clone(), content);
+    }
+    left
+}
+
+impl Disk for Recorder {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.0.lock().unwrap().files.keys().cloned().collect())
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.0.lock().unwrap().files.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let offset = usize::try_from(offset).unwrap();
+        let inner = self.0.lock().unwrap();
+        let bytes = inner.files.get(name).and_then(|bytes| bytes.get(offset..offset + length));
+        bytes.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn create(&mut self, name: &str) -> io::Result<()> {
+        let mut inner = self.0.lock().unwrap();
+        if inner.files.insert(name.to_owned(), Vec::new()).is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        inner.ops.push(Op::Create(name.to_owned()));
+        Ok(())
+    }
+
+    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut inner = self.0.lock().unwrap();
+        let used: usize = inner.files.values().map(Vec::len).sum();
+        let fits = inner.room.is_none_or(|room| used + bytes.len() <= room);
+        let taken = if fits { bytes } else { &bytes[..bytes.len() / 2] };
+        inner.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?.extend(taken);
+        inner.ops.push(Op::Append(name.to_owned(), taken.to_vec()));
+        if fits { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+    }
+
+    fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {
+        let mut inner = self.0.lock().unwrap();
+        inner.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?.truncate(usize::try_from(length).unwrap());
+        inner.ops.push(Op::Truncate(name.to_owned(), length));
+        Ok(())
+    }
+
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        self.synced(Op::Sync(name.to_owned()))
+    }
+
+    fn sync_dir(&mut self) -> io::Result<()> {
+        self.synced(Op::SyncDir)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        let mut inner = self.0.lock().unwrap();
+        inner.files.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        inner.ops.push(Op::Remove(name.to_owned()));
+        Ok(())
+    }
+}
+
+impl Recorder {
+    fn synced(&self, op: Op) -> io::Result<()> {
+        let mut inner = self.0.lock().unwrap();
+        if inner.fail_sync {
+            return Err(io::Error::other("the disk failed"));
+        }
+        if !inner.ignored.is_some_and(|ignored| ignored(&inner.ops, &op)) {
+            inner.ops.push(op);
+        }
+        Ok(())
+    }
+}

@@ -1,1 +1,304 @@
-//! Tests.
+//! The gateway against a ledger on loopback: what arrives, whatever happens between.
+
+use bytes::Bytes;
+use custody::{
+    record,
+    wire::{Outcome, Phase, RejectReason},
+};
+
+use super::*;
+use crate::testing::{
+    TempDir,
+    server::{GATEWAY, Server, Trick},
+};
+
+fn call(tool: &str) -> wire::Call {
+    wire::Call {
+        mode: wire::Mode::Strict as i32,
+        server: "test".into(),
+        target: Some(wire::call::Target::Tool(tool.into())),
+        decision: wire::Decision::Allowed as i32,
+        ..Default::default()
+    }
+}
+
+fn complete(tool: &str) -> Kind {
+    Kind::Call(wire::Call { phase: Phase::Complete as i32, outcome: Outcome::Ok as i32, ..call(tool) })
+}
+
+/// Tools of the calls that arrived, in their order, with phase and outcome.
+fn arrived(server: &Server) -> Vec<(String, Phase, Outcome)> {
+    let records = server.shared.ledger.lock().unwrap().records();
+    let call = |bytes: &Bytes| match record::decode(bytes).unwrap().kind {
+        Some(Kind::Call(call)) => {
+            let Some(wire::call::Target::Tool(tool)) = call.target.clone() else { return None };
+            Some((tool, call.phase(), call.outcome()))
+        }
+        _ => None,
+    };
+    records.iter().filter_map(call).collect()
+}
+
+fn tools(server: &Server) -> Vec<String> {
+    arrived(server).into_iter().map(|(tool, _, _)| tool).collect()
+}
+
+async fn record_some(gateway: &Gateway, names: std::ops::Range<u32>) -> Vec<String> {
+    let mut tools = Vec::new();
+    for number in names {
+        let tool = format!("tool-{number}");
+        let name = gateway.record(complete(&tool)).await.unwrap();
+        assert_eq!(name.gateway, GATEWAY);
+        tools.push(tool);
+    }
+    tools
+}
+
+async fn shipped(gateway: &Gateway) {
+    gateway.progress.clone().wait_for(|progress| progress.unreceived == 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn everything_arrives_in_order_and_a_drain_closes() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let gateway = server.gateway(&dir);
+    let expected = record_some(&gateway, 0..50).await;
+    assert_eq!(gateway.drain().await.unwrap(), Drained { unfinished: 0, unshipped: 0 });
+    assert_eq!(tools(&server), expected);
+    assert!(server.shared.ledger.lock().unwrap().stored.last().unwrap().batch.header.close);
+    assert_eq!(gateway.record(complete("late")).await, Err(Refused::Draining));
+}
+
+#[tokio::test]
+async fn a_new_start_continues_the_chain_of_headers_and_the_last_head() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let gateway = server.gateway(&dir);
+    let mut expected = record_some(&gateway, 0..10).await;
+    gateway.drain().await.unwrap();
+    drop(gateway);
+    let gateway = server.gateway(&dir);
+    expected.extend(record_some(&gateway, 10..20).await);
+    gateway.drain().await.unwrap();
+    assert_eq!(tools(&server), expected);
+    let ledger = server.shared.ledger.lock().unwrap();
+    assert_eq!(ledger.numbering.epochs.len(), 2);
+    assert!(ledger.numbering.epochs.values().all(|epoch| epoch.closed));
+    let openings = ledger.stored.iter().filter(|stored| stored.batch.header.opens());
+    let reasons: Vec<_> = openings.map(|stored| stored.batch.header.opening_reason).collect();
+    assert_eq!(reasons, vec![Some(wire::OpeningReason::First), None]);
+    let script = server.shared.script.lock().unwrap();
+    assert!(!script.hellos.last().unwrap().last_head.is_empty(), "the head was kept");
+    assert_eq!(script.hellos.last().unwrap().ledger_statements, 2, "so were the statements");
+}
+
+#[tokio::test]
+async fn pushback_lost_streams_and_lost_answers_lose_nothing() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let gateway = server.gateway(&dir);
+    server.tricks([Trick::Pushback, Trick::Vanish, Trick::Pushback, Trick::Lose, Trick::Vanish]);
+    let expected = record_some(&gateway, 0..40).await;
+    assert_eq!(gateway.drain().await.unwrap().unshipped, 0);
+    assert_eq!(tools(&server), expected);
+    // What came more than once came byte for byte the same.
+    let script = server.shared.script.lock().unwrap();
+    let mut by_name = std::collections::HashMap::new();
+    for bytes in &script.came {
+        let header = custody::batch::Submitted::parse(bytes.clone()).unwrap().header;
+        let before = by_name.insert((header.epoch, header.batch_number), bytes);
+        assert!(before.is_none_or(|before| before == bytes));
+    }
+    assert!(by_name.len() < script.came.len(), "something came twice");
+}
+
+#[tokio::test]
+async fn without_a_ledger_records_wait_and_then_go() {
+    let (mut server, dir) = (Server::start().await, TempDir::new());
+    server.kill();
+    let gateway = server.gateway(&dir);
+    let expected = record_some(&gateway, 0..30).await;
+    server.restart().await;
+    shipped(&gateway).await;
+    gateway.drain().await.unwrap();
+    assert_eq!(tools(&server), expected);
+}
+
+#[tokio::test]
+async fn archived_batches_leave_the_spool() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    server.shared.script.lock().unwrap().archives = true;
+    let gateway = server.gateway(&dir);
+    record_some(&gateway, 0..10).await;
+    gateway.drain().await.unwrap();
+    // The answer to the last batch is followed by what archives it: seen once nothing is unarchived.
+    loop {
+        let left: Vec<u64> = ask(&gateway.commands, Command::Unarchived).await.unwrap();
+        if left.is_empty() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let held = ask(&gateway.commands, |answer| {
+        let fetch = crate::writer::Fetch { from: 0, unreceived: false, count_max: 9, bytes_max: 1 << 20 };
+        Command::Fetch(fetch, answer)
+    });
+    assert!(held.await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_ledger_that_lost_what_was_not_archived_gets_it_again() {
+    let (mut server, dir) = (Server::start().await, TempDir::new());
+    let gateway = server.gateway(&dir);
+    let mut expected = record_some(&gateway, 0..10).await;
+    shipped(&gateway).await;
+    server.kill();
+    // All is lost; the root signs an incarnation that continues nothing.
+    let mut recovered = crate::testing::ledger::Ledger::new(GATEWAY, &server.key);
+    let incarnation = wire::Incarnation {
+        number: 1,
+        log_size: 0,
+        log_root: custody::id::RootHash::ZERO.into(),
+        last_seals_hash: custody::id::RootHash::ZERO.into(),
+    };
+    recovered.say(None, wire::statement::Action::Incarnation(incarnation));
+    recovered.incarnation = 1;
+    *server.shared.ledger.lock().unwrap() = recovered;
+    server.restart().await;
+    expected.extend(record_some(&gateway, 10..20).await);
+    gateway.drain().await.unwrap();
+    assert_eq!(tools(&server), expected);
+}
+
+#[tokio::test]
+async fn a_fork_ends_the_gateway_and_leaves_its_proof_in_two_places() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let gateway = server.gateway(&dir);
+    record_some(&gateway, 0..5).await;
+    shipped(&gateway).await;
+    server.tricks([Trick::Fork]);
+    gateway.record(complete("last")).await.unwrap();
+    assert!(matches!(gateway.ended().await, Ended::Fork));
+    assert_eq!(gateway.record(complete("after")).await, Err(Refused::Stopped));
+    for folder in ["forks", "second"] {
+        let file = std::fs::read_dir(dir.path().join(folder)).unwrap().next().unwrap().unwrap();
+        let proof: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
+        let head = |name: &str| {
+            let bytes = custody::id::unhex(proof[name].as_str().unwrap()).unwrap();
+            custody::head::SignedHead::parse(&bytes).unwrap()
+        };
+        let key = custody::key::public(&server.shared.ledger.lock().unwrap().head_key);
+        assert!(head("before").is_signed_by(key) && head("now").is_signed_by(key));
+    }
+}
+
+#[tokio::test]
+async fn final_rejections_end_the_gateway() {
+    for reason in [RejectReason::Malformed, RejectReason::Forged, RejectReason::Revoked, RejectReason::Removed] {
+        let (server, dir) = (Server::start().await, TempDir::new());
+        server.tricks([Trick::Reject(reason)]);
+        let gateway = server.gateway(&dir);
+        let Ended::Refused(why) = gateway.ended().await else { panic!("{reason:?}") };
+        assert!(why.contains(reason.as_str_name()), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn an_equivocation_is_signed_again_in_a_new_epoch() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let gateway = server.gateway(&dir);
+    let mut expected = record_some(&gateway, 0..6).await;
+    shipped(&gateway).await;
+    server.tricks([Trick::Reject(RejectReason::Equivocation)]);
+    expected.extend(record_some(&gateway, 6..20).await);
+    gateway.drain().await.unwrap();
+    assert_eq!(tools(&server), expected);
+    let ledger = server.shared.ledger.lock().unwrap();
+    let reasons: Vec<_> = ledger.stored.iter().filter_map(|stored| stored.batch.header.opening_reason).collect();
+    assert_eq!(reasons, vec![wire::OpeningReason::First, wire::OpeningReason::Rewound]);
+}
+
+#[tokio::test]
+async fn a_spool_that_was_lost_is_declared() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let gateway = server.gateway(&dir);
+    record_some(&gateway, 0..3).await;
+    gateway.drain().await.unwrap();
+    drop(gateway);
+    let (other, before) = (TempDir::new(), tools(&server));
+    let gateway = server.gateway(&other);
+    let after = record_some(&gateway, 3..6).await;
+    gateway.drain().await.unwrap();
+    assert_eq!(tools(&server), [before, after].concat());
+    let ledger = server.shared.ledger.lock().unwrap();
+    let reasons: Vec<_> = ledger.stored.iter().filter_map(|stored| stored.batch.header.opening_reason).collect();
+    assert_eq!(reasons, vec![wire::OpeningReason::First, wire::OpeningReason::StateLost]);
+}
+
+#[tokio::test]
+async fn calls_are_one_record_or_two_and_never_none() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let gateway = server.gateway(&dir);
+    let quick = gateway.begin(call("quick")).await.unwrap();
+    quick.finish(Ending::of(Outcome::ToolError)).await.unwrap();
+    let dropped = gateway.begin(call("dropped")).await.unwrap();
+    drop(dropped);
+    let unfinished = gateway.begin(call("unfinished")).await.unwrap();
+    let long = gateway.begin(call("long")).await.unwrap();
+    // Until its intent has arrived by itself.
+    let intent = ("long".to_owned(), Phase::Intent, Outcome::Running);
+    while !arrived(&server).contains(&intent) {
+        gateway.progress.clone().changed().await.unwrap();
+    }
+    long.finish(Ending::of(Outcome::Ok)).await.unwrap();
+    assert_eq!(gateway.drain().await.unwrap().unfinished, 1);
+    drop(unfinished);
+    let mut calls = arrived(&server);
+    calls.sort_by(|a, b| a.0.cmp(&b.0));
+    let of = |tool: &str, phase, outcome| (tool.to_owned(), phase, outcome);
+    assert_eq!(
+        calls,
+        vec![
+            of("dropped", Phase::Complete, Outcome::Cancelled),
+            of("long", Phase::Intent, Outcome::Running),
+            of("long", Phase::Outcome, Outcome::Ok),
+            of("quick", Phase::Complete, Outcome::ToolError),
+            of("unfinished", Phase::Intent, Outcome::Running),
+            of("unfinished", Phase::Outcome, Outcome::Unknown),
+        ]
+    );
+}
+
+/// A power failure in the middle of calls: the next start ends them as unknown, and nothing that was answered is lost.
+#[tokio::test]
+async fn calls_that_a_crash_cut_off_end_as_unknown() {
+    use crate::durable::recorder::{ALL_UNSYNCED, Recorder, after_power_failure};
+    let (server, dir) = (Server::start().await, TempDir::new());
+    server.kill();
+    let disk = Recorder::default();
+    let limits = spool::Limits::of_mib(8);
+    let gateway = Gateway::start(Box::new(disk.clone()), limits, server.parts(&dir)).unwrap();
+    let recorded = gateway.record(complete("whole")).await.unwrap();
+    let running = gateway.begin(call("cut-off")).await.unwrap();
+    let ops = disk.ops();
+    for unsynced in ALL_UNSYNCED {
+        let server = Server::with_key(server.key.clone()).await;
+        let left = Recorder::with(after_power_failure(&std::collections::BTreeMap::new(), &ops, unsynced));
+        let again = Gateway::start(Box::new(left), limits, server.parts(&dir)).unwrap();
+        again.drain().await.unwrap();
+        let calls = arrived(&server);
+        assert_eq!(calls[0].0, "whole", "{unsynced:?}");
+        assert_eq!(calls[2], ("cut-off".to_owned(), Phase::Outcome, Outcome::Unknown), "{unsynced:?}");
+        let ledger = server.shared.ledger.lock().unwrap();
+        assert!(ledger.numbering.epochs[&recorded.epoch].closed);
+    }
+    drop(running);
+}
+
+#[tokio::test]
+async fn what_no_gateway_may_write_is_refused() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let gateway = server.gateway(&dir);
+    let alarm = wire::Alarm { at: 1, phase: 1, severity: 1, name: "a".into(), ..Default::default() };
+    assert_eq!(gateway.record(Kind::Alarm(alarm)).await, Err(Refused::NotARecord));
+    let bad = wire::Call { server: "not a token".into(), ..call("x") };
+    assert!(matches!(gateway.begin(bad).await, Err(Refused::NotARecord)));
+}

@@ -1,1 +1,337 @@
-//! Tests.
+//! The spool's promises, held against every crash: each prefix of what was written, with what was not synced kept, dropped
+//! or torn; and that no sync can be left out.
+
+use std::collections::BTreeMap;
+
+use custody::{
+    batch::{encode_signed, seal_header},
+    id::{GatewayId, WorkspaceId},
+};
+
+use super::*;
+use crate::{
+    batcher::{self, Saying},
+    durable::recorder::{ALL_UNSYNCED, Ignored, Op, Recorder, Unsynced, after_power_failure},
+    key::Name,
+};
+
+const LIMITS: Limits = Limits { bytes_max: 1 << 20, file_bytes_max: 2_000, reserve_bytes: 1_000 };
+
+/// What the spool has promised so far, and must keep through any crash from then on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Promises {
+    /// Records, by number; each is pending or in a batch that is held or was archived.
+    records: u64,
+    intents: Vec<u64>,
+    batches: BTreeMap<u64, Bytes>,
+    head: Bytes,
+    statements: usize,
+}
+
+struct Bench {
+    disk: Recorder,
+    spool: Spool,
+    promises: Promises,
+    /// Number of operations on the disk, and what was promised by then.
+    kept: Vec<(usize, Promises)>,
+    key: ed25519_dalek::SigningKey,
+}
+
+fn record_bytes(number: u64) -> Bytes {
+    Bytes::from(format!("record number {number}, padded {}", "x".repeat(200)))
+}
+
+impl Bench {
+    fn new(ignored: Option<Ignored>) -> Self {
+        let disk = Recorder::default();
+        if let Some(ignored) = ignored {
+            disk.ignore(ignored);
+        }
+        let mut spool = Spool::open(Box::new(disk.clone()), LIMITS).unwrap();
+        let place = Place::opening(Epoch([1; 16]), KeyId([2; 32]), HeaderHash([3; 32]), None);
+        spool.turn(|state| state.open(place, Pending { number: 0, bytes: record_bytes(0) })).unwrap();
+        let key = ed25519_dalek::SigningKey::from_bytes(&[4; 32]);
+        let promises = Promises { records: 1, ..Promises::default() };
+        let mut bench = Self { disk, spool, promises, kept: Vec::new(), key };
+        bench.promise();
+        bench
+    }
+
+    /// What was written and synced counts from here on.
+    fn promise(&mut self) {
+        self.kept.push((self.disk.ops().len(), self.promises.clone()));
+    }
+
+    fn sync(&mut self) {
+        self.spool.sync().unwrap();
+        self.promise();
+    }
+
+    fn record(&mut self, call: Option<u64>) {
+        let number = self.spool.state().next_number;
+        let recorded = Recorded { number, record: record_bytes(number), call, ships_intent: false };
+        self.spool.append(Entry::Recorded(recorded)).unwrap();
+        self.promises.records = number + 1;
+        self.promises.intents.retain(|intent| Some(*intent) != call);
+    }
+
+    fn intent(&mut self, call: u64) {
+        let intent = Intent { call, bytes: Bytes::from_static(b"call"), shipped: false };
+        self.spool.append(Entry::Intent(intent)).unwrap();
+        self.promises.intents.push(call);
+    }
+
+    fn sign(&mut self) {
+        let place = self.spool.state().place.clone().unwrap();
+        let records: Vec<Bytes> = self.spool.state().pending.iter().map(|record| record.bytes.clone()).collect();
+        let who = Name { origin: "o".into(), workspace: WorkspaceId([3; 16]), gateway: GatewayId([4; 16]) };
+        let saying =
+            Saying { last_head: Bytes::new(), drop_reason: DropReason::SpoolFull, close: false, created_at: 1 };
+        let mut header = batcher::header(&who, &place, place.next_record, records.len(), saying);
+        seal_header(&mut header, &[0; 32], &records);
+        let batch = Bytes::from(encode_signed(&header.encode(), &self.key, &[0; 32], &records));
+        self.promises.batches.insert(self.spool.state().next_order, batch.clone());
+        self.spool.append(Entry::Batch(batch)).unwrap();
+    }
+
+    fn receipt(&mut self, orders: &[u64], segment: u64) {
+        let head = Bytes::from(format!("head {orders:?}"));
+        let received = orders.iter().map(|order| Received { order: *order, segment }).collect();
+        self.spool.append(Entry::Receipts(Receipts { head: head.clone(), received })).unwrap();
+        self.promises.head = head;
+    }
+
+    fn archive(&mut self, segment: u64, orders: &[u64]) {
+        for order in orders {
+            self.promises.batches.remove(order);
+        }
+        self.promise();
+        self.spool.append(Entry::Archived(segment)).unwrap();
+    }
+
+    fn statement(&mut self) {
+        self.spool.keep_statement(Bytes::from_static(b"statement")).unwrap();
+        self.promises.statements += 1;
+        self.promise();
+    }
+
+    /// A life with everything in it, over several files.
+    fn live(mut self) -> Self {
+        self.statement();
+        for round in 0..6 {
+            self.intent(100 + round);
+            self.record(None);
+            self.sync();
+            self.record(Some(100 + round));
+            self.sign();
+            self.sync();
+            self.intent(200 + round);
+            self.record(None);
+            self.sign();
+            self.sync();
+            self.receipt(&[2 * round, 2 * round + 1], round);
+            self.sync();
+            if round % 2 == 1 {
+                self.archive(round, &[2 * round, 2 * round + 1]);
+                self.sync();
+                self.archive(round - 1, &[2 * round - 2, 2 * round - 1]);
+                self.sync();
+            }
+        }
+        self.statement();
+        self.record(None);
+        self.intent(300);
+        self.sync();
+        self
+    }
+
+    /// Every crash of this life, and what of the promises made before it did not hold.
+    fn broken_promises(&self) -> Vec<String> {
+        let ops = self.disk.ops();
+        let mut broken = Vec::new();
+        for at in 0..=ops.len() {
+            let Some((_, promises)) = self.kept.iter().rev().find(|(made, _)| *made <= at) else { continue };
+            for unsynced in ALL_UNSYNCED {
+                let files = after_power_failure(&BTreeMap::new(), &ops[..at], unsynced);
+                if let Err(why) = holds(promises, files) {
+                    broken.push(format!("after {at} operations, {unsynced:?}: {why}"));
+                }
+            }
+        }
+        broken
+    }
+}
+
+/// Opens what a crash left, and again after a second crash right behind.
+fn holds(promises: &Promises, files: BTreeMap<String, Vec<u8>>) -> Result<(), String> {
+    let disk = Recorder::with(files);
+    for _ in 0..2 {
+        let mut spool = Spool::open(Box::new(disk.clone()), LIMITS).map_err(|error| error.to_string())?;
+        let state = spool.state();
+        if state.next_number < promises.records {
+            return Err(format!("record {} is gone", state.next_number));
+        }
+        let next_record = state.place.as_ref().map_or(0, |place| place.next_record);
+        let pending = state.pending.iter().enumerate();
+        for (at, record) in pending {
+            if record.number != next_record + at as u64 || record.bytes != record_bytes(record.number) {
+                return Err(format!("pending record {} is another", record.number));
+            }
+        }
+        if next_record + (state.pending.len() as u64) != state.next_number {
+            return Err("a record between is gone".into());
+        }
+        // An intent may be gone only because its call's record came through.
+        let ended = state.next_number > promises.records;
+        if let Some(gone) = promises.intents.iter().find(|call| !state.intents.contains_key(call) && !ended) {
+            return Err(format!("intent {gone} is gone"));
+        }
+        let held: BTreeMap<u64, Bytes> =
+            spool.fetch(0, false, usize::MAX, usize::MAX).map_err(|error| error.to_string())?.into_iter().collect();
+        for (order, batch) in &promises.batches {
+            match held.get(order) {
+                Some(kept) if kept == batch => {}
+                Some(_) => return Err(format!("batch {order} is another")),
+                None => return Err(format!("batch {order} is gone")),
+            }
+        }
+        if spool.state().last_head.len() < promises.head.len() {
+            return Err("the head is gone".into());
+        }
+        if spool.statements().len() < promises.statements {
+            return Err("a statement is gone".into());
+        }
+        spool.turn(|_| {}).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn every_promise_holds_through_every_crash() {
+    let bench = Bench::new(None).live();
+    assert!(bench.disk.ops().iter().any(|op| matches!(op, Op::Remove(_))), "files of archived batches go");
+    assert!(bench.disk.ops().iter().filter(|op| matches!(op, Op::Create(_))).count() > 4, "several files");
+    let broken = bench.broken_promises();
+    assert!(broken.is_empty(), "{} broken promises: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
+}
+
+fn is_spool(name: &str) -> bool {
+    number(name).is_some()
+}
+
+/// Each kind of sync, left out alone, breaks a promise.
+#[test]
+fn no_sync_can_be_left_out() {
+    fn first_of_file(before: &[Op], name: &str) -> bool {
+        !before.iter().any(|op| matches!(op, Op::Sync(synced) if synced == name))
+    }
+    let kinds: [(&str, Ignored); 4] = [
+        ("of a group", |before, op| matches!(op, Op::Sync(name) if is_spool(name) && !first_of_file(before, name))),
+        ("of a snapshot", |before, op| {
+            matches!(op, Op::Sync(name) if is_spool(name) && first_of_file(before, name)
+                && matches!(before.last(), Some(Op::Append(last, _)) if last == name))
+        }),
+        ("of the folder", |before, op| {
+            *op == Op::SyncDir && before.iter().any(|op| matches!(op, Op::Create(name) if is_spool(name)))
+        }),
+        ("of a statement", |_, op| matches!(op, Op::Sync(name) if name == STATEMENTS)),
+    ];
+    for (name, ignored) in kinds {
+        let broken = Bench::new(Some(ignored)).live().broken_promises();
+        assert!(!broken.is_empty(), "the sync {name} is not needed by any test");
+    }
+}
+
+/// The last file, cut at every byte: what is whole before the cut is there.
+#[test]
+fn a_torn_file_is_read_up_to_the_tear() {
+    let bench = Bench::new(None).live();
+    let files = bench.disk.files();
+    let last = files.keys().filter(|name| is_spool(name)).next_back().unwrap().clone();
+    let whole = Spool::open(Box::new(Recorder::with(files.clone())), LIMITS).unwrap().state().next_number;
+    let mut numbers = Vec::new();
+    for cut in 0..files[&last].len() {
+        let mut torn = files.clone();
+        torn.get_mut(&last).unwrap().truncate(cut);
+        // A file whose snapshot is torn never counted: here the files before it are gone already, or hold it all.
+        if let Ok(spool) = Spool::open(Box::new(Recorder::with(torn)), LIMITS) {
+            numbers.push(spool.state().next_number);
+        }
+    }
+    numbers.push(whole);
+    assert!(numbers.is_sorted(), "less is lost the later the cut: {numbers:?}");
+}
+
+#[test]
+fn a_changed_byte_in_a_whole_file_is_damage_or_a_tear_and_never_believed() {
+    let bench = Bench::new(None).live();
+    let files = bench.disk.files();
+    let good = Spool::open(Box::new(Recorder::with(files.clone())), LIMITS).unwrap();
+    let batches: BTreeMap<u64, Bytes> = good.fetch(0, false, usize::MAX, usize::MAX).unwrap().into_iter().collect();
+    for (name, bytes) in files.iter().filter(|(name, _)| is_spool(name)) {
+        for at in 0..bytes.len() {
+            let mut changed = files.clone();
+            changed.get_mut(name).unwrap()[at] ^= 0x40;
+            let Ok(spool) = Spool::open(Box::new(Recorder::with(changed)), LIMITS) else { continue };
+            for (order, batch) in spool.fetch(0, false, usize::MAX, usize::MAX).unwrap() {
+                assert_eq!(batches.get(&order).unwrap_or(&batch), &batch, "{name} byte {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
+    let mut bench = Bench::new(None);
+    bench.record(None);
+    bench.sync();
+    let used: usize = bench.disk.files().values().map(Vec::len).sum();
+    bench.disk.limit(Some(used + 20));
+    let number = bench.spool.state().next_number;
+    let recorded = Recorded { number, record: record_bytes(number), call: None, ships_intent: false };
+    assert!(matches!(bench.spool.append(Entry::Recorded(recorded)), Err(SpoolError::Full)));
+    bench.disk.limit(None);
+    bench.record(None);
+    bench.sync();
+    let files = after_power_failure(&BTreeMap::new(), &bench.disk.ops(), Unsynced::Dropped);
+    holds(&bench.promises, files).unwrap();
+}
+
+#[test]
+fn a_full_spool_lets_go_of_what_the_ledger_has_and_of_nothing_else() {
+    let mut bench = Bench::new(None);
+    let mut round = 0;
+    while bench.spool.has_room(300) {
+        bench.record(None);
+        bench.sign();
+        bench.sync();
+        if round < 900 {
+            bench.receipt(&[round], 0);
+            bench.sync();
+        }
+        round += 1;
+    }
+    let first_without = round.min(900);
+    assert!(bench.spool.bytes() > LIMITS.bytes_max / 2);
+    assert!(bench.spool.make_room(300).unwrap() > 0);
+    let state = bench.spool.state();
+    assert!(state.held.len() < usize::try_from(round).unwrap());
+    assert!((first_without..round).all(|order| state.held.contains_key(&order)), "what has no receipt is kept");
+    // Without receipts there is nothing to let go of.
+    let mut bench = Bench::new(None);
+    while bench.spool.has_room(300) {
+        bench.record(None);
+        bench.sign();
+        bench.sync();
+    }
+    assert!(matches!(bench.spool.make_room(300), Err(SpoolError::Full)));
+    assert_eq!(bench.spool.fetch(0, true, usize::MAX, usize::MAX).unwrap().len(), bench.promises.batches.len());
+}
+
+#[test]
+fn a_failed_sync_answers_nobody() {
+    let mut bench = Bench::new(None);
+    bench.record(None);
+    bench.disk.fail_syncs();
+    assert!(matches!(bench.spool.sync(), Err(SpoolError::Disk(_))));
+}
