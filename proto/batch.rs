@@ -353,6 +353,10 @@ impl Numbering {
             closed: header.close,
         };
         if header.opens() {
+            // The epoch before is over: what came after this would chain to nothing.
+            if let Some(before) = self.last_opened.and_then(|epoch| self.epochs.get_mut(&epoch)) {
+                before.closed = true;
+            }
             self.last_opened = Some(header.epoch);
         }
         self.epochs.insert(header.epoch, state);

@@ -17,7 +17,7 @@ use crate::{
     policy::{BadPolicy, Policy},
     record,
     segment::{Leaf, Seal},
-    statement::{Chain, ChainHead, RESERVED_NAME, Signed},
+    statement::{Chain, RESERVED_NAME, Roots, Signed},
     strict::{self, Malformed, NotStrict, table},
     verdict::{Check, Fault, ensure},
     wire::{self, LeafKind, Role},
@@ -130,42 +130,49 @@ pub fn check(bytes: &[u8], policy: &Policy) -> Result<Result<Shown, Fault>, BadP
     let roots = policy.roots()?;
     Ok(Proof::parse(bytes)
         .map_err(|why| Fault::form(Check::EvidenceForm, "the file", &why))
-        .and_then(|proof| Checker::new(&proof, policy, roots.with_past()).and_then(Checker::run)))
+        .and_then(|proof| Checker::new(&proof, policy, roots).and_then(Checker::run)))
 }
 
 struct Checker<'a> {
     proof: &'a Proof,
     policy: &'a Policy,
     workspace: WorkspaceId,
-    /// Chains after each of their statements, from none on.
-    ledger: Vec<Chain>,
-    chain: Vec<Chain>,
+    ledger: Chain,
+    chain: Chain,
     records: Vec<Proven>,
 }
 
 impl<'a> Checker<'a> {
-    fn new(proof: &'a Proof, policy: &'a Policy, mut roots: crate::statement::Roots) -> Result<Self, Fault> {
+    fn new(proof: &'a Proof, policy: &'a Policy, mut roots: Roots) -> Result<Self, Fault> {
         let form = |why| Fault::form(Check::EvidenceForm, "workspace id", &NotStrict::from(why));
         let workspace = WorkspaceId::try_from(proof.evidence.workspace.as_ref()).map_err(form)?;
-        let mut replay = |check, start: Chain, objects: &[Bytes]| {
-            let mut states = vec![start];
+        let replay = |check, mut chain: Chain, objects: &[Bytes], roots: &mut Roots| {
             for (serial, object) in objects.iter().enumerate() {
                 let place = format!("statement {serial}");
                 let signed = Signed::parse(object).map_err(|why| Fault::form(check, place.clone(), &why))?;
-                let Some(mut next) = states.last().cloned() else { break };
-                next.apply(&signed, &mut roots)
+                chain
+                    .apply(&signed, roots)
                     .map_err(|why| Fault::new(check, place, "the next statement of the chain", why))?;
-                states.push(next);
             }
-            Ok(states)
+            Ok(chain)
         };
-        let ledger = replay(Check::LedgerChain, Chain::new(&policy.origin, None), &proof.evidence.ledger_chain)?;
+        let start = Chain::new(&policy.origin, None);
+        let ledger = replay(Check::LedgerChain, start, &proof.evidence.ledger_chain, &mut roots)?;
         let start = Chain::new(&policy.origin, Some(workspace));
-        let chain = replay(Check::WorkspaceChain, start, &proof.evidence.workspace_chain)?;
+        // Nothing here tells when a statement of the workspace stood: earlier roots count as well.
+        let chain = replay(Check::WorkspaceChain, start, &proof.evidence.workspace_chain, &mut roots.with_past())?;
         Ok(Self { proof, policy, workspace, ledger, chain, records: Vec::new() })
     }
 
     fn run(mut self) -> Result<Shown, Fault> {
+        let scope = self.policy.workspaces().ok().flatten();
+        let in_scope = scope.is_none_or(|ids| ids.contains(&self.workspace));
+        ensure(
+            Check::WorkspacePresent,
+            in_scope,
+            || "workspace id".to_owned(),
+            || ("a workspace in the policy's scope", self.workspace),
+        )?;
         self.check_checkpoint()?;
         let segments = &self.proof.evidence.segments;
         let mut before: Option<Seal> = None;
@@ -192,8 +199,7 @@ impl<'a> Checker<'a> {
         let found = &self.proof.checkpoint.checkpoint.origin;
         let place = || "checkpoint".to_owned();
         ensure(Check::CheckpointOrigin, *found == self.policy.origin, place, || (&self.policy.origin, found))?;
-        let keys = self.ledger.last().into_iter().flat_map(Chain::keys);
-        let mut valid = keys.filter(|(_, key)| key.role == Role::Log && !key.revoked);
+        let mut valid = self.ledger.keys().filter(|(_, key)| key.role == Role::Log && !key.revoked);
         let holds = valid.any(|(_, key)| self.proof.checkpoint.is_signed_by(key.public_key));
         ensure(Check::CheckpointSignature, holds, place, || ("a signature by a log key in force", "none"))
     }
@@ -213,15 +219,13 @@ impl<'a> Checker<'a> {
         ensure(Check::EvidenceLog, holds, place, || {
             (format!("entry {index} of the log"), "a path that does not lead there")
         })?;
-        let head_at = |states: &[Chain], head: ChainHead| {
-            let at = usize::try_from(head.count).ok();
-            at.and_then(|at| states.get(at)).is_some_and(|state| state.head() == head)
-        };
-        ensure(Check::SealLedgerChain, head_at(&self.ledger, seal.ledger_chain), place, || {
-            (format!("{:?}", seal.ledger_chain), format!("{} statements", self.proof.evidence.ledger_chain.len()))
+        let of_ledger = self.ledger.head_at(seal.ledger_chain.count) == Some(seal.ledger_chain);
+        ensure(Check::SealLedgerChain, of_ledger, place, || {
+            (format!("{:?}", seal.ledger_chain), format!("{} statements", self.ledger.head().count))
         })?;
-        ensure(Check::SealWorkspaceChain, head_at(&self.chain, seal.workspace_chain), place, || {
-            (format!("{:?}", seal.workspace_chain), format!("{} statements", self.proof.evidence.workspace_chain.len()))
+        let of_workspace = self.chain.head_at(seal.workspace_chain.count) == Some(seal.workspace_chain);
+        ensure(Check::SealWorkspaceChain, of_workspace && seal.workspace_chain.count > 0, place, || {
+            (format!("{:?}", seal.workspace_chain), format!("{} statements", self.chain.head().count))
         })?;
         Ok(seal)
     }
@@ -273,16 +277,11 @@ impl<'a> Checker<'a> {
         let at = || place.to_owned();
         let bound = header.origin == self.policy.origin && header.workspace == self.workspace;
         ensure(Check::BatchBinding, bound, at, || (self.workspace, header.workspace))?;
-        let state = |states: &[Chain], count: u64| {
-            usize::try_from(count)
-                .ok()
-                .and_then(|at| states.get(at))
-                .and_then(|chain| chain.key(&header.key_id))
-                .cloned()
-        };
-        let of_workspace = state(&self.chain, seal.workspace_chain.count).filter(|key| key.role == Role::Gateway);
-        let of_ledger = || state(&self.ledger, seal.ledger_chain.count).filter(|key| key.role == Role::Record);
-        let key = of_workspace.or_else(of_ledger).filter(|key| key.gateway == Some(header.gateway));
+        let of_workspace = self.chain.key_at(&header.key_id, seal.workspace_chain.count);
+        let of_ledger = self.ledger.key_at(&header.key_id, seal.ledger_chain.count);
+        let key = of_workspace.filter(|key| key.role == Role::Gateway);
+        let key = key.or_else(|| of_ledger.filter(|key| key.role == Role::Record));
+        let key = key.filter(|key| key.gateway == Some(header.gateway));
         let Some(key) = key else {
             let expected = format!("a key of gateway {}", header.gateway);
             return Err(Fault::new(Check::KeyEnrolled, place, expected, header.key_id));
@@ -329,7 +328,7 @@ impl<'a> Checker<'a> {
         ensure(Check::BatchRoot, holds, at, || {
             (format!("root {}", header.batch_root), "records that do not lead there")
         })?;
-        let reserved = self.chain.last().is_some_and(|chain| chain.name() == RESERVED_NAME);
+        let reserved = self.chain.name() == RESERVED_NAME;
         for (index, bytes) in (leaf.first_index..).zip(&leaf.records) {
             let kind = record::check(bytes).map_err(|why| Fault::form(Check::RecordForm, place, &why))?;
             ensure(Check::RecordKind, kind.may_be_written_by(role, reserved), at, || {

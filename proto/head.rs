@@ -136,7 +136,11 @@ pub fn is_consistent(old: &Head, new: &Head, proof: &wire::HeadConsistency) -> b
     else {
         return false;
     };
-    if old.origin != new.origin || old.workspace != new.workspace || old.term > new.term {
+    let grown = old.term <= new.term
+        && old.incarnation <= new.incarnation
+        && old.ledger_chain.count <= new.ledger_chain.count
+        && old.workspace_chain.count <= new.workspace_chain.count;
+    if old.origin != new.origin || old.workspace != new.workspace || !grown {
         return false;
     }
     if old.segment == new.segment {

@@ -111,6 +111,21 @@ impl Policy {
         policy.roots()?;
         policy.witness_keys()?;
         policy.workspaces()?;
+        let distinct = |values: &mut Vec<String>| {
+            let count = values.len();
+            values.sort_unstable();
+            values.dedup();
+            values.len() == count
+        };
+        let mut eras: Vec<String> = policy.roots.iter().map(|root| root.era.to_string()).collect();
+        let mut names: Vec<String> = policy.witnesses.iter().map(|witness| witness.name.clone()).collect();
+        let mut keys: Vec<String> = policy.witnesses.iter().map(|witness| witness.public_key.clone()).collect();
+        if !(distinct(&mut eras) && distinct(&mut names) && distinct(&mut keys)) {
+            return Err(BadPolicy("names an era, a witness or a witness's key twice".to_owned()));
+        }
+        if policy.scope == Scope::Workspaces(Vec::new()) {
+            return Err(BadPolicy("has a scope without a workspace".to_owned()));
+        }
         if policy.quorum as usize > policy.witnesses.len() {
             return Err(BadPolicy("asks for more witnesses than it names".to_owned()));
         }

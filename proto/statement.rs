@@ -158,6 +158,10 @@ pub struct KeyState {
     pub retired: bool,
     /// Signs nothing any more.
     pub revoked: bool,
+    /// Serial of the statement that retired it first.
+    pub retired_by: Option<u64>,
+    /// Serial of the statement that revoked it first.
+    pub revoked_by: Option<u64>,
     /// What it signed from this position (or log index) on is in doubt.
     pub suspect_since: Option<u64>,
 }
@@ -196,6 +200,8 @@ pub struct Chain {
     origin: String,
     workspace: Option<WorkspaceId>,
     head: ChainHead,
+    /// Hash of every statement so far, by serial.
+    hashes: Vec<ObjectHash>,
     keys: BTreeMap<KeyId, KeyState>,
     registrars: BTreeMap<KeyId, Registrar>,
     /// Which serial enrolled which key, for voiding.
@@ -214,6 +220,7 @@ impl Chain {
             origin: origin.to_owned(),
             workspace,
             head: ChainHead::GENESIS,
+            hashes: Vec::new(),
             keys: BTreeMap::new(),
             registrars: BTreeMap::new(),
             enrolled: BTreeMap::new(),
@@ -228,6 +235,21 @@ impl Chain {
     /// How far this chain has come.
     pub fn head(&self) -> ChainHead {
         self.head
+    }
+
+    /// How far this chain had come after `count` statements; `None` if it has fewer.
+    pub fn head_at(&self, count: u64) -> Option<ChainHead> {
+        let Some(last) = count.checked_sub(1) else { return Some(ChainHead::GENESIS) };
+        let hash = *self.hashes.get(usize::try_from(last).ok()?)?;
+        Some(ChainHead { count, hash })
+    }
+
+    /// One key as it stood after the first `count` statements; doubt counts whenever it was cast.
+    pub fn key_at(&self, id: &KeyId, count: u64) -> Option<KeyState> {
+        let mut key = self.keys.get(id).filter(|key| key.serial < count)?.clone();
+        key.retired = key.retired_by.is_some_and(|serial| serial < count);
+        key.revoked = key.revoked_by.is_some_and(|serial| serial < count);
+        Some(key)
     }
 
     /// The workspace; `None` for the ledger's keys.
@@ -301,6 +323,7 @@ impl Chain {
         }
         self.judge(signed, roots)?;
         self.head = ChainHead { count: said.serial.saturating_add(1), hash: signed.hash };
+        self.hashes.push(signed.hash);
         Ok(())
     }
 
@@ -349,8 +372,12 @@ impl Chain {
             Action::Remove(_) if of_workspace && by_root && self.name != RESERVED_NAME => self.removed = true,
             Action::Delegate(delegate) if of_workspace && by_root => self.delegate(said, delegate)?,
             Action::Enrol(enrol) => self.enrol(said, enrol, registrar)?,
-            Action::Retire(retire) if of_workspace || by_root => self.key_mut(&retire.key_id)?.retired = true,
-            Action::Revoke(revoke) if of_workspace || by_root => self.revoke(revoke, by_root)?,
+            Action::Retire(retire) if of_workspace || by_root => {
+                let key = self.key_mut(&retire.key_id)?;
+                key.retired = true;
+                key.retired_by.get_or_insert(said.serial);
+            }
+            Action::Revoke(revoke) if of_workspace || by_root => self.revoke(said.serial, revoke, by_root)?,
             Action::Suspect(suspect) if of_workspace || by_root => {
                 let key = self.key_mut(&suspect.key_id)?;
                 let since = key.suspect_since.map_or(suspect.since, |before| before.min(suspect.since));
@@ -431,6 +458,8 @@ impl Chain {
             name: enrol.name.clone(),
             retired: false,
             revoked: false,
+            retired_by: None,
+            revoked_by: None,
             suspect_since: None,
         };
         self.enrolled.insert(said.serial, (registrar, key.id(role)));
@@ -459,18 +488,19 @@ impl Chain {
         key.verifies(Context::Possession, &possession(&said.origin, self.workspace, role, key, gateway), signature)
     }
 
-    fn revoke(&mut self, revoke: &wire::Revoke, by_root: bool) -> Result<(), Refused> {
+    fn revoke(&mut self, serial: u64, revoke: &wire::Revoke, by_root: bool) -> Result<(), Refused> {
         let id = KeyId::try_from(revoke.key_id.as_ref()).map_err(|_| Refused("names no key"))?;
         if let Some(registrar) = self.registrars.get_mut(&id) {
             if !by_root {
                 return Err(Refused("revokes a registrar without being the root"));
             }
             registrar.revoked = true;
-            for serial in &revoke.void_serials {
-                let made = self.enrolled.get(serial).filter(|(by, _)| *by == Some(id));
+            for void in &revoke.void_serials {
+                let made = self.enrolled.get(void).filter(|(by, _)| *by == Some(id));
                 let (_, key) = made.ok_or(Refused("voids what that registrar did not enrol"))?;
                 if let Some(key) = self.keys.get_mut(key) {
                     (key.revoked, key.suspect_since) = (true, Some(0));
+                    key.revoked_by.get_or_insert(serial);
                 }
             }
             return Ok(());
@@ -478,7 +508,9 @@ impl Chain {
         if !revoke.void_serials.is_empty() {
             return Err(Refused("voids serials of a key that is no registrar"));
         }
-        self.key_mut(&revoke.key_id)?.revoked = true;
+        let key = self.key_mut(&revoke.key_id)?;
+        key.revoked = true;
+        key.revoked_by.get_or_insert(serial);
         Ok(())
     }
 }

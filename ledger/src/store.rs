@@ -456,5 +456,9 @@ pub fn numbering<'a>(rows: impl IntoIterator<Item = (&'a Epoch, &'a EpochRow)>) 
             numbering.last_opened = Some(*epoch);
         }
     }
+    // An epoch is over once the next one has opened, whether or not it was closed.
+    for (epoch, state) in &mut numbering.epochs {
+        state.closed |= Some(*epoch) != numbering.last_opened;
+    }
     Ok(numbering)
 }

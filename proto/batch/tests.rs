@@ -235,7 +235,9 @@ impl Model {
             };
             return header.batch_number == 0 && continues;
         };
+        let newest = self.taken.iter().rev().find(|(h, _)| h.batch_number == 0).map(|(h, _)| h.epoch);
         !last.close
+            && newest == Some(header.epoch)
             && header.batch_number == last.batch_number + 1
             && header.key_id == last.key_id
             && header.previous == *hash

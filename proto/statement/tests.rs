@@ -192,6 +192,8 @@ fn an_enrolled_key_is_what_was_said() {
         name: "key-5".into(),
         retired: false,
         revoked: false,
+        retired_by: None,
+        revoked_by: None,
         suspect_since: None,
     };
     assert_eq!(*state, expected);

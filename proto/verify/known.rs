@@ -1,5 +1,7 @@
 //! What the auditor knows from elsewhere: checkpoints, heads and receipts that this archive must have (FORMAT.md, 13.5).
 
+use std::collections::BTreeSet;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{Log, Options, parse_receipt};
@@ -8,21 +10,21 @@ use crate::{
     head::{Head, SignedHead},
     id::WorkspaceId,
     merkle::{HistoryTree, SegmentTree, Tree},
-    note::{Checkpoint, SignedCheckpoint},
-    segment::Seal,
+    note::SignedCheckpoint,
+    segment::{Content, Entry, Seal},
     verdict::{Check, Fault},
-    wire,
+    wire::{self, LeafKind, Role},
 };
 
 /// Something that the auditor got from somebody else than the archive's keeper.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Known {
     /// A checkpoint of the log.
-    Checkpoint(Checkpoint),
+    Checkpoint(SignedCheckpoint),
     /// An open head of a workspace.
-    Head(Box<Head>),
+    Head(Box<SignedHead>),
     /// A receipt: a head, and batches under it.
-    Receipt(Box<Head>, Vec<wire::BatchInclusion>),
+    Receipt(Box<SignedHead>, Vec<wire::BatchInclusion>),
 }
 
 /// Reads a `--known` file: a signed note, or a line `custody/v1/head` or `custody/v1/receipt` with base64 after it.
@@ -35,111 +37,192 @@ pub fn parse_known(bytes: &[u8]) -> Result<Known, String> {
         |encoded: &str| STANDARD.decode(encoded.trim()).map_err(|_| "is not base64 after its label".to_owned());
     if let Some(encoded) = text.strip_prefix("custody/v1/head ") {
         let signed = SignedHead::parse(&decode(encoded)?).map_err(|why| format!("is no signed head: {why}"))?;
-        return Ok(Known::Head(Box::new(signed.head)));
+        return Ok(Known::Head(Box::new(signed)));
     }
     if let Some(encoded) = text.strip_prefix("custody/v1/receipt ") {
         let receipt = parse_receipt(&decode(encoded)?).ok_or("is no receipt")?;
         let signed = SignedHead::parse(&receipt.signed_head).map_err(|why| format!("is no receipt: {why}"))?;
-        return Ok(Known::Receipt(Box::new(signed.head), receipt.batches));
+        return Ok(Known::Receipt(Box::new(signed), receipt.batches));
     }
     let signed =
         SignedCheckpoint::parse(bytes).map_err(|why| format!("is neither head, receipt nor checkpoint: {why}"))?;
-    Ok(Known::Checkpoint(signed.checkpoint))
+    Ok(Known::Checkpoint(signed))
 }
 
 /// Holds what is known against what the archive turns out to have.
 pub(super) struct Knowledge<'a> {
     options: &'a Options,
-    /// For each known head: whether its root was found as it says; `None` until its segment was read.
-    roots: Vec<Option<bool>>,
+    log: &'a Log,
+    /// For each known thing: whether the archive was shown to have it; `None` while nothing was said.
+    seen: Vec<Option<bool>>,
     faults: Vec<Fault>,
-    /// Known things that the archive was shown to have.
-    shown: usize,
+    /// Known things that nobody of this log signed: they say nothing about it.
+    unsigned: Vec<String>,
 }
 
 impl<'a> Knowledge<'a> {
-    pub(super) fn new(options: &'a Options, log: &Log) -> Self {
-        let mut knowledge = Self { options, roots: vec![None; options.known.len()], faults: Vec::new(), shown: 0 };
-        for known in &options.known {
-            if let Known::Checkpoint(checkpoint) = known {
-                knowledge.check_checkpoint(checkpoint, log);
+    pub(super) fn new(options: &'a Options, log: &'a Log) -> Self {
+        let seen = vec![None; options.known.len()];
+        let mut knowledge = Self { options, log, seen, faults: Vec::new(), unsigned: Vec::new() };
+        for (at, known) in options.known.iter().enumerate() {
+            match known {
+                Known::Checkpoint(signed) => knowledge.check_checkpoint(at, signed),
+                Known::Head(signed) | Known::Receipt(signed, _) => knowledge.check_head(at, signed),
             }
         }
         knowledge
     }
 
-    fn check_checkpoint(&mut self, known: &Checkpoint, log: &Log) {
-        let root = log.tree.root_at(known.size);
-        if known.origin == log.origin && root == Some(known.root) {
-            self.shown = self.shown.saturating_add(1);
+    fn set(&mut self, at: usize, agrees: bool) {
+        if let Some(seen) = self.seen.get_mut(at) {
+            *seen = Some(agrees && *seen != Some(false));
+        }
+    }
+
+    fn check_checkpoint(&mut self, at: usize, signed: &SignedCheckpoint) {
+        let known = &signed.checkpoint;
+        let place = archive::checkpoint(known.size);
+        // With `--at-size` the archive is asked how it was before that checkpoint.
+        if self.options.at_size.is_some_and(|size| known.size > size) {
             return;
         }
-        let found = match root {
-            Some(root) => format!("root {root} at that size"),
-            None => format!("a log of {} entries", log.checkpoint.checkpoint.size),
-        };
-        let expected = format!("{} entries of {} with root {}", known.size, known.origin, known.root);
-        self.faults.push(Fault::new(Check::KnownCheckpoint, archive::checkpoint(known.size), expected, found));
+        let mut keys = self.log.ledger.last().into_iter().flat_map(|state| state.chain.keys());
+        if !keys.any(|(_, key)| key.role == Role::Log && signed.is_signed_by(key.public_key)) {
+            self.unsigned.push(place);
+            return;
+        }
+        let root = self.log.tree.root_at(known.size);
+        let agrees = known.origin == self.log.origin && root == Some(known.root);
+        self.set(at, agrees);
+        if !agrees {
+            let found = match root {
+                Some(root) => format!("root {root} at that size"),
+                None => format!("a log of {} entries", self.log.checkpoint.checkpoint.size),
+            };
+            let expected = format!("{} entries of {} with root {}", known.size, known.origin, known.root);
+            self.faults.push(Fault::new(Check::KnownCheckpoint, place, expected, found));
+        }
     }
 
-    fn heads(&self) -> impl Iterator<Item = (usize, &'a Head)> + use<'a> {
-        self.options.known.iter().enumerate().filter_map(|(at, known)| match known {
-            Known::Head(head) | Known::Receipt(head, _) => Some((at, head.as_ref())),
+    /// Whoever signed a known head is a head key of this ledger, and its workspace is in the log.
+    fn check_head(&mut self, at: usize, signed: &SignedHead) {
+        let head = &signed.head;
+        let place = head_place(head);
+        let newest = self.log.ledger.last().and_then(|state| state.chain.key(&head.key_id));
+        let key = newest.filter(|key| key.role == Role::Head && head.origin == self.log.origin);
+        if !key.is_some_and(|key| signed.is_signed_by(key.public_key)) {
+            self.unsigned.push(place);
+            return;
+        }
+        if !self.log.workspaces.iter().any(|workspace| workspace.id == head.workspace) {
+            self.set(at, false);
+            let fault =
+                Fault::new(self.check_of(at), place, format!("workspace {}", head.workspace), "no such workspace");
+            self.faults.push(fault.of(head.workspace));
+        }
+    }
+
+    fn check_of(&self, at: usize) -> Check {
+        match self.options.known.get(at) {
+            Some(Known::Receipt(..)) => Check::KnownReceipt,
+            _ => Check::KnownHead,
+        }
+    }
+
+    /// Known heads of a workspace, with the batches of a receipt.
+    fn heads(
+        &self,
+        workspace: WorkspaceId,
+    ) -> impl Iterator<Item = (usize, &'a Head, &'a [wire::BatchInclusion])> + use<'a> {
+        let known = self.options.known.iter().enumerate().filter_map(|(at, known)| match known {
+            Known::Head(signed) => Some((at, &signed.head, [].as_slice())),
+            Known::Receipt(signed, batches) => Some((at, &signed.head, batches.as_slice())),
             Known::Checkpoint(_) => None,
-        })
+        });
+        known.filter(move |(_, head, _)| head.workspace == workspace)
     }
 
-    /// A segment was verified: its tree says whether the known heads in it are true.
-    pub(super) fn see_segment(&mut self, workspace: WorkspaceId, number: u64, tree: Option<&Tree<SegmentTree>>) {
-        let Some(tree) = tree else { return };
-        for (at, head) in self.heads().filter(|(_, head)| head.workspace == workspace && head.segment == number) {
-            if let Some(known) = self.roots.get_mut(at) {
-                *known = Some(tree.root_at(head.size) == Some(head.root));
+    /// Segments that a known head or receipt points into.
+    pub(super) fn segments(&self, workspace: WorkspaceId) -> BTreeSet<u64> {
+        let of_head = |(_, head, batches): (usize, &Head, &[wire::BatchInclusion])| {
+            let mut segments: Vec<u64> = batches.iter().map(|batch| batch.segment).collect();
+            segments.push(head.segment);
+            segments
+        };
+        self.heads(workspace).flat_map(of_head).collect()
+    }
+
+    /// A segment that verified: whether the known heads and batches in it are there.
+    pub(super) fn see_segment(&mut self, workspace: WorkspaceId, number: u64, incarnation: u64, entries: &[Entry]) {
+        let tree: Tree<SegmentTree> = entries.iter().map(Entry::leaf_hash).collect();
+        let known: Vec<_> = self.heads(workspace).collect();
+        for (at, head, batches) in known {
+            if head.incarnation < incarnation {
+                continue;
+            }
+            if head.segment == number {
+                self.set(at, tree.root_at(head.size) == Some(head.root));
+            }
+            for batch in batches.iter().filter(|batch| batch.segment == number) {
+                let entry = usize::try_from(batch.leaf_index).ok().and_then(|leaf| entries.get(leaf));
+                self.set(at, entry.is_some_and(|entry| is_batch(entry, batch)));
             }
         }
     }
 
-    /// A workspace was verified: known heads in it must lie on its history.
+    /// A workspace that verified: known heads must lie on its history.
     pub(super) fn see_workspace(&mut self, workspace: WorkspaceId, seals: &[Seal], history: &Tree<HistoryTree>) {
-        for (at, head) in self.heads().filter(|(_, head)| head.workspace == workspace) {
-            let place = format!("workspaces/{workspace} segment {} size {}", head.segment, head.size);
-            let check = match self.options.known.get(at) {
-                Some(Known::Receipt(..)) => Check::KnownReceipt,
-                _ => Check::KnownHead,
-            };
+        let known: Vec<_> = self.heads(workspace).collect();
+        for (at, head, _) in known {
+            if self.unsigned.contains(&head_place(head)) {
+                continue;
+            }
             let seal = usize::try_from(head.segment).ok().and_then(|at| seals.get(at));
             if seal.is_some_and(|seal| head.incarnation < seal.incarnation) {
                 continue;
             }
-            // A head of the segment that comes after the last seal proves by its history that nothing sealed is missing.
             let history_agrees = history.root_at(head.segment) == Some(head.history_root);
-            let root_agrees = seal.is_none() || self.roots.get(at).copied().flatten() == Some(true);
-            if history_agrees && root_agrees && self.receipt_agrees(at, head) {
-                // Leaves that no seal holds yet are not in the archive: it was not shown to have them.
-                let held = seal.is_some() || head.size == 0;
-                self.shown = self.shown.saturating_add(usize::from(held));
+            // The head of a segment that is not sealed yet proves by its history that nothing sealed is missing; its
+            // leaves are not in the archive, so unless there are none the archive was not shown to have them.
+            if history_agrees && seal.is_none() && head.size == 0 {
+                self.set(at, true);
+            }
+            if history_agrees && self.seen.get(at).copied().flatten() != Some(false) {
                 continue;
             }
+            self.set(at, false);
             let found = match (seals.len() as u64).checked_sub(head.segment) {
                 None => format!("only {} segments: the archive is older than the head", seals.len()),
                 Some(_) => "another history".to_owned(),
             };
-            self.faults.push(Fault::new(check, place, format!("root {}", head.root), found).of(workspace));
+            let fault = Fault::new(self.check_of(at), head_place(head), format!("root {}", head.root), found);
+            self.faults.push(fault.of(workspace));
         }
-    }
-
-    /// The leaves of a known receipt lie under its own head, which lies on the archive's history.
-    fn receipt_agrees(&self, at: usize, head: &Head) -> bool {
-        let Some(Known::Receipt(_, batches)) = self.options.known.get(at) else { return true };
-        batches.iter().all(|batch| batch.segment <= head.segment)
     }
 
     pub(super) fn faults(&mut self) -> Vec<Fault> {
         std::mem::take(&mut self.faults)
     }
 
+    /// Known things without a signature of this log.
+    pub(super) fn unsigned(&self) -> &[String] {
+        &self.unsigned
+    }
+
     /// Everything known was found, and something was known.
     pub(super) fn shows_newest(&self) -> bool {
-        self.shown > 0 && self.shown == self.options.known.len()
+        !self.seen.is_empty() && self.seen.iter().all(|seen| *seen == Some(true))
     }
+}
+
+fn head_place(head: &Head) -> String {
+    format!("workspaces/{} segment {} size {}", head.workspace, head.segment, head.size)
+}
+
+fn is_batch(entry: &Entry, known: &wire::BatchInclusion) -> bool {
+    let Content::Batch(batch) = &entry.content else { return false };
+    entry.leaf.kind == LeafKind::Batch
+        && batch.header.epoch.0[..] == known.epoch
+        && batch.header.batch_number == known.batch_number
+        && entry.leaf.first_position == known.first_position
 }

@@ -14,9 +14,9 @@ use crate::{
     id::{ObjectHash, RootHash, WorkspaceId},
     log::{Entry, LOG_ENTRIES_MAX, TILE_WIDTH, encode_bundle, parse_bundle, tile},
     merkle::{LogTree, Tree, log_leaf},
-    note::{Checkpoint, SignatureLine, SignedCheckpoint, cosignature_time},
+    note::{Checkpoint, SignatureLine, SignedCheckpoint, TYPE_COSIGNATURE, cosignature_time, note_key_hash},
     policy::Policy,
-    statement::{Chain, Roots, Signed},
+    statement::{Chain, KeyState, Roots, Signed},
     verdict::{Check, Fault, Verdict, ensure},
     wire::{self, Role, statement::Action},
 };
@@ -133,6 +133,7 @@ impl Log {
         }
         log.read_cosignatures(objects, policy, verdict)?;
         log.check_statement_objects(objects)?;
+        log.find_doubt(verdict);
         verdict.counts.log_entries = size;
         Ok(log)
     }
@@ -277,6 +278,18 @@ impl Log {
         Ok(())
     }
 
+    /// The checkpoint that everything hangs from may be of a key that is in doubt there: then nothing is authorised for sure.
+    fn find_doubt(&self, verdict: &mut Verdict) {
+        let size = self.checkpoint.checkpoint.size;
+        let keys = self.ledger.last().into_iter().flat_map(|state| state.chain.keys());
+        let doubted = |key: &KeyState| key.role == Role::Log && key.suspect_since.is_some_and(|since| size > since);
+        for (id, _) in keys.filter(|(_, key)| doubted(key) && self.checkpoint.is_signed_by(key.public_key)) {
+            let text = format!("the checkpoint is signed by key {id}, which is in doubt there");
+            verdict.find("suspect-key", None, archive::checkpoint(size), text);
+            verdict.suspect_batches = verdict.suspect_batches.saturating_add(1);
+        }
+    }
+
     fn check_other(&self, other: &SignedCheckpoint) -> Result<(), Stop> {
         self.check_signature(other)?;
         let size = other.checkpoint.size;
@@ -312,7 +325,11 @@ impl Log {
             let signed = SignedCheckpoint::parse(&note)
                 .map_err(|why| Fault::new(Check::Cosignature, &place, "signature lines", why))?;
             for line in signed.signatures {
-                let known = witnesses.iter().find(|(name, _)| *name == line.name);
+                // A line of another name or key is another's business, as C2SP has it.
+                let is_of = |(name, key): &&(String, _)| {
+                    *name == line.name && line.key_hash == note_key_hash(name, TYPE_COSIGNATURE, *key)
+                };
+                let known = witnesses.iter().find(is_of);
                 let valid = known.is_none_or(|(name, key)| cosignature_time(&checkpoint, &line, name, *key).is_some());
                 ensure(
                     Check::Cosignature,

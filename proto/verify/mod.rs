@@ -4,6 +4,8 @@
 //! a workspace ends that workspace, and what comes after it there is not claimed. The caller brings the objects
 //! ([`Archive`]) and, if it likes, several processors ([`Workers`]); the verdict does not depend on them.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use crate::{
@@ -140,6 +142,7 @@ pub fn run(
         }
     }
     let mut knowledge = known::Knowledge::new(options, &log);
+    let mut open_epochs = Vec::new();
     for workspace in &log.workspaces {
         if scope.as_ref().is_some_and(|ids| !ids.contains(&workspace.id)) {
             continue;
@@ -148,12 +151,22 @@ pub fn run(
         verdict.workspaces.push((workspace.id, workspace.name().to_owned()));
         let mut walk = workspace::Walk::new(archive, policy, options, &log, workspace, &mut knowledge);
         match walk.run(workers, &mut verdict) {
-            Ok(()) => {}
+            Ok(()) => open_epochs.extend(walk.open_epochs()),
             Err(Stop::Unreadable(why)) => return Err(why),
             Err(Stop::Fault(fault)) => verdict.faults.push(fault.of(workspace.id)),
         }
     }
     verdict.faults.extend(knowledge.faults());
+    for place in knowledge.unsigned() {
+        let text = "known from elsewhere, but not signed by a key of this ledger: it says nothing".to_owned();
+        verdict.find("unsigned", None, place.clone(), text);
+    }
+    let newest = verdict.counts.newest_sealed_at.unwrap_or(0);
+    // Of a period that ends before the archive does nothing is said about what came after it.
+    for epoch in open_epochs.iter().filter(|_| options.until.is_none()) {
+        epoch.find(newest, &mut verdict);
+    }
+    find_strange_workspaces(archive, &log, &mut verdict)?;
     forget_omitted(&mut verdict);
     third_parties(Some((&log, &knowledge)), policy, options, &mut verdict);
     Ok(verdict)
@@ -176,6 +189,19 @@ pub fn log(archive: &impl Archive, policy: &Policy, at_size: Option<u64>) -> Res
         Err(Stop::Fault(fault)) => Ok(Err(*fault)),
         Err(Stop::Unreadable(why)) => Err(why),
     }
+}
+
+/// Folders of workspaces that the log does not know.
+fn find_strange_workspaces(archive: &impl Archive, log: &Log, verdict: &mut Verdict) -> Result<(), Unreadable> {
+    let mut known: BTreeSet<String> = log.workspaces.iter().map(|workspace| workspace.id.to_string()).collect();
+    for name in archive.list("workspaces")? {
+        let folder = name.split('/').next().unwrap_or_default();
+        if known.insert(folder.to_owned()) {
+            let place = format!("workspaces/{folder}");
+            verdict.find("unreferenced", None, place, "no such workspace in the log".to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// Claims 4 to 6.
@@ -202,7 +228,8 @@ fn third_parties(
     let met = quorum > 0 && times.len() >= quorum;
     // The quorum stood when the last of its members had signed.
     let quorum_at = met.then(|| times.len().checked_sub(quorum).and_then(|at| times.get(at)).copied()).flatten();
-    let age = quorum_at.map(|at| options.as_of.checked_div(1_000_000).unwrap_or(0).saturating_sub(at));
+    // A signature from after the question was asked is no answer to it.
+    let age = quorum_at.and_then(|at| options.as_of.checked_div(1_000_000)?.checked_sub(at));
     let fresh = age.is_some_and(|age| policy.greatest_age_seconds > 0 && age <= policy.greatest_age_seconds);
     if knowledge.shows_newest() || fresh {
         say(Claim::NotRolledBack, State::Verified, "");

@@ -25,16 +25,15 @@ pub(super) struct Task {
     pub(super) seal: Seal,
     /// Index of the seal in the log.
     pub(super) log_index: u64,
-    /// The workspace's keys, as they hold within the segment.
+    /// The workspace's keys at the end of the archive; the seal says how many of their statements hold in the segment.
     pub(super) chain: Arc<Chain>,
-    /// The workspace's keys at the end of the archive: doubt may be cast on a key later than it signed.
-    pub(super) newest: Arc<Chain>,
 }
 
 /// A leaf that passed by itself.
 pub(super) struct Leaf {
     pub(super) kind: LeafKind,
     pub(super) received_at: u64,
+    pub(super) term: u64,
     pub(super) what: What,
 }
 
@@ -211,12 +210,12 @@ impl Reader<'_> {
     }
 
     fn check_content(&mut self, at: u64, entry: Entry) -> Result<Leaf, Stop> {
-        let (kind, received_at) = (entry.leaf.kind, entry.leaf.received_at);
+        let (kind, received_at, term) = (entry.leaf.kind, entry.leaf.received_at, entry.leaf.term);
         let what = match entry.content {
             Content::Statement(signed) => What::Statement(signed.hash),
             Content::Batch(batch) => What::Batch(Box::new(self.check_batch(at, entry.leaf.first_position, *batch)?)),
         };
-        Ok(Leaf { kind, received_at, what })
+        Ok(Leaf { kind, received_at, term, what })
     }
 
     fn check_batch(&mut self, at: u64, position: u64, batch: Submitted) -> Result<Batch, Stop> {
@@ -234,7 +233,8 @@ impl Reader<'_> {
             },
         )?;
         let (key, suspect_since) = self.signer(at, header)?;
-        let suspect = suspect_since.is_some_and(|since| position >= since);
+        let end = position.saturating_add(u64::from(header.record_count));
+        let suspect = suspect_since.is_some_and(|since| position >= since || end > since);
         ensure(
             Check::BatchSignature,
             batch.is_signed_by(key.public_key),
@@ -267,9 +267,10 @@ impl Reader<'_> {
     fn signer(&self, at: u64, header: &Header) -> Result<(KeyState, Option<u64>), Stop> {
         let seal = &self.task.seal;
         let ledger = self.log.ledger_after(seal.ledger_chain.count).map(|state| &state.chain);
-        let of_workspace = self.task.chain.key(&header.key_id).filter(|key| key.role == Role::Gateway);
+        let of_workspace = self.task.chain.key_at(&header.key_id, seal.workspace_chain.count);
         let of_ledger = || ledger.and_then(|chain| chain.key(&header.key_id)).filter(|key| key.role == Role::Record);
-        let key = of_workspace.or_else(of_ledger).filter(|key| key.gateway == Some(header.gateway));
+        let key = of_workspace.filter(|key| key.role == Role::Gateway).or_else(|| of_ledger().cloned());
+        let key = key.filter(|key| key.gateway == Some(header.gateway));
         let Some(key) = key else {
             let fault = Fault::new(
                 Check::KeyEnrolled,
@@ -290,14 +291,14 @@ impl Reader<'_> {
             },
         )?;
         let suspect_since = match key.role {
-            Role::Gateway => self.task.newest.key(&header.key_id).and_then(|key| key.suspect_since),
+            Role::Gateway => key.suspect_since,
             // Of a key of the ledger the doubt begins at an index of the log: this segment's seal is after it, or not.
             _ => {
                 let newest = self.log.ledger.last().and_then(|state| state.chain.key(&header.key_id));
                 newest.and_then(|key| key.suspect_since).filter(|since| self.task.log_index >= *since).map(|_| 0)
             }
         };
-        Ok((key.clone(), suspect_since))
+        Ok((key, suspect_since))
     }
 
     fn check_authority(&self, at: u64, kinds: &[RecordKind], role: Role) -> Result<(), Stop> {

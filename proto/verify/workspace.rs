@@ -41,14 +41,20 @@ pub(super) struct Walk<'a, 'k, A> {
     knowledge: &'k mut Knowledge<'a>,
     seals: Vec<Seal>,
     history: Tree<HistoryTree>,
-    /// Chain after so many statements, for each count that a seal names, and the newest.
-    chains: BTreeMap<u64, Arc<Chain>>,
+    /// The key chain as it stands at the end of the archive.
+    chain: Arc<Chain>,
     gateways: BTreeMap<GatewayId, Gateway>,
     /// Trees of the last segments, by number.
     trees: BTreeMap<u64, Tree<SegmentTree>>,
     /// Heads that point into older segments: what they say of `(segment, size)`, and where they stand.
     older_heads: BTreeMap<(u64, u64), (RootHash, String)>,
     day: Option<u64>,
+    /// Term of the last leaf.
+    term: u64,
+    /// What came before the first segment read is not known.
+    unknown_past: bool,
+    /// Equivocations whose other copy must be looked up: gateway, epoch, number, header hash, where.
+    equivocations: Vec<(GatewayId, Epoch, u64, HeaderHash, String)>,
 }
 
 #[derive(Default)]
@@ -82,11 +88,14 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
             knowledge,
             seals: Vec::new(),
             history: Tree::default(),
-            chains: BTreeMap::new(),
+            chain: Arc::new(Chain::new(&log.origin, Some(workspace.id))),
             gateways: BTreeMap::new(),
             trees: BTreeMap::new(),
             older_heads: BTreeMap::new(),
             day: None,
+            term: 0,
+            unknown_past: false,
+            equivocations: Vec::new(),
         }
     }
 
@@ -95,9 +104,21 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         self.read_chain()?;
         self.read_segments(workers, verdict)?;
         self.check_older_heads(verdict)?;
-        self.find_silence(verdict);
+        self.check_equivocations()?;
         self.find_unreferenced(verdict)?;
-        self.knowledge.see_workspace(self.workspace.id, &self.seals, &self.history);
+        self.check_known()?;
+        Ok(())
+    }
+
+    /// What the auditor knows of this workspace. Segments that it points into are read once more: there are few.
+    fn check_known(&mut self) -> Result<(), Stop> {
+        for number in self.knowledge.segments(self.id()) {
+            let Some(seal) = usize::try_from(number).ok().and_then(|at| self.seals.get(at)) else { continue };
+            if let Some(entries) = self.entries_of(seal)? {
+                self.knowledge.see_segment(self.id(), number, seal.incarnation, &entries);
+            }
+        }
+        self.knowledge.see_workspace(self.id(), &self.seals, &self.history);
         Ok(())
     }
 
@@ -169,7 +190,9 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
             ensure(Check::SealWorkspaceChain, chain.head() == seal.workspace_chain, name, || {
                 (format!("{:?}", chain.head()), format!("{:?}", seal.workspace_chain))
             })?;
-            self.chains.entry(chain.head().count).or_insert_with(|| Arc::new(chain.clone()));
+            ensure(Check::WorkspaceCreated, !chain.is_removed(), name, || {
+                ("nothing more of a removed workspace", "a segment")
+            })?;
             // The statements that cut this segment are signed by the root in force within it.
             if let Some(state) = self.log.ledger_after(seal.ledger_chain.count) {
                 roots = state.roots.clone();
@@ -178,45 +201,55 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         self.finish_chain(chain, roots)
     }
 
-    /// Statements that cut the last segment: they stand in no seal yet, but as its last leaves and as objects.
+    /// Statements that cut the last segment: they stand in no seal yet, but as its last leaves and as objects. Where that
+    /// object cannot be read, whoever checks the segment says so.
     fn finish_chain(&mut self, mut chain: Chain, mut roots: Roots) -> Result<(), Stop> {
         let cut_by = self.seals.last().map_or(0, |seal| seal.statement_count);
-        if cut_by > 0 {
-            for signed in self.last_statements()? {
-                self.read_statement(signed.statement.serial, signed.hash)?;
-                self.apply(&mut chain, &signed, &mut roots)?;
-            }
+        let last = if cut_by > 0 { self.last_statements()? } else { Some(Vec::new()) };
+        let readable = last.is_some();
+        for signed in last.unwrap_or_default() {
+            self.read_statement(signed.statement.serial, signed.hash)?;
+            self.apply(&mut chain, &signed, &mut roots)?;
         }
+        // A removal is in the log after the segment that it cuts: an archive may end between the two.
         let removed = self.workspace.removed.as_ref().map(|(_, signed)| signed.hash);
         let ended = chain.is_removed().then(|| chain.head().hash);
         let place = || format!("statements of workspace {}", self.id());
-        ensure(Check::WorkspaceCreated, removed == ended || (removed.is_none() && ended.is_some()), place, || {
+        ensure(Check::WorkspaceCreated, !readable || removed.is_none() || removed == ended, place, || {
             (format!("the end that the log names: {removed:?}"), format!("{ended:?}"))
         })?;
-        self.chains.insert(chain.head().count, Arc::new(chain));
+        self.chain = Arc::new(chain);
         Ok(())
     }
 
     /// Statements among the leaves of the last segment, read without believing anything yet.
-    fn last_statements(&self) -> Result<Vec<Signed>, Stop> {
-        let Some(seal) = self.seals.last() else { return Ok(Vec::new()) };
+    fn last_statements(&self) -> Result<Option<Vec<Signed>>, Stop> {
+        let Some(seal) = self.seals.last() else { return Ok(None) };
+        let Some(entries) = self.entries_of(seal)? else { return Ok(None) };
+        let statement = |entry: Entry| match entry.content {
+            Content::Statement(signed) => Some(*signed),
+            Content::Batch(_) => None,
+        };
+        Ok(Some(entries.into_iter().filter_map(statement).collect()))
+    }
+
+    /// Entries of a segment whose object has the right hash, without further checks; `None` if it cannot be read.
+    fn entries_of(&self, seal: &Seal) -> Result<Option<Vec<Entry>>, Stop> {
         let name = archive::segment(self.id(), seal.segment, seal.object_sha256);
-        let Some(bytes) = self.objects.get(&name)? else { return Ok(Vec::new()) };
-        if object_hash(&bytes) != seal.object_sha256 {
-            return Ok(Vec::new());
-        }
-        let Ok(object) = Object::parse(bytes) else { return Ok(Vec::new()) };
+        let Some(bytes) = self.objects.get(&name)?.filter(|bytes| object_hash(bytes) == seal.object_sha256) else {
+            return Ok(None);
+        };
+        let Ok(object) = Object::parse(bytes) else { return Ok(None) };
         let mut found = Vec::new();
         for frame in &object.frames {
             let content = object.frame(frame).and_then(|bytes| self.objects.expand(bytes, frame.content_length));
-            let entries = content.and_then(|content| crate::segment::split_frame(content).ok()).unwrap_or_default();
-            for entry in entries.into_iter().filter_map(|bytes| Entry::parse(bytes).ok()) {
-                if let Content::Statement(signed) = entry.content {
-                    found.push(*signed);
-                }
+            let Some(Ok(entries)) = content.map(crate::segment::split_frame) else { return Ok(None) };
+            for bytes in entries {
+                let Ok(entry) = Entry::parse(bytes) else { return Ok(None) };
+                found.push(entry);
             }
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
     fn read_statement(&self, serial: u64, hash: ObjectHash) -> Result<Signed, Stop> {
@@ -251,24 +284,22 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
     }
 
     fn read_segments(&mut self, workers: &impl Workers, verdict: &mut Verdict) -> Result<(), Stop> {
-        let Some((_, newest)) = self.chains.last_key_value() else { return Ok(()) };
-        let newest = Arc::clone(newest);
-        let in_period = |seal: &&Seal| {
+        let in_period = |seal: &Seal| {
             self.options.since.is_none_or(|since| seal.last_received_at >= since)
                 && self.options.until.is_none_or(|until| seal.first_received_at <= until)
         };
-        let tasks: Vec<Task> = self
-            .seals
-            .iter()
-            .filter(in_period)
-            .filter_map(|seal| {
-                let at = usize::try_from(seal.segment).ok()?;
-                let (log_index, _) = self.workspace.seals.get(at)?;
-                let chain = Arc::clone(self.chains.get(&seal.workspace_chain.count)?);
-                Some(Task { seal: seal.clone(), log_index: *log_index, chain, newest: Arc::clone(&newest) })
+        // From the first to the last segment of the period without a hole: a clock that jumped must not make one.
+        let first = self.seals.iter().position(in_period).unwrap_or(self.seals.len());
+        let last = self.seals.iter().rposition(in_period).map_or(0, |at| at.saturating_add(1));
+        let run = self.seals.iter().zip(&self.workspace.seals).take(last).skip(first);
+        let tasks: Vec<Task> = run
+            .map(|(seal, (log_index, _))| Task {
+                seal: seal.clone(),
+                log_index: *log_index,
+                chain: Arc::clone(&self.chain),
             })
             .collect();
-        let mut unknown_past = tasks.first().is_some_and(|task| task.seal.segment > 0);
+        self.unknown_past = first > 0;
         let (objects, log) = (self.objects, self.log);
         let mut outcome = Ok(());
         let mut at = tasks.iter();
@@ -277,11 +308,10 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
             |task| segment::check(objects, log, task),
             |report| {
                 let Some(task) = at.next() else { return false };
-                let taken = match report {
-                    Ok(report) => self.take_segment(task, report, unknown_past, verdict),
-                    Err(stop) => self.miss_segment(task, stop, verdict).map(|()| unknown_past = true),
+                outcome = match report {
+                    Ok(report) => self.take_segment(task, report, verdict),
+                    Err(stop) => self.miss_segment(task, stop, verdict),
                 };
-                outcome = taken;
                 outcome.is_ok()
             },
         );
@@ -290,8 +320,13 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
 
     /// A segment that may have expired leaves no answer and an unknown past; any other fault ends the workspace.
     fn miss_segment(&mut self, task: &Task, stop: Stop, verdict: &mut Verdict) -> Result<(), Stop> {
-        let expired =
-            segment::may_have_expired(&stop, &task.seal, self.policy.minimum_retention_days, self.options.as_of);
+        let seal = &task.seal;
+        let overlaps = |until: Option<u64>, since: u64| {
+            since <= seal.last_received_at && until.is_none_or(|until| until >= seal.first_received_at)
+        };
+        let held = self.chain.holds().any(|(_, hold)| overlaps(hold.until, hold.since));
+        let days = self.policy.minimum_retention_days;
+        let expired = !held && segment::may_have_expired(&stop, seal, days, self.options.as_of);
         let Stop::Fault(fault) = stop else { return Err(stop) };
         if !expired {
             return Err(Stop::Fault(fault));
@@ -300,16 +335,11 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         self.gateways.clear();
         self.trees.clear();
         self.day = None;
+        self.unknown_past = true;
         Ok(())
     }
 
-    fn take_segment(
-        &mut self,
-        task: &Task,
-        report: Report,
-        unknown_past: bool,
-        verdict: &mut Verdict,
-    ) -> Result<(), Stop> {
+    fn take_segment(&mut self, task: &Task, report: Report, verdict: &mut Verdict) -> Result<(), Stop> {
         let number = task.seal.segment;
         let name = archive::segment(self.id(), number, task.seal.object_sha256);
         self.trees.insert(number, report.tree);
@@ -320,23 +350,26 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         let mut statements = Vec::new();
         for (at, leaf) in (0_u64..).zip(&report.leaves) {
             let place = || format!("{name} leaf {at}");
+            ensure(Check::EntryTerm, leaf.term >= self.term, place, || {
+                (format!("a term from {} on", self.term), leaf.term)
+            })?;
+            self.term = leaf.term;
             match &leaf.what {
                 What::Statement(hash) => statements.push(*hash),
                 What::Batch(_) if !statements.is_empty() => {
                     ensure(Check::EntryStatement, false, place, || ("no batch after a statement", "one"))?;
                 }
                 What::Batch(batch) if leaf.kind == LeafKind::Equivocation => {
-                    self.check_equivocation(batch, unknown_past, &place(), verdict)?;
+                    self.check_equivocation(batch, &place(), verdict)?;
                 }
                 What::Batch(batch) => {
                     touched.insert((batch.header.gateway, batch.header.epoch));
-                    self.take_batch(task, at, batch, leaf.received_at, unknown_past, &place(), verdict)?;
+                    self.take_batch(task, at, batch, leaf.received_at, &place(), verdict)?;
                 }
             }
         }
         self.check_statements(task, &statements, &name)?;
-        self.check_roster(task, &report.object, &touched, unknown_past, &name)?;
-        self.knowledge.see_segment(self.id(), number, self.trees.get(&number));
+        self.check_roster(task, &report.object, &touched, &name)?;
         let counts = &mut verdict.counts;
         counts.segments = counts.segments.saturating_add(1);
         counts.batches = counts.batches.saturating_add(task.seal.batch_count);
@@ -354,14 +387,13 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         at: u64,
         batch: &Batch,
         received_at: u64,
-        unknown_past: bool,
         place: &str,
         verdict: &mut Verdict,
     ) -> Result<(), Stop> {
         let id = self.id();
         let header = &batch.header;
         let gateway = self.gateways.entry(header.gateway).or_default();
-        gateway.numbering.unknown_past = unknown_past;
+        gateway.numbering.unknown_past = self.unknown_past;
         let admitted = gateway.numbering.admit(header);
         ensure(
             Check::Numbering,
@@ -439,6 +471,10 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         verdict: &mut Verdict,
     ) -> Result<(), Stop> {
         verdict.counts.heads = verdict.counts.heads.saturating_add(1);
+        if head.unfenced {
+            let text = "a head that was signed while the fence was out of reach".to_owned();
+            verdict.find("unfenced", Some(self.id()), place.to_owned(), text);
+        }
         let seal = usize::try_from(head.segment).ok().and_then(|at| self.seals.get(at));
         if let Some(seal) = seal.filter(|seal| head.incarnation < seal.incarnation) {
             let text = format!("a head of incarnation {}; the segment is of {}", head.incarnation, seal.incarnation);
@@ -449,11 +485,13 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         let history = self.history.root_at(head.segment);
         // A head of none may be older than the statement that came before the segment's first leaf.
         let earlier = |of_head: ChainHead, of_seal: ChainHead| of_head.count <= of_seal.count && head.size == 0;
+        let chained = self.chain.head_at(head.workspace_chain.count) == Some(head.workspace_chain);
         let agrees = seal.is_some_and(|seal| {
             head.incarnation == seal.incarnation
                 && (head.ledger_chain == seal.ledger_chain || earlier(head.ledger_chain, seal.ledger_chain))
                 && (head.workspace_chain == seal.workspace_chain || earlier(head.workspace_chain, seal.workspace_chain))
                 && head.size <= seal.size
+                && chained
         });
         let says = || format!("head of segment {} size {} root {}", head.segment, head.size, head.root);
         ensure(
@@ -502,55 +540,65 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
     /// The tree of a segment that was verified before; `None` if its object is not there.
     fn tree_of(&self, number: u64) -> Result<Option<Tree<SegmentTree>>, Stop> {
         let Some(seal) = usize::try_from(number).ok().and_then(|at| self.seals.get(at)) else { return Ok(None) };
-        let name = archive::segment(self.id(), number, seal.object_sha256);
-        let Some(bytes) = self.objects.get(&name)? else { return Ok(None) };
-        let Ok(object) = Object::parse(bytes) else { return Ok(None) };
-        let mut tree = Tree::default();
-        for frame in &object.frames {
-            let content = object.frame(frame).and_then(|bytes| self.objects.expand(bytes, frame.content_length));
-            let entries = content.and_then(|content| crate::segment::split_frame(content).ok()).unwrap_or_default();
-            for entry in entries.into_iter().filter_map(|bytes| Entry::parse(bytes).ok()) {
-                tree.push(entry.leaf_hash());
-            }
-        }
+        let Some(entries) = self.entries_of(seal)? else { return Ok(None) };
+        let tree: Tree<SegmentTree> = entries.iter().map(Entry::leaf_hash).collect();
         Ok((tree.root() == seal.root).then_some(tree))
     }
 
-    fn check_equivocation(
-        &mut self,
-        batch: &Batch,
-        unknown_past: bool,
-        place: &str,
-        verdict: &mut Verdict,
-    ) -> Result<(), Stop> {
+    fn check_equivocation(&mut self, batch: &Batch, place: &str, verdict: &mut Verdict) -> Result<(), Stop> {
         let header = &batch.header;
         let epoch = self.gateways.get(&header.gateway).and_then(|g| g.numbering.epochs.get(&header.epoch));
-        let taken = epoch.is_some_and(|epoch| {
-            header.batch_number < epoch.last_batch
-                || (header.batch_number == epoch.last_batch && batch.hash != epoch.last_header_hash)
-        });
+        let taken = epoch.is_some_and(|epoch| header.batch_number <= epoch.last_batch);
         ensure(
             Check::Equivocation,
-            taken || (epoch.is_none() && unknown_past),
+            taken || (epoch.is_none() && self.unknown_past),
             || place.to_owned(),
             || ("another header under a number that is taken", format!("batch {}", header.batch_number)),
         )?;
+        let name = (header.gateway, header.epoch, header.batch_number, batch.hash, place.to_owned());
+        self.equivocations.push(name);
         let text = format!("gateway {} signed two batches {}", header.gateway, header.batch_number);
         verdict.find("equivocation", Some(self.id()), place.to_owned(), text);
         Ok(())
     }
 
+    /// The copy that took the number is another one: else a gateway would be blamed for sending a batch again. There are
+    /// few of these, so the segments are read once more rather than every header's hash kept.
+    fn check_equivocations(&mut self) -> Result<(), Stop> {
+        let mut open = std::mem::take(&mut self.equivocations);
+        for seal in &self.seals {
+            if open.is_empty() {
+                return Ok(());
+            }
+            for entry in self.entries_of(seal)?.unwrap_or_default() {
+                let (Content::Batch(batch), LeafKind::Batch) = (&entry.content, entry.leaf.kind) else { continue };
+                let header = &batch.header;
+                let number = (header.gateway, header.epoch, header.batch_number);
+                let Some(at) = open.iter().position(|o| (o.0, o.1, o.2) == number) else { continue };
+                let (.., hash, place) = open.swap_remove(at);
+                ensure(
+                    Check::Equivocation,
+                    batch.header_hash() != hash,
+                    || place,
+                    || ("another header than the one that took the number", "the same"),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The statements that stand as leaves are those of the chain, one by one.
     fn check_statements(&self, task: &Task, found: &[ObjectHash], name: &str) -> Result<(), Stop> {
-        let first = task.seal.workspace_chain.count;
-        let after = first.saturating_add(task.seal.statement_count);
-        let chained = self.chains.get(&after).map(|chain| chain.head().hash);
-        let last = found.last().copied().unwrap_or(task.seal.workspace_chain.hash);
-        ensure(
-            Check::EntryStatement,
-            chained == Some(last) || (chained.is_none() && found.is_empty()),
-            || name.to_owned(),
-            || (format!("the statements that lead to {chained:?}"), format!("{found:?}")),
-        )?;
+        let after = task.seal.workspace_chain.count;
+        for (count, hash) in (after.saturating_add(1)..).zip(found) {
+            let chained = self.chain.head_at(count).map(|head| head.hash);
+            ensure(
+                Check::EntryStatement,
+                chained == Some(*hash),
+                || name.to_owned(),
+                || (format!("statement {chained:?} of the chain"), hash.to_string()),
+            )?;
+        }
         Ok(())
     }
 
@@ -559,7 +607,6 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         task: &Task,
         object: &Object,
         touched: &BTreeSet<(GatewayId, Epoch)>,
-        unknown_past: bool,
         name: &str,
     ) -> Result<(), Stop> {
         let day = task.seal.first_received_at.checked_div(DAY_US).unwrap_or(0);
@@ -586,7 +633,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
                 }
             }
         }
-        let holds = if unknown_past {
+        let holds = if self.unknown_past {
             expected.iter().all(|entry| roster.entries.contains(entry))
         } else {
             expected == roster.entries
@@ -594,8 +641,10 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         ensure(Check::Roster, holds, place, || {
             (format!("the last numbers of {} epochs", expected.len()), format!("{} others", roster.entries.len()))
         })?;
-        if unknown_past {
+        if self.unknown_past {
             self.learn_epochs(&roster.entries);
+            // A full roster has told every open epoch: from here on a new one opens as it must.
+            self.unknown_past = !roster.full;
         }
         Ok(())
     }
@@ -616,25 +665,21 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         }
     }
 
-    fn find_silence(&self, verdict: &mut Verdict) {
-        let now = verdict.counts.newest_sealed_at.unwrap_or(0);
+    /// Epochs that are open at the end: whether they are silent or unclosed depends on how far the whole archive reaches.
+    pub(super) fn open_epochs(&self) -> Vec<OpenEpoch> {
+        let mut open = Vec::new();
         for (id, gateway) in &self.gateways {
-            for (epoch, state) in &gateway.numbering.epochs {
-                let Some(writer) = gateway.writers.get(epoch).filter(|_| !state.closed) else { continue };
-                let place = format!("gateway {id} epoch {epoch}");
-                let continued = gateway.numbering.last_opened != Some(*epoch);
-                let since = now.saturating_sub(writer.last_received_at);
-                if !continued && since > UNCLOSED_US {
-                    let text = "neither closed nor continued for three days".to_owned();
-                    verdict.find("unclosed", Some(self.id()), place.clone(), text);
-                }
-                // A segment of heartbeats alone is sealed daily, so the newest ones may not be archived yet.
-                let allowed = writer.silence_us_max.saturating_add(DAY_US);
-                if writer.always_on && !continued && since > allowed {
-                    verdict.find("silent", Some(self.id()), place, "nothing since, and not closed".to_owned());
-                }
+            for (epoch, state) in gateway.numbering.epochs.iter().filter(|(_, state)| !state.closed) {
+                let Some(writer) = gateway.writers.get(epoch) else { continue };
+                open.push(OpenEpoch {
+                    workspace: self.id(),
+                    place: format!("gateway {id} epoch {epoch} batch {}", state.last_batch),
+                    heard_at: writer.last_received_at,
+                    silence_us_max: writer.always_on.then_some(writer.silence_us_max),
+                });
             }
         }
+        open
     }
 
     fn find_unreferenced(&self, verdict: &mut Verdict) -> Result<(), Stop> {
@@ -643,7 +688,12 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
             self.seals.iter().map(|seal| format!("{}-{}", seal.segment, seal.object_sha256)).collect();
         let seals: BTreeSet<String> =
             (0_u64..).zip(&self.workspace.seals).map(|(number, (_, hash))| format!("{number}-{hash}")).collect();
-        for (folder, referred) in [("segments", segments), ("seals", seals)] {
+        let counts = 1..=self.chain.head().count;
+        let heads = counts.filter_map(|count| self.chain.head_at(count));
+        // The one that creates the workspace stands in the log, and here as well.
+        let statements: BTreeSet<String> =
+            heads.map(|head| format!("{}-{}", head.count.saturating_sub(1), head.hash)).collect();
+        for (folder, referred) in [("segments", segments), ("seals", seals), ("statements", statements)] {
             for name in names(folder)? {
                 if !referred.contains(&name) {
                     let place = format!("workspaces/{}/{folder}/{name}", self.id());
@@ -652,6 +702,31 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
             }
         }
         Ok(())
+    }
+}
+
+/// An epoch that nothing closed.
+pub(super) struct OpenEpoch {
+    workspace: WorkspaceId,
+    place: String,
+    heard_at: u64,
+    /// Of a writer that promised to be always on.
+    silence_us_max: Option<u64>,
+}
+
+impl OpenEpoch {
+    /// What an auditor should know of it, given the newest time in the archive.
+    pub(super) fn find(&self, now: u64, verdict: &mut Verdict) {
+        let since = now.saturating_sub(self.heard_at);
+        if since > UNCLOSED_US {
+            let text = "neither closed nor continued for three days".to_owned();
+            verdict.find("unclosed", Some(self.workspace), self.place.clone(), text);
+        }
+        // A segment of heartbeats alone is sealed daily, so the newest ones may not be archived yet.
+        if self.silence_us_max.is_some_and(|allowed| since > allowed.saturating_add(DAY_US)) {
+            let text = "nothing since, and not closed".to_owned();
+            verdict.find("silent", Some(self.workspace), self.place.clone(), text);
+        }
     }
 }
 
