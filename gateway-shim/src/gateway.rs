@@ -108,6 +108,17 @@ pub struct Gateway {
     progress: watch::Receiver<Progress>,
     ended: watch::Receiver<Option<Ended>>,
     drain_wait: Duration,
+    shipping: Arc<Shipping>,
+}
+
+/// The shipping task, which ends with the last gateway that uses it, and the writer's thread with that.
+#[derive(Debug)]
+struct Shipping(tokio::task::JoinHandle<()>);
+
+impl Drop for Shipping {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What a gateway is made of, besides its disk.
@@ -187,7 +198,7 @@ impl Gateway {
             commands: commands.clone(),
             progress: progress.clone(),
         };
-        tokio::spawn(async move {
+        let shipping = tokio::spawn(async move {
             let end = match client.run().await {
                 Stop::Fork(fork) => {
                     fork::report(&parts.who, &fork, &parts.fork).await;
@@ -199,7 +210,8 @@ impl Gateway {
             };
             ending.send_if_modified(|now| now.is_none() && now.replace(end).is_none());
         });
-        Ok(Self { commands, progress, ended, drain_wait: parts.drain_wait })
+        let shipping = Arc::new(Shipping(shipping));
+        Ok(Self { commands, progress, ended, drain_wait: parts.drain_wait, shipping })
     }
 
     /// Records a fact; durable in the spool when this returns. A call number of zero is given one.
@@ -257,6 +269,7 @@ impl Gateway {
             _ = tokio::time::timeout(self.drain_wait, shipped) => {}
             _ = self.ended() => {}
         }
+        self.shipping.0.abort();
         Ok(Drained { unfinished, unshipped: self.progress().unreceived })
     }
 }

@@ -61,7 +61,7 @@ async fn shipped(gateway: &Gateway) {
 #[tokio::test]
 async fn everything_arrives_in_order_and_a_drain_closes() {
     let (server, dir) = (Server::start().await, TempDir::new());
-    let gateway = server.gateway(&dir);
+    let gateway = server.gateway(&dir).await;
     let expected = record_some(&gateway, 0..50).await;
     assert_eq!(gateway.drain().await.unwrap(), Drained { unfinished: 0, unshipped: 0 });
     assert_eq!(tools(&server), expected);
@@ -72,11 +72,11 @@ async fn everything_arrives_in_order_and_a_drain_closes() {
 #[tokio::test]
 async fn a_new_start_continues_the_chain_of_headers_and_the_last_head() {
     let (server, dir) = (Server::start().await, TempDir::new());
-    let gateway = server.gateway(&dir);
+    let gateway = server.gateway(&dir).await;
     let mut expected = record_some(&gateway, 0..10).await;
     gateway.drain().await.unwrap();
     drop(gateway);
-    let gateway = server.gateway(&dir);
+    let gateway = server.gateway(&dir).await;
     expected.extend(record_some(&gateway, 10..20).await);
     gateway.drain().await.unwrap();
     assert_eq!(tools(&server), expected);
@@ -94,7 +94,7 @@ async fn a_new_start_continues_the_chain_of_headers_and_the_last_head() {
 #[tokio::test]
 async fn pushback_lost_streams_and_lost_answers_lose_nothing() {
     let (server, dir) = (Server::start().await, TempDir::new());
-    let gateway = server.gateway(&dir);
+    let gateway = server.gateway(&dir).await;
     server.tricks([Trick::Pushback, Trick::Vanish, Trick::Pushback, Trick::Lose, Trick::Vanish]);
     let expected = record_some(&gateway, 0..40).await;
     assert_eq!(gateway.drain().await.unwrap().unshipped, 0);
@@ -114,7 +114,7 @@ async fn pushback_lost_streams_and_lost_answers_lose_nothing() {
 async fn without_a_ledger_records_wait_and_then_go() {
     let (mut server, dir) = (Server::start().await, TempDir::new());
     server.kill();
-    let gateway = server.gateway(&dir);
+    let gateway = server.gateway(&dir).await;
     let expected = record_some(&gateway, 0..30).await;
     server.restart().await;
     shipped(&gateway).await;
@@ -126,7 +126,7 @@ async fn without_a_ledger_records_wait_and_then_go() {
 async fn archived_batches_leave_the_spool() {
     let (server, dir) = (Server::start().await, TempDir::new());
     server.shared.script.lock().unwrap().archives = true;
-    let gateway = server.gateway(&dir);
+    let gateway = server.gateway(&dir).await;
     record_some(&gateway, 0..10).await;
     gateway.drain().await.unwrap();
     // The answer to the last batch is followed by what archives it: seen once nothing is unarchived.
@@ -147,7 +147,7 @@ async fn archived_batches_leave_the_spool() {
 #[tokio::test]
 async fn a_ledger_that_lost_what_was_not_archived_gets_it_again() {
     let (mut server, dir) = (Server::start().await, TempDir::new());
-    let gateway = server.gateway(&dir);
+    let gateway = server.gateway(&dir).await;
     let mut expected = record_some(&gateway, 0..10).await;
     shipped(&gateway).await;
     server.kill();
@@ -171,7 +171,7 @@ async fn a_ledger_that_lost_what_was_not_archived_gets_it_again() {
 #[tokio::test]
 async fn a_fork_ends_the_gateway_and_leaves_its_proof_in_two_places() {
     let (server, dir) = (Server::start().await, TempDir::new());
-    let gateway = server.gateway(&dir);
+    let gateway = server.gateway(&dir).await;
     record_some(&gateway, 0..5).await;
     shipped(&gateway).await;
     server.tricks([Trick::Fork]);
@@ -195,7 +195,7 @@ async fn final_rejections_end_the_gateway() {
     for reason in [RejectReason::Malformed, RejectReason::Forged, RejectReason::Revoked, RejectReason::Removed] {
         let (server, dir) = (Server::start().await, TempDir::new());
         server.tricks([Trick::Reject(reason)]);
-        let gateway = server.gateway(&dir);
+        let gateway = server.gateway(&dir).await;
         let Ended::Refused(why) = gateway.ended().await else { panic!("{reason:?}") };
         assert!(why.contains(reason.as_str_name()), "{why}");
     }
@@ -204,7 +204,7 @@ async fn final_rejections_end_the_gateway() {
 #[tokio::test]
 async fn an_equivocation_is_signed_again_in_a_new_epoch() {
     let (server, dir) = (Server::start().await, TempDir::new());
-    let gateway = server.gateway(&dir);
+    let gateway = server.gateway(&dir).await;
     let mut expected = record_some(&gateway, 0..6).await;
     shipped(&gateway).await;
     server.tricks([Trick::Reject(RejectReason::Equivocation)]);
@@ -219,12 +219,12 @@ async fn an_equivocation_is_signed_again_in_a_new_epoch() {
 #[tokio::test]
 async fn a_spool_that_was_lost_is_declared() {
     let (server, dir) = (Server::start().await, TempDir::new());
-    let gateway = server.gateway(&dir);
+    let gateway = server.gateway(&dir).await;
     record_some(&gateway, 0..3).await;
     gateway.drain().await.unwrap();
     drop(gateway);
     let (other, before) = (TempDir::new(), tools(&server));
-    let gateway = server.gateway(&other);
+    let gateway = server.gateway(&other).await;
     let after = record_some(&gateway, 3..6).await;
     gateway.drain().await.unwrap();
     assert_eq!(tools(&server), [before, after].concat());
@@ -236,7 +236,7 @@ async fn a_spool_that_was_lost_is_declared() {
 #[tokio::test]
 async fn calls_are_one_record_or_two_and_never_none() {
     let (server, dir) = (Server::start().await, TempDir::new());
-    let gateway = server.gateway(&dir);
+    let gateway = server.gateway(&dir).await;
     let quick = gateway.begin(call("quick")).await.unwrap();
     quick.finish(Ending::of(Outcome::ToolError)).await.unwrap();
     let dropped = gateway.begin(call("dropped")).await.unwrap();
@@ -296,7 +296,7 @@ async fn calls_that_a_crash_cut_off_end_as_unknown() {
 #[tokio::test]
 async fn what_no_gateway_may_write_is_refused() {
     let (server, dir) = (Server::start().await, TempDir::new());
-    let gateway = server.gateway(&dir);
+    let gateway = server.gateway(&dir).await;
     let alarm = wire::Alarm { at: 1, phase: 1, severity: 1, name: "a".into(), ..Default::default() };
     assert_eq!(gateway.record(Kind::Alarm(alarm)).await, Err(Refused::NotARecord));
     let bad = wire::Call { server: "not a token".into(), ..call("x") };

@@ -1,1 +1,352 @@
-//! Tests.
+//! The proxy between a real HTTP client and tiny MCP servers: bytes pass as they are, and every request is on record.
+
+use std::process::Command;
+
+use axum::routing::any;
+use custody::{record, wire::Phase};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::testing::{TempDir, server};
+
+const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"tester","version":"1.0"}}}"#;
+
+struct Bench {
+    ledger: server::Server,
+    gateway: Gateway,
+    address: std::net::SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    serving: tokio::task::JoinHandle<()>,
+    _dir: TempDir,
+}
+
+fn config(text: &str) -> ServeConfig {
+    let base = "listen = \"127.0.0.1:0\"\nserver = \"test\"\n";
+    toml::from_str(&format!("{base}{text}")).unwrap()
+}
+
+impl Bench {
+    async fn new(text: &str) -> Self {
+        let (ledger, dir) = (server::Server::start().await, TempDir::new());
+        let gateway = ledger.gateway(&dir).await;
+        let proxy = Proxy::new(gateway.clone(), config(text));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async {
+            stopped.await.ok();
+        };
+        let serving =
+            tokio::spawn(async move { serve(proxy, listener, stopped, Duration::from_secs(2)).await.unwrap() });
+        Self { ledger, gateway, address, stop: Some(stop), serving, _dir: dir }
+    }
+
+    /// Status, headers and body of an answer.
+    async fn send(&self, method: Method, headers: &[(&str, &str)], body: &str) -> (StatusCode, HeaderMap, Bytes) {
+        let mut request = hyper::Request::builder().method(method).uri(format!("http://{}/mcp", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::from(body.to_owned())).unwrap();
+        let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+        let (parts, body) = client.request(request).await.unwrap().into_parts();
+        (parts.status, parts.headers, body.collect().await.unwrap().to_bytes())
+    }
+
+    async fn post(&self, headers: &[(&str, &str)], body: &str) -> (StatusCode, HeaderMap, Bytes) {
+        let accept = [("accept", "application/json, text/event-stream"), ("content-type", "application/json")];
+        self.send(Method::POST, &[&accept, headers].concat(), body).await
+    }
+
+    /// All records that were made, after a drain.
+    async fn records(mut self) -> Vec<Kind> {
+        self.stop.take().unwrap().send(()).unwrap();
+        self.serving.await.unwrap();
+        assert_eq!(self.gateway.drain().await.unwrap().unshipped, 0);
+        let records = self.ledger.shared.ledger.lock().unwrap().records();
+        records.iter().filter_map(|bytes| record::decode(bytes).unwrap().kind).collect()
+    }
+
+    async fn calls(self) -> Vec<wire::Call> {
+        let call = |kind| match kind {
+            Kind::Call(call) => Some(call),
+            _ => None,
+        };
+        self.records().await.into_iter().filter_map(call).collect()
+    }
+}
+
+fn summary(call: &wire::Call) -> (String, String, Phase, Outcome) {
+    let method = match &call.request {
+        Some(wire::call::Request::Method(method)) => method.clone(),
+        Some(wire::call::Request::MethodDigest(_)) => "digest".into(),
+        None => String::new(),
+    };
+    let tool = match &call.target {
+        Some(wire::call::Target::Tool(tool)) => tool.clone(),
+        Some(wire::call::Target::ToolDigest(_)) => "digest".into(),
+        None => String::new(),
+    };
+    (method, tool, call.phase(), call.outcome())
+}
+
+fn tool_call(id: u32, tool: &str) -> String {
+    json!({"jsonrpc":"2.0","id":id,"method":"tools/call","params":{"name":tool,"arguments":{"secret":"canary-argument"}}})
+        .to_string()
+}
+
+/// A server whose answers are not what a JSON library would write, so that only the original bytes pass for them.
+async fn odd_server() -> std::net::SocketAddr {
+    async fn answer(request: HttpRequest) -> Answer {
+        let (parts, body) = request.into_parts();
+        assert!(!parts.headers.contains_key(header::AUTHORIZATION), "the caller's credentials came through");
+        let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        if parts.method == Method::DELETE {
+            return Response::new(Body::from("bye"));
+        }
+        let Ok(value) = serde_json::from_slice::<Value>(&body) else {
+            return Response::new(Body::from(format!("{} {:?}", parts.method, parts.headers.get("last-event-id"))));
+        };
+        let id = &value["id"];
+        let sse = |text: String| {
+            let mut answer = Response::new(Body::from(text));
+            answer.headers_mut().insert(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
+            answer
+        };
+        let mut answer = match (value["method"].as_str(), value["params"]["name"].as_str()) {
+            (Some("initialize"), _) => {
+                let text =
+                    format!("{{\"jsonrpc\":\"2.0\", \"id\":{id}, \"result\":{{\"protocolVersion\":\"2025-11-25\"}}}}");
+                let mut answer = json(StatusCode::OK, text.into());
+                answer.headers_mut().insert(SESSION, "session-1".parse().unwrap());
+                answer
+            }
+            (_, Some("echo")) => {
+                let text =
+                    format!("{{\"result\" : {{ \"n\":1.0e+2,\"text\":{body:?} }},\"id\":{id},\"jsonrpc\":\"2.0\"}}");
+                json(StatusCode::OK, text.replace("\\\"", "'").replace("b\"", "\"").into())
+            }
+            (_, Some("fails")) => json(
+                StatusCode::OK,
+                format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"isError\":true}}}}").into(),
+            ),
+            (_, Some("stream")) => sse(format!(
+                "id: 1\ndata:\n\nevent: message\ndata: {{\"jsonrpc\":\"2.0\",\"id\":9,\"method\":\"sampling/createMessage\"}}\n\n\
+                 data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}}\r\n\r\n\
+                 data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\ndata: \"result\":{{}}}}\n\n"
+            )),
+            (_, Some("teapot")) => {
+                let mut answer = Response::new(Body::from("no"));
+                *answer.status_mut() = StatusCode::IM_A_TEAPOT;
+                answer
+            }
+            (Some("unknown"), _) => json(
+                StatusCode::NOT_FOUND,
+                format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{{\"code\":-32601,\"message\":\"m\"}}}}").into(),
+            ),
+            _ => {
+                let mut answer = Response::new(Body::empty());
+                *answer.status_mut() = StatusCode::ACCEPTED;
+                answer
+            }
+        };
+        answer.headers_mut().insert("x-odd", "kept".parse().unwrap());
+        answer
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/mcp", any(answer))).await.unwrap() });
+    address
+}
+
+async fn odd_bench() -> Bench {
+    let address = odd_server().await;
+    Bench::new(&format!("url = \"http://{address}/mcp\"\n")).await
+}
+
+#[tokio::test]
+async fn http_bytes_pass_as_they_are_and_every_request_is_on_record() {
+    let bench = odd_bench().await;
+    let (status, headers, _) = bench.post(&[("authorization", "Bearer secret")], HELLO).await;
+    assert_eq!((status, text(&headers, SESSION)), (StatusCode::OK, Some("session-1")));
+    let session = [(SESSION, "session-1"), (PROTOCOL, "2025-11-25"), ("authorization", "Bearer canary-token")];
+    let (_, headers, body) = bench.post(&session, &tool_call(1, "echo")).await;
+    assert!(body.starts_with(b"{\"result\" : { \"n\":1.0e+2,"), "{body:?}");
+    assert_eq!(text(&headers, "x-odd"), Some("kept"));
+    bench.post(&session, &tool_call(2, "fails")).await;
+    let (_, headers, body) = bench.post(&session, &tool_call(3, "stream")).await;
+    assert!(text(&headers, "content-type").unwrap().starts_with("text/event-stream"));
+    assert!(body.starts_with(b"id: 1\ndata:\n\nevent: message\n"), "{body:?}");
+    let (status, _, _) = bench.post(&session, r#"{"jsonrpc":"2.0","id":9,"error":{"code":-1,"message":"m"}}"#).await;
+    assert_eq!(status, StatusCode::ACCEPTED);
+    assert_eq!(bench.post(&session, &tool_call(4, "teapot")).await.0, StatusCode::IM_A_TEAPOT);
+    let unknown = r#"{"jsonrpc":"2.0","id":"five","method":"unknown"}"#;
+    assert_eq!(bench.post(&session, unknown).await.0, StatusCode::NOT_FOUND);
+    bench.post(&session, r#"{"jsonrpc":"2.0","id":6,"method":"ping"}"#).await;
+    let (_, _, body) = bench.send(Method::GET, &[(SESSION, "session-1"), ("last-event-id", "7")], "").await;
+    assert_eq!(body, "GET Some(\"7\")");
+    assert_eq!(bench.send(Method::DELETE, &session, "").await.2, "bye");
+    let records = bench.records().await;
+    let counts = records.iter().find_map(|kind| match kind {
+        Kind::GatewayEvent(wire::GatewayEvent { event: Some(Event::Counts(counts)), .. }) => Some(counts),
+        _ => None,
+    });
+    assert_eq!((counts.unwrap().pings, counts.unwrap().progress), (1, 1));
+    let calls: Vec<wire::Call> = records
+        .iter()
+        .filter_map(|kind| if let Kind::Call(call) = kind { Some((**Box::new(call)).clone()) } else { None })
+        .collect();
+    let mut seen: Vec<_> = calls.iter().map(summary).collect();
+    seen.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+    let of = |method: &str, tool: &str, outcome| (method.into(), tool.into(), Phase::Complete, outcome);
+    assert_eq!(
+        seen,
+        vec![
+            of("initialize", "", Outcome::Ok),
+            of("sampling/createMessage", "", Outcome::RpcError),
+            of("tools/call", "echo", Outcome::Ok),
+            of("tools/call", "fails", Outcome::ToolError),
+            of("tools/call", "stream", Outcome::Ok),
+            of("tools/call", "teapot", Outcome::HttpError),
+            of("unknown", "", Outcome::RpcError),
+        ]
+    );
+    for call in &calls {
+        assert_eq!(call.client, Some(wire::call::Client::ClientName("tester".into())), "{call:?}");
+        assert_eq!((call.protocol.as_str(), call.server.as_str()), ("2025-11-25", "test"));
+        assert_eq!(call.from_server, summary(call).0.starts_with("sampling"));
+    }
+    let all = format!("{records:?}");
+    assert!(!all.contains("canary") && !all.contains("127.0.0.1"), "an argument, a token or an address is on record");
+}
+
+#[tokio::test]
+async fn what_is_refused_here_is_on_record_too() {
+    let bench = odd_bench().await;
+    let (status, _, body) = bench.post(&[], "[]").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(String::from_utf8_lossy(&body).contains("-32600"));
+    assert_eq!(bench.post(&[], "{").await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(bench.post(&[], &"x".repeat(5 << 20)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    for (name, value) in [("origin", "https://evil.example"), ("host", "evil.example:80")] {
+        assert_eq!(bench.post(&[(name, value)], HELLO).await.0, StatusCode::FORBIDDEN);
+    }
+    assert_eq!(bench.post(&[("origin", "http://localhost:3000")], HELLO).await.0, StatusCode::OK);
+    let outcomes: Vec<_> = bench.calls().await.iter().map(|call| (call.decision(), call.outcome())).collect();
+    let denied = wire::Decision::Denied;
+    assert_eq!(
+        outcomes,
+        vec![
+            (denied, Outcome::Malformed),
+            (denied, Outcome::Malformed),
+            (denied, Outcome::OverLimit),
+            (wire::Decision::Allowed, Outcome::Ok),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_is_an_outcome() {
+    let bench = Bench::new("url = \"http://127.0.0.1:1/mcp\"\n").await;
+    let (status, _, body) = bench.post(&[], &tool_call(1, "echo")).await;
+    assert_eq!(status, StatusCode::BAD_GATEWAY);
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["id"], 1);
+    let calls = bench.calls().await;
+    assert_eq!(summary(&calls[0]).3, Outcome::TransportError);
+}
+
+#[tokio::test]
+async fn without_a_record_there_is_no_call() {
+    let bench = odd_bench().await;
+    bench.gateway.drain().await.unwrap();
+    let (status, _, body) = bench.post(&[], &tool_call(1, "echo")).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["error"]["code"], CODE_NOT_RECORDED);
+}
+
+/// A server over stdio in a few lines of shell: answers by tool name, with progress before one of them.
+const SHELL_SERVER: &str = r#"
+while IFS= read -r line; do
+  id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+  case "$line" in
+    *'"initialize"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25"}}\n' "$id";;
+    *'"progress"'*) printf '{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p"}}\n'
+                   printf '{"jsonrpc":"2.0","id":%s,"result":{"odd" :  1.0}}\n' "$id";;
+    *'"environment"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"text":"%s|%s"}}\n' "$id" "$GIVEN" "$HOME";;
+    *'"crash"'*) exit 7;;
+    *'"echo"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{}}\n' "$id";;
+  esac
+done
+"#;
+
+async fn stdio_bench() -> Bench {
+    assert!(Command::new("sh").arg("-c").arg("true").status().unwrap().success());
+    let script = toml::Value::String(SHELL_SERVER.into());
+    Bench::new(&format!("command = [\"sh\", \"-c\", {script}]\nsessions_max = 2\n[environment]\nGIVEN = \"given\"\n"))
+        .await
+}
+
+async fn begin(bench: &Bench) -> String {
+    let (status, headers, _) = bench.post(&[], HELLO).await;
+    assert_eq!(status, StatusCode::OK);
+    text(&headers, SESSION).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn stdio_sessions_live_and_die() {
+    let bench = stdio_bench().await;
+    // A client of both eras asks this first, and then falls back to `initialize`.
+    let discover = r#"{"jsonrpc":"2.0","id":1,"method":"server/discover"}"#;
+    assert_eq!(bench.post(&[], discover).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(bench.post(&[(SESSION, "none")], discover).await.0, StatusCode::NOT_FOUND);
+    let session = begin(&bench).await;
+    let headers = [(SESSION, session.as_str())];
+    let (_, answer, body) = bench.post(&headers, &tool_call(1, "echo").replace(',', ",\n")).await;
+    assert_eq!(text(&answer, "content-type"), Some("application/json"));
+    assert_eq!(body, "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}");
+    let with_progress =
+        r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"progress","_meta":{"progressToken":"p"}}}"#;
+    let (_, answer, body) = bench.post(&headers, with_progress).await;
+    assert_eq!(text(&answer, "content-type"), Some("text/event-stream"));
+    let body = String::from_utf8_lossy(&body).into_owned();
+    assert!(body.contains("notifications/progress") && body.contains("\"odd\" :  1.0"), "{body}");
+    let (_, _, body) = bench.post(&headers, &tool_call(3, "environment")).await;
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["result"]["text"], "given|", "only what it is given");
+    let (status, _, body) = bench.post(&headers, &tool_call(4, "crash")).await;
+    assert_eq!(status, StatusCode::BAD_GATEWAY, "{body:?}");
+    while bench.post(&headers, &tool_call(5, "echo")).await.0 != StatusCode::NOT_FOUND {}
+    let session = begin(&bench).await;
+    assert_eq!(bench.send(Method::DELETE, &[(SESSION, session.as_str())], "").await.0, StatusCode::OK);
+    let records = bench.records().await;
+    let lives: Vec<_> = records
+        .iter()
+        .filter_map(|kind| match kind {
+            Kind::GatewayEvent(wire::GatewayEvent { event: Some(Event::ServerLife(life)), .. }) => Some(life.state()),
+            _ => None,
+        })
+        .collect();
+    use wire::ServerState::{Crashed, Started, Stopped};
+    assert_eq!(lives, vec![Started, Crashed, Started, Stopped]);
+    let outcome = |tool: &str| {
+        records.iter().find_map(|kind| match kind {
+            Kind::Call(call) if summary(call).1 == tool => Some(summary(call).3),
+            _ => None,
+        })
+    };
+    assert_eq!(outcome("echo"), Some(Outcome::Ok));
+    assert_eq!(outcome("progress"), Some(Outcome::Ok));
+    assert_eq!(outcome("crash"), Some(Outcome::TransportError));
+}
+
+#[tokio::test]
+async fn stdio_sessions_have_a_limit() {
+    let bench = stdio_bench().await;
+    begin(&bench).await;
+    let second = begin(&bench).await;
+    assert_eq!(bench.post(&[], HELLO).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(bench.send(Method::DELETE, &[(SESSION, second.as_str())], "").await.0, StatusCode::OK);
+    begin(&bench).await;
+}

@@ -140,13 +140,14 @@ impl Server {
         }
     }
 
-    pub(crate) fn gateway(&self, dir: &TempDir) -> Gateway {
+    pub(crate) async fn gateway(&self, dir: &TempDir) -> Gateway {
         let disk = loop {
             // The thread of a gateway that was dropped may still hold the folder.
             match Folder::open(&dir.path().join("spool")) {
                 Ok(folder) => break folder,
                 Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
             }
+            tokio::task::yield_now().await;
         };
         Gateway::start(Box::new(disk) as Box<dyn Disk>, spool::Limits::of_mib(8), self.parts(dir)).unwrap()
     }
