@@ -70,7 +70,6 @@ pub struct AdminService {
 type Answer<T> = Result<Response<T>, Status>;
 
 impl AdminService {
-    #[expect(clippy::result_large_err, reason = "tonic's own error type")]
     fn admit<T>(&self, call: &Call<T>) -> Result<(), Status> {
         if self.plaintext {
             return Ok(());

@@ -109,6 +109,11 @@ impl Fence {
         }
     }
 
+    /// Digest of this machine and data directory.
+    pub fn writer(&self) -> &[u8] {
+        &self.writer
+    }
+
     /// Whether a claim is by this machine and data directory.
     pub fn is_own(&self, claim: &wire::Claim) -> bool {
         claim.writer == self.writer.as_slice()

@@ -184,7 +184,7 @@ mod tests {
     fn the_text_says_what_was_counted() {
         let (metrics, alarms) = (Metrics::new(), Alarms::new());
         metrics.add("custody_records_total", 5);
-        metrics.clone().add("custody_records_total", 2);
+        metrics.add("custody_records_total", 2);
         metrics.set("custody_log_size", 9);
         metrics.sub("custody_log_size", 1);
         metrics.observe("custody_commit_seconds", Duration::from_micros(50));

@@ -34,7 +34,7 @@ use crate::{
     failpoint,
     fence::{Claimed, FENCE_SECONDS_MAX, Fence, FenceError},
     seal::{self, SealError, Sealed, object_names},
-    store::{Family, QueueRow, Store, StoreError},
+    store::{Family, QueueRow, Store, StoreError, numbered},
 };
 
 /// Entries of one claim: a claim stays under 64 KiB of seals, and a checkpoint waits for at most so many segments.
@@ -183,6 +183,8 @@ pub struct Publisher {
     pub mark: watch::Sender<u64>,
     /// Number of queue rows that are in the log, but perhaps not yet under a checkpoint.
     pub pending_mark: u64,
+    /// Segments that are in the log, and of which nobody was told yet.
+    pub untold: Vec<Published>,
 }
 
 impl Publisher {
@@ -216,12 +218,14 @@ impl Publisher {
     /// [`PublishError`]; `Stale` and `Fenced` are for good.
     pub async fn start(&mut self, genesis: Vec<Bytes>) -> Result<(), PublishError> {
         let known_term = self.store.number("term")?.unwrap_or(0);
-        let mut waits = false;
+        // A database that another machine or folder wrote last: its writer may still sign heads for a while.
+        let last_writer = self.store.value(Family::Meta, "writer")?;
+        let mut waits = last_writer.is_some_and(|last| last.as_ref() != self.fence.writer());
         while let Some(claim) = self.fence.read(self.size()).await? {
             if claim.term > known_term {
                 return Err(PublishError::Stale);
             }
-            waits = !self.fence.is_own(&claim);
+            waits |= !self.fence.is_own(&claim);
             self.append(&claim.entries)?;
         }
         self.publish_checkpoint().await?;
@@ -236,10 +240,12 @@ impl Publisher {
             return Err(PublishError::Fenced);
         }
         self.append(&entries)?;
+        self.untold.clear();
         if waits {
             tracing::warn!(seconds = FENCE_SECONDS_MAX, "the last writer was on another machine: waiting it out");
             clock::sleep(Duration::from_secs(FENCE_SECONDS_MAX)).await;
         }
+        self.store.commit_one(Family::Meta, "writer", self.fence.writer())?;
         self.fence_state.seen();
         self.put_statements(&entries).await?;
         self.publish_checkpoint().await
@@ -299,6 +305,9 @@ impl Publisher {
 
     /// Publishes what waits, up to one claim's worth; `false` if nothing waits.
     async fn step(&mut self, writer: &mpsc::Sender<Request>) -> Result<bool, PublishError> {
+        // What an error left in the log without a checkpoint comes first: perhaps nothing else ever waits.
+        self.publish_checkpoint().await?;
+        self.tell(writer).await;
         let rows = self.waiting()?;
         if rows.is_empty() {
             return Ok(false);
@@ -335,24 +344,22 @@ impl Publisher {
         self.append(&entries)?;
         failpoint::hit("publish-after-entries");
         self.publish_checkpoint().await?;
-        let mut published = Vec::new();
         for done in &sealed {
-            let index = entries.iter().position(|entry| is_seal_of(entry, &done.seal)).unwrap_or(0);
-            published.push(Published {
-                workspace: done.seal.workspace,
-                segment: done.seal.segment,
-                seal: done.seal_bytes.clone(),
-                log_index: first + index as u64,
-            });
             if let Err(why) = done.discard_staging() {
                 tracing::warn!(%why, "a staged segment stays on disk");
             }
         }
+        self.tell(writer).await;
+        Ok(true)
+    }
+
+    /// Tells the writer what is archived.
+    async fn tell(&mut self, writer: &mpsc::Sender<Request>) {
+        let published = std::mem::take(&mut self.untold);
         // The writer may be gone while draining; what it would tell the gateways they ask for when they come back.
-        if writer.send(Request::Published(published)).await.is_err() {
+        if !published.is_empty() && writer.send(Request::Published(published)).await.is_err() {
             tracing::debug!("the writer has ended");
         }
-        Ok(true)
     }
 
     fn waiting(&self) -> Result<Vec<QueueRow>, StoreError> {
@@ -398,11 +405,15 @@ impl Publisher {
         let mut change = self.store.change();
         let mut queue = self.store.scan(Family::Queue, &[], &[]);
         let mut mark = self.pending_mark;
+        let mut published = Vec::new();
         for (index, entry) in (first..).zip(entries) {
             change.put(Family::Log, index.to_be_bytes(), entry);
             let needs_row = match Entry::parse(entry) {
                 Ok(Entry::Seal { workspace, segment, .. }) => {
                     change.put(Family::Meta, log_index_key(workspace, segment), index.to_be_bytes());
+                    let seal = self.store.value(Family::Seals, numbered(workspace, segment))?;
+                    let seal = seal.ok_or(PublishError::Stale)?;
+                    published.push(Published { workspace, segment, seal, log_index: index });
                     true
                 }
                 Ok(Entry::Statement(_)) => first > 0,
@@ -427,6 +438,7 @@ impl Publisher {
         }
         drop(view);
         self.pending_mark = mark;
+        self.untold.extend(published);
         Ok(())
     }
 
@@ -465,11 +477,6 @@ impl Publisher {
         let hashes = tile(&view.tree, level, number, width).ok_or(StoreError::Damaged("the log"))?;
         Ok(hashes.concat().into())
     }
-}
-
-fn is_seal_of(entry: &[u8], seal: &custody::segment::Seal) -> bool {
-    matches!(Entry::parse(entry), Ok(Entry::Seal { workspace, segment, .. })
-        if workspace == seal.workspace && segment == seal.segment)
 }
 
 fn is_made_of(entry: &[u8], row: &QueueRow) -> bool {

@@ -199,6 +199,7 @@ impl Rig {
             alarms: alarms.clone(),
             mark: watch::Sender::new(mark),
             pending_mark: mark,
+            untold: Vec::new(),
         };
         publisher.start(first).await?;
         let mark = publisher.mark.subscribe();

@@ -162,6 +162,7 @@ async fn open(config: &Config, alarms: Alarms) -> Result<Opened, Ended> {
         alarms: alarms.clone(),
         mark: watch::Sender::new(mark),
         pending_mark: mark,
+        untold: Vec::new(),
     };
     let pki = Pki::open(config).map_err(|why| Ended::failed("open the certificates", &why))?;
     Ok(Opened { store, alarms, metrics: Metrics::new(), publisher, keys: [record, head], policy, pki: Arc::new(pki), genesis })
@@ -206,82 +207,49 @@ fn take_genesis(store: &Store, folder: &Path) -> Result<Vec<Bytes>, String> {
     Ok(entries)
 }
 
+/// What every part shares with the writer.
+struct Shared {
+    requests: mpsc::Sender<Request>,
+    chains: Chains,
+    view: Arc<RwLock<LogView>>,
+    fence: Arc<FenceState>,
+    mark: watch::Receiver<u64>,
+    alarms: Alarms,
+    metrics: Metrics,
+    pki: Arc<Pki>,
+}
+
 async fn serve(
     config: Config,
     opened: Opened,
     read_only: Option<String>,
     ready: Option<oneshot::Sender<Addresses>>,
 ) -> Result<(), Ended> {
-    let Opened { store, alarms, metrics, publisher, keys: [record, head], policy, pki, .. } = opened;
-    let (view, fence_state, fence) =
-        (Arc::clone(&publisher.view), Arc::clone(&publisher.fence_state), publisher.fence.clone());
-    let (mark, term) = (publisher.mark.subscribe(), publisher.term);
-    let (wake, woken) = mpsc::channel(1);
-    let (requests, queue) = mpsc::channel(REQUESTS_MAX);
-    let chains = Chains::default();
-    let roots = policy.roots().map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
-    let mut writer = Writer::load(Parts {
-        store: Arc::clone(&store),
-        origin: config.origin.clone(),
-        head_key: head,
-        record_key: record,
-        term,
-        chains: Arc::clone(&chains),
-        view: Arc::clone(&view),
-        fence: Arc::clone(&fence_state),
-        publisher: wake.clone(),
-        alarms: alarms.clone(),
-        metrics: metrics.clone(),
-        limits: limits(&config),
-        roots,
-    })
-    .map_err(|why| Ended::failed("read the store", &why))?;
     let serving = read_only.is_none();
-    if let Some(why) = read_only {
-        writer.set_state(State::ReadOnly(why));
-    }
-    let writer = std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run(queue));
-    let writer = writer.map_err(|why| Ended::failed("start the writer", &why))?;
+    let (fence, term) = (opened.publisher.fence.clone(), opened.publisher.term);
+    let (wake, woken) = mpsc::channel(1);
+    let (publisher, shared, writer) = start_writer(&config, opened, read_only, wake.clone())?;
     let archive = publisher.archive.clone();
-    let mut publishing: JoinHandle<PublishError> = tokio::spawn(publisher.run(woken, requests.clone()));
-    let mut helpers = vec![tokio::spawn(tick(requests.clone(), config.paths.data.clone(), limits(&config), metrics.clone()))];
-    helpers.push(tokio::spawn(renew_certificates(Arc::clone(&pki), alarms.clone())));
-    let (disk_low_bytes, lag_max) = Upkeep::bounds(&config);
-    let upkeep = Upkeep {
-        writer: requests.clone(),
-        mark: mark.clone(),
-        view: Arc::clone(&view),
-        fence: Arc::clone(&fence_state),
-        alarms: alarms.clone(),
-        metrics: metrics.clone(),
-        data: config.paths.data.clone(),
-        disk_low_bytes,
-        lag_max,
+    let requests = shared.requests.clone();
+    // A stale copy owns no term: whatever waits in it was published by another, or never will be.
+    let mut publishing: JoinHandle<PublishError> = match serving {
+        true => tokio::spawn(publisher.run(woken, requests.clone())),
+        false => tokio::spawn(std::future::pending()),
     };
-    helpers.push(tokio::spawn(upkeep.run()));
+    let mut helpers = start_helpers(&config, &shared);
     if serving {
         let every = Duration::from_secs(config.fence.read_seconds);
-        let watching =
-            watch_fence(fence, Arc::clone(&view), Arc::clone(&fence_state), alarms.clone(), term, every);
-        helpers.push(tokio::spawn(watching));
+        let (view, state) = (Arc::clone(&shared.view), Arc::clone(&shared.fence));
+        helpers.push(tokio::spawn(watch_fence(fence, view, state, shared.alarms.clone(), term, every)));
     }
     let services = Services {
         config: config.clone(),
-        pki: Arc::clone(&pki),
-        ingest: ingest_service(&config, requests.clone(), &chains, &pki),
-        admin: AdminService {
-            origin: config.origin.clone(),
-            writer: requests.clone(),
-            mark: mark.clone(),
-            view: Arc::clone(&view),
-            fence: fence_state,
-            alarms: alarms.clone(),
-            authority: Arc::clone(&pki) as Arc<dyn Authority>,
-            plaintext: config.listen.plaintext_loopback,
-            archive: "folder, not WORM".to_owned(),
-        },
+        pki: Arc::clone(&shared.pki),
+        ingest: ingest_service(&config, requests.clone(), &shared.chains, &shared.pki),
+        admin: admin_service(&config, &shared),
     };
-    let addresses = services.listen(&mut helpers, http::state(&metrics, &alarms, &view, archive, requests.clone())).await?;
+    let state = http::state(&shared.metrics, &shared.alarms, &shared.view, archive, requests.clone());
+    let addresses = services.listen(&mut helpers, state).await?;
     if let Some(ready) = ready {
         ready.send(addresses).ok();
     }
@@ -290,15 +258,94 @@ async fn serve(
         () = asked_to_end() => None,
         why = &mut publishing => why.ok(),
     };
-    let outcome = drain(&config, &requests, mark, ended).await;
+    let outcome = drain(&config, &requests, shared.mark.clone(), ended).await;
     for helper in helpers {
         helper.abort();
     }
-    drop((requests, wake));
+    drop((requests, shared, wake));
     publishing.abort();
     // The writer ends when the last sender of requests is gone; a stream that still reads must not hold the process.
     drop(tokio::time::timeout(Duration::from_secs(5), tokio::task::spawn_blocking(move || writer.join())).await);
     outcome
+}
+
+/// The writer's thread, and what others share with it.
+fn start_writer(
+    config: &Config,
+    opened: Opened,
+    read_only: Option<String>,
+    wake: mpsc::Sender<()>,
+) -> Result<(Publisher, Shared, std::thread::JoinHandle<()>), Ended> {
+    let Opened { store, alarms, metrics, publisher, keys: [record, head], policy, pki, .. } = opened;
+    let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+    let shared = Shared {
+        requests,
+        chains: Chains::default(),
+        view: Arc::clone(&publisher.view),
+        fence: Arc::clone(&publisher.fence_state),
+        mark: publisher.mark.subscribe(),
+        alarms,
+        metrics,
+        pki,
+    };
+    let roots = policy.roots().map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
+    let parts = Parts {
+        store,
+        origin: config.origin.clone(),
+        head_key: head,
+        record_key: record,
+        term: publisher.term,
+        chains: Arc::clone(&shared.chains),
+        view: Arc::clone(&shared.view),
+        fence: Arc::clone(&shared.fence),
+        publisher: wake,
+        alarms: shared.alarms.clone(),
+        metrics: shared.metrics.clone(),
+        limits: limits(config),
+        roots,
+    };
+    let mut writer = Writer::load(parts).map_err(|why| Ended::failed("read the store", &why))?;
+    if let Some(why) = read_only {
+        writer.set_state(State::ReadOnly(why));
+    }
+    let thread = std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run(queue));
+    Ok((publisher, shared, thread.map_err(|why| Ended::failed("start the writer", &why))?))
+}
+
+/// Tasks that look at something every so often.
+fn start_helpers(config: &Config, shared: &Shared) -> Vec<JoinHandle<()>> {
+    let (disk_low_bytes, lag_max) = Upkeep::bounds(config);
+    let upkeep = Upkeep {
+        writer: shared.requests.clone(),
+        mark: shared.mark.clone(),
+        view: Arc::clone(&shared.view),
+        fence: Arc::clone(&shared.fence),
+        alarms: shared.alarms.clone(),
+        metrics: shared.metrics.clone(),
+        data: config.paths.data.clone(),
+        disk_low_bytes,
+        lag_max,
+    };
+    let data = config.paths.data.clone();
+    vec![
+        tokio::spawn(tick(shared.requests.clone(), data, limits(config), shared.metrics.clone())),
+        tokio::spawn(renew_certificates(Arc::clone(&shared.pki), shared.alarms.clone())),
+        tokio::spawn(upkeep.run()),
+    ]
+}
+
+fn admin_service(config: &Config, shared: &Shared) -> AdminService {
+    AdminService {
+        origin: config.origin.clone(),
+        writer: shared.requests.clone(),
+        mark: shared.mark.clone(),
+        view: Arc::clone(&shared.view),
+        fence: Arc::clone(&shared.fence),
+        alarms: shared.alarms.clone(),
+        authority: Arc::clone(&shared.pki) as Arc<dyn Authority>,
+        plaintext: config.listen.plaintext_loopback,
+        archive: "folder, not WORM".to_owned(),
+    }
 }
 
 fn limits(config: &Config) -> Limits {

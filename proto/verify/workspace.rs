@@ -380,7 +380,6 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a leaf, where it stands and what is known around it")]
     fn take_batch(
         &mut self,
         task: &Task,

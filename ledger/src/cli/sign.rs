@@ -219,7 +219,7 @@ mod tests {
             ("origin", wire::Statement { origin: "b".to_owned(), ..good.clone() }),
             ("workspace", wire::Statement { workspace: None, ..good.clone() }),
             ("registrar", wire::Statement { registrar: Some(vec![1; 32].into()), ..good.clone() }),
-            ("action", wire::Statement { action: Some(other), ..good.clone() }),
+            ("action", wire::Statement { action: Some(other), ..good }),
         ] {
             let why = look(&bad).unwrap_err();
             assert!(why.contains(&format!("another {word}")), "{word}: {why}");

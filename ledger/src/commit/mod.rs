@@ -217,18 +217,21 @@ pub struct Writer {
     clock: clock::Watch,
 }
 
+/// What is told to somebody once the write is on disk.
+type Answer = Box<dyn FnOnce(&Writer) + Send>;
+
 /// What one write brings about, until it is written.
 struct Group<'a> {
     change: crate::store::Change<'a>,
     /// Batches of this group that are not in the database yet.
-    places: HashMap<Vec<u8>, (LeafPlace, [u8; 32])>,
+    places: HashMap<Vec<u8>, (wire::BatchInclusion, [u8; 32])>,
     receipts: BTreeMap<StreamId, Vec<wire::BatchInclusion>>,
     rejections: Vec<(StreamId, Message)>,
     touched: BTreeSet<WorkspaceId>,
     /// Given back when the group is answered.
     room: Vec<[OwnedSemaphorePermit; 2]>,
     cut: bool,
-    answers: Vec<Box<dyn FnOnce(&Writer) + Send>>,
+    answers: Vec<Answer>,
 }
 
 impl Writer {
@@ -455,8 +458,13 @@ impl Writer {
                 let place = self.append(LeafKind::Batch, batch, group)?;
                 group.receipts.entry(stream).or_default().push(place);
             }
-            // The receipt of this very write covers it.
-            Decided::AgainNow => {}
+            // It is part of this very write; whoever sent it last may have come back since, and hears it too.
+            Decided::AgainNow(place) => {
+                let receipts = group.receipts.entry(stream).or_default();
+                if !receipts.contains(&place) {
+                    receipts.push(*place);
+                }
+            }
             Decided::Again(place) => {
                 self.parts.metrics.add("custody_batches_repeated_total", 1);
                 let inclusion = self.inclusion_of(&batch, place)?;
@@ -531,8 +539,13 @@ impl Writer {
     fn decide_taken(&self, batch: &Submitted, group: &Group<'_>) -> Result<Decided, StoreError> {
         let header = &batch.header;
         let key = batch_key(header.workspace, header.gateway, header.epoch, header.batch_number);
+        if let Some((place, hash)) = group.places.get(&key)
+            && *hash == batch.header_hash().0
+        {
+            return Ok(Decided::AgainNow(Box::new(place.clone())));
+        }
         let found = match group.places.get(&key) {
-            Some((place, hash)) => Some((*place, *hash)),
+            Some((place, hash)) => Some((LeafPlace { segment: place.segment, leaf: place.leaf_index }, *hash)),
             None => match self.parts.store.value(Family::Batches, &key)? {
                 Some(value) => {
                     let hash = value.get(16..48).and_then(|hash| hash.try_into().ok());
@@ -543,8 +556,7 @@ impl Writer {
         };
         let (place, hash) = found.ok_or(StoreError::Damaged("a batch that was committed"))?;
         if hash == batch.header_hash().0 {
-            let now = group.places.contains_key(&key);
-            return Ok(if now { Decided::AgainNow } else { Decided::Again(place) });
+            return Ok(Decided::Again(place));
         }
         let workspace = self.workspaces.get(&header.workspace);
         let row = workspace.and_then(|w| w.gateways.get(&header.gateway)).and_then(|g| g.rows.get(&header.epoch));
@@ -595,12 +607,23 @@ impl Writer {
             leaf_key(id, place.segment, place.leaf),
         );
         self.commit_index += 1;
+        let inclusion = wire::BatchInclusion {
+            version: FORMAT_VERSION,
+            epoch: header.epoch.into(),
+            batch_number: header.batch_number,
+            segment: place.segment,
+            leaf_index: place.leaf,
+            first_position: leaf.first_position,
+            received_at: leaf.received_at,
+            term: leaf.term,
+            ..Default::default()
+        };
         let entry = Entry { leaf, content: Content::Batch(Box::new(batch)) };
         workspace.open.take(&entry, bytes.len());
         if kind == LeafKind::Batch {
             let key = batch_key(id, header.gateway, header.epoch, header.batch_number);
             group.change.put(Family::Batches, &key, [&place.encode()[..], &hash.0].concat());
-            group.places.insert(key, (place, hash.0));
+            group.places.insert(key, (inclusion.clone(), hash.0));
             if header.record_count > 0 {
                 group.change.put(Family::Positions, numbered(id, leaf.first_position), place.encode());
             }
@@ -619,17 +642,7 @@ impl Writer {
         if full {
             self.cut(id, group);
         }
-        Ok(wire::BatchInclusion {
-            version: FORMAT_VERSION,
-            epoch: header.epoch.into(),
-            batch_number: header.batch_number,
-            segment: place.segment,
-            leaf_index: place.leaf,
-            first_position: leaf.first_position,
-            received_at: leaf.received_at,
-            term: leaf.term,
-            ..Default::default()
-        })
+        Ok(inclusion)
     }
 
     fn inclusion_of(&self, batch: &Submitted, place: LeafPlace) -> Result<wire::BatchInclusion, StoreError> {
@@ -653,6 +666,9 @@ impl Writer {
 
     /// Cuts the open segment if it has a leaf: the row for the sealer, and its place in the queue.
     fn cut(&mut self, id: WorkspaceId, group: &mut Group<'_>) {
+        if self.state != State::Serving {
+            return;
+        }
         let standing = Standing {
             origin: &self.parts.origin,
             incarnation: self.ledger_chain.incarnation(),
@@ -780,6 +796,11 @@ impl Writer {
 
     fn open(&mut self, opening: Opening) -> Result<(), StoreError> {
         let Opening { stream, workspace: id, gateway, last_head, outbox, in_flight, reply, .. } = opening;
+        // Heads are signed by whoever may extend the log, and by nobody else.
+        if self.state != State::Serving {
+            drop(reply.send(Err(format!("the ledger takes no batches: {}", self.state.name()))));
+            return Ok(());
+        }
         let Some(workspace) = self.workspaces.get(&id) else {
             drop(reply.send(Err("no such workspace (hint: ledger workspace add)".to_owned())));
             return Ok(());
@@ -933,7 +954,7 @@ mod tests;
 enum Decided {
     Append,
     Again(LeafPlace),
-    AgainNow,
+    AgainNow(Box<wire::BatchInclusion>),
     Reject(Reject),
     Later(String),
     Equivocation { keep: bool },

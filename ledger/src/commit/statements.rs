@@ -39,7 +39,7 @@ pub(super) fn stored(store: &Store, chain: Option<WorkspaceId>, serial: u64) -> 
 pub(super) fn load_chains(store: &Store, origin: &str, roots: Roots) -> Result<(Chain, Roots, Vec<Chain>), StoreError> {
     let damaged = || StoreError::Damaged("a statement");
     let mut ledger = Chain::new(origin, None);
-    let mut now = roots.clone();
+    let mut now = roots;
     let mut chains: Vec<Chain> = Vec::new();
     for step in store.scan(Family::Statements, &[], &[]) {
         let (_, value) = step?;
@@ -51,8 +51,9 @@ pub(super) fn load_chains(store: &Store, origin: &str, roots: Roots) -> Result<(
                 if chains.last().is_none_or(|chain| chain.workspace() != Some(id)) {
                     chains.push(Chain::new(origin, Some(id)));
                 }
+                let mut with_past = now.clone().with_past();
                 let chain = chains.last_mut().ok_or_else(damaged)?;
-                chain.apply(&signed, &mut now.clone().with_past()).map_err(|_| damaged())?;
+                chain.apply(&signed, &mut with_past).map_err(|_| damaged())?;
             }
         }
     }

@@ -111,16 +111,18 @@ impl Ingest for IngestService {
             return Err(Status::resource_exhausted("too many streams (hint: try again in a minute)"));
         }
         let guard = Counted(Arc::clone(&inner));
-        let hello = match tokio::time::timeout(Duration::from_secs(10), incoming.next()).await {
-            Ok(Some(Ok(wire::FromGateway { message: Some(from_gateway::Message::Hello(hello)) }))) => hello,
-            _ => return Err(Status::invalid_argument("the first message is not a greeting (hint: send Hello first)")),
+        let first = tokio::time::timeout(Duration::from_secs(10), incoming.next()).await;
+        let Ok(Some(Ok(wire::FromGateway { message: Some(from_gateway::Message::Hello(hello)) }))) = first else {
+            return Err(Status::invalid_argument("the first message is not a greeting (hint: send Hello first)"));
         };
         let peer = inner.peer(&hello, certificate.as_deref())?;
         let (outbox, answers) = mpsc::channel(OUTBOX_MAX);
         let stream = inner.next_stream.fetch_add(1, Ordering::AcqRel);
-        inner.open(stream, &peer, &hello, outbox.clone()).await?;
+        // The writer holds the only strong end: when it closes a stream, the gateway sees the end of it.
+        let answering = outbox.downgrade();
+        inner.open(stream, &peer, &hello, outbox).await?;
         let room = Arc::new(Semaphore::new(inner.limits.bytes_in_flight as usize));
-        let pump = Pump { inner, stream, peer, outbox, room, _guard: guard };
+        let pump = Pump { inner, stream, peer, outbox: answering, room, _guard: guard };
         tokio::spawn(pump.run(incoming));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers).map(Ok))))
     }
@@ -212,7 +214,6 @@ impl Inner {
     }
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn bad_id() -> Status {
     Status::invalid_argument("workspace and gateway ids have 16 bytes")
 }
@@ -222,7 +223,7 @@ struct Pump {
     inner: Arc<Inner>,
     stream: u64,
     peer: Peer,
-    outbox: mpsc::Sender<wire::FromLedger>,
+    outbox: mpsc::WeakSender<wire::FromLedger>,
     /// Bytes of this stream on their way to the writer.
     room: Arc<Semaphore>,
     _guard: Counted,
@@ -237,7 +238,7 @@ impl Pump {
                 Some(from_gateway::Message::Hello(_)) | None => false,
             };
             // The writer drops the outbox of a stream that it closed.
-            if !on || self.outbox.is_closed() {
+            if !on || self.outbox.upgrade().is_none_or(|outbox| outbox.is_closed()) {
                 break;
             }
         }
@@ -246,7 +247,8 @@ impl Pump {
     }
 
     fn answer(&self, message: Message) -> bool {
-        self.outbox.try_send(wire::FromLedger { message: Some(message) }).is_ok()
+        let Some(outbox) = self.outbox.upgrade() else { return false };
+        outbox.try_send(wire::FromLedger { message: Some(message) }).is_ok()
     }
 
     async fn batch(&self, bytes: Bytes) -> bool {

@@ -25,7 +25,7 @@ fn gateway() -> Identity {
 
 fn first_der(pem: &str) -> Vec<u8> {
     let end = pem.find("-----END CERTIFICATE-----").unwrap() + "-----END CERTIFICATE-----".len();
-    pem::decode_vec(pem[..end].as_bytes()).unwrap().1
+    pem::decode_vec(&pem.as_bytes()[..end]).unwrap().1
 }
 
 /// What rustls does with a peer's certificate.
