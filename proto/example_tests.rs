@@ -1,0 +1,164 @@
+//! The worked example of `docs/FORMAT.md`, section 15: one record on its way from bytes to checkpoint, in hex, made from
+//! fixed values. `CUSTODY_BLESS=1` writes it again.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use bytes::Bytes;
+
+use crate::{
+    batch::{Header, nonce, record_leaf, record_leaves, seal_header},
+    hash::{Use, header_hash, object_hash},
+    head::history_leaf,
+    id::{HeaderHash, KeyId, RootHash, hex},
+    key::{Context, public, sign},
+    log::encode_seal_entry,
+    merkle::{self, BatchTree, LogTree, SegmentTree, log_leaf},
+    note::{Checkpoint, sign_checkpoint},
+    record,
+    segment::Leaf,
+    testing::{AT, EPOCH, GATEWAY, GATEWAY_ID, LOG, ORIGIN, WORKSPACE, key},
+    wire::{self, LeafKind, OpeningReason, Role, record::Kind},
+};
+
+const SEED: [u8; 32] = [0x5e; 32];
+
+fn records() -> Vec<Vec<u8>> {
+    let opened = wire::Opened {
+        product: "example".into(),
+        product_version: "1".into(),
+        configuration_digest: Bytes::from_static(&[0xc0; 32]),
+        clock: 1,
+        class: 1,
+        silence_us_max: 600_000_000,
+    };
+    let event = wire::GatewayEvent { at: AT, event: Some(wire::gateway_event::Event::Opened(opened)) };
+    let call = wire::Call {
+        phase: 1,
+        mode: 1,
+        server: "files".into(),
+        target: Some(wire::call::Target::Tool("read_text_file".into())),
+        request: Some(wire::call::Request::Method("tools/call".into())),
+        decision: 1,
+        started_at: AT,
+        duration_us: 1_250,
+        outcome: 1,
+        ..Default::default()
+    };
+    vec![record::encode(Kind::GatewayEvent(event)), record::encode(Kind::Call(call))]
+}
+
+/// A step: what it is, and its bytes.
+fn step(out: &mut String, what: &str, bytes: &[u8]) {
+    let digits = hex(bytes);
+    writeln!(out, "{what} ({} bytes)\n", bytes.len()).unwrap();
+    for line in digits.as_bytes().chunks(96) {
+        writeln!(out, "    {}", std::str::from_utf8(line).unwrap()).unwrap();
+    }
+    out.push('\n');
+}
+
+fn example() -> String {
+    let mut out = String::from("\n");
+    let (gateway_key, log_key) = (key(GATEWAY), key(LOG));
+    let records = records();
+    step(
+        &mut out,
+        "seed of the gateway's key, and its public key after it",
+        &[&gateway_key.to_bytes()[..], &public(&gateway_key).to_bytes()].concat(),
+    );
+    let key_id: KeyId = public(&gateway_key).id(Role::Gateway);
+    step(
+        &mut out,
+        "key id: keyed BLAKE3 `custody/v1/key-id` over the role as 4 bytes (00000003) and the public key",
+        &key_id.0,
+    );
+    step(&mut out, "key of `custody/v1/batch-leaf`: derive_key(that context, nothing)", &Use::BatchLeaf.key());
+    step(&mut out, "record 0, the record of the writer", &records[0]);
+    step(&mut out, "record 1, a call", &records[1]);
+    step(&mut out, "seed of the batch", &SEED);
+    let nonces = [nonce(&SEED, 0), nonce(&SEED, 1)];
+    step(&mut out, "nonce of record 1: keyed BLAKE3 with the seed as key over 0000000000000001", &nonces[1]);
+    let leaf = record_leaf(&nonces[1], &records[1], &mut Vec::new());
+    step(&mut out, "leaf of record 1: keyed over nonce, length as 4 bytes, record", &leaf);
+    let leaves = record_leaves(&SEED, &records);
+    let root = merkle::root_of::<BatchTree>(&leaves);
+    step(&mut out, "batch root: keyed BLAKE3 `custody/v1/batch-node` over both leaves", &root.0);
+    let mut header = Header {
+        origin: ORIGIN.to_owned(),
+        workspace: WORKSPACE,
+        gateway: GATEWAY_ID,
+        key_id,
+        epoch: EPOCH,
+        batch_number: 0,
+        first_record: 0,
+        record_count: 0,
+        previous: HeaderHash::ZERO,
+        opening_reason: Some(OpeningReason::First),
+        batch_root: RootHash::ZERO,
+        last_head: Bytes::new(),
+        dropped: 0,
+        drop_reason: None,
+        heartbeat: false,
+        close: false,
+        created_at: AT,
+    };
+    seal_header(&mut header, &SEED, &records);
+    let header = header.encode();
+    step(&mut out, "header", &header);
+    let signature = sign(&gateway_key, Context::Batch, &header);
+    step(&mut out, "signature over `custody/v1/batch`, 00, header", &signature);
+    step(&mut out, "header hash: keyed BLAKE3 `custody/v1/header-hash` over the header", &header_hash(&header).0);
+    let place = Leaf { kind: LeafKind::Batch, first_position: 0, received_at: AT, term: 1 };
+    let segment_leaf = place.hash(&header, &signature);
+    step(
+        &mut out,
+        "segment leaf: keyed over kind 01, first position 0, received-at, term 1 (8 bytes each), header and signature with lengths",
+        &segment_leaf,
+    );
+    let segment_root = merkle::root_of::<SegmentTree>(&[segment_leaf]);
+    step(&mut out, "root of a segment with this one leaf: the leaf", &segment_root.0);
+    step(
+        &mut out,
+        "history leaf of segment 0, size 1: keyed over both as 8 bytes, and the root",
+        &history_leaf(0, 1, &segment_root),
+    );
+    let seal = object_hash(b"the seal's bytes stand here");
+    let entry = encode_seal_entry(WORKSPACE, 0, seal);
+    step(
+        &mut out,
+        "log entry for a seal whose SHA-256 is that of the ASCII text `the seal's bytes stand here`",
+        &entry,
+    );
+    let entry_leaf = log_leaf(&entry).0;
+    step(&mut out, "its leaf: SHA-256 over 00 and the entry; the root of a log of one", &entry_leaf);
+    let log_root = merkle::root_of::<LogTree>(&[entry_leaf]);
+    let checkpoint = Checkpoint { origin: ORIGIN.to_owned(), size: 1, root: log_root };
+    step(&mut out, "checkpoint hash, as statements name it: SHA-256 over the three lines", &checkpoint.hash().0);
+    out.push_str("the checkpoint, signed by the log key\n\n");
+    let note = String::from_utf8(sign_checkpoint(checkpoint, &log_key).to_bytes()).unwrap();
+    for line in note.lines() {
+        writeln!(out, "    {line}").unwrap();
+    }
+    out.push('\n');
+    out
+}
+
+#[test]
+fn the_worked_example_in_the_manual_is_made_again() {
+    const BEGIN: &str = "<!-- worked example: begin -->\n";
+    const END: &str = "<!-- worked example: end -->";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/FORMAT.md");
+    let manual = fs::read_to_string(&path).unwrap();
+    let (before, rest) = manual.split_once(BEGIN).unwrap();
+    let (found, after) = rest.split_once(END).unwrap();
+    let expected = example();
+    if std::env::var_os("CUSTODY_BLESS").is_some() {
+        #[expect(clippy::disallowed_methods, reason = "a file of the repository, written on request")]
+        fs::write(&path, format!("{before}{BEGIN}{expected}{END}{after}")).unwrap();
+        return;
+    }
+    assert_eq!(
+        found, expected,
+        "docs/FORMAT.md section 15 is not what the code makes (CUSTODY_BLESS=1 writes it again)"
+    );
+}
