@@ -351,6 +351,8 @@ fn admin_service(config: &Config, shared: &Shared) -> AdminService {
 fn limits(config: &Config) -> Limits {
     Limits {
         cut_age_us: config.segment.age_seconds * 1_000_000,
+        heartbeat_age_us: config.segment.heartbeat_age_seconds * 1_000_000,
+        workspace_bytes: if config.ingest.disk_bytes_max == 0 { u64::MAX } else { config.ingest.disk_bytes_max },
         cut_bytes: config.segment.bytes_max,
         cut_leaves: u64::from(config.segment.leaves_max),
         unpublished_max: u64::from(config.publish.unarchived_segments_max),

@@ -118,6 +118,8 @@ pub struct Workspace {
     pub gateways: BTreeMap<GatewayId, Gateway>,
     /// Segments that are archived and under a checkpoint.
     pub published: u64,
+    /// Uncompressed bytes of each segment that is cut and not archived.
+    unarchived: VecDeque<(u64, u64)>,
 }
 
 /// What stands besides the tree in heads and seals.
@@ -145,6 +147,7 @@ impl Workspace {
             last_day: None,
             gateways: BTreeMap::new(),
             published: 0,
+            unarchived: VecDeque::new(),
         }
     }
 
@@ -237,11 +240,39 @@ impl Workspace {
         self.finals.push((seal.size, seal.root));
         let next = Open::new(seal.segment + 1, self.next_position);
         let done = std::mem::replace(&mut self.open, next);
+        self.unarchived.push_back((done.number, done.bytes));
         self.recent.push_back((done.number, done.tree));
         while self.recent.len() > TREES_KEPT {
             self.recent.pop_front();
         }
         CutRow { seal: seal.encode().into(), roster: roster.into() }
+    }
+
+    /// Segments before `published` are archived. At a start the sizes of the others are read from the store.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn resume_publishing(&mut self, store: &Store, published: u64) -> Result<(), StoreError> {
+        self.published = published;
+        for segment in published..self.open.number {
+            let mut bytes = 0;
+            for step in store.scan(Family::Entries, &numbered(self.id, segment), &[]) {
+                bytes += step?.1.len() as u64;
+            }
+            self.unarchived.push_back((segment, bytes));
+        }
+        Ok(())
+    }
+
+    /// A segment is archived, and with it all before it.
+    pub fn take_published(&mut self, segment: u64) {
+        self.published = self.published.max(segment + 1);
+        self.unarchived.retain(|(number, _)| *number > segment);
+    }
+
+    /// Uncompressed bytes that are not archived yet.
+    pub fn unarchived_bytes(&self) -> u64 {
+        self.open.bytes + self.unarchived.iter().map(|(_, bytes)| bytes).sum::<u64>()
     }
 
     fn roster(&self, full: bool) -> wire::Roster {

@@ -177,12 +177,16 @@ pub struct Parts {
 pub struct Limits {
     /// Microseconds after a segment's first record at which it is cut.
     pub cut_age_us: u64,
+    /// Microseconds after its first leaf at which a segment of heartbeats alone is cut.
+    pub heartbeat_age_us: u64,
     /// Uncompressed bytes at which it is cut.
     pub cut_bytes: u64,
     /// Leaves at which it is cut.
     pub cut_leaves: u64,
     /// Queue rows that may wait for the archive before batches are pushed back.
     pub unpublished_max: u64,
+    /// Uncompressed bytes of one workspace that may wait for the archive before its batches are pushed back.
+    pub workspace_bytes: u64,
     /// Free bytes on the data disk below which batches are refused.
     pub disk_low_bytes: u64,
 }
@@ -191,6 +195,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             cut_age_us: 300_000_000,
+            heartbeat_age_us: crate::workspace::DAY_US,
+            workspace_bytes: u64::MAX,
             cut_bytes: SEGMENT_BYTES_MAX,
             cut_leaves: SEGMENT_LEAVES_MAX,
             unpublished_max: 4_096,
@@ -246,7 +252,8 @@ impl Writer {
         for chain in chains {
             let Some(id) = chain.workspace() else { continue };
             let mut workspace = Workspace::load(&parts.store, id, chain)?;
-            workspace.published = statements::published_segments(&parts.store, id, workspace.open.number)?;
+            let published = statements::published_segments(&parts.store, id, workspace.open.number)?;
+            workspace.resume_publishing(&parts.store, published)?;
             order.push(id);
             workspaces.insert(id, workspace);
         }
@@ -520,6 +527,9 @@ impl Writer {
             Ok(()) if self.backlog() > self.parts.limits.unpublished_max => {
                 Ok(Decided::Later("too many segments wait for the archive".to_owned()))
             }
+            Ok(()) if workspace.unarchived_bytes() > self.parts.limits.workspace_bytes => {
+                Ok(Decided::Later("the workspace's room is used up until its segments are archived".to_owned()))
+            }
             Ok(()) => Ok(Decided::Append),
             Err(NotNext::Taken) => self.decide_taken(batch, group),
             Err(NotNext::Gap { expected }) => Ok(Decided::Reject(gap(expected))),
@@ -703,13 +713,12 @@ impl Writer {
             self.parts.alarms.raise(Alarm::ClockJumped, format!("by {} us", jump.by_us()));
             self.own.clock_jumped(jump);
         }
-        let age = self.parts.limits.cut_age_us;
+        let (age, heartbeat_age) = (self.parts.limits.cut_age_us, self.parts.limits.heartbeat_age_us);
         let due = |workspace: &Workspace| {
             let open = &workspace.open;
             let old = open.first_record_at.is_some_and(|at| now.saturating_sub(at) >= age || now < at);
-            let day = crate::workspace::DAY_US;
-            let yesterdays = open.times.is_some_and(|(first, _)| first / day != now / day);
-            old || yesterdays || (open.first_record_at.is_none() && open.closes)
+            let heartbeats = open.times.is_some_and(|(first, _)| now.saturating_sub(first) >= heartbeat_age);
+            old || heartbeats || (open.first_record_at.is_none() && open.closes)
         };
         let ids: Vec<_> = self.workspaces.values().filter(|w| due(w)).map(|w| w.id).collect();
         for id in ids {
@@ -888,7 +897,7 @@ impl Writer {
     fn tell_archived(&mut self, published: &[Published]) -> Result<(), StoreError> {
         for done in published {
             let Some(workspace) = self.workspaces.get_mut(&done.workspace) else { continue };
-            workspace.published = workspace.published.max(done.segment + 1);
+            workspace.take_published(done.segment);
             self.parts.metrics.add("custody_segments_archived_total", 1);
             let Some(workspace) = self.workspaces.get(&done.workspace) else { continue };
             let (head, signed) = self.sign_head(workspace);
