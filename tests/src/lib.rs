@@ -1,5 +1,9 @@
 //! What the end-to-end tests share: the golden archive, the lies that are told on it, and the oracle.
 
+pub mod dice;
 pub mod golden;
 pub mod lies;
+pub mod oracle;
+pub mod peer;
+pub mod process;
 pub mod verdict;

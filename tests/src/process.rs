@@ -73,7 +73,8 @@ impl Home {
     /// Makes a ledger in a new temporary folder with `ledger init`; `settings` are TOML lines such as
     /// `segment.leaves_max = 40`.
     pub fn new(name: &str, settings: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix(&format!("custody-{name}-")).tempdir().expect("a temporary folder");
+        let folder =
+            tempfile::Builder::new().prefix(&format!("custody-{name}-")).tempdir().expect("a temporary folder");
         let mut home = Self::at(&folder.path().join("ledger"), settings);
         home._kept = Some(folder);
         home
@@ -94,8 +95,13 @@ impl Home {
     /// The same ledger's files, copied to another folder, with ports of their own.
     pub fn copy(&self, dir: &Path, settings: &str) -> Self {
         copy_folder(&self.dir, dir);
-        let home =
-            Self { dir: dir.to_owned(), origin: self.origin.clone(), grpc: free_port(), http: free_port(), _kept: None };
+        let home = Self {
+            dir: dir.to_owned(),
+            origin: self.origin.clone(),
+            grpc: free_port(),
+            http: free_port(),
+            _kept: None,
+        };
         home.configure(settings);
         home
     }

@@ -398,6 +398,13 @@ pub(super) fn older(golden: &Golden, checkpoint: &str) -> Result<ObjectMap, Stri
         .iter()
         .filter_map(|item| if let LogItem::Seal(id, segment) = item { Some((*id, *segment)) } else { None })
         .collect();
+    let log = ledger.log.clone();
+    let is_in_log = |object: &bytes::Bytes| {
+        let entry = custody::log::encode_entry(custody::wire::log_entry::Entry::Statement(object.clone()));
+        log.iter().any(|item| matches!(item, LogItem::Entry(bytes) if *bytes == entry))
+    };
+    ledger.statements.retain(is_in_log);
+    ledger.workspaces.retain(|workspace| workspace.statements.first().is_some_and(is_in_log));
     for workspace in &mut ledger.workspaces {
         let id = workspace.id;
         let mut number = 0;

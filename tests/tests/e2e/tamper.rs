@@ -10,12 +10,13 @@ use std::{
 };
 
 use custody::{
+    strict::{Kind, table},
     verdict::{Check, Claim, State},
     verify::{InTurn, Options, run},
 };
 use custody_tests::{
     golden::{self, objects::Objects},
-    lies::{self, GOLDEN, Lie},
+    lies::{self, GOLDEN, Lie, Recipe, target::Target},
     verdict::Outcome,
 };
 
@@ -102,6 +103,61 @@ fn no_lie_is_verified() {
         let refuted = expected.claims.values().any(|state| *state == State::Refuted);
         assert_eq!(refuted, expected.exit == 1, "{name}");
     }
+}
+
+/// Every field of every message that an archive is made of is lied about: what is not in the list below the message's name.
+#[test]
+fn every_field_is_lied_about() {
+    let mut told: BTreeSet<(&str, String)> = BTreeSet::new();
+    for (name, lie) in lies::read_all().unwrap() {
+        let Recipe::Edit { target, field, .. } = &lie.recipe else { continue };
+        let Some(mut message) = Target::parse(target).unwrap().message() else { continue };
+        for part in field.split('.').filter(|part| part.parse::<usize>().is_err()) {
+            told.insert((message.name, part.to_owned()));
+            let known = message.fields.iter().find(|known| known.name == part);
+            match &known.unwrap_or_else(|| panic!("{name}: no field {part}")).kind {
+                Kind::Message(inner) => message = inner,
+                _ => break,
+            }
+        }
+    }
+    let messages = [
+        &table::SEAL,
+        &table::SEGMENT_HEADER,
+        &table::SEGMENT_INDEX,
+        &table::SEGMENT_FRAME,
+        &table::ROSTER,
+        &table::ROSTER_ENTRY,
+        &table::SEGMENT_ENTRY,
+        &table::SIGNED_BATCH,
+        &table::BATCH_HEADER,
+        &table::SIGNED_HEAD,
+        &table::OPEN_HEAD,
+        &table::CHAIN_HEAD,
+        &table::SIGNED_STATEMENT,
+        &table::LOG_ENTRY,
+        &table::SEAL_REFERENCE,
+        &table::TERM_START,
+        &table::RECORD,
+    ];
+    let fields = messages.iter().flat_map(|message| message.fields.iter().map(|field| (message.name, field.name)));
+    let missing: Vec<_> = fields.filter(|(message, field)| !told.contains(&(*message, (*field).to_owned()))).collect();
+    assert!(missing.is_empty(), "nobody lies about {missing:?}");
+}
+
+/// The same bytes every time, on every machine: other verifiers and writers are held against them.
+#[test]
+fn the_golden_archive_is_frozen() {
+    let mut all = String::new();
+    for (name, bytes) in &GOLDEN.rendered.objects {
+        all.push_str(&format!("{} {name}\n", custody::hash::object_hash(bytes)));
+    }
+    let found = custody::hash::object_hash(all.as_bytes()).to_string();
+    let frozen = include_str!("golden.sha256").trim();
+    assert_eq!(
+        found, frozen,
+        "the format or the story changed: say so, then freeze it anew in tests/e2e/golden.sha256"
+    );
 }
 
 #[test]
