@@ -49,6 +49,7 @@ lint: setup-build
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 bench: setup-build build
+	cargo build --locked -p custody-tests --features bench --bin bench
 	python3 tests/scripts/bench.py
 
 soak: setup-all build

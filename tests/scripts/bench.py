@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Measures, and prints tables for docs/BENCHMARKS.md. Standard library only.
+"""Measures, and prints the tables of docs/BENCHMARKS.md. Standard library only.
 
-    bench.py [RECORDS]          1000000 by default
+    bench.py [SECTION…]     all by default: limits headline ingest plaintext size many postgres verifying
 
-What it has so far: the machine, its disk, and verification of a bulk archive (rate, peak memory, bytes per record). Ingest comes
-with the load generator. Nothing is cleaned up before it is measured, and nothing is left behind.
+Every section starts from an empty folder and leaves nothing behind. RECORDS (1000000 by default) is how many the verifier and
+PostgreSQL get. What is missing on a machine (PostgreSQL 15) is said, not passed over.
 """
 
+import json
 import os
 import platform
+import pwd
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,30 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ["CUSTODY_BIN"])
+POSTGRES = Path("/usr/lib/postgresql/15/bin")
+RECORDS = int(os.environ.get("RECORDS", 1_000_000))
+CONNECTIONS = 4
+
+TABLE = """
+CREATE TABLE audit (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    gateway int NOT NULL, number bigint NOT NULL, member uuid, token uuid, agent uuid, client text, version text,
+    server text NOT NULL, tool text, method text, protocol text, decision smallint NOT NULL, rule text, policy bytea, definition bytea,
+    started_at bigint NOT NULL, duration_us bigint, outcome smallint NOT NULL, request_bytes bigint, response_bytes bigint,
+    trace_id bytea, span_id bytea
+);
+CREATE INDEX ON audit (started_at);
+CREATE INDEX ON audit (member, started_at);
+CREATE INDEX ON audit (server, tool, started_at);
+"""
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def load():
+    return os.getloadavg()[0]
 
 
 def machine():
@@ -28,38 +54,152 @@ def machine():
     memory = int(Path("/proc/meminfo").read_text().split()[1]) // 1024
     disk = subprocess.run(["stat", "-f", "-c", "%T", ROOT], capture_output=True, text=True, check=True).stdout.strip()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    print(f"{model}, {os.cpu_count()} cores, {memory} MiB, {disk}, Linux {platform.release()}, commit {commit}\n")
+    rust = subprocess.run(["rustc", "--version"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    say(f"{model}, {os.cpu_count()} cores, {memory} MiB, {disk}, Linux {platform.release()}, {rust}, commit {commit}, load {load():.1f}\n")
 
 
-def syncs(folder, seconds=3):
-    """Appends of 4 KiB, each followed by fdatasync, one at a time."""
-    times = []
-    with open(folder / "syncs", "wb", buffering=0) as file:
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            before = time.perf_counter()
-            file.write(b"\0" * 4096)
-            os.fdatasync(file.fileno())
-            times.append(time.perf_counter() - before)
-    times.sort()
-    at = lambda share: times[int(share * (len(times) - 1))] * 1e3
-    print(f"fdatasync of 4 KiB: {len(times) / sum(times):,.0f}/s, p50 {at(0.5):.2f} ms, p99 {at(0.99):.2f} ms\n")
+def bench(folder, section, *words):
+    """The objects that one section prints."""
+    place = folder / section
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    command = [str(BIN / "bench"), section, str(place), *map(str, words)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in child.stdout:
+        yield json.loads(line)
+    if child.wait():
+        sys.exit(f"bench: {' '.join(command)} ended with {child.returncode}")
+    shutil.rmtree(place)
+
+
+def limits(folder):
+    say(f"### Limits (load {load():.1f})\n\n| what | figure |\n| --- | --- |")
+    for one in bench(folder, "limits"):
+        name, rate = one["limit"], one["rate"]
+        if name == "fdatasync":
+            say(f"| fdatasync of 4 KiB, one at a time | {rate:,.0f}/s; p50 {one['p50_ms']:.2f}, p99 {one['p99_ms']:.2f}, p99.9 {one['p999_ms']:.2f} ms |")
+        elif name == "record bytes":
+            say(f"| a record {'with' if one['trace'] else 'without'} trace context, as signed | {rate:.0f} bytes |")
+        elif name == "store":
+            say(f"| RocksDB, synced write of {one['bytes']:,} bytes ({one['records']} records) | {rate:,.0f}/s, so {one['records_rate']:,.0f} records/s |")
+        elif "batch" in one:
+            say(f"| {name}, batches of {one['batch']} | {rate:,.0f}/s a core, so {rate * one['batch']:,.0f} records/s |")
+        else:
+            say(f"| {name} | {rate:,.0f}/s a core |")
+    say()
+
+
+def runs(title, rows):
+    say(f"### {title}\n")
+    say("| run | batch | gateways | offered/s | records/s | p50 ms | p99 ms | p99.9 ms | cores: ledger + generator | us of a core a record | load |")
+    say("| --- | --: | --: | --: | --: | --: | --: | --: | --- | --: | --: |")
+    for one in rows:
+        offered = f"{one['offered']:,.0f}" if one["offered"] else "-"
+        say(
+            f"| {one['run']} | {one['batch']} | {one['gateways']} | {offered} | {one['rate']:,.0f} | {one['p50_ms']:.1f} | {one['p99_ms']:.1f} "
+            f"| {one['p999_ms']:.1f} | {one['ledger_cores']:.2f} + {one['generator_cores']:.2f} | {one['us_a_record']:.2f} | {one['load']:.1f} |"
+        )
+    say()
+
+
+def headline(folder):
+    runs("The two aims, over TLS", bench(folder, "headline", "tls"))
+
+
+def plaintext(folder):
+    runs("The two aims, without TLS", bench(folder, "headline", "plaintext"))
+
+
+def ingest(folder):
+    runs("Batches and gateways, over TLS: the most (closed loop), then half of it (open loop)", bench(folder, "ingest", "tls"))
+
+
+def size(folder):
+    say("### Size and sealing\n\n| trace context | records | as signed | bytes a record in the archive | MiB sealed | seconds | MiB/s |")
+    say("| --- | --: | --: | --: | --: | --: | --: |")
+    for one in bench(folder, "size"):
+        word = "with" if one["trace"] else "without"
+        say(
+            f"| {word} | {one['records']:,} | {one['raw_bytes']} | {one['bytes']:.1f} | {one['seal_mib']:.1f} | {one['seal_seconds']:.2f} "
+            f"| {one['seal_mib'] / one['seal_seconds']:.0f} |"
+        )
+    say()
+
+
+def many(folder):
+    for one in bench(folder, "many"):
+        if one["run"] == "enrolled":
+            say(f"### Many workspaces\n\n{one['workspaces']:,} workspaces with a gateway each enrolled in {one['seconds']:.0f} s.\n")
+            continue
+        say(
+            f"{one['records']:,} calls in {one['life_seconds']:.0f} s (compressed): {one['cores'] * 100:.1f} % of a core, {one['ledger_mib']:.0f} MiB; "
+            f"receipts p50 {one['p50_ms']:.1f}, p99 {one['p99_ms']:.1f} ms.\n\n| objects | a year | GB a year |\n| --- | --: | --: |"
+        )
+        for kind, sums in one["objects"].items():
+            say(f"| {kind} | {sums['a_year']:,.0f} | {sums['bytes_a_year'] / 1e9:.2f} |")
+        say(f"| all | {one['puts_a_year']:,.0f} | |\n\nAt 0.005 USD for 1,000 PUT: {one['dollars_a_year']:,.0f} USD a year.\n")
+
+
+def postgres(folder):
+    if not POSTGRES.exists():
+        return say("PostgreSQL 15 is not installed: apt-get install postgresql-15\n")
+    say(f"### PostgreSQL 15 (load {load():.1f})\n\n| connections | records/s | bytes a record (table and indexes) |\n| --: | --: | --: |")
+    # The server refuses to run as root, and its folder must be its own.
+    root = os.getuid() == 0
+    owner = pwd.getpwnam("postgres").pw_uid if root else os.getuid()
+    become = {"user": owner} if root else {}
+    for connections in (1, CONNECTIONS):
+        place = Path(tempfile.mkdtemp(prefix="custody-postgres-", dir="/var/tmp"))
+        try:
+            os.chown(place, owner, -1)
+            rate, size = one_cluster(place, connections, become)
+            say(f"| {connections} | {rate:,.0f} | {size:.0f} |")
+        finally:
+            shutil.rmtree(place)
+    say()
+
+
+def one_cluster(place, connections, become):
+    """Records a second, and bytes of each, of a fresh server with its defaults, reached by a Unix socket."""
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": place, **become}
+    subprocess.run([BIN / "bench", "copy", place, str(RECORDS), str(connections)], check=True)
+    subprocess.run([POSTGRES / "initdb", "-D", place / "data", "-A", "trust", "-U", "postgres"], **quiet)
+    control = [POSTGRES / "pg_ctl", "-D", place / "data", "-w", "-l", place / "log"]
+    subprocess.run([*control, "-o", f"-k {place} -c listen_addresses=''", "start"], **quiet)
+    psql = [POSTGRES / "psql", "-X", "-q", "-h", place, "-U", "postgres", "-v", "ON_ERROR_STOP=1"]
+    try:
+        subprocess.run([*psql, "-c", TABLE], **quiet)
+        began = time.perf_counter()
+        children = [
+            subprocess.Popen([*psql, "-f", place / f"copy-{number}.sql"], stdout=subprocess.DEVNULL, cwd=place)
+            for number in range(connections)
+        ]
+        if any([child.wait() for child in children]):
+            sys.exit("bench: a COPY failed")
+        seconds = time.perf_counter() - began
+        asked = "SELECT count(*), pg_total_relation_size('audit') FROM audit"
+        told = subprocess.run([*psql, "-At", "-c", asked], check=True, capture_output=True, text=True, cwd=place).stdout
+        count, size = map(int, told.strip().split("|"))
+        return count / seconds, size / count
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
 
 
 def measured(command):
-    """Seconds and peak memory in MiB of a command that must succeed."""
+    """Seconds, processor seconds and peak memory in MiB of a command that must succeed."""
     before = time.perf_counter()
     child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         sys.exit(f"bench: {command} ended with {child.returncode}")
-    return time.perf_counter() - before, usage.ru_maxrss / 1024
+    return time.perf_counter() - before, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def verifying(folder, records):
-    print("| records | cores | seconds | records/s | peak memory | bytes per record |\n| --: | --: | --: | --: | --: | --: |")
-    for count in (records // 10, records):
+def verifying(folder):
+    say("### Verifying\n\n| records | cores | seconds | records/s | records/s a core | peak memory MiB | bytes a record | load |")
+    say("| --: | --: | --: | --: | --: | --: | --: | --: |")
+    for count in (RECORDS, 4 * RECORDS):
         place = folder / str(count)
         place.mkdir()
         subprocess.run(
@@ -69,17 +209,32 @@ def verifying(folder, records):
         size = sum(path.stat().st_size for path in (place / "archive").rglob("*") if path.is_file())
         command = [BIN / "verifier", "verify", place / "archive", "--policy", place / "policy.json"]
         for cores, prefix in ((1, ["taskset", "-c", "0"]), (os.cpu_count(), [])):
-            seconds, memory = min(measured(prefix + command) for _ in range(3))
-            print(f"| {count:,} | {cores} | {seconds:.2f} | {count / seconds:,.0f} | {memory:.0f} MiB | {size / count:.1f} |", flush=True)
+            seconds, cpu, memory = min(measured(prefix + command) for _ in range(3))
+            say(
+                f"| {count:,} | {cores} | {seconds:.2f} | {count / seconds:,.0f} | {count / cpu:,.0f} | {memory:.0f} | {size / count:.1f} | {load():.1f} |"
+            )
         shutil.rmtree(place)
+    say()
+
+
+SECTIONS = {
+    "limits": limits,
+    "headline": headline,
+    "ingest": ingest,
+    "plaintext": plaintext,
+    "size": size,
+    "many": many,
+    "postgres": postgres,
+    "verifying": verifying,
+}
 
 
 def main():
-    records = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    names = sys.argv[1:] or list(SECTIONS)
     machine()
     with tempfile.TemporaryDirectory(dir=os.environ["CARGO_TARGET_DIR"]) as temporary:
-        syncs(Path(temporary))
-        verifying(Path(temporary), records)
+        for name in names:
+            SECTIONS[name](Path(temporary))
 
 
 if __name__ == "__main__":

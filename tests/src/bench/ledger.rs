@@ -1,0 +1,219 @@
+//! A ledger of its own for each section: the real program, with the configuration that `ledger init` makes but for ports
+//! and the limits that a bench must not meet.
+
+use std::{
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use ::ledger::{
+    config::Config,
+    init::{Plan, init},
+    keys,
+};
+use custody::{
+    id::{GatewayId, WorkspaceId},
+    key::{self, Context},
+    statement::{encode_signed, possession},
+    wire::{self, Role, admin_client::AdminClient, statement::Action},
+};
+use ed25519_dalek::SigningKey;
+use tokio_stream::StreamExt as _;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::{Done, gateway::Chain};
+
+const ORIGIN: &str = "bench.example/custody";
+/// Ticks a second of the processor times in `/proc`.
+const TICKS: f64 = 100.0;
+
+/// A running ledger.
+pub(crate) struct Ledger {
+    child: Child,
+    pub(crate) config: Config,
+    root: SigningKey,
+    pub(crate) admin: AdminClient<Channel>,
+    tls: bool,
+    authority: String,
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Processor time of a process so far.
+pub(crate) fn cpu_seconds(id: &str) -> Done<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    Ok((ticks(11) + ticks(12)) / TICKS)
+}
+
+fn free_port() -> Done<std::net::SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+impl Ledger {
+    /// Makes and starts one in `dir`. `tweak` changes its configuration.
+    pub(crate) async fn start(dir: &Path, tls: bool, tweak: impl FnOnce(&mut Config)) -> Done<Self> {
+        let plan = Plan {
+            dir: dir.to_owned(),
+            origin: ORIGIN.to_owned(),
+            root_key_out: None,
+            root_passphrase_file: None,
+            passphrase_file: None,
+            plaintext_loopback: !tls,
+        };
+        let made = init(&plan).map_err(|why| format!("init: {why}"))?;
+        let mut config = Config::load(&made.config).map_err(|why| format!("configuration: {why}"))?;
+        config.listen.grpc = free_port()?;
+        config.listen.http = free_port()?;
+        let scheme = if tls { "https" } else { "http" };
+        config.admin.url = format!("{scheme}://localhost:{}", config.listen.grpc.port());
+        config.ingest.records_per_second_max = 0;
+        tweak(&mut config);
+        std::io::Write::write_all(&mut std::fs::File::create(&made.config)?, toml::to_string(&config)?.as_bytes())?;
+        let program = std::env::current_exe()?.with_file_name("ledger");
+        let log = std::fs::File::create(dir.join("log"))?;
+        let child = Command::new(program)
+            .args([Path::new("serve"), Path::new("--config"), &made.config])
+            .stdout(Stdio::from(log.try_clone()?))
+            .stderr(Stdio::from(log))
+            .spawn()?;
+        let root = keys::load(&made.root_key, None).map_err(|why| why.to_string())?;
+        let read = |name: &str| std::fs::read_to_string(config.paths.tls.join(name));
+        let authority = read("authority.pem")?;
+        let identity = tls.then(|| Ok::<_, std::io::Error>(Identity::from_pem(read("admin.pem")?, read("admin.key")?)));
+        let channel = connect(&config, &authority, identity.transpose()?).await?;
+        let admin = AdminClient::new(channel).max_decoding_message_size(64 << 20);
+        Ok(Self { child, config, root, admin, tls, authority })
+    }
+
+    async fn say(&self, workspace: WorkspaceId, action: Action) -> Done {
+        let mut admin = self.admin.clone();
+        let request = wire::PrepareStatementRequest {
+            workspace: workspace.into(),
+            reason: "bench".to_owned(),
+            action: Some(wire::Statement { action: Some(action), ..Default::default() }),
+            ..Default::default()
+        };
+        let statement = admin.prepare_statement(request).await?.into_inner().statement;
+        let signed = encode_signed(&statement, key::sign(&self.root, Context::Statement, &statement));
+        admin.submit_statement(wire::SubmitStatementRequest { statement: signed.into() }).await?;
+        Ok(())
+    }
+
+    /// A workspace with so many gateways enrolled.
+    pub(crate) async fn workspace(&self, name: &str, gateways: u64) -> Done<Vec<Chain>> {
+        let id = WorkspaceId(keys::random());
+        self.say(id, Action::Create(wire::Create { name: name.to_owned() })).await?;
+        let mut chains = Vec::new();
+        for which in 0..gateways {
+            let chain = Chain::new(ORIGIN, id, which);
+            self.say(id, enrol(&chain)).await?;
+            chains.push(chain);
+        }
+        Ok(chains)
+    }
+
+    /// A connection as this gateway.
+    pub(crate) async fn connect(&self, workspace: WorkspaceId, gateway: GatewayId) -> Done<Channel> {
+        if !self.tls {
+            return connect(&self.config, &self.authority, None).await;
+        }
+        let pair = rcgen::KeyPair::generate()?;
+        let mut params = rcgen::CertificateParams::new(Vec::new())?;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, gateway.to_string());
+        let request = params.serialize_request(&pair)?.pem()?;
+        let request = wire::IssueCertificateRequest { request, workspace: workspace.into(), gateway: gateway.into() };
+        let certificate = self.admin.clone().issue_certificate(request).await?.into_inner().certificate;
+        connect(&self.config, &self.authority, Some(Identity::from_pem(certificate, pair.serialize_pem()))).await
+    }
+
+    /// Cuts every segment, and waits until all is archived.
+    pub(crate) async fn cut(&self) -> Done {
+        self.admin.clone().cut(wire::CutRequest::default()).await?;
+        Ok(())
+    }
+
+    /// Segments that wait for the archive.
+    pub(crate) async fn settled(&self) -> Done {
+        while self.admin.clone().status(wire::StatusRequest {}).await?.into_inner().unpublished > 0 {
+            let mut pause = tokio::time::interval(Duration::from_millis(100));
+            pause.tick().await;
+            pause.tick().await;
+        }
+        Ok(())
+    }
+
+    /// Seconds of processor time so far, and the peak of memory in MiB.
+    pub(crate) fn used(&self) -> Done<(f64, u64)> {
+        let id = self.child.id().to_string();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let peak =
+            status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
+        Ok((cpu_seconds(&id)?, peak.unwrap_or(0) / 1024))
+    }
+
+    /// Number and bytes of the archive's objects by what they are: the folder below the workspace or the log.
+    pub(crate) fn archived(&self) -> Done<std::collections::BTreeMap<String, (u64, u64)>> {
+        let root = &self.config.archive.folder;
+        let (mut found, mut folders) = (std::collections::BTreeMap::new(), vec![root.clone()]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    folders.push(entry.path());
+                    continue;
+                }
+                let path = entry.path();
+                let mut parts = path.strip_prefix(root)?.iter().map(|part| part.to_string_lossy().into_owned());
+                let top = parts.next().unwrap_or_default();
+                let kind = if top == "workspaces" { parts.nth(1) } else { parts.next() };
+                let sum: &mut (u64, u64) = found.entry(kind.unwrap_or(top)).or_default();
+                *sum = (sum.0 + 1, sum.1 + entry.metadata()?.len());
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn enrol(chain: &Chain) -> Action {
+    let public = chain.public();
+    let message = possession(ORIGIN, Some(chain.workspace), Role::Gateway, public, Some(chain.gateway));
+    Action::Enrol(wire::Enrol {
+        role: Role::Gateway as i32,
+        public_key: public.to_bytes().to_vec().into(),
+        gateway: Some(chain.gateway.into()),
+        name: String::new(),
+        possession: Some(key::sign(&chain.key, Context::Possession, &message).to_vec().into()),
+    })
+}
+
+/// Connects, waiting for a ledger that is still starting.
+async fn connect(config: &Config, authority: &str, identity: Option<Identity>) -> Done<Channel> {
+    let mut endpoint = Endpoint::from_shared(config.admin.url.clone())?
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(2 << 20)
+        .tcp_nodelay(true);
+    if let Some(identity) = identity {
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority)).identity(identity);
+        endpoint = endpoint.tls_config(tls)?;
+    }
+    let tries = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(Duration::from_millis(50)));
+    let mut tries = tries.take(400);
+    let mut last = None;
+    while tries.next().await.is_some() {
+        match endpoint.connect().await {
+            Ok(channel) => return Ok(channel),
+            Err(why) => last = Some(why),
+        }
+    }
+    Err(last.map_or_else(|| "no connection".into(), Into::into))
+}

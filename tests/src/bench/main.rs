@@ -1,0 +1,50 @@
+//! Measures a real ledger: `bench SECTION FOLDER [ARGUMENT…]`, called by `tests/scripts/bench.py`. Prints one JSON object a line.
+//!
+//! What must hold: records are distinct and batches signed before the clock starts; latency counts from when a batch was
+//! due, not from when it could be sent; a refused batch ends the run; nothing is left out of a figure that the ledger does.
+#![expect(clippy::print_stdout, reason = "figures are the output")]
+
+mod gateway;
+mod ledger;
+mod limits;
+mod load;
+mod many;
+mod records;
+mod runs;
+
+/// A step that may fail; the text says which.
+pub(crate) type Done<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn number(argument: Option<&String>, default: u64) -> Done<u64> {
+    Ok(argument.map(|text| text.parse()).transpose()?.unwrap_or(default))
+}
+
+/// Prints a figure.
+pub(crate) fn print(value: &serde_json::Value) {
+    println!("{value}");
+}
+
+#[tokio::main]
+async fn main() -> Done {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let (Some(section), Some(folder)) = (words.first(), words.get(1)) else {
+        return Err("usage: bench limits|ingest|headline|size|many|copy FOLDER [ARGUMENT…]".into());
+    };
+    let folder = std::path::Path::new(folder);
+    match section.as_str() {
+        "limits" => limits::run(folder),
+        "ingest" => runs::ingest(folder, words.get(2).map(String::as_str) != Some("plaintext")).await,
+        "headline" => {
+            runs::headline(
+                folder,
+                words.get(2).map(String::as_str) != Some("plaintext"),
+                number(words.get(3), 1_000_000)?,
+            )
+            .await
+        }
+        "size" => runs::size(folder, number(words.get(2), 250_000)?).await,
+        "many" => many::run(folder, number(words.get(2), 1_000)?, number(words.get(3), 60)?).await,
+        "copy" => records::write_copies(folder, number(words.get(2), 1_000_000)?, number(words.get(3), 4)?),
+        other => Err(format!("no section {other}").into()),
+    }
+}
