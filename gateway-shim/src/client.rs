@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     certificate, clock, durable,
-    flight::Flight,
+    flight::{Flight, Window},
     key::{self, Name},
     receipt::{Checker, Fork, Refusal},
     writer::{Command, Fetch, Progress, Refused, receipts},
@@ -248,8 +248,7 @@ impl Client {
             self.ask(|answer| Command::Unreceived(from, answer)).await?;
         }
         self.ask(|answer| Command::Receipts(receipts(accepted.head, []), answer)).await?;
-        let probes = self.ask(Command::Unarchived).await?;
-        let flight = Flight::new(welcome.batches_in_flight_max, welcome.bytes_in_flight_max, probes);
+        let flight = Flight::new(welcome.batches_in_flight_max, welcome.bytes_in_flight_max);
         let now = tokio::time::Instant::now();
         let renew_at = self.link.renew_in().map(|wait| now + wait);
         Ok(Session { outbox, flight, hold_until: None, answered_at: now, renew_at })
@@ -264,20 +263,17 @@ impl Client {
         session.hold_until = None;
         self.progress.mark_unchanged();
         while let Some(room) = session.flight.room() {
-            let probe = session.flight.next_probe();
-            let from = probe.unwrap_or_else(|| session.flight.cursor());
-            let count_max = if probe.is_some() { 1 } else { room.batches_max };
-            let fetch = Fetch { from, unreceived: probe.is_none(), count_max, bytes_max: room.bytes_max };
+            let Window { batches_max: count_max, bytes_max } = room;
+            let fetch = Fetch { from: session.flight.cursor(), unreceived: true, count_max, bytes_max };
             let batches = self.ask(|answer| Command::Fetch(fetch, answer)).await?;
-            if batches.is_empty() && probe.is_none() {
+            if batches.is_empty() {
                 break;
             }
             for (order, bytes) in batches {
                 if session.flight.is_empty() {
                     session.answered_at = tokio::time::Instant::now();
                 }
-                let right = probe.is_none_or(|probe| probe == order);
-                if right && session.flight.send(order, &bytes, probe.is_some()) {
+                if session.flight.send(order, &bytes) {
                     send(&session.outbox, from_gateway::Message::Batch(bytes))?;
                 }
             }

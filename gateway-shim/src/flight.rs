@@ -1,6 +1,6 @@
 //! Which batches are on their way to the ledger, and which go next. Pure: the client (`client.rs`) does what it says.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use custody::{
@@ -20,7 +20,6 @@ struct Waiting {
     length: usize,
     opening_reason: Option<OpeningReason>,
     sent: Sent,
-    probe: bool,
 }
 
 /// Batches and bytes sent and not yet answered, at most.
@@ -44,13 +43,11 @@ pub struct Flight {
     bytes: usize,
     /// The next batch without a receipt comes from here on.
     cursor: u64,
-    /// Batches that are sent again although they have a receipt, to learn whether they are archived.
-    probes: VecDeque<u64>,
 }
 
 impl Flight {
     /// Nothing on its way yet; within the window that the ledger asks for.
-    pub fn new(batches_max: u32, bytes_max: u32, probes: Vec<u64>) -> Self {
+    pub fn new(batches_max: u32, bytes_max: u32) -> Self {
         let bound = |asked: u32, most: usize| usize::try_from(asked).unwrap_or(most).clamp(1, most);
         Self {
             window: Window {
@@ -61,7 +58,6 @@ impl Flight {
             by_name: HashMap::new(),
             bytes: 0,
             cursor: 0,
-            probes: probes.into(),
         }
     }
 
@@ -78,21 +74,14 @@ impl Flight {
         self.cursor
     }
 
-    /// Next batch to be sent again although it has a receipt.
-    pub fn next_probe(&mut self) -> Option<u64> {
-        self.probes.pop_front()
-    }
-
     /// Nothing is on its way.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
     /// A batch goes. `false`: it is on its way already, or its bytes are no batch's.
-    pub fn send(&mut self, order: u64, bytes: &Bytes, probe: bool) -> bool {
-        if !probe {
-            self.cursor = self.cursor.max(order + 1);
-        }
+    pub fn send(&mut self, order: u64, bytes: &Bytes) -> bool {
+        self.cursor = self.cursor.max(order + 1);
         if self.waiting.contains_key(&order) {
             return false;
         }
@@ -104,7 +93,6 @@ impl Flight {
             length: bytes.len(),
             opening_reason: header.opening_reason,
             sent: Sent { header: batch.header, signature: batch.signature },
-            probe,
         };
         self.by_name.insert((waiting.epoch, waiting.number), order);
         self.bytes += waiting.length;
@@ -136,10 +124,7 @@ impl Flight {
         for (order, waiting) in self.waiting.split_off(&order) {
             self.by_name.remove(&(waiting.epoch, waiting.number));
             self.bytes -= waiting.length;
-            match waiting.probe {
-                true => self.probes.push_back(order),
-                false => self.cursor = self.cursor.min(order),
-            }
+            self.cursor = self.cursor.min(order);
         }
     }
 
@@ -182,10 +167,10 @@ mod tests {
 
     #[test]
     fn the_window_holds_and_answers_open_it() {
-        let mut flight = Flight::new(2, 1 << 20, vec![]);
-        assert!(flight.send(5, &batch(0), false));
-        assert!(!flight.send(5, &batch(0), false), "once is enough");
-        assert!(flight.send(6, &batch(1), false));
+        let mut flight = Flight::new(2, 1 << 20);
+        assert!(flight.send(5, &batch(0)));
+        assert!(!flight.send(5, &batch(0)), "once is enough");
+        assert!(flight.send(6, &batch(1)));
         assert_eq!((flight.room(), flight.cursor()), (None, 7));
         assert_eq!(flight.answered(Epoch([1; 16]), 0), Some(5));
         assert_eq!(flight.answered(Epoch([1; 16]), 0), None);
@@ -194,23 +179,23 @@ mod tests {
 
     #[test]
     fn one_batch_goes_even_if_it_is_larger_than_the_window() {
-        let mut flight = Flight::new(9, 1, vec![]);
+        let mut flight = Flight::new(9, 1);
         assert!(flight.room().is_some());
-        assert!(flight.send(0, &batch(0), false));
+        assert!(flight.send(0, &batch(0)));
         assert!(flight.room().is_none());
     }
 
     #[test]
     fn pushback_repeats_from_there_on() {
-        let mut flight = Flight::new(9, 1 << 20, vec![]);
+        let mut flight = Flight::new(9, 1 << 20);
         for order in 0..4 {
-            flight.send(order, &batch(order), false);
+            flight.send(order, &batch(order));
         }
         flight.again_from(2);
         assert_eq!(flight.cursor(), 2);
         assert!(flight.sent(Epoch([1; 16]), 1).is_some());
         assert!(flight.sent(Epoch([1; 16]), 2).is_none());
-        assert!(flight.send(2, &batch(2), false));
+        assert!(flight.send(2, &batch(2)));
         assert_eq!(flight.cursor(), 3);
     }
 }

@@ -275,7 +275,8 @@ impl Checker {
         })))
     }
 
-    /// Checks an archived receipt; gives the segment whose batches may leave the spool.
+    /// Checks an archived receipt; gives the last segment whose batches may leave the spool. So may those of the segments
+    /// before it: the ledger publishes a workspace's seals in their order, and a gap refutes its archive.
     ///
     /// # Errors
     /// [`Refusal`].

@@ -212,7 +212,7 @@ impl State {
                 }
             }
             Entry::Archived(segment) => {
-                let gone = self.held.iter().filter(|(_, held)| held.segment == Some(*segment));
+                let gone = self.held.iter().filter(|(_, held)| held.segment.is_some_and(|of| of <= *segment));
                 for order in gone.map(|(order, _)| *order).collect::<Vec<_>>() {
                     self.release(order);
                 }

@@ -127,7 +127,7 @@ pub enum Command {
     Fetch(Fetch, Answer<Vec<(u64, Bytes)>>),
     /// A verified receipt: the head, and which batches it covers.
     Receipts(Receipts, Answer<()>),
-    /// A verified archived receipt.
+    /// A verified archived receipt: the last segment that it covers.
     Archived(u64, Answer<()>),
     /// The ledger lost what it had from this order on.
     Unreceived(u64, Answer<()>),
@@ -137,8 +137,6 @@ pub enum Command {
     Rewind(OpeningReason, Answer<()>),
     /// Where a batch stands in the spool.
     OrderOf(Epoch, u64, Answer<Option<u64>>),
-    /// The oldest held batch of each segment that is not archived.
-    Unarchived(Answer<Vec<u64>>),
     /// No more records: sign the last batches and close the epoch. Gives the number of calls that had not ended.
     Drain(Answer<u64>),
 }
@@ -379,22 +377,12 @@ impl Writer {
                 let order = self.spool.state().order_of(epoch, number);
                 group.answer(answer, Ok(order));
             }
-            Command::Unarchived(answer) => {
-                let first = self.unarchived();
-                group.answer(answer, Ok(first));
-            }
             Command::Drain(answer) => {
                 let unfinished = self.drain()?;
                 group.answer(answer, Ok(unfinished));
             }
         }
         Ok(())
-    }
-
-    fn unarchived(&self) -> Vec<u64> {
-        let mut seen = std::collections::BTreeSet::new();
-        let held = self.spool.state().held.iter();
-        held.filter(|(_, held)| held.segment.is_some_and(|segment| seen.insert(segment))).map(|(o, _)| *o).collect()
     }
 
     /// Room for a record of so many bytes, or why there is none.

@@ -40,8 +40,8 @@ async fn records_are_taken_over_a_socket_of_the_owner_alone() {
     });
     let target = format!("unix://{}", socket.display());
     let mut client = loop {
-        match RelayClient::connect(target.clone()).await {
-            Ok(client) => break client,
+        match tonic::transport::Endpoint::from_shared(target.clone()).unwrap().connect().await {
+            Ok(channel) => break RelayClient::new(channel),
             Err(_) => tokio::task::yield_now().await,
         }
     };

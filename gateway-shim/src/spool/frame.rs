@@ -33,7 +33,7 @@ pub enum Entry {
     /// A head that was verified, and the batches that it covers.
     #[prost(message, tag = "5")]
     Receipts(Receipts),
-    /// All batches of this segment are archived.
+    /// All batches of the segments up to this one are archived.
     #[prost(uint64, tag = "6")]
     Archived(u64),
     /// All batches with a receipt up to this order are not kept any longer.

@@ -173,18 +173,19 @@ impl Ledger {
         self.head().sign(&self.head_key).into()
     }
 
-    fn consistency(&self, old: &Head) -> wire::HeadConsistency {
+    /// `None` where there is no way from `old`.
+    fn consistency(&self, old: &Head) -> Option<wire::HeadConsistency> {
         let new = self.head();
-        let tree = &self.segments[usize::try_from(old.segment).unwrap()];
+        let tree = self.segments.get(usize::try_from(old.segment).unwrap())?;
         let mut proof = wire::HeadConsistency { version: 1, ..Default::default() };
-        proof.segment_path = to_path(&tree.consistency(old.size, tree.size()).unwrap());
+        proof.segment_path = to_path(&tree.consistency(old.size, tree.size())?);
         if old.segment < new.segment {
             proof.final_size = Some(tree.size());
             proof.final_root = Some(tree.root().into());
             proof.inclusion_path = to_path(&self.history.inclusion(old.segment, new.segment).unwrap());
             proof.history_path = to_path(&self.history.consistency(old.segment, new.segment).unwrap());
         }
-        proof
+        Some(proof)
     }
 
     /// Takes a batch as the real one would, or says why not.
@@ -253,7 +254,7 @@ impl Ledger {
         wire::Receipt {
             version: 1,
             signed_head: self.signed_head(),
-            consistency: (!old.is_empty()).then(|| self.consistency(&SignedHead::parse(old).unwrap().head)),
+            consistency: SignedHead::parse(old).ok().and_then(|old| self.consistency(&old.head)),
             batches: names.iter().map(of).collect(),
         }
     }

@@ -250,8 +250,11 @@ impl Shared {
             }
             Some(Trick::Reject(reason)) => return Some(reject(reason, 0)),
             Some(Trick::Vanish) => {
-                ledger.append(bytes).unwrap();
-                return None;
+                if ledger.append(bytes.clone()).is_ok() {
+                    return None;
+                }
+                // Not this batch, which comes too early, but the one that is missing.
+                script.tricks.push_front(Trick::Vanish);
             }
             Some(Trick::Lose) => return None,
             Some(Trick::Fork) => {
