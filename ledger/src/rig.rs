@@ -75,6 +75,8 @@ pub(crate) struct Rig {
     pub(crate) mark: watch::Receiver<u64>,
     pub(crate) alarms: Alarms,
     pub(crate) view: Arc<RwLock<crate::publish::LogView>>,
+    /// Gone when nothing of the core is left: sealing goes on for a moment in a thread that cannot be aborted.
+    store: std::sync::Weak<Store>,
     publishing: tokio::task::JoinHandle<PublishError>,
     writer: std::thread::JoinHandle<()>,
 }
@@ -205,8 +207,9 @@ impl Rig {
         let mark = publisher.mark.subscribe();
         let (wake, woken) = mpsc::channel(1);
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+        let held = Arc::downgrade(&store);
         let writer = Writer::load(Parts {
-            store: Arc::clone(&store),
+            store,
             origin: ORIGIN.to_owned(),
             head_key: signing(3),
             record_key: signing(2),
@@ -222,7 +225,7 @@ impl Rig {
         })?;
         let publishing = tokio::spawn(publisher.run(woken, requests.clone()));
         let writer = std::thread::spawn(move || writer.run(queue));
-        Ok(Self { dir: dir.to_owned(), requests, mark, alarms, view, publishing, writer })
+        Ok(Self { dir: dir.to_owned(), requests, mark, alarms, view, store: held, publishing, writer })
     }
 
     /// Ends as a crash would, as far as a process can: nothing is drained.
@@ -231,6 +234,9 @@ impl Rig {
         self.publishing.await.ok();
         drop(self.requests);
         tokio::task::spawn_blocking(move || self.writer.join().unwrap()).await.unwrap();
+        while self.store.upgrade().is_some() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// A checkpoint for a statement to name.
