@@ -1,7 +1,7 @@
 //! Crashes: the real ledger, killed again and again under load, loses nothing that it acknowledged and never says two things.
 //!
-//! Every other kill is SIGKILL at a moment that the seed and the machine choose; the others are the named fail points, in
-//! turn, between every two durable steps. `CUSTODY_KILLS`, `CUSTODY_SEED` and `CUSTODY_ROUND` (the first kill's number)
+//! Six kills of twenty are SIGKILL at a moment that the seed and the machine choose; the others are the fourteen named fail
+//! points in turn, between every two durable steps. `CUSTODY_KILLS`, `CUSTODY_SEED` and `CUSTODY_ROUND` (the first kill's number)
 //! make it longer, replay it and resume it.
 
 use std::sync::{
@@ -9,11 +9,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use custody::{
-    head::SignedHead,
-    id::WorkspaceId,
-    verify::Known,
-};
+use custody::{head::SignedHead, id::WorkspaceId, verify::Known};
 use custody_tests::{
     dice::Dice,
     oracle::{Expected, check_ledger},
@@ -24,13 +20,12 @@ use tokio::sync::watch;
 
 /// Small segments, so that cuts and all that follows them happen many times between two kills.
 const SETTINGS: &str = "
-segment.leaves_max = 24
+segment.leaves_max = 48
 segment.age_seconds = 1
 fence.read_seconds = 1
-publish.unarchived_segments_max = 64
+publish.unarchived_segments_max = 24
 store.cache_bytes = 8388608
 store.write_buffer_bytes = 8388608
-store.wal_bytes_max = 16777216
 store.disk_low_bytes = 0
 store.disk_full_bytes = 0
 ";
@@ -142,7 +137,7 @@ async fn ship_over(gateway: &mut Gateway, session: &mut Session, load: &Load, di
 async fn kill_once(home: &Home, load: &Load, number: u64, dice: &mut Dice, up: &watch::Sender<u64>) -> String {
     let mut progress = load.progress.subscribe();
     let so_far = *progress.borrow_and_update();
-    if number % 2 == 0 {
+    if number % 10 % 3 == 0 && number % 10 < 9 {
         let process = home.start();
         up.send_replace(2 * number + 1);
         let more = dice.within(1..250);
@@ -151,8 +146,9 @@ async fn kill_once(home: &Home, load: &Load, number: u64, dice: &mut Dice, up: &
         process.kill();
         return format!("SIGKILL after {more} receipts");
     }
-    let at = usize::try_from(number / 2).expect("kills are few") % FAIL_POINTS.len();
-    let (name, most) = FAIL_POINTS[at];
+    let (ten, of_ten) = (number / 10, number % 10);
+    let named = 7 * ten + of_ten - of_ten.min(8) / 3 - 1;
+    let (name, most) = FAIL_POINTS[usize::try_from(named).expect("kills are few") % FAIL_POINTS.len()];
     let passage = dice.within(1..most + 1);
     let process = home.spawn(&[("CUSTODY_FAILPOINT", &format!("{name}:{passage}"))]);
     if process.wait_serving() {
@@ -174,7 +170,7 @@ fn enrol(home: &Home) -> Vec<Gateway> {
         let status = home.status();
         let workspaces = status["workspaces"].as_array().unwrap();
         let found = workspaces.iter().find(|workspace| workspace["name"] == name).unwrap();
-        WorkspaceId::from_hex(found["id"].as_str().unwrap()).unwrap()
+        WorkspaceId::from_hex(found["workspace"].as_str().unwrap()).unwrap()
     };
     let workspaces = [workspace("payments"), workspace("research")];
     workspaces.iter().flat_map(|id| [Gateway::enrol(home, *id), Gateway::enrol(home, *id)]).collect()
