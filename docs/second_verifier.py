@@ -1453,8 +1453,11 @@ class Log:
             text = checkpoint_text(self.policy.origin, size, self.tree.root(size))
             note = judged("cosignature", name, parse_note, text + b"\n" + self.archive.read(name))
             require(note.text == text, "cosignature", name)
-            for line in (line for line in note.lines if line.name in self.policy.witnesses):
-                seconds = cosignature_time(line, self.policy.witnesses[line.name], text)
+            for line in note.lines:
+                key = self.policy.witnesses.get(line.name)
+                if key is None or line.key_hash != note_key_hash(line.name, 4, key):
+                    continue
+                seconds = cosignature_time(line, key, text)
                 require(seconds is not None, "cosignature", name)
                 if size == len(self.entries):
                     known = self.run.witness_times.get(line.name, 0)
