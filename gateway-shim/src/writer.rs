@@ -28,7 +28,7 @@ use crate::{
     clock::{self, JumpWatch},
     config::WhenFull,
     key::{self, Name},
-    spool::{Entry, Intent, Receipts, Received, Recorded, Spool, SpoolError},
+    spool::{Dropped, Entry, Intent, Receipts, Received, Recorded, Spool, SpoolError},
 };
 
 /// A call that still runs after this long ships its intent as a record of its own.
@@ -39,7 +39,7 @@ const GROUP_MAX: usize = 1_024;
 pub const QUEUE_MAX: usize = 4_096;
 /// Calls in progress at a time: each is a few hundred bytes of memory and of each snapshot.
 pub const RUNNING_MAX: usize = 65_536;
-/// How often the two clocks are compared.
+/// How often the two clocks are compared, and what was let go is counted in the journal at the latest.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
 
 /// A record's stable name.
@@ -195,6 +195,9 @@ pub struct Writer {
     oldest_pending: Option<Instant>,
     last_batch: Instant,
     delivery: DeliveryState,
+    /// Records let go since the journal last counted them.
+    dropped: u64,
+    counted_at: Instant,
     draining: bool,
     clock: JumpWatch,
     progress: watch::Sender<Progress>,
@@ -234,6 +237,8 @@ impl Writer {
             oldest_pending: None,
             last_batch: Instant::now(),
             delivery: DeliveryState::Flowing,
+            dropped: 0,
+            counted_at: Instant::now(),
             draining: false,
             clock: JumpWatch::default(),
             progress,
@@ -402,8 +407,7 @@ impl Writer {
             }
             Err(SpoolError::Full) if self.settings.when_full == WhenFull::Drop => {
                 self.delivery(DeliveryState::FailOpen)?;
-                let reason = DropReason::SpoolFull as i32;
-                self.spool.append(Entry::Dropped(crate::spool::Dropped { count: 1, reason }))?;
+                self.dropped += 1;
                 Ok(Err(Refused::Dropped))
             }
             Err(SpoolError::Full) => {
@@ -443,7 +447,20 @@ impl Writer {
         refuse_full(self.append(kind, None, false))
     }
 
+    /// Counts what was let go, before a later record takes its number.
+    fn count_dropped(&mut self) -> Result<(), SpoolError> {
+        self.counted_at = Instant::now();
+        match std::mem::take(&mut self.dropped) {
+            0 => Ok(()),
+            count => {
+                let reason = DropReason::SpoolFull as i32;
+                self.spool.append(Entry::Dropped(Dropped { count, reason }))
+            }
+        }
+    }
+
     fn append(&mut self, kind: Kind, call: Option<u64>, ships_intent: bool) -> Result<RecordName, SpoolError> {
+        self.count_dropped()?;
         let record = Bytes::from(record::encode(kind));
         let number = self.spool.state().next_number;
         self.spool.append(Entry::Recorded(Recorded { number, record, call, ships_intent }))?;
@@ -490,6 +507,9 @@ impl Writer {
 
     /// What is due by time alone: intents of long calls, a look at the clock.
     fn tick(&mut self) -> Result<(), SpoolError> {
+        if self.counted_at.elapsed() >= CLOCK_LOOK {
+            self.count_dropped()?;
+        }
         while let Some((_, ticket)) = self.young.pop_front_if(|(since, _)| since.elapsed() >= INTENT_AFTER) {
             let Some(running) = self.running.get_mut(&ticket) else { continue };
             running.shipped = true;
@@ -551,6 +571,7 @@ impl Writer {
 
     /// Signs all that is left, the last batch with `close`.
     fn close(&mut self) -> Result<(), SpoolError> {
+        self.count_dropped()?;
         while self.spool.state().place.as_ref().is_some_and(|place| !place.closed) {
             self.sign(true)?;
         }

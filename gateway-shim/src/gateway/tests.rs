@@ -297,3 +297,96 @@ async fn what_no_gateway_may_write_is_refused() {
     let bad = wire::Call { server: "not a token".into(), ..call("x") };
     assert!(matches!(gateway.begin(bad).await, Err(Refused::NotARecord)));
 }
+
+/// A spool of a few hundred records.
+const SMALL: spool::Limits = spool::Limits { bytes_max: 400_000, file_bytes_max: 20_000, reserve_bytes: 100_000 };
+
+async fn small_gateway(server: &Server, dir: &TempDir, when_full: crate::config::WhenFull) -> Gateway {
+    let mut parts = server.parts(dir);
+    parts.settings.when_full = when_full;
+    Gateway::start(Box::new(Folder::open(&dir.path().join("spool")).unwrap()), SMALL, parts).unwrap()
+}
+
+async fn record_until_refused(gateway: &Gateway, refused: Refused) -> Vec<String> {
+    let mut tools = Vec::new();
+    loop {
+        let tool = format!("tool-{}", tools.len());
+        match gateway.record(complete(&tool)).await {
+            Ok(_) => tools.push(tool),
+            Err(error) => {
+                assert_eq!(error, refused);
+                return tools;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_spool_refuses_and_loses_nothing() {
+    let (mut server, dir) = (Server::start().await, TempDir::new());
+    server.kill();
+    server.shared.script.lock().unwrap().archives = true;
+    let gateway = small_gateway(&server, &dir, crate::config::WhenFull::Refuse).await;
+    let mut expected = record_until_refused(&gateway, Refused::SpoolFull).await;
+    assert!(matches!(gateway.begin(call("none")).await, Err(Refused::SpoolFull)));
+    server.restart().await;
+    shipped(&gateway).await;
+    // There is room again once something is archived.
+    while gateway.record(complete("again")).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    expected.push("again".into());
+    gateway.drain().await.unwrap();
+    assert_eq!(tools(&server), expected);
+    let ledger = server.shared.ledger.lock().unwrap();
+    assert!(ledger.stored.iter().all(|stored| stored.batch.header.dropped == 0));
+    let states: Vec<_> = deliveries(&ledger.records());
+    assert_eq!(states, vec![wire::DeliveryState::Refusing, wire::DeliveryState::Flowing]);
+}
+
+fn deliveries(records: &[Bytes]) -> Vec<wire::DeliveryState> {
+    let state = |bytes: &Bytes| match record::decode(bytes).unwrap().kind {
+        Some(Kind::GatewayEvent(wire::GatewayEvent {
+            event: Some(wire::gateway_event::Event::Delivery(delivery)),
+            ..
+        })) => Some(delivery.state()),
+        _ => None,
+    };
+    records.iter().filter_map(state).collect()
+}
+
+#[tokio::test]
+async fn what_a_full_spool_lets_go_is_declared() {
+    let (mut server, dir) = (Server::start().await, TempDir::new());
+    server.kill();
+    let gateway = small_gateway(&server, &dir, crate::config::WhenFull::Drop).await;
+    let expected = record_until_refused(&gateway, Refused::Dropped).await;
+    for _ in 0..6 {
+        assert_eq!(gateway.record(complete("let-go")).await, Err(Refused::Dropped));
+    }
+    server.restart().await;
+    assert_eq!(gateway.drain().await.unwrap().unshipped, 0);
+    assert_eq!(tools(&server), expected);
+    let ledger = server.shared.ledger.lock().unwrap();
+    assert_eq!(ledger.stored.iter().map(|stored| stored.batch.header.dropped).sum::<u64>(), 7);
+    assert_eq!(deliveries(&ledger.records()), vec![wire::DeliveryState::FailOpen]);
+}
+
+#[tokio::test]
+async fn a_silent_gateway_sends_heartbeats_with_its_last_head() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let mut parts = server.parts(&dir);
+    parts.settings.limits.heartbeat_after = Duration::from_millis(20);
+    let disk = Folder::open(&dir.path().join("spool")).unwrap();
+    let gateway = Gateway::start(Box::new(disk), spool::Limits::of_mib(8), parts).unwrap();
+    let mut progress = gateway.progress.clone();
+    loop {
+        progress.changed().await.unwrap();
+        let ledger = server.shared.ledger.lock().unwrap();
+        let beats = ledger.stored.iter().filter(|stored| stored.batch.header.heartbeat);
+        if beats.filter(|stored| !stored.batch.header.last_head.is_empty()).count() >= 2 {
+            break;
+        }
+    }
+    gateway.drain().await.unwrap();
+}
