@@ -564,8 +564,8 @@ def note_signed_by(note, key):
 
 
 def cosignature_time(line, key, text):
-    """The time of a witness's valid line, else None."""
-    if line.key_hash != note_key_hash(line.name, 4, key) or len(line.signature) != 72:
+    """The time of a witness's line, None if it is not valid."""
+    if len(line.signature) != 72:
         return None
     seconds = int.from_bytes(line.signature[:8], "big")
     message = f"cosignature/v1\ntime {seconds}\n".encode() + text
@@ -592,6 +592,11 @@ def policy_object(value, keys, required):
 def policy_number(value, greatest=U64_MAX):
     in_form(isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= greatest, "number in the policy")
     return value
+
+
+def digits_alone(text):
+    in_form(text != "-0", "-0 in the policy")
+    return int(text)
 
 
 def policy_list(value, least=0):
@@ -625,7 +630,7 @@ def parse_policy(data):
     in_form(len(data) <= 1_048_576, "policy too long")
     try:
         whole = json.loads(data.decode("utf-8"), object_pairs_hook=no_twins, parse_float=no_fraction,
-                           parse_constant=no_fraction)
+                           parse_constant=no_fraction, parse_int=digits_alone)
         return policy_of(policy_object(whole, POLICY_KEYS, {"version", "origin", "scope", "roots"}))
     except (ValueError, RecursionError) as error:
         raise Malformed(f"policy: {error}") from error
@@ -633,13 +638,16 @@ def parse_policy(data):
 
 def policy_of(whole):
     in_form(policy_number(whole["version"]) == 1, "version of the policy")
-    witnesses = dict(map(policy_witness, policy_list(whole.get("witnesses", []))))
+    roots = list(map(policy_root, policy_list(whole["roots"], 1)))
+    witnesses = list(map(policy_witness, policy_list(whole.get("witnesses", []))))
+    for values in ([era for era, _ in roots], [name for name, _ in witnesses], [key for _, key in witnesses]):
+        in_form(len(set(values)) == len(values), "an era, witness or key twice in the policy")
     required = policy_list(whole.get("required", list(CLAIMS[:3])))
     in_form(all(isinstance(claim, str) and claim in CLAIMS for claim in required), "required claims")
     return SimpleNamespace(
         origin=policy_text(whole["origin"]), scope=policy_scope(whole["scope"]),
-        roots=dict(map(policy_root, policy_list(whole["roots"], 1))), witnesses=witnesses, required=required,
-        quorum=policy_number(whole.get("quorum", 0), len(whole.get("witnesses", []))),
+        roots=dict(roots), witnesses=dict(witnesses), required=required,
+        quorum=policy_number(whole.get("quorum", 0), len(witnesses)),
         greatest_age=policy_number(whole.get("greatest_age_seconds", 0)),
         retention_days=policy_number(whole.get("minimum_retention_days", 0)),
         known=[policy_text(text).encode() for text in policy_list(whole.get("known", []))])
@@ -649,7 +657,7 @@ def policy_scope(value):
     if value == "organisation":
         return None
     names = policy_object(value, {"workspaces"}, {"workspaces"})["workspaces"]
-    return [hex_of(name, 16) for name in policy_list(names)]
+    return [hex_of(name, 16) for name in policy_list(names, 1)]
 
 
 def policy_root(value):
@@ -882,7 +890,7 @@ class Chain:
     def __init__(self, origin, workspace, roots=None):
         self.origin, self.workspace = origin, workspace
         self.hashes, self.keys, self.registrars = [], {}, {}
-        self.holds, self.seen = set(), set()
+        self.holds, self.seen = {}, set()
         self.name, self.removed_by, self.incarnation = "", None, 0
         self.roots_after = [roots]
 
@@ -902,6 +910,10 @@ class Chain:
     def key(self, key_id, count, role):
         key = self.keys.get(key_id)
         return key if key and key.role == role and key.serial < count else None
+
+    def held(self, first, last):
+        """Whether a hold stands, after all statements, over times from `first` to `last`."""
+        return any(hold.since <= last and (hold.until is None or hold.until >= first) for hold in self.holds.values())
 
     def log_keys(self, count):
         return [key.public_key for key in self.keys.values()
@@ -1032,11 +1044,11 @@ class Chain:
 
     def apply_hold(self, _statement, action):
         allow(action.hold not in self.holds, "the hold stands already")
-        self.holds.add(action.hold)
+        self.holds[action.hold] = action
 
     def apply_release(self, _statement, action):
         allow(action.hold in self.holds, "no such hold")
-        self.holds.remove(action.hold)
+        del self.holds[action.hold]
 
     def apply_incarnation(self, _statement, action):
         allow(action.number == self.incarnation + 1, "number of the incarnation")
@@ -1241,20 +1253,15 @@ def frame_entries(whole, frame):
     return entries
 
 
-def leaves_if_sound(data):
-    """The leaves of an object, where another step judges its form; an entry that is not in form is None."""
-    leaves = []
+def leaves_if_sound(data, digest):
+    """The leaves of an object with that SHA-256; None if it is not there, or one of its parts is not in form."""
+    if data is None or sha256(data) != digest:
+        return None
     try:
         whole = parse_object(data)
-        for frame in whole.index.frames:
-            for entry in frame_entries(whole, frame):
-                try:
-                    leaves.append(parse_entry(entry))
-                except (Malformed, Future):
-                    leaves.append(None)
+        return [parse_entry(entry) for frame in whole.index.frames for entry in frame_entries(whole, frame)]
     except (Malformed, Future):
-        pass
-    return leaves
+        return None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1270,8 +1277,9 @@ class Run:
         self.archive, self.policy, self.known, self.as_of = archive, policy, known, as_of
         self.at_size, self.since, self.until = at_size, since, until
         self.faults, self.findings, self.now = [], [], 0
-        self.suspect, self.witness_times, self.shown = False, {}, set()
-        self.known_faults = []
+        self.suspect, self.witness_times = False, {}
+        self.shown, self.strangers = set(), set()  # known files that the archive has, and of other signers
+        self.known_faults, self.open_epochs = [], []
         self.counts = dict.fromkeys(("log_entries", "workspaces", "segments", "batches", "records", "equivocations",
                                      "statements", "heads_not_checked", "findings"), 0)
 
@@ -1315,6 +1323,15 @@ class Log:
             name = f"log/statements/{serial}-{digest.hex()}"
             data = self.archive.read(name)
             require(data is not None and sha256(data) == digest, "ledger-statement", name)
+        self.find_doubt()
+
+    def find_doubt(self):
+        """Step 11: keys in doubt that signed the checkpoint."""
+        for key in self.ledger.keys.values():
+            doubted = key.role == "LOG" and key.suspect is not None and key.suspect < self.checkpoint.size
+            if doubted and note_signed_by(self.checkpoint, key.public_key):
+                self.run.suspect = True
+                self.run.found("suspect-key")
 
     def sizes(self):
         """The sizes that checkpoint objects are named by, ascending."""
@@ -1460,8 +1477,7 @@ class Log:
                 seconds = cosignature_time(line, key, text)
                 require(seconds is not None, "cosignature", name)
                 if size == len(self.entries):
-                    known = self.run.witness_times.get(line.name, 0)
-                    self.run.witness_times[line.name] = max(known, seconds)
+                    self.run.witness_times.setdefault(line.name, seconds)
 
 
 def judge(check, place, chain, given, roots=None):
@@ -1514,17 +1530,15 @@ class Workspace:
         self.chain, self.named = log.chains[workspace], log.seals[workspace]
         self.folder = f"workspaces/{workspace.hex()}"
         self.seals, self.history = [], Tree(HISTORY_TREE)
-        self.finished = False
 
     def verify(self):
         for named in self.named:
             self.read_seal(named)
         self.verify_chain()
-        self.take_newest_statements()
-        removed = self.log.removed.get(self.id)
-        require(removed in (None, self.chain.removed_by), "workspace-created", self.folder)
+        if self.take_newest_statements():
+            removed = self.log.removed.get(self.id)
+            require(removed in (None, self.chain.removed_by), "workspace-created", self.folder)
         Segments(self).verify()
-        self.finished = True
 
     def read_seal(self, named):
         """Steps 1 to 6 for one seal."""
@@ -1561,6 +1575,7 @@ class Workspace:
                 self.judge_statement(statements[serial], before)
                 serial += 1
             require(self.chain.hash_after(serial) == seal.workspace_chain.hash, "seal-workspace-chain", seal.name)
+            require(self.chain.removed_by is None, "workspace-created", seal.name)
 
     def walk_back(self, head):
         """The statements from the last seal's head down to serial 1, by serial."""
@@ -1586,17 +1601,18 @@ class Workspace:
         judge("workspace-chain", place, self.chain, given, self.log.ledger.roots_after[seal.ledger_chain.count])
 
     def take_newest_statements(self):
-        """Step 10: the statements that the last segment ends with."""
+        """Step 10: the statements that the last segment ends with; whether they could be read."""
         if not self.seals or not self.seals[-1].statement_count:
-            return
-        last = self.seals[-1]
-        data = self.archive.read(self.object_name(last))
-        if data is None or sha256(data) != last.object_sha256:
-            return
-        for leaf in leaves_if_sound(data):
-            if leaf is not None and leaf.kind == "STATEMENT":
+            return True
+        leaves = self.leaves_again(self.seals[-1])
+        for leaf in leaves or ():
+            if leaf.kind == "STATEMENT":
                 self.read_statement(leaf.content.statement.serial, leaf.content.hash)
-                self.judge_statement(leaf.content, last)
+                self.judge_statement(leaf.content, self.seals[-1])
+        return leaves is not None
+
+    def leaves_again(self, seal):
+        return leaves_if_sound(self.archive.read(self.object_name(seal)), seal.object_sha256)
 
     def object_name(self, seal):
         return f"{self.folder}/segments/{seal.segment}-{seal.object_sha256.hex()}"
@@ -1618,18 +1634,18 @@ class Segments:
         self.chain, self.seals = workspace.chain, workspace.seals
         self.gateways, self.trees, self.held = {}, {}, {}
         self.past_unknown, self.day, self.last_verified = False, None, None
-        self.known = [one for one in self.run.known if one.head and one.head.workspace == workspace.id]
-        self.compared = {}
+        self.term, self.equivocations = 0, []
 
     def verify(self):
-        chosen = [seal for seal in self.seals if self.in_period(seal)]
-        self.past_unknown = bool(chosen) and chosen[0].segment != 0
-        for seal in chosen:
+        chosen = [number for number, seal in enumerate(self.seals) if self.in_period(seal)]
+        self.past_unknown = bool(chosen) and chosen[0] > 0
+        for seal in self.seals[chosen[0]:chosen[-1] + 1] if chosen else ():
             self.verify_segment(seal)
         self.check_left_heads()
-        self.find_silence()
+        self.check_equivocations()
         self.find_unreferenced()
         self.check_known()
+        self.run.open_epochs += [state for state in self.epochs_by_id().values() if not state.closed and state.writer]
 
     def in_period(self, seal):
         since, until = self.run.since, self.run.until
@@ -1647,14 +1663,14 @@ class Segments:
         segment.verify_in_place()
         self.check_roster(segment)
         self.last_verified, self.day = seal.segment, seal.first_received_at // DAY_US
-        self.compare_known(segment)
         self.count(segment)
         return None
 
     def missing(self, seal, name):
         """Step 1 for an object that is not there."""
         retention = self.run.policy.retention_days * DAY_US
-        require(retention and self.run.as_of - seal.last_received_at > retention, "segment-present", name)
+        held = self.chain.held(seal.first_received_at, seal.last_received_at)
+        require(retention and self.run.as_of - seal.last_received_at > retention and not held, "segment-present", name)
         self.run.faults.append(Fault("segment-present", name, undecided=True))
         self.gateways, self.trees, self.day, self.last_verified = {}, {}, None, None
         self.past_unknown = True
@@ -1677,7 +1693,7 @@ class Segments:
             full = seal.segment == 0 or self.day != seal.first_received_at // DAY_US
             require(roster.full == full, "roster", name)
         ids = [(entry.gateway, entry.epoch) for entry in roster.entries]
-        require(all(a < b for a, b in zip(ids, ids[1:])), "roster", name)
+        require(self.past_unknown or all(a < b for a, b in zip(ids, ids[1:])), "roster", name)
         known = self.epochs_by_id()
         wanted = {i for i, state in known.items() if i in segment.touched or (roster.full and not state.closed)}
         require(wanted <= set(ids) and (self.past_unknown or wanted == set(ids)), "roster", name)
@@ -1686,6 +1702,7 @@ class Segments:
             if number in wanted:
                 require((state.last_batch, state.next_record, state.last_hash, state.closed) ==
                         (entry.last_batch, entry.next_record, entry.last_header_hash, entry.closed), "roster", name)
+        self.past_unknown = self.past_unknown and not roster.full
 
     def learn(self, entry):
         state = Epoch(None, entry.last_batch, entry.next_record, entry.last_header_hash, entry.closed)
@@ -1702,7 +1719,7 @@ class Segments:
             require(kept[0] == head.root, "held-head", place)
 
     def check_left_heads(self):
-        """Step 16."""
+        """Step 15."""
         tree_of = (None, None)
         for (number, size), (root, place) in sorted(self.held.items()):
             if tree_of[0] != number:
@@ -1713,50 +1730,66 @@ class Segments:
                 require(tree_of[1].root(size) == root, "held-head", place)
 
     def tree_again(self, seal):
-        data = self.run.archive.read(self.workspace.object_name(seal))
-        leaves = [] if data is None else leaves_if_sound(data)
-        tree = Tree(SEGMENT_TREE, (leaf.hash for leaf in leaves if leaf is not None))
-        return tree if data is not None and (len(tree), tree.root()) == (seal.size, seal.root) else None
+        leaves = self.workspace.leaves_again(seal)
+        tree = Tree(SEGMENT_TREE, (leaf.hash for leaf in leaves or ()))
+        return tree if leaves is not None and (len(tree), tree.root()) == (seal.size, seal.root) else None
 
-    def find_silence(self):
-        """The findings at the end of a workspace (13.8)."""
-        for gateway in self.gateways.values():
-            last = gateway.epochs[gateway.opened_last] if gateway.opened_last else None
-            if last is None or last.closed or last.writer is None:
-                continue
-            silence = last.writer.silence_us_max
-            if last.writer.__dict__["class"] == "ALWAYS_ON" and self.run.now > last.received_at + silence + DAY_US:
-                self.run.found("silent")
-            if self.run.now > last.received_at + 3 * DAY_US:
-                self.run.found("unclosed")
+    def check_equivocations(self):
+        """Step 16: the batch that took the number is another one."""
+        for seal in self.seals if self.equivocations else ():
+            for leaf in self.workspace.leaves_again(seal) or ():
+                if leaf.kind == "BATCH":
+                    for number, digest, place in self.equivocations:
+                        require(number != batch_number_of(leaf.content.header) or digest != leaf.content.hash,
+                                "equivocation", place)
 
     def find_unreferenced(self):
         referenced = {seal.name for seal in self.seals} | {self.workspace.object_name(seal) for seal in self.seals}
-        for folder in ("segments", "seals"):
+        referenced |= {f"{self.workspace.folder}/statements/{serial}-{digest.hex()}"
+                       for serial, digest in enumerate(self.chain.hashes)}
+        for folder in ("segments", "seals", "statements"):
             for name in self.run.archive.below(f"{self.workspace.folder}/{folder}"):
                 if name not in referenced:
                     self.run.found("unreferenced")
 
-    def compare_known(self, segment):
-        for one in self.known:
-            if one.head.segment == segment.seal.segment:
-                self.compared[id(one)] = segment.tree.root(one.head.size) == one.head.root
-
     def check_known(self):
         """Known heads and receipts of this workspace, which was verified to its end (13.5)."""
-        for one in self.known:
+        for one in self.run.known:
             head = one.head
+            if head is None or head.workspace != self.workspace.id or one in self.run.strangers:
+                continue
             seal = self.seals[head.segment] if head.segment < len(self.seals) else None
             if seal and seal.incarnation > head.incarnation:
-                self.run.found("superseded")
                 continue
-            held = (self.workspace.history.root(head.segment) == head.history_root
-                    and (seal is None or self.compared.get(id(one), False))
-                    and all(batch.segment <= head.segment for batch in one.batches))
-            if held and (seal or head.size == 0):
-                self.run.shown.add(id(one))
-            elif not held:
-                self.run.known_faults.append(Fault("known-receipt" if one.receipt else "known-head", one.name))
+            said = [self.workspace.history.root(head.segment) == head.history_root, self.says_of_head(head, seal)]
+            said += [self.says_of_batch(head, batch) for batch in one.batches]
+            if False in said:
+                self.run.known_faults.append(Fault(one.check, one.name))
+            elif said[1]:
+                self.run.shown.add(one)
+
+    def says_of_head(self, head, seal):
+        """Whether the head's segment has its root; None if that cannot be said."""
+        if seal is None:
+            return True if head.size == 0 else None
+        leaves = self.workspace.leaves_again(seal)
+        if leaves is None:
+            return None
+        return Tree(SEGMENT_TREE, (leaf.hash for leaf in leaves)).root(head.size) == head.root
+
+    def says_of_batch(self, head, batch):
+        """Whether the batch of a receipt is where it says; None if that cannot be said."""
+        seal = self.seals[batch.segment] if batch.segment < len(self.seals) else None
+        leaves = self.workspace.leaves_again(seal) if seal and seal.incarnation <= head.incarnation else None
+        if leaves is None:
+            return None
+        leaf = leaves[batch.leaf_index] if batch.leaf_index < len(leaves) else None
+        return (leaf is not None and leaf.kind == "BATCH" and leaf.entry.first_position == batch.first_position
+                and (leaf.content.header.epoch, leaf.content.header.batch_number) == (batch.epoch, batch.batch_number))
+
+
+def batch_number_of(header):
+    return header.gateway, header.epoch, header.batch_number
 
 
 class Segment:
@@ -1856,6 +1889,8 @@ class Segment:
         """Steps 9 to 13."""
         statements = []
         for index, leaf in enumerate(self.leaves):
+            require(leaf.entry.term >= self.segments.term, "entry-term", self.place(index))
+            self.segments.term = leaf.entry.term
             if leaf.kind == "STATEMENT":
                 statements.append(leaf.content.hash)
                 continue
@@ -1869,21 +1904,15 @@ class Segment:
 
     def check_statements(self, statements):
         """Step 13."""
-        head, chain = self.seal.workspace_chain, self.workspace.chain
-        expected = chain.hash_after(min(head.count + self.seal.statement_count, U64_MAX))
-        if expected is None:
-            require(not statements, "entry-statement", self.name)
-        else:
-            require((statements or [head.hash])[-1] == expected, "entry-statement", self.name)
+        for count, digest in enumerate(statements, self.seal.workspace_chain.count + 1):
+            require(self.workspace.chain.hash_after(count) == digest, "entry-statement", self.name)
 
     def check_equivocation(self, index, gateway, batch):
         """Step 10."""
-        epoch, number = gateway.epochs.get(batch.header.epoch), batch.header.batch_number
-        if epoch is None:
-            taken = self.segments.past_unknown
-        else:
-            taken = number < epoch.last_batch or (number == epoch.last_batch and batch.hash != epoch.last_hash)
+        epoch = gateway.epochs.get(batch.header.epoch)
+        taken = self.segments.past_unknown if epoch is None else batch.header.batch_number <= epoch.last_batch
         require(taken, "equivocation", self.place(index))
+        self.segments.equivocations.append((batch_number_of(batch.header), batch.hash, self.place(index)))
         self.run.found("equivocation")
 
     def admit(self, index, gateway, leaf):
@@ -1912,10 +1941,11 @@ class Segment:
         if header.dropped:
             self.run.found("dropped")
         writer = before.writer if before else None
-        if writer and writer.__dict__["class"] == "ALWAYS_ON" and writer.silence_us_max:
+        if writer and vars(writer)["class"] == "ALWAYS_ON" and writer.silence_us_max:
             if header.created_at > before.created_at + writer.silence_us_max:
                 self.run.found("silent")
-        from_here = position if signer.role == "GATEWAY" else self.seal.index
+        last = position + max(header.record_count, 1) - 1
+        from_here = last if signer.role == "GATEWAY" else self.seal.index
         chain = self.workspace.chain if signer.role == "GATEWAY" else self.log.ledger
         suspect = chain.keys[header.key_id].suspect
         if suspect is not None and from_here >= suspect:
@@ -1925,6 +1955,8 @@ class Segment:
     def check_held_head(self, index, head):
         """Step 12."""
         place, seals = f"{self.place(index)} held head", self.segments.seals
+        if head.unfenced:
+            self.run.found("unfenced")
         seal = seals[head.segment] if head.segment < len(seals) else None
         if seal and seal.incarnation > head.incarnation:
             self.run.found("superseded")
@@ -1933,6 +1965,7 @@ class Segment:
         require(before and seal and seal.incarnation == head.incarnation and seal.size >= head.size, "held-head", place)
         for one, other in ((head.ledger_chain, seal.ledger_chain), (head.workspace_chain, seal.workspace_chain)):
             require(one == other or (head.size == 0 and one.count <= other.count), "held-head", place)
+        require(self.workspace.chain.had(head.workspace_chain), "held-head", place)
         require(self.workspace.history.root(head.segment) == head.history_root, "held-head", place)
         self.segments.hold(head, place)
 
@@ -1981,7 +2014,8 @@ class Known:
     name: str
     note: Note | None = None
     head: SimpleNamespace | None = None
-    receipt: bool = False
+    outer: SimpleNamespace | None = None
+    check: str = "known-checkpoint"
     batches: tuple = ()
 
 
@@ -1996,21 +2030,50 @@ def parse_known(name, data):
 
 
 def known_head(name, data):
-    return Known(name, head=parse_head(data)[0])
+    head, outer = parse_head(data)
+    return Known(name, head=head, outer=outer, check="known-head")
 
 
 def known_receipt(name, data):
     receipt = decode("Receipt", data)
-    return Known(name, head=parse_head(receipt.signed_head)[0], receipt=True, batches=tuple(receipt.batches))
+    head, outer = parse_head(receipt.signed_head)
+    return Known(name, head=head, outer=outer, check="known-receipt", batches=tuple(receipt.batches))
 
 
-def check_known_checkpoints(run, log):
-    for one in (one for one in run.known if one.note):
-        note = one.note
-        if note.origin == run.policy.origin and log.tree.root(note.size) == note.root:
-            run.shown.add(id(one))
-        else:
-            run.faults.append(Fault("known-checkpoint", one.name))
+def is_of_this_log(one, log):
+    """Whether the signature on a known file is of the log that is verified."""
+    if one.note:
+        return any(key.role == "LOG" and note_signed_by(one.note, key.public_key) for key in log.ledger.keys.values())
+    key = log.ledger.key(one.head.key_id, log.ledger.count, "HEAD")
+    return (key is not None and one.head.origin == log.policy.origin
+            and signed("head", key.public_key, one.outer.signature, one.outer.head))
+
+
+def check_known(run, log):
+    """Known checkpoints, and what can be said of heads before any workspace is looked at (13.5)."""
+    for one in run.known:
+        if one.note and run.at_size is not None and one.note.size > run.at_size:
+            continue
+        if not is_of_this_log(one, log):
+            run.strangers.add(one)
+            run.found("unsigned")
+        elif one.note and one.note.origin == run.policy.origin and log.tree.root(one.note.size) == one.note.root:
+            run.shown.add(one)
+        elif one.note or one.head.workspace not in log.chains:
+            run.known_faults.append(Fault(one.check, one.name))
+
+
+def find_at_end(run, log):
+    """The findings that need the whole archive (13.8)."""
+    for epoch in run.open_epochs if run.until is None else ():
+        silence = run.now - epoch.received_at
+        if vars(epoch.writer)["class"] == "ALWAYS_ON" and silence > epoch.writer.silence_us_max + DAY_US:
+            run.found("silent")
+        if silence > 3 * DAY_US:
+            run.found("unclosed")
+    folders = {name.split("/")[1] for name in run.archive.below("workspaces")}
+    for _ in folders - {workspace.hex() for workspace in log.chains}:
+        run.found("unreferenced")
 
 
 def verify_archive(run):
@@ -2024,6 +2087,7 @@ def verify_archive(run):
     scope = run.policy.scope
     run.faults += [Fault("workspace-present", workspace.hex()) for workspace in scope or ()
                    if workspace not in log.chains]
+    check_known(run, log)
     for workspace in log.chains:
         if scope is None or workspace in scope:
             run.counts["workspaces"] += 1
@@ -2031,8 +2095,8 @@ def verify_archive(run):
                 Workspace(run, log, workspace).verify()
             except Fault as fault:
                 run.faults.append(fault)
-    check_known_checkpoints(run, log)
     run.faults += run.known_faults
+    find_at_end(run, log)
     return True
 
 
@@ -2040,8 +2104,8 @@ def claims_of_witnesses(run):
     """13.6: which of claims 4 to 6 hold, if nothing else speaks against them."""
     policy, times = run.policy, sorted(run.witness_times.values(), reverse=True)
     met = policy.quorum > 0 and len(times) >= policy.quorum
-    age = max(0, run.as_of // 1_000_000 - times[policy.quorum - 1]) if met else 0
-    fresh = met and policy.greatest_age > 0 and age <= policy.greatest_age
+    age = run.as_of // 1_000_000 - times[policy.quorum - 1] if met else 0
+    fresh = met and policy.greatest_age > 0 and 0 <= age <= policy.greatest_age
     has_known = bool(run.known) and len(run.shown) == len(run.known)
     return {"not_rolled_back": has_known or fresh, "not_rewritten": met, "dated": met}
 
@@ -2110,10 +2174,12 @@ class Evidence:
     def verify(self):
         """14.2 from step 2 on."""
         message, origin, roots = self.message, self.policy.origin, self.policy.roots
-        self.ledger = Chain(origin, None, Roots(roots, min(roots), earlier_sign=True))
+        self.ledger = Chain(origin, None, Roots(roots, min(roots)))
         self.take_chain("ledger-chain", self.ledger, message.ledger_chain, None)
         self.chain = Chain(origin, message.workspace)
-        self.take_chain("workspace-chain", self.chain, message.workspace_chain, self.ledger.roots_after[-1])
+        self.take_chain("workspace-chain", self.chain, message.workspace_chain,
+                        replace(self.ledger.roots_after[-1], earlier_sign=True))
+        require(self.policy.scope is None or message.workspace in self.policy.scope, "workspace-present")
         require(self.proof.note.origin == origin, "checkpoint-origin")
         require(any(note_signed_by(self.proof.note, key) for key in self.ledger.log_keys(self.ledger.count)),
                 "checkpoint-signature")
@@ -2134,7 +2200,7 @@ class Evidence:
         require((seal.origin, seal.workspace) == (self.policy.origin, self.message.workspace), "seal-binding", place)
         self.check_log(seal, segment, last, place)
         require(self.ledger.had(seal.ledger_chain), "seal-ledger-chain", place)
-        require(self.chain.had(seal.workspace_chain), "seal-workspace-chain", place)
+        require(seal.workspace_chain.count > 0 and self.chain.had(seal.workspace_chain), "seal-workspace-chain", place)
         require(last or segment.first_leaf + len(segment.leaves) == seal.size, "evidence-run", place)
         if before:
             require(segment.first_leaf == 0 and seal.segment == before.segment + 1
