@@ -78,6 +78,8 @@ def limits(folder):
         name, rate = one["limit"], one["rate"]
         if name == "fdatasync":
             say(f"| fdatasync of 4 KiB, one at a time | {rate:,.0f}/s; p50 {one['p50_ms']:.2f}, p99 {one['p99_ms']:.2f}, p99.9 {one['p999_ms']:.2f} ms |")
+        elif name == "synced":
+            say(f"| synced appends of {one['mib']} MiB | {rate:,.0f} MiB/s |")
         elif name == "record bytes":
             say(f"| a record {'with' if one['trace'] else 'without'} trace context, as signed | {rate:.0f} bytes |")
         elif name == "store":
@@ -202,12 +204,10 @@ def verifying(folder):
     for count in (RECORDS, 4 * RECORDS):
         place = folder / str(count)
         place.mkdir()
-        subprocess.run(
-            ["cargo", "test", "--locked", "--quiet", "-p", "verifier-cli", "--test", "verifier", "bulk"],
-            cwd=ROOT, env=os.environ | {"RECORDS": str(count), "DIR": str(place)}, check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        size = sum(path.stat().st_size for path in (place / "archive").rglob("*") if path.is_file())
-        command = [BIN / "verifier", "verify", place / "archive", "--policy", place / "policy.json"]
+        made = subprocess.run([BIN / "bench", "archive", place, str(count)], check=True, capture_output=True, text=True).stdout
+        made = json.loads(made.splitlines()[-1])
+        size = sum(path.stat().st_size for path in Path(made["archive"]).rglob("*") if path.is_file())
+        command = [BIN / "verifier", "verify", made["archive"], "--policy", made["policy"]]
         for cores, prefix in ((1, ["taskset", "-c", "0"]), (os.cpu_count(), [])):
             seconds, cpu, memory = min(measured(prefix + command) for _ in range(3))
             say(

@@ -25,11 +25,16 @@ struct Rate {
     core: f64,
 }
 
-fn rate(mut step: impl FnMut(u64) -> Done) -> Done<Rate> {
+fn rate(step: impl FnMut(u64) -> Done) -> Done<Rate> {
+    rate_of(8, step)
+}
+
+/// The same, with the clock looked at after every so many steps.
+fn rate_of(steps: u64, mut step: impl FnMut(u64) -> Done) -> Done<Rate> {
     let (began, cpu) = (Instant::now(), ledger::cpu_seconds("self")?);
     let mut count = 0;
     while began.elapsed() < TIME {
-        for _ in 0..8 {
+        for _ in 0..steps {
             step(count)?;
             count += 1;
         }
@@ -54,6 +59,23 @@ pub(crate) fn run(folder: &Path) -> Done {
     print(
         &json!({"limit": "fdatasync", "rate": syncs.clock, "p50_ms": times[0], "p99_ms": times[1], "p999_ms": times[2]}),
     );
+    for mib in [1, 8] {
+        let block = vec![7; mib << 20];
+        let synced = rate_of(1, |_| {
+            file.write_all(&block)?;
+            Ok(file.sync_data()?)
+        })?;
+        print(&json!({"limit": "synced", "mib": mib, "rate": synced.clock * mib as f64}));
+    }
+    drop(file);
+    std::fs::remove_file(folder.join("syncs"))?;
+    cores()?;
+    admit()?;
+    stores(folder)
+}
+
+/// What one core does with signatures and hashes.
+fn cores() -> Done {
     let key = SigningKey::from_bytes(&[1; 32]);
     let (header, public) = ([7; 400], public(&key));
     let signature = sign(&key, Context::Batch, &header);
@@ -78,8 +100,7 @@ pub(crate) fn run(folder: &Path) -> Done {
         let length = (0..1_000).map(|number| records::encoded(1, number, with_trace).len()).sum::<usize>();
         print(&json!({"limit": "record bytes", "trace": with_trace, "rate": length as f64 / 1e3}));
     }
-    admit()?;
-    stores(folder)
+    Ok(())
 }
 
 /// What admit costs a batch of 256: parse, signature, form of each record, root.

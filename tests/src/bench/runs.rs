@@ -99,6 +99,23 @@ pub(crate) async fn headline(folder: &Path, tls: bool, total: u64) -> Done {
     Ok(())
 }
 
+/// Writes an archive for the verifier: so many records, through the real ledger, in shares that fit in memory.
+pub(crate) async fn archive(folder: &Path, records: u64) -> Done {
+    let ledger = Ledger::start(&folder.join("ledger"), true, |_| {}).await?;
+    let mut gateways = connected(&ledger, "archive", 4).await?;
+    let mut left = records;
+    while left > 0 {
+        let share = left.min(1_000_000);
+        load::sign(&mut gateways, share.div_ceil(256 * 4), 256, true);
+        (gateways, _) = load::run(gateways, None).await?;
+        ledger.settled().await?;
+        left -= share;
+    }
+    ledger.cut().await?;
+    print(&json!({"run": "archive", "archive": ledger.config.archive.folder, "policy": ledger.config.paths.policy}));
+    Ok(())
+}
+
 /// Bytes of the archive per record, and how long a full segment takes from the cut to the published checkpoint.
 pub(crate) async fn size(folder: &Path, records: u64) -> Done {
     for with_trace in [true, false] {
@@ -111,7 +128,7 @@ pub(crate) async fn size(folder: &Path, records: u64) -> Done {
         let before = bytes(&ledger.archived()?);
         // Just below what cuts by itself: one segment of nearly 64 MiB.
         let length = crate::gateway::Chain::fixed(9).calls(256, with_trace).bytes.len() as u64 / 256;
-        let count = records.min((66 << 20) / length);
+        let count = records.min((62 << 20) / length);
         load::sign(&mut gateways, count / 256, 256, with_trace);
         let (_gateways, outcome) = load::run(gateways, None).await?;
         ledger.settled().await?;
