@@ -27,6 +27,13 @@ use crate::{config::RelayConfig, durable, gateway::Gateway, writer::Refused};
 
 /// Records of one stream that are on their way to the disk at once: they share a sync.
 const SHIP_AT_ONCE: usize = 256;
+/// What one stream may send ahead, in bytes. HTTP/2 counts small frames against half of the connection's window, 256 bytes
+/// each: 32 streams of the smallest records stay within that, so that a fast caller is slowed down and not cut off.
+const STREAM_WINDOW_BYTES: u32 = 16 << 10;
+/// The same for a connection.
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Streams of one connection.
+const STREAMS_MAX: u32 = 32;
 /// Call numbers below this are given by the relay; a caller that writes intents and outcomes itself uses those above.
 pub const CALLER_NUMBERS_FROM: u64 = 1 << 32;
 
@@ -132,7 +139,11 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
     wait: Duration,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let router = Server::builder().add_service(RelayServer::new(RelayService::new(gateway)));
+    let router = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .add_service(RelayServer::new(RelayService::new(gateway)));
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let graceful = async move {
         stop.await;
