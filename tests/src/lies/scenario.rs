@@ -582,13 +582,14 @@ pub(super) fn change_policy(name: &str, policy: &mut Policy) {
             policy.scope = Scope::Workspaces(vec![keys::workspace("delta").to_string()]);
         }
         "policy-knows-another-witness-key" => {
-            for witness in &mut policy.witnesses {
-                witness.public_key = custody::id::hex(&keys::public("impostor").to_bytes());
+            // A policy that names a key or a name twice is unusable, and then there is nothing to find.
+            for (at, witness) in policy.witnesses.iter_mut().enumerate() {
+                witness.public_key = custody::id::hex(&keys::public(&format!("impostor {at}")).to_bytes());
             }
         }
         "policy-wants-a-witness-that-never-signed" => {
-            for witness in &mut policy.witnesses {
-                "witness.example/three".clone_into(&mut witness.name);
+            for (at, witness) in policy.witnesses.iter_mut().enumerate() {
+                witness.name = format!("witness.example/silent-{at}");
             }
         }
         "policy-wants-a-younger-word" => policy.greatest_age_seconds = 60,
