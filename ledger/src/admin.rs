@@ -77,7 +77,9 @@ impl AdminService {
         let certificate = call.peer_certs().and_then(|chain| chain.first().map(|leaf| leaf.to_vec()));
         match certificate.and_then(|der| pki::peer_identity(&der)) {
             Some(Identity::Admin { origin, .. }) if origin == self.origin => Ok(()),
-            _ => Err(Status::permission_denied("not an administrator's certificate (hint: use the one that init made)")),
+            _ => {
+                Err(Status::permission_denied("not an administrator's certificate (hint: use the one that init made)"))
+            }
         }
     }
 
@@ -205,7 +207,9 @@ impl Admin for AdminService {
                 let gateway = gateway.map_err(|_| Status::invalid_argument("a gateway id has 16 bytes"))?;
                 let enrolled = self.look(move |writer| writer.is_enrolled(workspace, gateway)).await?;
                 if !enrolled {
-                    return Err(Status::failed_precondition("the gateway is not enrolled there (hint: enrol it first)"));
+                    return Err(Status::failed_precondition(
+                        "the gateway is not enrolled there (hint: enrol it first)",
+                    ));
                 }
                 Identity::Gateway { origin: self.origin.clone(), workspace, gateway }
             }

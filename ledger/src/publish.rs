@@ -232,8 +232,7 @@ impl Publisher {
         self.term = known_term + 1;
         // A crash after this line leaves a term that was never claimed; the next start takes the one after it.
         self.store.commit_one(Family::Meta, "term", &self.term.to_be_bytes())?;
-        let start =
-            wire::TermStart { term: self.term, incarnation: self.incarnation, at: clock::now_us() };
+        let start = wire::TermStart { term: self.term, incarnation: self.incarnation, at: clock::now_us() };
         let mut entries = if self.size() == 0 { genesis } else { Vec::new() };
         entries.push(encode_entry(log_entry::Entry::TermStart(start)).into());
         if let Claimed::Lost(_) = self.fence.claim(self.size(), self.term, &entries).await? {

@@ -56,7 +56,8 @@ pub(crate) struct Dir(pub(crate) PathBuf);
 
 impl Dir {
     pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("custody-{name}-{}", custody::id::hex(&crate::keys::random::<6>())));
+        let path =
+            std::env::temp_dir().join(format!("custody-{name}-{}", custody::id::hex(&crate::keys::random::<6>())));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -106,7 +107,12 @@ pub(crate) fn statement(
     encode_statement(&statement, signature).into()
 }
 
-pub(crate) fn enrol(workspace: Option<WorkspaceId>, role: Role, key: &SigningKey, gateway: Option<GatewayId>) -> Action {
+pub(crate) fn enrol(
+    workspace: Option<WorkspaceId>,
+    role: Role,
+    key: &SigningKey,
+    gateway: Option<GatewayId>,
+) -> Action {
     let public = key::public(key);
     let proof = key::sign(key, Context::Possession, &possession(ORIGIN, workspace, role, public, gateway));
     Action::Enrol(wire::Enrol {

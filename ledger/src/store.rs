@@ -13,8 +13,8 @@ use custody::{
 };
 use prost::Message as _;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, IteratorMode, Options,
-    WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, IteratorMode,
+    Options, WriteOptions,
 };
 
 /// Version of this layout; a database with a newer one is not opened.
@@ -94,7 +94,9 @@ impl std::fmt::Display for StoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Database(_) => f.write_str("use the database"),
-            Self::Damaged(what) => write!(f, "read {what} from the database: it is damaged (hint: restore from the archive)"),
+            Self::Damaged(what) => {
+                write!(f, "read {what} from the database: it is damaged (hint: restore from the archive)")
+            }
             Self::Newer(version) => write!(
                 f,
                 "open a database of version {version}, newer than this program's {STORE_VERSION} (hint: start the newer program)"
@@ -164,7 +166,8 @@ impl Store {
         options.set_wal_bytes_per_sync(1 << 20);
         options.set_bytes_per_sync(1 << 20);
         let cache = Cache::new_lru_cache(memory_bytes / 4);
-        let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
+        let families =
+            Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
         let store = Self { db: DB::open_cf_descriptors(&options, dir, families)? };
         match store.number("version")? {
             None => store.commit_one(Family::Meta, "version", &STORE_VERSION.to_be_bytes())?,
@@ -258,8 +261,10 @@ impl Store {
     /// Bytes that the database takes on disk, roughly.
     pub fn disk_bytes(&self) -> u64 {
         let of = |family: Family| {
-            let live = self.db.property_int_value_cf(self.family(family), "rocksdb.total-sst-files-size").ok().flatten();
-            let blobs = self.db.property_int_value_cf(self.family(family), "rocksdb.total-blob-file-size").ok().flatten();
+            let live =
+                self.db.property_int_value_cf(self.family(family), "rocksdb.total-sst-files-size").ok().flatten();
+            let blobs =
+                self.db.property_int_value_cf(self.family(family), "rocksdb.total-blob-file-size").ok().flatten();
             live.unwrap_or(0) + blobs.unwrap_or(0)
         };
         Family::ALL.into_iter().map(of).sum()

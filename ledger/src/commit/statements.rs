@@ -165,8 +165,7 @@ impl Writer {
     }
 
     fn take_ledger_statement(&mut self, signed: &Signed, object: &Bytes, group: &mut Group<'_>) -> Result<(), String> {
-        let (chain, roots) =
-            self.ledger_chain.extended(signed, &self.roots).map_err(|why| why.to_string())?;
+        let (chain, roots) = self.ledger_chain.extended(signed, &self.roots).map_err(|why| why.to_string())?;
         // The statement cuts every segment; whatever comes after the cut names the new chain.
         self.cut_some(None, group);
         self.ledger_chain = Arc::new(chain);

@@ -73,14 +73,18 @@ fn not_strict(why: &NotStrict) -> Reject {
 pub fn signer(chain: &Chain, header: &Header) -> Result<PublicKey, Reject> {
     let key = chain.key(&header.key_id).filter(|key| key.role == Role::Gateway && key.gateway == Some(header.gateway));
     let Some(key) = key else {
-        let detail = format!("key {} is not enrolled for this gateway (hint: ledger gateway enrol)", short(&header.key_id));
+        let detail =
+            format!("key {} is not enrolled for this gateway (hint: ledger gateway enrol)", short(&header.key_id));
         return Err(Reject::new(RejectReason::Unauthorised, detail));
     };
     if key.revoked {
         return Err(Reject::new(RejectReason::Revoked, "the key is revoked (hint: enrol a new one)"));
     }
     if key.retired && header.opens() {
-        return Err(Reject::new(RejectReason::Revoked, "the key is retired and opens no epoch (hint: use the new one)"));
+        return Err(Reject::new(
+            RejectReason::Revoked,
+            "the key is retired and opens no epoch (hint: use the new one)",
+        ));
     }
     Ok(key.public_key)
 }

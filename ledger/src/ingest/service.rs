@@ -89,7 +89,9 @@ impl IngestService {
                 streams: AtomicU32::new(0),
                 next_stream: AtomicU64::new(1),
                 rates: Mutex::new(HashMap::new()),
-                room: Arc::new(Semaphore::new(usize::try_from(limits.bytes_in_flight_total).unwrap_or(usize::MAX >> 3))),
+                room: Arc::new(Semaphore::new(
+                    usize::try_from(limits.bytes_in_flight_total).unwrap_or(usize::MAX >> 3),
+                )),
                 renew,
             }),
         }
@@ -146,7 +148,9 @@ impl Inner {
             gateway: GatewayId::try_from(hello.gateway.as_ref()).map_err(|_| bad_id())?,
         };
         if said.origin != self.origin {
-            return Err(Status::failed_precondition("this is the ledger of another origin (hint: check the configuration)"));
+            return Err(Status::failed_precondition(
+                "this is the ledger of another origin (hint: check the configuration)",
+            ));
         }
         let Some(der) = certificate else {
             let refused = || Status::unauthenticated("no client certificate (hint: enrol the gateway)");
@@ -158,7 +162,9 @@ impl Inner {
             {
                 Ok(said)
             }
-            _ => Err(Status::permission_denied("the certificate is another gateway's (hint: use the one from its enrolment)")),
+            _ => Err(Status::permission_denied(
+                "the certificate is another gateway's (hint: use the one from its enrolment)",
+            )),
         }
     }
 
@@ -171,7 +177,9 @@ impl Inner {
     ) -> Result<(), Status> {
         let last_head = match hello.last_head.is_empty() {
             true => None,
-            false => Some(SignedHead::parse(&hello.last_head).map_err(|why| Status::invalid_argument(why.to_string()))?),
+            false => {
+                Some(SignedHead::parse(&hello.last_head).map_err(|why| Status::invalid_argument(why.to_string()))?)
+            }
         };
         let (reply, answer) = oneshot::channel();
         let opening = Opening {
@@ -255,11 +263,8 @@ impl Pump {
         let batch = match admit::read(bytes) {
             Ok(batch) => batch,
             Err(reject) => {
-                let rejection = wire::Rejection {
-                    reason: reject.reason as i32,
-                    detail: reject.detail,
-                    ..Default::default()
-                };
+                let rejection =
+                    wire::Rejection { reason: reject.reason as i32, detail: reject.detail, ..Default::default() };
                 return self.answer(Message::Rejection(rejection));
             }
         };
