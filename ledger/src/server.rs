@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -47,6 +47,9 @@ use crate::{
 
 /// Longest gRPC message from a gateway: a batch of 1 MiB and its frame.
 const MESSAGE_BYTES_MAX: usize = 2 << 20;
+
+/// How long the end waits for threads that are in the store: a write and a segment that is being sealed take less.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why the ledger did not start, or ended: what to exit with, and what to say.
 #[derive(Debug)]
@@ -227,6 +230,7 @@ async fn serve(
 ) -> Result<(), Ended> {
     let serving = read_only.is_none();
     let (fence, term) = (opened.publisher.fence.clone(), opened.publisher.term);
+    let store = Arc::downgrade(&opened.store);
     let (wake, woken) = mpsc::channel(1);
     let (publisher, shared, writer) = start_writer(&config, opened, read_only, wake.clone())?;
     let archive = publisher.archive.clone();
@@ -237,11 +241,12 @@ async fn serve(
         false => tokio::spawn(std::future::pending()),
     };
     let mut helpers = start_helpers(&config, &shared);
-    if serving {
-        let every = Duration::from_secs(config.fence.read_seconds);
-        let (view, state) = (Arc::clone(&shared.view), Arc::clone(&shared.fence));
-        helpers.push(tokio::spawn(watch_fence(fence, view, state, shared.alarms.clone(), term, every)));
-    }
+    let every = Duration::from_secs(config.fence.read_seconds);
+    let (view, state) = (Arc::clone(&shared.view), Arc::clone(&shared.fence));
+    let mut watching = match serving {
+        true => tokio::spawn(watch_fence(fence, view, state, shared.alarms.clone(), term, every)),
+        false => tokio::spawn(std::future::pending()),
+    };
     let services = Services {
         config: config.clone(),
         pki: Arc::clone(&shared.pki),
@@ -249,24 +254,45 @@ async fn serve(
         admin: admin_service(&config, &shared),
     };
     let state = http::state(&shared.metrics, &shared.alarms, &shared.view, archive, requests.clone());
-    let addresses = services.listen(&mut helpers, state).await?;
-    if let Some(ready) = ready {
-        ready.send(addresses).ok();
-    }
-    tracing::info!(grpc = %addresses.grpc, http = %addresses.http, term, "serving");
-    let ended = tokio::select! {
-        () = asked_to_end() => None,
-        why = &mut publishing => why.ok(),
+    let outcome = match services.listen(&mut helpers, state).await {
+        Ok(addresses) => {
+            if let Some(ready) = ready {
+                ready.send(addresses).ok();
+            }
+            tracing::info!(grpc = %addresses.grpc, http = %addresses.http, term, "serving");
+            let ended = tokio::select! {
+                () = asked_to_end() => None,
+                why = &mut publishing => why.ok(),
+                _ = &mut watching => Some(PublishError::Fenced),
+            };
+            drain(&config, &requests, shared.mark.clone(), ended).await
+        }
+        Err(why) => Err(why),
     };
-    let outcome = drain(&config, &requests, shared.mark.clone(), ended).await;
+    helpers.push(watching);
     for helper in helpers {
         helper.abort();
     }
-    drop((requests, shared, wake));
+    drop((shared, wake));
     publishing.abort();
-    // The writer ends when the last sender of requests is gone; a stream that still reads must not hold the process.
-    drop(tokio::time::timeout(Duration::from_secs(5), tokio::task::spawn_blocking(move || writer.join())).await);
+    publishing.await.ok();
+    close(requests, writer, store).await;
     outcome
+}
+
+/// Ends the writer, whatever streams still hold, and waits until nobody has the store open: a process that ends while a
+/// thread is in RocksDB is aborted by it, and its exit code says nothing.
+async fn close(requests: mpsc::Sender<Request>, writer: std::thread::JoinHandle<()>, store: Weak<Store>) {
+    requests.send(Request::End).await.ok();
+    let closed = async {
+        tokio::task::spawn_blocking(move || writer.join()).await.ok();
+        while store.strong_count() > 0 {
+            clock::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(CLOSE_LIMIT, closed).await.is_err() {
+        tracing::warn!("the store is still in use at the end");
+    }
 }
 
 /// The writer's thread, and what others share with it.

@@ -77,6 +77,8 @@ pub enum Request {
     },
     /// Refuse batches from now on, cut everything, close the ledger's own epoch; answered with the queue number.
     Drain(oneshot::Sender<u64>),
+    /// The last request: the writer ends, though others may still hold a sender.
+    End,
 }
 
 /// A gateway's first message, checked as far as the stream can.
@@ -221,6 +223,7 @@ pub struct Writer {
     queue_next: u64,
     disk_low: bool,
     clock: clock::Watch,
+    ended: bool,
 }
 
 /// What is told to somebody once the write is on disk.
@@ -277,6 +280,7 @@ impl Writer {
             queue_next,
             disk_low: false,
             clock: clock::Watch::new(),
+            ended: false,
         };
         writer.share_chains();
         Ok(writer)
@@ -335,7 +339,7 @@ impl Writer {
         }
     }
 
-    /// Works until every sender of requests is gone.
+    /// Works until it is told to end, or every sender of requests is gone.
     pub fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut held = Vec::new();
         while let Some(first) = requests.blocking_recv() {
@@ -347,6 +351,9 @@ impl Writer {
                 held.push(next);
             }
             self.serve(held.drain(..));
+            if self.ended {
+                return;
+            }
         }
     }
 
@@ -440,6 +447,7 @@ impl Writer {
                 self.tick(group);
             }
             Request::Drain(reply) => self.drain(reply, group)?,
+            Request::End => self.ended = true,
         }
         Ok(())
     }
