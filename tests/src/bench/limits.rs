@@ -103,12 +103,15 @@ fn cores() -> Done {
     Ok(())
 }
 
+/// One of the things that admit looks at.
+type Step = fn(&Submitted, custody::key::PublicKey) -> bool;
+
 /// What admit costs a batch of 256: parse, signature, form of each record, root.
 fn admit() -> Done {
     let mut chain = Chain::fixed(1);
     let batch = chain.calls(256, true);
     let key = chain.public();
-    let steps: [(&str, fn(&Submitted, custody::key::PublicKey) -> bool); 3] = [
+    let steps: [(&str, Step); 3] = [
         ("signature", |batch, key| batch.is_signed_by(key)),
         ("form of records", |batch, _| batch.check_records().is_ok()),
         ("root of records", |batch, _| batch.is_root_of_records()),
