@@ -219,8 +219,19 @@ impl Gateway {
     /// # Errors
     /// [`Refused`]: then it is not recorded.
     pub async fn record(&self, kind: Kind) -> Result<RecordName, Refused> {
+        self.submit(kind).await?.durable().await
+    }
+
+    /// Hands a record to the writer, behind all that were handed to it before: for callers who have many on their way to the
+    /// disk and keep their order.
+    ///
+    /// # Errors
+    /// [`Refused::Stopped`].
+    pub async fn submit(&self, kind: Kind) -> Result<Recording, Refused> {
         self.ready()?;
-        ask(&self.commands, |answer| Command::Record(Box::new(kind), answer)).await
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(Command::Record(Box::new(kind), answer)).await.map_err(|_| Refused::Stopped)?;
+        Ok(Recording(answered))
     }
 
     /// A call begins: its intent is durable when this returns, so it may be forwarded. Phase, outcome and call number are
@@ -304,6 +315,20 @@ fn tls(config: &Config, authority: String, enrolled: String) -> Result<Tls, Open
 
 fn read_tls_key(path: &Path) -> Result<Zeroizing<String>, OpenError> {
     Ok(key::read_secret(path)?)
+}
+
+/// A record on its way to the disk.
+#[derive(Debug)]
+pub struct Recording(oneshot::Receiver<Result<RecordName, Refused>>);
+
+impl Recording {
+    /// Waits until it is durable.
+    ///
+    /// # Errors
+    /// [`Refused`]: then it is not recorded.
+    pub async fn durable(self) -> Result<RecordName, Refused> {
+        self.0.await.map_err(|_| Refused::Stopped)?
+    }
 }
 
 /// A call in progress. Dropped without [`Self::finish`], it ends as `cancelled`.

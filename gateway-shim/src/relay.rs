@@ -23,7 +23,12 @@ use tokio_stream::{
 };
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-use crate::{config::RelayConfig, durable, gateway::Gateway, writer::Refused};
+use crate::{
+    config::RelayConfig,
+    durable,
+    gateway::{Gateway, Recording},
+    writer::Refused,
+};
 
 /// Records of one stream that are on their way to the disk at once: they share a sync.
 const SHIP_AT_ONCE: usize = 256;
@@ -49,11 +54,15 @@ impl RelayService {
         Self { gateway }
     }
 
-    async fn put_one(&self, request: PutRequest) -> Result<PutResponse, Status> {
+    async fn submit(&self, request: PutRequest) -> Result<Recording, Status> {
         let kind = check(request)?;
-        let name = self.gateway.record(kind).await.map_err(status)?;
-        Ok(PutResponse { gateway: name.gateway.into(), epoch: name.epoch.into(), number: name.number })
+        self.gateway.submit(kind).await.map_err(status)
     }
+}
+
+async fn answer(recording: Recording) -> Result<PutResponse, Status> {
+    let name = recording.durable().await.map_err(status)?;
+    Ok(PutResponse { gateway: name.gateway.into(), epoch: name.epoch.into(), number: name.number })
 }
 
 fn check(request: PutRequest) -> Result<Kind, Status> {
@@ -99,7 +108,7 @@ type Answers = Pin<Box<dyn Stream<Item = Result<PutResponse, Status>> + Send>>;
 #[tonic::async_trait]
 impl Relay for RelayService {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        self.put_one(request.into_inner()).await.map(Response::new)
+        answer(self.submit(request.into_inner()).await?).await.map(Response::new)
     }
 
     type ShipStream = Answers;
@@ -107,20 +116,21 @@ impl Relay for RelayService {
     async fn ship(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<Answers>, Status> {
         let service = self.clone();
         let requests = request.into_inner();
-        let put = requests.map(move |request| {
+        // One after the other to the writer, so that numbers ascend with the requests; together to the disk.
+        let submitted = requests.then(move |request| {
             let service = service.clone();
-            async move { service.put_one(request?).await }
+            async move { service.submit(request?).await }
         });
-        // Polled in order, so numbers ascend with the requests; the first refusal ends the stream.
+        let put = until_refused(submitted).map(|submitted| async move { answer(submitted?).await });
         let answers = futures::StreamExt::buffered(put, SHIP_AT_ONCE);
         Ok(Response::new(Box::pin(until_refused(answers))))
     }
 }
 
-/// Nothing is taken behind a record that was refused: the caller decides.
-fn until_refused(
-    answers: impl Stream<Item = Result<PutResponse, Status>> + Send,
-) -> impl Stream<Item = Result<PutResponse, Status>> + Send {
+/// Ends behind the first refusal: the caller decides what comes then.
+fn until_refused<T>(
+    answers: impl Stream<Item = Result<T, Status>> + Send,
+) -> impl Stream<Item = Result<T, Status>> + Send {
     let mut refused = false;
     answers.take_while(move |answer| {
         let on = !refused;
