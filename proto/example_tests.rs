@@ -59,30 +59,37 @@ fn step(out: &mut String, what: &str, bytes: &[u8]) {
 
 fn example() -> String {
     let mut out = String::from("\n");
-    let (gateway_key, log_key) = (key(GATEWAY), key(LOG));
+    let (header, signature) = batch_steps(&mut out);
+    segment_and_log_steps(&mut out, &header, &signature);
+    out
+}
+
+/// From records to the signed header; header and signature.
+fn batch_steps(out: &mut String) -> (Vec<u8>, [u8; 64]) {
+    let gateway_key = key(GATEWAY);
     let records = records();
     step(
-        &mut out,
+        out,
         "seed of the gateway's key, and its public key after it",
         &[&gateway_key.to_bytes()[..], &public(&gateway_key).to_bytes()].concat(),
     );
     let key_id: KeyId = public(&gateway_key).id(Role::Gateway);
     step(
-        &mut out,
+        out,
         "key id: keyed BLAKE3 `custody/v1/key-id` over the role as 4 bytes (00000003) and the public key",
         &key_id.0,
     );
-    step(&mut out, "key of `custody/v1/batch-leaf`: derive_key(that context, nothing)", &Use::BatchLeaf.key());
-    step(&mut out, "record 0, the record of the writer", &records[0]);
-    step(&mut out, "record 1, a call", &records[1]);
-    step(&mut out, "seed of the batch", &SEED);
+    step(out, "key of `custody/v1/batch-leaf`: derive_key(that context, nothing)", &Use::BatchLeaf.key());
+    step(out, "record 0, the record of the writer", &records[0]);
+    step(out, "record 1, a call", &records[1]);
+    step(out, "seed of the batch", &SEED);
     let nonces = [nonce(&SEED, 0), nonce(&SEED, 1)];
-    step(&mut out, "nonce of record 1: keyed BLAKE3 with the seed as key over 0000000000000001", &nonces[1]);
+    step(out, "nonce of record 1: keyed BLAKE3 with the seed as key over 0000000000000001", &nonces[1]);
     let leaf = record_leaf(&nonces[1], &records[1], &mut Vec::new());
-    step(&mut out, "leaf of record 1: keyed over nonce, length as 4 bytes, record", &leaf);
+    step(out, "leaf of record 1: keyed over nonce, length as 4 bytes, record", &leaf);
     let leaves = record_leaves(&SEED, &records);
     let root = merkle::root_of::<BatchTree>(&leaves);
-    step(&mut out, "batch root: keyed BLAKE3 `custody/v1/batch-node` over both leaves", &root.0);
+    step(out, "batch root: keyed BLAKE3 `custody/v1/batch-node` over both leaves", &root.0);
     let mut header = Header {
         origin: ORIGIN.to_owned(),
         workspace: WORKSPACE,
@@ -104,43 +111,44 @@ fn example() -> String {
     };
     seal_header(&mut header, &SEED, &records);
     let header = header.encode();
-    step(&mut out, "header", &header);
+    step(out, "header", &header);
     let signature = sign(&gateway_key, Context::Batch, &header);
-    step(&mut out, "signature over `custody/v1/batch`, 00, header", &signature);
-    step(&mut out, "header hash: keyed BLAKE3 `custody/v1/header-hash` over the header", &header_hash(&header).0);
+    step(out, "signature over `custody/v1/batch`, 00, header", &signature);
+    step(out, "header hash: keyed BLAKE3 `custody/v1/header-hash` over the header", &header_hash(&header).0);
+    (header, signature)
+}
+
+/// From the signed header to the checkpoint.
+fn segment_and_log_steps(out: &mut String, header: &[u8], signature: &[u8; 64]) {
+    let log_key = key(LOG);
     let place = Leaf { kind: LeafKind::Batch, first_position: 0, received_at: AT, term: 1 };
-    let segment_leaf = place.hash(&header, &signature);
+    let segment_leaf = place.hash(header, signature);
     step(
-        &mut out,
+        out,
         "segment leaf: keyed over kind 01, first position 0, received-at, term 1 (8 bytes each), header and signature with lengths",
         &segment_leaf,
     );
     let segment_root = merkle::root_of::<SegmentTree>(&[segment_leaf]);
-    step(&mut out, "root of a segment with this one leaf: the leaf", &segment_root.0);
+    step(out, "root of a segment with this one leaf: the leaf", &segment_root.0);
     step(
-        &mut out,
+        out,
         "history leaf of segment 0, size 1: keyed over both as 8 bytes, and the root",
         &history_leaf(0, 1, &segment_root),
     );
     let seal = object_hash(b"the seal's bytes stand here");
     let entry = encode_seal_entry(WORKSPACE, 0, seal);
-    step(
-        &mut out,
-        "log entry for a seal whose SHA-256 is that of the ASCII text `the seal's bytes stand here`",
-        &entry,
-    );
+    step(out, "log entry for a seal whose SHA-256 is that of the ASCII text `the seal's bytes stand here`", &entry);
     let entry_leaf = log_leaf(&entry).0;
-    step(&mut out, "its leaf: SHA-256 over 00 and the entry; the root of a log of one", &entry_leaf);
+    step(out, "its leaf: SHA-256 over 00 and the entry; the root of a log of one", &entry_leaf);
     let log_root = merkle::root_of::<LogTree>(&[entry_leaf]);
     let checkpoint = Checkpoint { origin: ORIGIN.to_owned(), size: 1, root: log_root };
-    step(&mut out, "checkpoint hash, as statements name it: SHA-256 over the three lines", &checkpoint.hash().0);
+    step(out, "checkpoint hash, as statements name it: SHA-256 over the three lines", &checkpoint.hash().0);
     out.push_str("the checkpoint, signed by the log key\n\n");
     let note = String::from_utf8(sign_checkpoint(checkpoint, &log_key).to_bytes()).unwrap();
     for line in note.lines() {
         writeln!(out, "    {line}").unwrap();
     }
     out.push('\n');
-    out
 }
 
 #[test]
