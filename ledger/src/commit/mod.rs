@@ -241,6 +241,8 @@ struct Group<'a> {
     room: Vec<[OwnedSemaphorePermit; 2]>,
     cut: bool,
     answers: Vec<Answer>,
+    /// Requests that are served when the write is done.
+    after: Vec<Request>,
 }
 
 impl Writer {
@@ -369,6 +371,7 @@ impl Writer {
             room: Vec::new(),
             cut: false,
             answers: Vec::new(),
+            after: Vec::new(),
         };
         if self.parts.fence.is_fenced() && self.state == State::Serving {
             self.state = State::Fenced;
@@ -383,7 +386,7 @@ impl Writer {
             self.poison(&why);
             return;
         }
-        let Group { change, receipts, rejections, touched, cut, answers, room, .. } = group;
+        let Group { change, receipts, rejections, touched, cut, answers, after, room, .. } = group;
         if !change.is_empty() {
             // A crash before this line returns loses what nobody was told; after it, what everybody may be told.
             let began = Instant::now();
@@ -395,6 +398,12 @@ impl Writer {
             self.parts.metrics.observe("custody_commit_seconds", began.elapsed());
         }
         failpoint::hit("commit-before-answer");
+        for request in after {
+            if let Err(why) = self.show(request) {
+                self.poison(&why);
+                return;
+            }
+        }
         for (stream, message) in rejections {
             self.send(stream, message);
         }
@@ -422,8 +431,7 @@ impl Writer {
 
     fn decide(&mut self, request: Request, group: &mut Group<'_>) -> Result<(), StoreError> {
         match request {
-            Request::Open(opening) => self.open(*opening)?,
-            Request::Close(stream) => drop(self.streams.remove(&stream)),
+            Request::Open(_) | Request::Close(_) | Request::Published(_) | Request::Inspect(_) => group.after.push(request),
             Request::Batch(stream, batch, room) => {
                 group.room.push(room);
                 self.take_batch(stream, *batch, group)?;
@@ -436,9 +444,7 @@ impl Writer {
                     reply.send(number).ok();
                 }));
             }
-            Request::Published(published) => self.tell_archived(&published)?,
             Request::Record(kind) => self.own.push(*kind),
-            Request::Inspect(look) => look(self),
             Request::Tick { disk_low } => {
                 if disk_low && !self.disk_low {
                     self.parts.alarms.raise(Alarm::DiskFull, "batches are refused until there is room");
@@ -448,6 +454,19 @@ impl Writer {
             }
             Request::Drain(reply) => self.drain(reply, group)?,
             Request::End => self.ended = true,
+        }
+        Ok(())
+    }
+
+    /// What shows heads or the writer's state to somebody waits for the write: whoever was shown what the disk does not hold
+    /// would have proof of a fork after a crash.
+    fn show(&mut self, request: Request) -> Result<(), StoreError> {
+        match request {
+            Request::Open(opening) => self.open(*opening)?,
+            Request::Close(stream) => drop(self.streams.remove(&stream)),
+            Request::Published(published) => self.tell_archived(&published)?,
+            Request::Inspect(look) => look(self),
+            _ => {}
         }
         Ok(())
     }
