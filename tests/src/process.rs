@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use custody::id::WorkspaceId;
 use tempfile::TempDir;
 
 /// Limit of every wait for a process: a start with recovery takes well under a second, on a busy machine a few.
@@ -115,8 +116,8 @@ impl Home {
             "listen.grpc = \"127.0.0.1:{0}\"\nlisten.http = \"127.0.0.1:{1}\"\nadmin.url = \"https://localhost:{0}\"\n",
             self.grpc, self.http
         );
-        let more: toml::Table = toml::from_str(&(ports + settings)).expect("settings are TOML");
-        for (section, values) in more {
+        let read = |text: &str| toml::from_str::<toml::Table>(text).expect("settings are TOML");
+        for (section, values) in read(&ports).into_iter().chain(read(settings)) {
             match (config.get_mut(&section), values) {
                 (Some(toml::Value::Table(known)), toml::Value::Table(values)) => known.extend(values),
                 (_, values) => drop(config.insert(section, values)),
@@ -185,6 +186,28 @@ impl Home {
         let status = self.status();
         let alarms = status["alarms"].as_array().expect("the status has alarms");
         alarms.iter().filter_map(serde_json::Value::as_str).any(|alarm| alarm.starts_with(name))
+    }
+
+    /// Has the root create a workspace.
+    pub fn workspace(&self, name: &str) -> WorkspaceId {
+        let said = self.say_as_root(&["workspace", "add", name]);
+        let id = said.lines().find_map(|line| line.split_once("has the id ")).map(|(_, id)| id.trim());
+        id.and_then(WorkspaceId::from_hex).unwrap_or_else(|| panic!("no id in {said}"))
+    }
+
+    /// Waits until what `ledger status` says fits, with a limit.
+    pub async fn status_when(&self, what: &str, fits: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let waited = tokio::time::timeout(WAIT, async {
+            loop {
+                let status = self.status();
+                if fits(&status) {
+                    return status;
+                }
+                // The ledger looks at disk and fence once a second; asking costs it microseconds.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("not within {WAIT:?}: {what}\n{:#}", self.status()))
     }
 
     /// Starts `ledger serve` and waits until it serves.

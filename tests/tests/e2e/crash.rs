@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use custody::{head::SignedHead, id::WorkspaceId, verify::Known};
+use custody::{head::SignedHead, verify::Known};
 use custody_tests::{
     dice::Dice,
     oracle::{Expected, check_ledger},
@@ -137,7 +137,8 @@ async fn ship_over(gateway: &mut Gateway, session: &mut Session, load: &Load, di
 async fn kill_once(home: &Home, load: &Load, number: u64, dice: &mut Dice, up: &watch::Sender<u64>) -> String {
     let mut progress = load.progress.subscribe();
     let so_far = *progress.borrow_and_update();
-    if number % 10 % 3 == 0 && number % 10 < 9 {
+    let (ten, of_ten) = (number / 10, number % 10);
+    if [0, 3, 6].contains(&of_ten) {
         let process = home.start();
         up.send_replace(2 * number + 1);
         let more = dice.within(1..250);
@@ -146,7 +147,6 @@ async fn kill_once(home: &Home, load: &Load, number: u64, dice: &mut Dice, up: &
         process.kill();
         return format!("SIGKILL after {more} receipts");
     }
-    let (ten, of_ten) = (number / 10, number % 10);
     let named = 7 * ten + of_ten - of_ten.min(8) / 3 - 1;
     let (name, most) = FAIL_POINTS[usize::try_from(named).expect("kills are few") % FAIL_POINTS.len()];
     let passage = dice.within(1..most + 1);
@@ -165,14 +165,7 @@ fn heads(gateways: &[Gateway]) -> Vec<Known> {
 }
 
 fn enrol(home: &Home) -> Vec<Gateway> {
-    let workspace = |name: &str| {
-        home.say_as_root(&["workspace", "add", name]);
-        let status = home.status();
-        let workspaces = status["workspaces"].as_array().unwrap();
-        let found = workspaces.iter().find(|workspace| workspace["name"] == name).unwrap();
-        WorkspaceId::from_hex(found["workspace"].as_str().unwrap()).unwrap()
-    };
-    let workspaces = [workspace("payments"), workspace("research")];
+    let workspaces = [home.workspace("payments"), home.workspace("research")];
     workspaces.iter().flat_map(|id| [Gateway::enrol(home, *id), Gateway::enrol(home, *id)]).collect()
 }
 

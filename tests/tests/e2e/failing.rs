@@ -1,0 +1,366 @@
+//! What fails around the ledger: archive, fence, disk, a second ledger, an old copy, a configuration, and the end of it all.
+
+use std::{path::Path, process::Command};
+
+use custody_tests::{
+    oracle::{Expected, check_ledger},
+    peer::{Fault, Gateway, Heard, Session},
+    process::{Home, Process, binary, text, write},
+};
+
+const SETTINGS: &str =
+    "segment.age_seconds = 86400\nfence.read_seconds = 1\nstore.disk_low_bytes = 0\nstore.disk_full_bytes = 0\n";
+
+async fn ship(gateway: &mut Gateway, session: &mut Session, batches: u64) {
+    for _ in 0..batches {
+        let batch = gateway.batch(3);
+        session.send(batch).await.unwrap();
+        gateway.settle(session).await.unwrap();
+    }
+}
+
+fn check_all(home: &Home, gateway: &Gateway) {
+    let expected = Expected { acknowledged: gateway.acknowledged.clone(), complete: true, ..Expected::default() };
+    assert_eq!(check_ledger(&home.archive(), &home.policy(), &expected), gateway.acknowledged.len());
+}
+
+/// A folder that is out of reach: its name is another file's, so that every use of it fails, root's too.
+struct Away {
+    folder: std::path::PathBuf,
+}
+
+impl Away {
+    #[expect(clippy::disallowed_methods, reason = "a folder of the test is moved away, nothing is written")]
+    fn new(folder: &Path) -> Self {
+        std::fs::rename(folder, folder.with_extension("away")).unwrap();
+        write(folder, b"");
+        Self { folder: folder.to_owned() }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a folder of the test is moved back, nothing is written")]
+    fn back(self) {
+        std::fs::remove_file(&self.folder).unwrap();
+        std::fs::rename(self.folder.with_extension("away"), &self.folder).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn intake_goes_on_while_the_archive_is_away_and_the_archive_catches_up() {
+    let home = Home::new("archive", SETTINGS);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 3).await;
+    home.say(&["cut"]);
+    let away = Away::new(&home.archive());
+    ship(&mut gateway, &mut session, 3).await;
+    home.configure("admin.timeout_seconds = 1\n");
+    let said = home.refuses(&["cut"], 1);
+    assert!(said.contains("hint:"), "{said}");
+    home.configure("admin.timeout_seconds = 60\n");
+    assert!(process.wait_line("archive-failing"), "{}", process.log().join("\n"));
+    assert!(home.alarm_stands("archive-failing"));
+    ship(&mut gateway, &mut session, 3).await;
+    assert_eq!(home.status()["state"], "serving");
+    away.back();
+    home.say(&["cut"]);
+    check_all(&home, &gateway);
+    // The gateway hears it too, without coming back.
+    let head = gateway.head().unwrap().segment;
+    while gateway.archived < head {
+        gateway.hear(&mut session).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_published_while_the_fence_is_away_and_intake_goes_on() {
+    let home = Home::new("fence", SETTINGS);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 3).await;
+    let size = home.status()["log_size"].as_u64().unwrap();
+    let away = Away::new(&home.dir.join("fence"));
+    assert!(process.wait_line("fence-unreachable"), "{}", process.log().join("\n"));
+    ship(&mut gateway, &mut session, 3).await;
+    home.configure("admin.timeout_seconds = 1\n");
+    home.refuses(&["cut"], 1);
+    home.configure("admin.timeout_seconds = 60\n");
+    assert_eq!(home.status()["log_size"].as_u64(), Some(size));
+    assert!(home.alarm_stands("fence-unreachable"));
+    away.back();
+    home.say(&["cut"]);
+    check_all(&home, &gateway);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_ledgers_on_one_fence_the_first_stops_for_good() {
+    let home = Home::new("two", SETTINGS);
+    let first = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 2).await;
+    home.say(&["cut"]);
+    // Nothing is written now, so a copy of the running ledger's folder is whole.
+    let kept = tempfile::tempdir().unwrap();
+    let shared = format!(
+        "{SETTINGS}fence.folder = {:?}\narchive.folder = {:?}\n",
+        home.dir.join("fence").display().to_string(),
+        home.archive().display().to_string()
+    );
+    let copy = home.copy(&kept.path().join("copy"), &shared);
+    let second = copy.spawn(&[]);
+    assert_eq!(first.wait_end().code(), Some(4), "{}", first.log().join("\n"));
+    assert!(first.log().join("\n").contains("\"fenced\""), "{}", first.log().join("\n"));
+    // The second waits until the first's heads are surely stale.
+    assert!(second.wait_line("waiting it out"), "{}", second.log().join("\n"));
+    second.kill();
+    // Started again the first knows that its database is an older copy: it reads, and takes nothing.
+    let stale = home.start();
+    assert!(home.alarm_stands("stale-database"));
+    assert_eq!(home.status()["state"], "read-only");
+    assert!(matches!(gateway.connect(home.grpc).await, Err(Fault::Refused(_))));
+    home.say(&["workspace", "list"]);
+    let key = home.root_key().display().to_string();
+    home.refuses(&["workspace", "add", "late", "--root-key", &key], 1);
+    stale.terminate();
+    assert_eq!(stale.wait_end().code(), Some(0), "{}", stale.log().join("\n"));
+    check_all(&home, &gateway);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_of_the_data_is_read_only_and_harms_nothing() {
+    let home = Home::new("stale", SETTINGS);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 2).await;
+    process.terminate();
+    assert_eq!(process.wait_end().code(), Some(0));
+    let kept = tempfile::tempdir().unwrap();
+    let shared = format!(
+        "{SETTINGS}fence.folder = {:?}\narchive.folder = {:?}\n",
+        home.dir.join("fence").display().to_string(),
+        home.archive().display().to_string()
+    );
+    let copy = home.copy(&kept.path().join("copy"), &shared);
+    let process = home.start();
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 2).await;
+    home.say(&["cut"]);
+    let stale = copy.start();
+    assert_eq!(copy.status()["state"], "read-only");
+    assert!(copy.alarm_stands("stale-database"));
+    let before = gateway.last_head();
+    assert!(matches!(gateway.connect(copy.grpc).await, Err(Fault::Refused(_))));
+    assert_eq!(gateway.last_head(), before, "a stale copy signed a head");
+    stale.terminate();
+    assert_eq!(stale.wait_end().code(), Some(0), "{}", stale.log().join("\n"));
+    ship(&mut gateway, &mut session, 2).await;
+    home.say(&["cut"]);
+    check_all(&home, &gateway);
+    process.terminate();
+    assert_eq!(process.wait_end().code(), Some(0));
+}
+
+/// A file system of its own, where this machine lets us make one.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    fn mount(folder: &Path, megabytes: u32) -> Option<Self> {
+        let size = format!("size={megabytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder).output().ok()?;
+        mounted.status.success().then(|| Self(folder.to_owned()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_batches_says_so_and_recovers() {
+    let home = Home::new("disk", "");
+    home.configure(
+        "segment.age_seconds = 86400\nstore.disk_low_bytes = 33554432\nstore.disk_full_bytes = 33554432\nstore.cache_bytes = 8388608\n\
+         store.write_buffer_bytes = 8388608\n",
+    );
+    let Some(disk) = Disk::mount(&home.dir.join("data"), 96) else {
+        println!("SKIPPED: no file system can be mounted here (hint: run as root), so no disk was full in this run");
+        return;
+    };
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 3).await;
+    write(&disk.0.join("ballast"), &vec![1; 80 << 20]);
+    home.status_when("the disk is full", |status| status["alarms"].to_string().contains("disk-full")).await;
+    let batch = gateway.batch(3);
+    session.send(batch.clone()).await.unwrap();
+    loop {
+        match gateway.hear(&mut session).await.unwrap() {
+            Heard::Pushback(pushback) => {
+                assert!(pushback.retry_after_ms > 0 && !pushback.detail.is_empty(), "{pushback:?}");
+                break;
+            }
+            heard => assert!(!matches!(heard, Heard::Receipt(1..)), "{heard:?}"),
+        }
+    }
+    assert!(home.say(&["workspace", "list"]).contains("payments"), "reads go on");
+    std::fs::remove_file(disk.0.join("ballast")).unwrap();
+    // The same batch again, as the pushback asks, until it is taken.
+    let taken = tokio::time::timeout(custody_tests::process::WAIT, async {
+        while !gateway.waiting.is_empty() {
+            session.send(batch.clone()).await.unwrap();
+            if let Heard::Pushback(pushback) = gateway.hear(&mut session).await.unwrap() {
+                tokio::time::sleep(std::time::Duration::from_millis(u64::from(pushback.retry_after_ms))).await;
+            }
+        }
+    });
+    taken.await.expect("there is room again");
+    home.say(&["cut"]);
+    check_all(&home, &gateway);
+    process.terminate();
+    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_archives_everything_and_one_that_cannot_says_so() {
+    let home = Home::new("drain", &(SETTINGS.to_owned() + "drain.seconds_max = 1\n"));
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 5).await;
+    process.terminate();
+    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+    check_all(&home, &gateway);
+    let process = home.start();
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 5).await;
+    let away = Away::new(&home.archive());
+    process.terminate();
+    assert_eq!(process.wait_end().code(), Some(3), "{}", process.log().join("\n"));
+    let log = process.log().join("\n");
+    assert!(log.contains("not archived") && log.contains("hint:"), "{log}");
+    away.back();
+    let process = home.start();
+    home.say(&["cut"]);
+    check_all(&home, &gateway);
+    process.terminate();
+    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_is_named_with_the_next_move() {
+    let home = Home::new("config", "");
+    let good = std::fs::read_to_string(home.config()).unwrap();
+    for (line, word) in [("[ingress]\n", "ingress"), ("[ingest.more]\n", "more"), ("x = = 1\n", "TOML")] {
+        write(&home.config(), (good.clone() + line).as_bytes());
+        let said = home.refuses(&["serve"], 2);
+        assert!(said.contains(word), "{line}: {said}");
+    }
+    write(&home.config(), good.as_bytes());
+    home.configure("segment.leaves_max = 65537\n");
+    let said = home.refuses(&["serve"], 2);
+    assert!(said.contains("segment.leaves_max") && said.contains("hint:"), "{said}");
+    write(&home.config(), good.as_bytes());
+    std::fs::remove_file(home.policy()).unwrap();
+    assert!(home.refuses(&["serve"], 1).contains("policy"));
+    let again =
+        Command::new(binary("ledger")).args(["init", "--origin", "a/b", "--dir"]).arg(&home.dir).output().unwrap();
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again.stderr));
+    assert_eq!(Command::new(binary("ledger")).arg("serv").output().unwrap().status.code(), Some(64));
+}
+
+#[test]
+fn one_data_folder_has_one_ledger() {
+    let home = Home::new("lock", SETTINGS);
+    let process = home.start();
+    let second = home.spawn(&[]);
+    assert_eq!(second.wait_end().code(), Some(1), "{}", second.log().join("\n"));
+    assert_eq!(home.status()["state"], "serving");
+    drop(process);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_an_administrator_do_what_they_say() {
+    let home = Home::new("admin", SETTINGS);
+    let _process = home.start();
+    let workspace = home.workspace("payments");
+    let key = home.root_key().display().to_string();
+    assert!(home.refuses(&["workspace", "add", "payments", "--root-key", &key], 1).contains("exists"));
+    assert!(home.refuses(&["workspace", "add", "unsigned"], 64).contains("hint:"));
+    let wrong = home.dir.join("root/root-successor.key").display().to_string();
+    assert!(home.refuses(&["workspace", "add", "impostor", "--root-key", &wrong], 1).contains("not the root key"));
+    // A registrar with a cap of one.
+    let registrar = home.dir.join("registrar.key").display().to_string();
+    let made = Command::new(binary("ledger")).args(["key", "make", &registrar]).output().unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let delegate = ["key", "delegate", "--workspace", "payments", "--enrolments-max", "1", "--new-key", &registrar];
+    home.say_as_root(&delegate);
+    let signing = ["--registrar-key", registrar.as_str()];
+    let mut gateway = Gateway::enrol_signed(&home, workspace, &signing);
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 2).await;
+    let (second, request) = Gateway::request(&home, workspace);
+    let (asked, answered) = second.files(&home);
+    write(asked.as_ref(), request.to_string().as_bytes());
+    home.refuses(&[&["gateway", "enrol", &asked, "--out", &answered], &signing[..]].concat(), 1);
+    // The same gateway offline: a request file, the root's signature, and the same command again.
+    offline(&home, &asked, &answered);
+    let id = custody::key::public(&gateway.key).id(custody::wire::Role::Gateway).to_string();
+    home.say_as_root(&["key", "suspect", &id, "--workspace", "payments", "--since", "1"]);
+    assert!(home.say(&["key", "list", "--workspace", "payments"]).contains("suspect since 1"));
+    let since = ["--workspace", "payments", "--since", "2026-01-01T00:00:00Z"];
+    let hold = home.say_as_root(&[&["hold", "set"], &since[..]].concat());
+    let hold = hold.lines().find_map(|line| line.strip_prefix("hold ")).unwrap().to_owned();
+    assert!(home.say(&["hold", "list", "--workspace", "payments"]).contains(&hold));
+    home.say_as_root(&["hold", "release", "--workspace", "payments", &hold]);
+    assert!(!home.say(&["hold", "list", "--workspace", "payments"]).contains(&hold));
+    assert!(home.say(&["cut", "--workspace", "payments"]).contains("archived"));
+    home.say_as_root(&["workspace", "remove", "payments"]);
+    assert!(home.say(&["workspace", "list"]).contains("removed"));
+    assert!(home.say(&["statement", "list", "--workspace", "payments"]).lines().count() > 5);
+    let status = home.status();
+    assert_eq!(status["state"], "serving");
+    assert!(status["workspaces"].as_array().unwrap().iter().any(|known| known["removed"] == true));
+    home.say(&["cut"]);
+    let mut verify = Command::new(binary("verifier"));
+    let verified = verify.arg("verify").arg(home.archive()).arg("--policy").arg(home.policy()).output().unwrap();
+    // A suspect key leaves undecided what it signed, and says so.
+    assert_eq!(verified.status.code(), Some(2), "{}", text(&verified.stdout));
+    assert!(text(&verified.stdout).contains("suspect"), "{}", text(&verified.stdout));
+}
+
+fn offline(home: &Home, asked: &str, answered: &str) {
+    let (request, signed) = (home.dir.join("enrol.request"), home.dir.join("enrol.stmt"));
+    let (request, signed) = (request.display().to_string(), signed.display().to_string());
+    home.say(&["gateway", "enrol", asked, "--out", answered, "--request-out", &request]);
+    assert!(!Path::new(answered).exists());
+    let root = home.root_key();
+    let sign =
+        Command::new(binary("ledger")).args(["root", "sign", &request, "--out", &signed, "--key"]).arg(root).output();
+    let sign = sign.unwrap();
+    assert!(sign.status.success(), "{}", text(&sign.stderr));
+    home.say(&["statement", "submit", &signed]);
+    home.say(&["statement", "submit", &signed]);
+    let said = home.say(&["gateway", "enrol", asked, "--out", answered, "--request-out", "/dev/null/none"]);
+    assert!(said.contains("enrolled already"), "{said}");
+    assert!(Path::new(answered).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_development_server_serves_without_tls_and_ends_like_any_other() {
+    let home = Home::new("dev", "listen.plaintext_loopback = true\n");
+    home.configure(&format!("admin.url = \"http://127.0.0.1:{}\"\n", home.grpc));
+    let process = Process::spawn(Command::new(binary("ledger")).arg("dev").arg("--dir").arg(&home.dir));
+    assert!(process.wait_line("serving"), "{}", process.log().join("\n"));
+    home.workspace("payments");
+    assert_eq!(home.status()["state"], "serving");
+    process.terminate();
+    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+    let empty = Expected::default();
+    assert_eq!(check_ledger(&home.archive(), &home.policy(), &empty), 0);
+}

@@ -1,0 +1,370 @@
+//! Bad input, each with its stated answer: batches, streams, gateways, certificates, and what comes to the port by mistake.
+
+use bytes::Bytes;
+use custody::{
+    batch::{encode_signed, seal_header},
+    id::{GatewayId, WorkspaceId},
+    key::{self, Context},
+    record,
+    wire::{self, RejectReason, Role, admin_client::AdminClient, from_gateway},
+};
+use custody_tests::{
+    oracle::{Expected, check_ledger},
+    peer::{self, Fault, Gateway, Heard, Session, call, certificate_request, now_us, random},
+    process::Home,
+};
+use ed25519_dalek::SigningKey;
+use prost::Message as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::{Code, transport::Channel};
+
+/// Segments are cut when a test says so.
+const SETTINGS: &str =
+    "segment.age_seconds = 86400\nfence.read_seconds = 1\nstore.disk_low_bytes = 0\nstore.disk_full_bytes = 0\n";
+
+/// What a lie does to the message of a good batch.
+fn changed(good: &Bytes, change: impl FnOnce(&mut wire::SignedBatch)) -> Bytes {
+    let mut batch = wire::SignedBatch::decode(good.clone()).unwrap();
+    change(&mut batch);
+    batch.encode_to_vec().into()
+}
+
+async fn refused(gateway: &mut Gateway, session: &mut Session, lie: &str, bytes: Bytes) -> wire::Rejection {
+    session.send(bytes).await.unwrap();
+    gateway.refusal(session).await.unwrap_or_else(|why| panic!("{lie}: {why:?}"))
+}
+
+/// The good batch that the lies are told about is the gateway's next one; it is not sent.
+fn lies(gateway: &Gateway, other: &Gateway) -> Vec<(&'static str, RejectReason, Bytes)> {
+    let (header, records) = (gateway.header(), gateway.records(3));
+    let good = gateway.sign(header.clone(), &records);
+    let with = |records: &[Bytes]| gateway.sign(gateway.header(), records);
+    let resigned = |header: custody::batch::Header, key: &SigningKey| {
+        let (mut header, seed) = (header, random());
+        seal_header(&mut header, &seed, &records);
+        Bytes::from(encode_signed(&header.encode(), key, &seed, &records))
+    };
+    let stranger = SigningKey::from_bytes(&random());
+    let of_stranger = custody::batch::Header { key_id: key::public(&stranger).id(Role::Gateway), ..gateway.header() };
+    let ledgers = wire::LedgerEvent {
+        at: now_us(),
+        kind: 1,
+        action: "a".to_owned(),
+        outcome: "ok".to_owned(),
+        ..Default::default()
+    };
+    let ledgers = Bytes::from(record::encode(wire::record::Kind::LedgerEvent(ledgers)));
+    let long = vec![call(0); 4097];
+    let fat: Vec<Bytes> = (0..4).map(|_| Bytes::from(vec![0; 300_000])).collect();
+    let gap = custody::batch::Header { batch_number: header.batch_number + 2, ..header.clone() };
+    let numbered = custody::batch::Header { first_record: header.first_record + 1, ..header.clone() };
+    let unchained = custody::batch::Header { previous: custody::id::HeaderHash([7; 32]), ..header.clone() };
+    use RejectReason::{Equivocation, Forged, FutureVersion, Gap, Malformed, Unauthorised, WrongStream};
+    vec![
+        ("forged", Forged, changed(&good, |batch| batch.signature = Bytes::from_static(&[1; 64]))),
+        ("re-signed", Forged, resigned(header, &stranger)),
+        ("signed by a stranger", Unauthorised, resigned(of_stranger, &stranger)),
+        ("a record replaced", Forged, changed(&good, |batch| batch.records[1] = call(99))),
+        ("a record removed", Malformed, changed(&good, |batch| drop(batch.records.pop()))),
+        ("another seed", Forged, changed(&good, |batch| batch.seed = Bytes::from_static(&[9; 32]))),
+        ("a batch left out", Gap, gateway.sign(gap, &records)),
+        ("records renumbered", Equivocation, gateway.sign(numbered, &records)),
+        ("the chain of headers broken", Equivocation, gateway.sign(unchained, &records)),
+        ("more than 4096 records", Malformed, with(&long)),
+        ("more than 1 MiB", Malformed, with(&fat)),
+        ("truncated", Malformed, good.slice(..good.len() - 1)),
+        ("truncated to nothing", Malformed, Bytes::new()),
+        ("an unknown field", Malformed, [good.as_ref(), &[0x7a, 0x00]].concat().into()),
+        ("a field twice", Malformed, [&good[..2], &good[..]].concat().into()),
+        ("from the future", FutureVersion, [&[0x08, 0x02], &good[2..]].concat().into()),
+        ("a record that is not in form", Malformed, with(&[Bytes::from_static(b"\x08\x01\xff")])),
+        ("a record of a kind that is the ledger's", Unauthorised, with(&[call(0), ledgers])),
+        ("another gateway's", WrongStream, other.sign(other.header(), &other.records(1))),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_bad_batch_has_its_answer_and_the_stream_goes_on() {
+    let home = Home::new("batches", SETTINGS);
+    let _process = home.start();
+    let workspace = home.workspace("payments");
+    let (mut gateway, other) = (Gateway::enrol(&home, workspace), Gateway::enrol(&home, workspace));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let first = gateway.batch(1);
+    session.send(first.clone()).await.unwrap();
+    gateway.settle(&mut session).await.unwrap();
+    for at in 0..lies(&gateway, &other).len() {
+        let (lie, reason, bytes) = lies(&gateway, &other).swap_remove(at);
+        let rejection = refused(&mut gateway, &mut session, lie, bytes).await;
+        assert_eq!(rejection.reason(), reason, "{lie}: {rejection:?}");
+        assert!(!rejection.detail.is_empty(), "{lie}");
+        if reason == RejectReason::Gap {
+            assert_eq!(rejection.expected_batch, gateway.next_batch, "{lie}");
+        }
+        let good = gateway.batch(2);
+        session.send(good).await.unwrap();
+        gateway.settle(&mut session).await.unwrap_or_else(|why| panic!("after {lie}: {why:?}"));
+    }
+    // Re-ordered: the later one is refused and says what is missing; in order both are taken.
+    let (one, two) = (gateway.batch(1), gateway.batch(1));
+    let rejection = refused(&mut gateway, &mut session, "re-ordered", two.clone()).await;
+    assert_eq!(rejection.reason(), RejectReason::Gap);
+    session.send(one).await.unwrap();
+    session.send(two).await.unwrap();
+    gateway.settle(&mut session).await.unwrap();
+    // The same batch again has the same place; `hear` refuses a second one.
+    session.send(first).await.unwrap();
+    while !matches!(gateway.hear(&mut session).await.unwrap(), Heard::Receipt(0)) {}
+    equivocate(&home, &mut gateway, &mut session).await;
+    home.say(&["cut"]);
+    let expected = Expected { acknowledged: gateway.acknowledged.clone(), complete: true, ..Expected::default() };
+    assert_eq!(check_ledger(&home.archive(), &home.policy(), &expected), gateway.acknowledged.len());
+}
+
+/// Two batches under one number: the second is kept as proof, and the gateway goes on in a new epoch.
+async fn equivocate(home: &Home, gateway: &mut Gateway, session: &mut Session) {
+    let (header, records) = (gateway.header(), gateway.records(1));
+    let second = custody::batch::Header { created_at: header.created_at + 1, ..header.clone() };
+    let (first, second) = (gateway.sign(header, &records), gateway.sign(second, &records));
+    gateway.keep(first.clone());
+    session.send(first).await.unwrap();
+    gateway.settle(session).await.unwrap();
+    let rejection = refused(gateway, session, "equivocation", second).await;
+    assert_eq!(rejection.reason(), RejectReason::Equivocation);
+    assert!(home.alarm_stands("equivocation"));
+    gateway.new_epoch();
+    let next = gateway.batch(1);
+    session.send(next).await.unwrap();
+    gateway.settle(session).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_longer_than_any_batch_ends_only_its_own_stream() {
+    let home = Home::new("long", SETTINGS);
+    let _process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    session.send(Bytes::from(vec![0; 3 << 20])).await.unwrap();
+    let ended = loop {
+        match gateway.hear(&mut session).await {
+            Ok(_) => {}
+            Err(why) => break why,
+        }
+    };
+    assert!(matches!(ended, Fault::Gone(_)), "{ended:?}");
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let good = gateway.batch(1);
+    session.send(good).await.unwrap();
+    gateway.settle(&mut session).await.unwrap();
+}
+
+async fn refusal_of(gateway: &Gateway, port: u16, hello: wire::Hello) -> tonic::Status {
+    let channel = gateway.door.channel(port).await.unwrap();
+    match peer::open(channel, hello).await {
+        Err(Fault::Refused(status)) => status,
+        Err(why) => panic!("{why:?}"),
+        Ok(_) => panic!("the stream was opened"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_opened_only_by_whom_its_certificate_names() {
+    let home = Home::new("doors", SETTINGS);
+    let elsewhere = Home::new("doors-elsewhere", SETTINGS);
+    let (_process, _elsewhere) = (home.start(), elsewhere.start());
+    let (payments, research) = (home.workspace("payments"), home.workspace("research"));
+    let (mut one, two) = (Gateway::enrol(&home, payments), Gateway::enrol(&home, research));
+    let foreign = Gateway::enrol(&elsewhere, elsewhere.workspace("payments"));
+    let with = |change: fn(&mut wire::Hello)| {
+        let mut hello = one.hello();
+        change(&mut hello);
+        hello
+    };
+    for (lie, code, hello) in [
+        ("another gateway's name", Code::PermissionDenied, two.hello()),
+        ("another workspace", Code::PermissionDenied, with(|hello| hello.workspace = Bytes::from_static(&[9; 16]))),
+        ("another origin", Code::FailedPrecondition, with(|hello| "elsewhere/x".clone_into(&mut hello.origin))),
+        ("no id", Code::InvalidArgument, with(|hello| hello.gateway = Bytes::new())),
+        ("a head that is none", Code::InvalidArgument, with(|hello| hello.last_head = Bytes::from_static(b"head"))),
+    ] {
+        let status = refusal_of(&one, home.grpc, hello).await;
+        assert_eq!(status.code(), code, "{lie}: {status:?}");
+        assert!(!status.message().contains("127.0.0.1"), "{lie}: {status:?}");
+    }
+    // A certificate of another ledger's authority, none at all, and no TLS: no stream.
+    let mut door = foreign.door.clone();
+    door.authority.clone_from(&one.door.authority);
+    let stranger = match door.channel(home.grpc).await {
+        Ok(channel) => peer::open(channel, one.hello()).await.err(),
+        Err(why) => Some(why),
+    };
+    assert!(matches!(stranger, Some(Fault::Gone(_) | Fault::Refused(_))), "a stranger came in");
+    let plain = Channel::from_shared(format!("http://127.0.0.1:{}", home.grpc)).unwrap().connect().await;
+    let plain = match plain {
+        Ok(channel) => peer::open(channel, one.hello()).await.err(),
+        Err(why) => Some(Fault::Gone(why.to_string())),
+    };
+    assert!(matches!(plain, Some(Fault::Gone(_) | Fault::Refused(_))), "plaintext came in");
+    // A gateway is no administrator.
+    let mut admin = AdminClient::new(one.door.channel(home.grpc).await.unwrap());
+    let status = admin.status(wire::StatusRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    one.connect(home.grpc).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_the_ports_is_answered_by_silence_and_harms_nobody() {
+    let home = Home::new("garbage", SETTINGS);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let noise: [u8; 4096] = random();
+    let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for port in [home.grpc, home.http] {
+        for garbage in [&noise[..], &request[..], b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff"] {
+            let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            // The ledger may have hung up before all was said.
+            stream.write_all(garbage).await.ok();
+            stream.shutdown().await.ok();
+            let mut answer = Vec::new();
+            let read = tokio::time::timeout(peer::ANSWER, stream.read_to_end(&mut answer)).await;
+            assert!(read.is_ok(), "the port {port} holds a connection that said {garbage:?}");
+        }
+        let good = gateway.batch(1);
+        session.send(good).await.unwrap();
+        gateway.settle(&mut session).await.unwrap();
+    }
+    let log = process.log().join("\n");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_never_reads_is_closed_and_slows_no_other() {
+    let home = Home::new("slow", SETTINGS);
+    let process = home.start();
+    let workspace = home.workspace("payments");
+    let (mut slow, mut good) = (Gateway::enrol(&home, workspace), Gateway::enrol(&home, workspace));
+    let silent = slow.connect(home.grpc).await.unwrap();
+    let batch = slow.batch(1);
+    // The same batch again and again: an answer each time, and none is read.
+    let sending = tokio::spawn(async move {
+        for _ in 0..50_000 {
+            if silent.send(batch.clone()).await.is_err() {
+                break;
+            }
+        }
+        silent
+    });
+    let mut session = good.connect(home.grpc).await.unwrap();
+    for _ in 0..50 {
+        let batch = good.batch(5);
+        session.send(batch).await.unwrap();
+        good.settle(&mut session).await.unwrap();
+    }
+    assert!(process.wait_line("does not keep up"), "{}", process.log().join("\n"));
+    sending.abort();
+    // It comes back and has lost nothing.
+    let mut session = slow.connect(home.grpc).await.unwrap();
+    let again = slow.waiting[0].bytes.clone();
+    session.send(again).await.unwrap();
+    slow.settle(&mut session).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_and_workspaces_that_are_no_longer_good_are_refused_at_once() {
+    let home = Home::new("revoked", SETTINGS);
+    let _process = home.start();
+    let (payments, research) = (home.workspace("payments"), home.workspace("research"));
+    let mut gateways =
+        [Gateway::enrol(&home, payments), Gateway::enrol(&home, payments), Gateway::enrol(&home, research)];
+    let mut sessions = Vec::new();
+    for gateway in &mut gateways {
+        let mut session = gateway.connect(home.grpc).await.unwrap();
+        let batch = gateway.batch(1);
+        session.send(batch).await.unwrap();
+        gateway.settle(&mut session).await.unwrap();
+        sessions.push(session);
+    }
+    let key_id = |gateway: &Gateway| key::public(&gateway.key).id(Role::Gateway).to_string();
+    home.say_as_root(&["key", "revoke", &key_id(&gateways[0]), "--workspace", "payments"]);
+    home.say_as_root(&["key", "retire", &key_id(&gateways[1]), "--workspace", "payments"]);
+    home.say_as_root(&["workspace", "remove", "research"]);
+    // Retired: the open epoch may go on, and no other begins.
+    let batch = gateways[1].batch(1);
+    sessions[1].send(batch).await.unwrap();
+    gateways[1].settle(&mut sessions[1]).await.unwrap();
+    gateways[1].new_epoch();
+    let reasons = [RejectReason::Revoked, RejectReason::Revoked, RejectReason::Removed];
+    for ((gateway, session), reason) in gateways.iter_mut().zip(&mut sessions).zip(reasons) {
+        let batch = gateway.sign(gateway.header(), &gateway.records(1));
+        let rejection = refused(gateway, session, "no longer good", batch).await;
+        assert_eq!(rejection.reason(), reason, "{rejection:?}");
+    }
+    home.say(&["cut"]);
+    let acknowledged = gateways.iter().flat_map(|gateway| gateway.acknowledged.clone()).collect();
+    check_ledger(&home.archive(), &home.policy(), &Expected { acknowledged, complete: true, ..Expected::default() });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_over_the_stream() {
+    let home = Home::new("renew", SETTINGS);
+    let _process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let tls = rcgen::KeyPair::generate().unwrap();
+    session.say(from_gateway::Message::RenewCertificate("no request".to_owned())).await.unwrap();
+    session.say(from_gateway::Message::RenewCertificate(certificate_request(&tls))).await.unwrap();
+    let renewed = loop {
+        if let Heard::Certificate(pem) = gateway.hear(&mut session).await.unwrap() {
+            break pem;
+        }
+    };
+    assert_ne!(renewed, gateway.door.certificate);
+    (gateway.door.certificate, gateway.door.tls_key) = (renewed, tls.serialize_pem());
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let batch = gateway.batch(1);
+    session.send(batch).await.unwrap();
+    gateway.settle(&mut session).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_workspace_is_refused_also_without_tls() {
+    let plain = "listen.plaintext_loopback = true\n";
+    let home = Home::new("plain", &(SETTINGS.to_owned() + plain));
+    home.configure(&format!("admin.url = \"http://127.0.0.1:{}\"\n", home.grpc));
+    let _process = home.start();
+    home.workspace("payments");
+    let (gateway, _) = Gateway::request(&home, WorkspaceId(random()));
+    let channel = Channel::from_shared(format!("http://127.0.0.1:{}", home.grpc)).unwrap().connect().await.unwrap();
+    match peer::open(channel, gateway.hello()).await {
+        Err(Fault::Refused(status)) => {
+            assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+            assert!(status.message().contains("workspace add"), "{status:?}");
+        }
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+#[test]
+fn a_request_that_proves_nothing_enrols_nobody() {
+    let home = Home::new("requests", SETTINGS);
+    let _process = home.start();
+    let workspace = home.workspace("payments");
+    let (gateway, good) = Gateway::request(&home, workspace);
+    let (asked, answered) = gateway.files(&home);
+    let key = home.root_key().display().to_string();
+    let other = key::sign(&SigningKey::from_bytes(&random()), Context::Possession, b"x");
+    for (field, value, word) in [
+        ("possession", custody::id::hex(&other), "prove"),
+        ("gateway", GatewayId(random()).to_string(), "prove"),
+        ("origin", "elsewhere/x".to_owned(), "elsewhere/x"),
+        ("workspace", WorkspaceId(random()).to_string(), "prove"),
+        ("public_key", "01".to_owned() + &"00".repeat(31), "usable"),
+    ] {
+        let mut bad = good.clone();
+        bad[field] = value.into();
+        custody_tests::process::write(asked.as_ref(), bad.to_string().as_bytes());
+        let said = home.refuses(&["gateway", "enrol", &asked, "--out", &answered, "--root-key", &key], 1);
+        assert!(said.contains(word) && said.contains("hint:"), "{field}: {said}");
+    }
+}
