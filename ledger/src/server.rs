@@ -33,11 +33,12 @@ use crate::{
     config::Config,
     exit::ExitReason,
     fence::Fence,
-    http, keys,
+    http,
     ingest::{
         admit::Peer,
         service::{IngestService, Limits as IngestLimits},
     },
+    keys,
     metrics::Metrics,
     pki::{Identity, Pki},
     publish::{FenceState, LogView, PublishError, Publisher, report, watch_fence},
@@ -142,12 +143,14 @@ async fn open(config: &Config, alarms: Alarms) -> Result<Opened, Ended> {
     })?;
     let store = Arc::new(store);
     let limit = Duration::from_secs(config.archive.request_seconds_max);
-    let archive = Archive::folder(&config.archive.folder, limit).map_err(|why| Ended::failed("open the archive", &why))?;
+    let archive =
+        Archive::folder(&config.archive.folder, limit).map_err(|why| Ended::failed("open the archive", &why))?;
     let writer = writer_digest(&config.paths.data);
     let fence = Fence::folder(&config.fence.folder, &config.origin, writer).await;
     let fence = fence.map_err(|why| Ended::failed("open the fence", &why))?;
     let broken = |why: StoreError| Ended::failed("read the store", &why);
-    let genesis = take_genesis(&store, &config.paths.genesis).map_err(|why| Ended::new(ExitReason::Configuration, why))?;
+    let genesis =
+        take_genesis(&store, &config.paths.genesis).map_err(|why| Ended::new(ExitReason::Configuration, why))?;
     let view = Publisher::load_view(&store, &config.origin, &log).map_err(broken)?;
     let mark = store.number("queue_mark").map_err(broken)?.unwrap_or(0);
     let incarnation = incarnation(&store, config, &policy)?;
@@ -168,7 +171,16 @@ async fn open(config: &Config, alarms: Alarms) -> Result<Opened, Ended> {
         untold: Vec::new(),
     };
     let pki = Pki::open(config).map_err(|why| Ended::failed("open the certificates", &why))?;
-    Ok(Opened { store, alarms, metrics: Metrics::new(), publisher, keys: [record, head], policy, pki: Arc::new(pki), genesis })
+    Ok(Opened {
+        store,
+        alarms,
+        metrics: Metrics::new(),
+        publisher,
+        keys: [record, head],
+        policy,
+        pki: Arc::new(pki),
+        genesis,
+    })
 }
 
 fn incarnation(store: &Store, config: &Config, policy: &Policy) -> Result<u64, Ended> {
@@ -193,7 +205,8 @@ fn take_genesis(store: &Store, folder: &Path) -> Result<Vec<Bytes>, String> {
     if store.last(Family::Log, &[]).map_err(read)?.is_some() {
         return Ok(Vec::new());
     }
-    let listing = fs::read_dir(folder).map_err(|why| format!("failed to read the first statements: {why} (hint: ledger init)"))?;
+    let listing = fs::read_dir(folder)
+        .map_err(|why| format!("failed to read the first statements: {why} (hint: ledger init)"))?;
     let mut files: Vec<_> = listing.filter_map(Result::ok).map(|file| file.path()).collect();
     files.retain(|path| path.extension().is_some_and(|end| end == "stmt"));
     files.sort();
@@ -398,11 +411,8 @@ fn ingest_service(config: &Config, requests: mpsc::Sender<Request>, chains: &Cha
     };
     let pki = Arc::clone(pki);
     let renew = move |peer: &Peer, request: &str| {
-        let identity = Identity::Gateway {
-            origin: peer.origin.clone(),
-            workspace: peer.workspace,
-            gateway: peer.gateway,
-        };
+        let identity =
+            Identity::Gateway { origin: peer.origin.clone(), workspace: peer.workspace, gateway: peer.gateway };
         pki.issue(request, &identity)
     };
     IngestService::new(&config.origin, limits, requests, Arc::clone(chains), Arc::new(renew))
@@ -421,8 +431,7 @@ impl Services {
         let bind = |why: std::io::Error| Ended::failed("listen (hint: is another process on this port?)", &why);
         let grpc = TcpListener::bind(self.config.listen.grpc).await.map_err(bind)?;
         let web = TcpListener::bind(self.config.listen.http).await.map_err(bind)?;
-        let addresses =
-            Addresses { grpc: grpc.local_addr().map_err(bind)?, http: web.local_addr().map_err(bind)? };
+        let addresses = Addresses { grpc: grpc.local_addr().map_err(bind)?, http: web.local_addr().map_err(bind)? };
         helpers.push(tokio::spawn(async move {
             if let Err(why) = axum::serve(web, http::router(http)).await {
                 tracing::error!(%why, "the HTTP side ended");

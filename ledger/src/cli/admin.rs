@@ -34,7 +34,9 @@ fn refused(status: &Status) -> Fault {
     let text = status.message();
     let hint = match status.code() {
         tonic::Code::Unavailable => "\nhint: is the ledger running, and is admin.url in the configuration right?",
-        tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => "\nhint: admin.timeout_seconds in the configuration bounds the wait",
+        tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
+            "\nhint: admin.timeout_seconds in the configuration bounds the wait"
+        }
         _ => "",
     };
     Fault::failure(format!("the ledger refused: {text}{hint}"))

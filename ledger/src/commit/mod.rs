@@ -262,7 +262,9 @@ impl Writer {
             order.push(id);
             workspaces.insert(id, workspace);
         }
-        let last = |family| parts.store.last(family, &[]).map(|found| found.and_then(|(key, _)| crate::store::as_number(&key).ok()));
+        let last = |family| {
+            parts.store.last(family, &[]).map(|found| found.and_then(|(key, _)| crate::store::as_number(&key).ok()))
+        };
         let commit_index = last(Family::Commits)?.map_or(0, |index| index + 1);
         let mark = parts.store.number("queue_mark")?.unwrap_or(0);
         let queue_next = last(Family::Queue)?.map_or(mark, |number| number + 1);
@@ -431,7 +433,9 @@ impl Writer {
 
     fn decide(&mut self, request: Request, group: &mut Group<'_>) -> Result<(), StoreError> {
         match request {
-            Request::Open(_) | Request::Close(_) | Request::Published(_) | Request::Inspect(_) => group.after.push(request),
+            Request::Open(_) | Request::Close(_) | Request::Published(_) | Request::Inspect(_) => {
+                group.after.push(request)
+            }
             Request::Batch(stream, batch, room) => {
                 group.room.push(room);
                 self.take_batch(stream, *batch, group)?;
@@ -480,8 +484,8 @@ impl Writer {
         }
         let number = self.queue_next;
         group.answers.push(Box::new(move |_| {
-                    reply.send(number).ok();
-                }));
+            reply.send(number).ok();
+        }));
         Ok(())
     }
 
@@ -524,7 +528,8 @@ impl Writer {
             Decided::Equivocation { keep } => {
                 let header = batch.header.clone();
                 self.keep_equivocation(batch, keep, group)?;
-                let detail = "another header stands under this number (hint: sign again what has no receipt, in a new epoch)";
+                let detail =
+                    "another header stands under this number (hint: sign again what has no receipt, in a new epoch)";
                 let reject = Reject::new(RejectReason::Equivocation, detail);
                 group.rejections.push((stream, Message::Rejection(reject.message(&header))));
             }
@@ -548,7 +553,8 @@ impl Writer {
             return Ok(Decided::Reject(reject));
         }
         let numbering = workspace.gateways.get(&header.gateway).map(|gateway| &gateway.numbering);
-        let admitted = numbering.map_or_else(|| custody::batch::Numbering::default().admit(header), |known| known.admit(header));
+        let admitted =
+            numbering.map_or_else(|| custody::batch::Numbering::default().admit(header), |known| known.admit(header));
         match admitted {
             Ok(()) if self.disk_low => Ok(Decided::Later("no room on the ledger's disk".to_owned())),
             Ok(()) if self.backlog() > self.parts.limits.unpublished_max => {
@@ -561,9 +567,10 @@ impl Writer {
             Err(NotNext::Taken) => self.decide_taken(batch, group),
             Err(NotNext::Gap { expected }) => Ok(Decided::Reject(gap(expected))),
             Err(NotNext::UnknownEpoch) => Ok(Decided::Reject(gap(0))),
-            Err(NotNext::Closed) => {
-                Ok(Decided::Reject(Reject::new(RejectReason::Equivocation, "the epoch was closed (hint: open a new one)")))
-            }
+            Err(NotNext::Closed) => Ok(Decided::Reject(Reject::new(
+                RejectReason::Equivocation,
+                "the epoch was closed (hint: open a new one)",
+            ))),
             Err(NotNext::Broken(rule)) => Ok(Decided::Reject(Reject::new(RejectReason::Equivocation, rule))),
         }
     }
@@ -624,25 +631,22 @@ impl Writer {
     }
 
     /// Gives a batch its place, in memory and in the group's write.
-    fn append(&mut self, kind: LeafKind, batch: Submitted, group: &mut Group<'_>) -> Result<wire::BatchInclusion, StoreError> {
+    fn append(
+        &mut self,
+        kind: LeafKind,
+        batch: Submitted,
+        group: &mut Group<'_>,
+    ) -> Result<wire::BatchInclusion, StoreError> {
         let lost = StoreError::Damaged("a workspace");
         let id = batch.header.workspace;
         let (header, hash, opened) = (batch.header.clone(), batch.header_hash(), batch.opened());
         let workspace = self.workspaces.get_mut(&id).ok_or(lost)?;
-        let leaf = Leaf {
-            kind,
-            first_position: workspace.next_position,
-            received_at: clock::now_us(),
-            term: self.parts.term,
-        };
+        let leaf =
+            Leaf { kind, first_position: workspace.next_position, received_at: clock::now_us(), term: self.parts.term };
         let bytes = encode_leaf(&leaf, batch.bytes.clone());
         let place = LeafPlace { segment: workspace.open.number, leaf: workspace.open.tree.size() };
         group.change.put(Family::Entries, leaf_key(id, place.segment, place.leaf), &bytes);
-        group.change.put(
-            Family::Commits,
-            self.commit_index.to_be_bytes(),
-            leaf_key(id, place.segment, place.leaf),
-        );
+        group.change.put(Family::Commits, self.commit_index.to_be_bytes(), leaf_key(id, place.segment, place.leaf));
         self.commit_index += 1;
         let inclusion = wire::BatchInclusion {
             version: FORMAT_VERSION,
@@ -875,7 +879,12 @@ impl Writer {
         self.welcome(stream, row, in_flight)
     }
 
-    fn welcome(&mut self, id: StreamId, row: Option<(Epoch, EpochRow)>, in_flight: (u32, u32)) -> Result<(), StoreError> {
+    fn welcome(
+        &mut self,
+        id: StreamId,
+        row: Option<(Epoch, EpochRow)>,
+        in_flight: (u32, u32),
+    ) -> Result<(), StoreError> {
         self.send_statements(id)?;
         let Some(stream) = self.streams.get(&id) else { return Ok(()) };
         let Some(workspace) = self.workspaces.get(&stream.workspace) else { return Ok(()) };
@@ -932,7 +941,8 @@ impl Writer {
             let streams: Vec<StreamId> = self.streams.iter().filter_map(of_workspace).collect();
             for id in streams {
                 // The archived segment must lie in the history of the gateway's head: send a newer one if it does not.
-                let behind = self.streams.get(&id).is_some_and(|s| s.head.as_ref().is_none_or(|h| h.segment <= done.segment));
+                let behind =
+                    self.streams.get(&id).is_some_and(|s| s.head.as_ref().is_none_or(|h| h.segment <= done.segment));
                 if behind {
                     self.send_receipt(id, head.clone(), signed.clone(), Vec::new())?;
                 }
