@@ -1,6 +1,6 @@
 //! What the auditor knows from elsewhere: checkpoints, heads and receipts that this archive must have (FORMAT.md, 13.5).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -57,13 +57,13 @@ pub(super) struct Knowledge<'a> {
     seen: Vec<Option<bool>>,
     faults: Vec<Fault>,
     /// Known things that nobody of this log signed: they say nothing about it.
-    unsigned: Vec<String>,
+    unsigned: BTreeMap<usize, String>,
 }
 
 impl<'a> Knowledge<'a> {
     pub(super) fn new(options: &'a Options, log: &'a Log) -> Self {
         let seen = vec![None; options.known.len()];
-        let mut knowledge = Self { options, log, seen, faults: Vec::new(), unsigned: Vec::new() };
+        let mut knowledge = Self { options, log, seen, faults: Vec::new(), unsigned: BTreeMap::new() };
         for (at, known) in options.known.iter().enumerate() {
             match known {
                 Known::Checkpoint(signed) => knowledge.check_checkpoint(at, signed),
@@ -88,7 +88,7 @@ impl<'a> Knowledge<'a> {
         }
         let mut keys = self.log.ledger.last().into_iter().flat_map(|state| state.chain.keys());
         if !keys.any(|(_, key)| key.role == Role::Log && signed.is_signed_by(key.public_key)) {
-            self.unsigned.push(place);
+            self.unsigned.insert(at, place);
             return;
         }
         let root = self.log.tree.root_at(known.size);
@@ -111,7 +111,7 @@ impl<'a> Knowledge<'a> {
         let newest = self.log.ledger.last().and_then(|state| state.chain.key(&head.key_id));
         let key = newest.filter(|key| key.role == Role::Head && head.origin == self.log.origin);
         if !key.is_some_and(|key| signed.is_signed_by(key.public_key)) {
-            self.unsigned.push(place);
+            self.unsigned.insert(at, place);
             return;
         }
         if !self.log.workspaces.iter().any(|workspace| workspace.id == head.workspace) {
@@ -129,17 +129,14 @@ impl<'a> Knowledge<'a> {
         }
     }
 
-    /// Known heads of a workspace, with the batches of a receipt.
-    fn heads(
-        &self,
-        workspace: WorkspaceId,
-    ) -> impl Iterator<Item = (usize, &'a Head, &'a [wire::BatchInclusion])> + use<'a> {
+    /// Known heads of a workspace that somebody of this log signed, with the batches of a receipt.
+    fn heads(&self, workspace: WorkspaceId) -> Vec<(usize, &'a Head, &'a [wire::BatchInclusion])> {
         let known = self.options.known.iter().enumerate().filter_map(|(at, known)| match known {
             Known::Head(signed) => Some((at, &signed.head, [].as_slice())),
             Known::Receipt(signed, batches) => Some((at, &signed.head, batches.as_slice())),
             Known::Checkpoint(_) => None,
         });
-        known.filter(move |(_, head, _)| head.workspace == workspace)
+        known.filter(|(at, head, _)| head.workspace == workspace && !self.unsigned.contains_key(at)).collect()
     }
 
     /// Segments that a known head or receipt points into.
@@ -149,13 +146,13 @@ impl<'a> Knowledge<'a> {
             segments.push(head.segment);
             segments
         };
-        self.heads(workspace).flat_map(of_head).collect()
+        self.heads(workspace).into_iter().flat_map(of_head).collect()
     }
 
     /// A segment that verified: whether the known heads and batches in it are there.
     pub(super) fn see_segment(&mut self, workspace: WorkspaceId, number: u64, incarnation: u64, entries: &[Entry]) {
         let tree: Tree<SegmentTree> = entries.iter().map(Entry::leaf_hash).collect();
-        let known: Vec<_> = self.heads(workspace).collect();
+        let known = self.heads(workspace);
         for (at, head, batches) in known {
             if head.incarnation < incarnation {
                 continue;
@@ -172,11 +169,8 @@ impl<'a> Knowledge<'a> {
 
     /// A workspace that verified: known heads must lie on its history.
     pub(super) fn see_workspace(&mut self, workspace: WorkspaceId, seals: &[Seal], history: &Tree<HistoryTree>) {
-        let known: Vec<_> = self.heads(workspace).collect();
+        let known = self.heads(workspace);
         for (at, head, _) in known {
-            if self.unsigned.contains(&head_place(head)) {
-                continue;
-            }
             let seal = usize::try_from(head.segment).ok().and_then(|at| seals.get(at));
             if seal.is_some_and(|seal| head.incarnation < seal.incarnation) {
                 continue;
@@ -205,8 +199,8 @@ impl<'a> Knowledge<'a> {
     }
 
     /// Known things without a signature of this log.
-    pub(super) fn unsigned(&self) -> &[String] {
-        &self.unsigned
+    pub(super) fn unsigned(&self) -> impl Iterator<Item = &String> {
+        self.unsigned.values()
     }
 
     /// Everything known was found, and something was known.

@@ -573,14 +573,16 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
                 let (Content::Batch(batch), LeafKind::Batch) = (&entry.content, entry.leaf.kind) else { continue };
                 let header = &batch.header;
                 let number = (header.gateway, header.epoch, header.batch_number);
-                let Some(at) = open.iter().position(|o| (o.0, o.1, o.2) == number) else { continue };
-                let (.., hash, place) = open.swap_remove(at);
-                ensure(
-                    Check::Equivocation,
-                    batch.header_hash() != hash,
-                    || place,
-                    || ("another header than the one that took the number", "the same"),
-                )?;
+                let (same, rest): (Vec<_>, Vec<_>) = open.into_iter().partition(|o| (o.0, o.1, o.2) == number);
+                open = rest;
+                for (.., hash, place) in same {
+                    ensure(
+                        Check::Equivocation,
+                        batch.header_hash() != hash,
+                        || place,
+                        || ("another header than the one that took the number", "the same"),
+                    )?;
+                }
             }
         }
         Ok(())
