@@ -31,6 +31,8 @@ store.disk_full_bytes = 0
 ";
 /// Kills of `make test`.
 const KILLS: u64 = 20;
+/// Kills of one ledger, after which a new one begins: the oracle reads its whole archive after each.
+const KILLS_OF_ONE_LEDGER: u64 = 40;
 /// Every so many kills everything is cut and checked to the last batch; after each kill what is archived is.
 const COMPLETE_EVERY: u64 = 5;
 /// Batches of one gateway without a receipt.
@@ -185,6 +187,16 @@ async fn nothing_acknowledged_is_lost_however_often_the_ledger_is_killed() {
     let (kills, seed) = (variable("CUSTODY_KILLS", KILLS), variable("CUSTODY_SEED", 1));
     let first = variable("CUSTODY_ROUND", 0);
     println!("CUSTODY_SEED={seed} CUSTODY_ROUND={first} CUSTODY_KILLS={kills}");
+    let (mut from, end) = (first, first + kills);
+    while from < end {
+        let to = end.min(from + KILLS_OF_ONE_LEDGER);
+        kill_one_ledger(seed, from..to).await;
+        from = to;
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "each kill is told, so that somebody can replay it")]
+async fn kill_one_ledger(seed: u64, kills: std::ops::Range<u64>) {
     let home = Home::new("crash", SETTINGS);
     let process = home.start();
     let gateways = enrol(&home);
@@ -201,7 +213,7 @@ async fn nothing_acknowledged_is_lost_however_often_the_ledger_is_killed() {
     for (n, gateway) in (0..).zip(gateways) {
         shipping.push(tokio::spawn(ship(gateway, Arc::clone(&load), Dice::new(seed ^ (n << 32)))));
     }
-    for number in first..first + kills {
+    for number in kills {
         let mut dice = Dice::new(seed.wrapping_add(number << 8));
         let how = kill_once(&home, &load, number, &mut dice, &up).await;
         let acknowledged = load.acknowledged();
