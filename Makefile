@@ -15,7 +15,7 @@ SEED ?= 1
 ROUND ?= 0
 ROUNDS ?= 100
 
-.PHONY: help build demo test lint bench soak setup-build setup-all
+.PHONY: help build demo test lint bench soak setup-build setup-demo setup-test
 
 help:
 	@echo 'make demo    one real chain of custody: calls, crash, archive, verification, evidence, a lie refused'
@@ -28,18 +28,21 @@ help:
 setup-build:
 	@tests/scripts/setup.sh build
 
-setup-all:
+setup-demo:
 	@tests/scripts/setup.sh build python node
+
+setup-test:
+	@tests/scripts/setup.sh build python test
 
 # Test-only features are built by an invocation of their own, so that they never reach a program that ships.
 build: setup-build
 	cargo build --locked --workspace --bins
 
-demo: setup-all build
+demo: setup-demo build
 	"$(CUSTODY_PYTHON)" tests/demo/run.py
 
 # The second verifier comes first, so that cargo's own closing lines are the last, whatever it says.
-test: setup-all build
+test: setup-test build
 	cargo build --locked -p custody-tests --features omit-check --bin verify-omit
 	apart=0; "$(CUSTODY_PYTHON)" tests/scripts/agree.py "$(CUSTODY_BIN)/golden" "$(CUSTODY_BIN)/verifier" || apart=1; \
 	cargo test --locked --workspace --no-fail-fast && exit $$apart
@@ -52,5 +55,5 @@ bench: setup-build build
 	cargo build --locked -p custody-tests --features bench --bin bench
 	python3 tests/scripts/bench.py
 
-soak: setup-all build
+soak: setup-test build
 	SEED="$(SEED)" ROUND="$(ROUND)" ROUNDS="$(ROUNDS)" tests/scripts/soak.sh

@@ -2,6 +2,7 @@
 # Installs what the Makefile's targets need and is missing. Arguments: which groups.
 #   build   a C and C++ compiler, make, libclang (RocksDB's bindings), the Rust toolchain of rust-toolchain.toml
 #   python  a virtual environment in .cache/venv with tests/requirements.txt
+#   test    strace, which shows that the sync comes before the answer
 #   node    Node 22 and the MCP servers of tests/demo/package-lock.json, in .cache/node
 # System packages come through apt if root or sudo is there. Else the exact command is printed, and this ends with 1.
 # What is already there is not touched; nothing is installed outside .cache but those packages and the Rust toolchain.
@@ -31,6 +32,7 @@ case "$groups" in *" build "*)
 esac
 case "$groups" in *" python "*) has_python_venv || need python3 python3-venv ;; esac
 case "$groups" in *" node "*) has npm || need npm ;; esac
+case "$groups" in *" test "*) has strace || need strace ;; esac
 
 if [ "${#packages[@]}" -gt 0 ]; then
     install="apt-get install --yes --no-install-recommends ca-certificates ${packages[*]}"
@@ -112,6 +114,7 @@ for group in "$@"; do
     build) setup_rust ;;
     python) setup_python ;;
     node) setup_node ;;
-    *) printf 'error: no group %s; hint: build, python, node\n' "$group" >&2; exit 64 ;;
+    test) ;;
+    *) printf 'error: no group %s; hint: build, python, node, test\n' "$group" >&2; exit 64 ;;
     esac
 done
