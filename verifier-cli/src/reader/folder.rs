@@ -60,7 +60,12 @@ impl Folder {
             if !is_safe(&name) {
                 return Err(refused(&path, "too deep, or a name that no object can have"));
             }
-            let metadata = fs::symlink_metadata(&path).map_err(|why| failed(&path, &why))?;
+            let metadata = match fs::symlink_metadata(&path) {
+                Ok(metadata) => metadata,
+                // A ledger that is writing into this archive names a file anew when it is whole: gone is not there.
+                Err(why) if why.kind() == io::ErrorKind::NotFound => continue,
+                Err(why) => return Err(failed(&path, &why)),
+            };
             if metadata.is_dir() {
                 self.walk(&path, &name, names)?;
             } else if metadata.is_file() {
@@ -87,7 +92,11 @@ impl Archive for Folder {
         }
         let limit = bytes_max(name).saturating_add(1);
         let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).unwrap_or(0));
-        let file = File::open(&path).map_err(|why| failed(&path, &why))?;
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(why) => return Err(failed(&path, &why)),
+        };
         file.take(limit).read_to_end(&mut bytes).map_err(|why| failed(&path, &why))?;
         Ok(Some(bytes.into()))
     }
