@@ -14,9 +14,11 @@ need() { packages+=("$@"); }
 has() { command -v "$1" >/dev/null 2>&1; }
 say() { printf 'setup: %s\n' "$*"; }
 
+# The C interface; `libclang-cpp.so`, which other packages bring along, is another library.
 has_libclang() {
-    ldconfig -p 2>/dev/null | grep -q 'libclang\(-[0-9]*\)\?\.so' && return
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || [ -n "${LIBCLANG_PATH:-}" ]
+    ldconfig -p 2>/dev/null | grep -q 'libclang\(-[0-9.]*\)\?\.so' && return
+    compgen -G '/usr/lib/llvm-*/lib/libclang.so*' >/dev/null ||
+        compgen -G '/usr/lib/llvm-*/lib/libclang-[0-9]*.so*' >/dev/null || [ -n "${LIBCLANG_PATH:-}" ]
 }
 
 has_python_venv() {
