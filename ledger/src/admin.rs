@@ -140,7 +140,9 @@ impl Admin for AdminService {
         let action = asked.action.and_then(|statement| statement.action);
         let action = action.ok_or_else(|| Status::invalid_argument("the request has no action"))?;
         let creates = matches!(action, wire::statement::Action::Create(_));
-        let (head, era) = self.look(move |writer| (writer.chain_head(workspace), writer.era())).await?;
+        let (head, current) = self.look(move |writer| (writer.chain_head(workspace), writer.era())).await?;
+        // A new root speaks in its own era, which begins with this statement.
+        let era = current.saturating_add(u32::from(matches!(action, wire::statement::Action::SucceedRoot(_))));
         let head = match (head, creates) {
             (Some(head), false) => head,
             (None, true) => custody::statement::ChainHead::GENESIS,

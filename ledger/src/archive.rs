@@ -4,10 +4,16 @@
 //! object again is no error, another under its name is. Every request has a limit in time, so that a store that hangs is a
 //! store that fails.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, local::LocalFileSystem, path::Path as Name};
+
+use crate::durable;
 
 /// Why an object is not in the archive, or could not be read.
 #[derive(Debug)]
@@ -49,6 +55,8 @@ impl From<object_store::Error> for ArchiveError {
 #[derive(Clone, Debug)]
 pub struct Archive {
     store: Arc<dyn ObjectStore>,
+    /// Where it lies, if it is a folder.
+    folder: Option<PathBuf>,
     /// For one request.
     limit: Duration,
 }
@@ -59,12 +67,12 @@ impl Archive {
     /// # Errors
     /// Those of the file system.
     pub fn folder(path: &Path, limit: Duration) -> Result<Self, ArchiveError> {
-        Ok(Self { store: open_folder(path)?, limit })
+        Ok(Self { store: open_folder(path)?, folder: Some(path.to_owned()), limit })
     }
 
     /// Over any store.
     pub fn over(store: Arc<dyn ObjectStore>, limit: Duration) -> Self {
-        Self { store, limit }
+        Self { store, folder: None, limit }
     }
 
     /// Puts an object, reads it back and compares. Idempotent.
@@ -76,10 +84,11 @@ impl Archive {
         let path = Name::from(name);
         let put = in_time(self.limit, self.store.put_opts(&path, bytes.clone().into(), options)).await;
         match put {
-            Ok(_) | Err(ArchiveError::Store(object_store::Error::AlreadyExists { .. })) => {}
+            Ok(_) => {}
+            Err(ArchiveError::Store(object_store::Error::AlreadyExists { .. })) => self.sync_existing(name).await?,
             // It may be there all the same: reading back decides.
             Err(why) => match self.get(name).await {
-                Ok(Some(found)) if found == bytes => return Ok(()),
+                Ok(Some(found)) if found == bytes => return self.sync_existing(name).await,
                 _ => return Err(why),
             },
         }
@@ -87,6 +96,22 @@ impl Archive {
             Some(found) if found == bytes => Ok(()),
             _ => Err(ArchiveError::Differs(name.to_owned())),
         }
+    }
+
+    /// In a folder, an object that a killed process put may not have been synced; a store says that it has an object only when
+    /// it lasts.
+    async fn sync_existing(&self, name: &str) -> Result<(), ArchiveError> {
+        let Some(folder) = self.folder.clone() else { return Ok(()) };
+        let path = folder.join(name);
+        let synced = tokio::task::spawn_blocking(move || durable::sync_existing(&folder, &path));
+        let failed = |source| object_store::Error::Generic { store: "folder", source };
+        in_time(self.limit, async move {
+            match synced.await {
+                Ok(done) => done.map_err(|why| failed(Box::new(why))),
+                Err(why) => Err(failed(Box::new(why))),
+            }
+        })
+        .await
     }
 
     /// An object's bytes; `None` if there is none of that name.
@@ -106,7 +131,7 @@ impl Archive {
 
 /// A folder as a store, with fsync.
 pub(crate) fn open_folder(path: &Path) -> Result<Arc<dyn ObjectStore>, object_store::Error> {
-    std::fs::create_dir_all(path)
+    durable::create_dir(path, 0o755)
         .map_err(|source| object_store::Error::Generic { store: "folder", source: Box::new(source) })?;
     Ok(Arc::new(LocalFileSystem::new_with_prefix(path)?.with_fsync(true)))
 }

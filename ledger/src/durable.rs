@@ -62,6 +62,19 @@ pub fn sync_dir(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Makes a file that is there already last, with its names from `root` down: a process that was killed between its write and
+/// its syncs leaves one that everybody can read and a power cut takes away.
+///
+/// # Errors
+/// Those of the file system.
+pub fn sync_existing(root: &Path, path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    for folder in path.ancestors().skip(1).take_while(|folder| folder.starts_with(root)) {
+        sync_dir(folder)?;
+    }
+    Ok(())
+}
+
 /// Makes a folder with the permissions `mode`, and those above it that are missing. That it is there already is no error.
 ///
 /// # Errors

@@ -22,6 +22,9 @@ pub const FENCE_SECONDS_MAX: u64 = 30;
 /// Time for one request: a claim is small, and three reads must fit into [`FENCE_SECONDS_MAX`].
 const REQUEST_LIMIT: Duration = Duration::from_secs(8);
 
+/// Holds the origin: made once, so that an empty fence is not taken for one without claims.
+const MARK: &str = "fence/origin";
+
 /// Outcome of a claim.
 #[derive(Debug, PartialEq)]
 pub enum Claimed {
@@ -40,6 +43,8 @@ pub enum FenceError {
     DoesNotRefuse,
     /// What stands there is no claim of this log.
     Foreign(u64),
+    /// It is empty, or another log's, and this ledger has used it before: whoever else may write cannot be seen there.
+    Lost,
 }
 
 impl std::fmt::Display for FenceError {
@@ -48,6 +53,9 @@ impl std::fmt::Display for FenceError {
             Self::Store(_) => f.write_str("use the fence"),
             Self::DoesNotRefuse => f.write_str(
                 "fence: its store takes a second object of one name (hint: use a plain, unversioned bucket or a folder)",
+            ),
+            Self::Lost => f.write_str(
+                "find this log's fence where it was (hint: put the old fence back; an empty one would let two writers in)",
             ),
             Self::Foreign(index) => write!(f, "read the claim of index {index} in the fence: it is not of this log"),
         }
@@ -82,22 +90,45 @@ impl Fence {
     ///
     /// # Errors
     /// [`FenceError`].
-    pub async fn folder(path: &Path, origin: &str, writer: [u8; 32]) -> Result<Self, FenceError> {
+    pub async fn folder(path: &Path, origin: &str, writer: [u8; 32], used_before: bool) -> Result<Self, FenceError> {
         let store = open_folder(path).map_err(ArchiveError::from)?;
-        Self::over(store, origin, writer).await
+        Self::over(store, origin, writer, used_before).await
     }
 
-    /// Over any store, tried for whether it refuses.
+    /// Over any store, tried for whether it refuses. A ledger that has claimed a term before (`used_before`) finds its mark
+    /// there; at its first start it makes one.
     ///
     /// # Errors
     /// [`FenceError`].
-    pub async fn over(store: Arc<dyn ObjectStore>, origin: &str, writer: [u8; 32]) -> Result<Self, FenceError> {
+    pub async fn over(
+        store: Arc<dyn ObjectStore>,
+        origin: &str,
+        writer: [u8; 32],
+        used_before: bool,
+    ) -> Result<Self, FenceError> {
         let fence = Self { store, origin: origin.to_owned(), writer };
         let probe = Name::from(format!("fence/probe/{}", custody::id::hex(&keys::random::<8>())));
         fence.create(&probe, Bytes::from_static(b"first")).await?;
         let second = fence.create(&probe, Bytes::from_static(b"second")).await?;
         in_time(REQUEST_LIMIT, fence.store.delete(&probe)).await?;
-        if second { Err(FenceError::DoesNotRefuse) } else { Ok(fence) }
+        if second {
+            return Err(FenceError::DoesNotRefuse);
+        }
+        if !used_before {
+            fence.create(&Name::from(MARK), Bytes::from(origin.to_owned())).await?;
+        }
+        fence.check_mark().await?;
+        Ok(fence)
+    }
+
+    /// The fence is the one that this log has always had. A folder that was removed reads as one without claims.
+    async fn check_mark(&self) -> Result<(), FenceError> {
+        let read = async { self.store.get(&Name::from(MARK)).await?.bytes().await };
+        match in_time(REQUEST_LIMIT, read).await {
+            Ok(mark) if mark == self.origin.as_bytes() => Ok(()),
+            Ok(_) | Err(ArchiveError::Store(object_store::Error::NotFound { .. })) => Err(FenceError::Lost),
+            Err(why) => Err(why.into()),
+        }
     }
 
     async fn create(&self, name: &Name, bytes: Bytes) -> Result<bool, ArchiveError> {
@@ -128,7 +159,10 @@ impl Fence {
         let read = async { self.store.get(&name).await?.bytes().await };
         let bytes = match in_time(REQUEST_LIMIT, read).await {
             Ok(bytes) => bytes,
-            Err(ArchiveError::Store(object_store::Error::NotFound { .. })) => return Ok(None),
+            Err(ArchiveError::Store(object_store::Error::NotFound { .. })) => {
+                self.check_mark().await?;
+                return Ok(None);
+            }
             Err(why) => return Err(why.into()),
         };
         let claim = parse_claim(&bytes).map_err(|_| FenceError::Foreign(index))?;
@@ -153,6 +187,7 @@ impl Fence {
             nonce: Bytes::copy_from_slice(&keys::random::<16>()),
             entries: entries.to_vec(),
         };
+        self.check_mark().await?;
         let name = Name::from(format!("fence/log/{index}"));
         let created = self.create(&name, claim.encode_to_vec().into()).await;
         if matches!(created, Ok(true)) {

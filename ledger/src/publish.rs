@@ -23,6 +23,7 @@ use custody::{
     wire::{self, log_entry},
 };
 use ed25519_dalek::SigningKey;
+use futures::{StreamExt as _, stream};
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 
@@ -33,12 +34,17 @@ use crate::{
     commit::{Request, log_index_key},
     failpoint,
     fence::{Claimed, FENCE_SECONDS_MAX, Fence, FenceError},
-    seal::{self, SealError, Sealed, object_names},
+    seal::{self, SealError, Sealed, Staged, object_names},
     store::{Family, QueueRow, Store, StoreError, numbered},
 };
 
 /// Entries of one claim: a claim stays under 64 KiB of seals, and a checkpoint waits for at most so many segments.
 const ENTRIES_MAX: usize = 256;
+/// After so long no further segment joins a claim: gateways keep what is sealed, but not published, in their spools.
+const GATHER_MAX: Duration = Duration::from_secs(2);
+/// Segments that are sealed at one time, each with its object of some 16 MiB in memory: while one waits for the disk another
+/// is compressed.
+const SEALING_MAX: usize = 2;
 
 /// The log as it stands; shared with whoever proves.
 #[derive(Debug, Default)]
@@ -280,7 +286,7 @@ impl Publisher {
                 None
             }
             PublishError::Archive(_) => Some(Alarm::ArchiveFailing),
-            PublishError::Fence(FenceError::Store(_)) => Some(Alarm::FenceUnreachable),
+            PublishError::Fence(FenceError::Store(_) | FenceError::Lost) => Some(Alarm::FenceUnreachable),
             PublishError::Seal(SealError::Staging(_)) => Some(Alarm::DiskFull),
             PublishError::Seal(SealError::RootsDisagree | SealError::Differs) => {
                 self.alarms.raise(Alarm::RootsDisagree, report(why));
@@ -311,19 +317,7 @@ impl Publisher {
         if rows.is_empty() {
             return Ok(false);
         }
-        let mut entries = Vec::new();
-        let mut sealed = Vec::new();
-        for row in rows {
-            match row.workspace {
-                Some(id) => {
-                    let done = self.seal_and_put(&id, row.segment).await?;
-                    let hash = object_hash(&done.seal_bytes);
-                    entries.push(Bytes::from(encode_seal_entry(done.seal.workspace, row.segment, hash)));
-                    sealed.push(done);
-                }
-                None => entries.push(row.entry),
-            }
-        }
+        let (entries, staged) = self.prepare(rows).await?;
         self.put_statements(&entries).await?;
         // A crash up to here leaves objects that nothing refers to yet; the next run puts the same bytes again.
         failpoint::hit("publish-before-claim");
@@ -343,8 +337,8 @@ impl Publisher {
         self.append(&entries)?;
         failpoint::hit("publish-after-entries");
         self.publish_checkpoint().await?;
-        for done in &sealed {
-            if let Err(why) = done.discard_staging() {
+        for object in &staged {
+            if let Err(why) = object.discard() {
                 tracing::warn!(%why, "a staged segment stays on disk");
             }
         }
@@ -367,6 +361,29 @@ impl Publisher {
             rows.push(QueueRow::decode(step?.1).map_err(|_| StoreError::Damaged("the queue"))?);
         }
         Ok(rows)
+    }
+
+    /// The entries that the rows become, in the rows' order, and the objects that lie staged for them. All that the entries
+    /// name is archived then.
+    async fn prepare(&self, rows: Vec<QueueRow>) -> Result<(Vec<Bytes>, Vec<Staged>), PublishError> {
+        let began = Instant::now();
+        let (mut entries, mut staged) = (Vec::new(), Vec::new());
+        let mut preparing = stream::iter(rows)
+            .take_while(|_| std::future::ready(began.elapsed() < GATHER_MAX))
+            .map(|row| async move {
+                let Some(id) = row.workspace else { return Ok((row.entry, None)) };
+                let done = self.seal_and_put(&id, row.segment).await?;
+                let hash = object_hash(&done.seal_bytes);
+                let entry = Bytes::from(encode_seal_entry(done.seal.workspace, row.segment, hash));
+                Ok::<_, PublishError>((entry, Some(done.staged)))
+            })
+            .buffered(SEALING_MAX);
+        while let Some(prepared) = preparing.next().await {
+            let (entry, object) = prepared?;
+            entries.push(entry);
+            staged.extend(object);
+        }
+        Ok((entries, staged))
     }
 
     async fn seal_and_put(&self, id: &[u8], segment: u64) -> Result<Sealed, PublishError> {

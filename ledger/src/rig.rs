@@ -196,7 +196,7 @@ impl Rig {
         let mut publisher = Publisher {
             store: Arc::clone(&store),
             archive: Archive::over(archive, Duration::from_secs(2)),
-            fence: Fence::over(fence, ORIGIN, writer_digest).await?,
+            fence: Fence::over(fence, ORIGIN, writer_digest, store.number("term")?.is_some()).await?,
             staging: dir.join("staging"),
             origin: ORIGIN.to_owned(),
             key: signing(4),
@@ -224,6 +224,7 @@ impl Rig {
             view: Arc::clone(&view),
             fence: fence_state,
             publisher: wake,
+            mark: mark.clone(),
             alarms: alarms.clone(),
             metrics: Metrics::new(),
             limits,
@@ -418,9 +419,10 @@ impl Peer {
 }
 
 /// Room for one batch.
-pub(crate) async fn permits() -> [tokio::sync::OwnedSemaphorePermit; 2] {
-    let room = Arc::new(tokio::sync::Semaphore::new(2));
-    [Arc::clone(&room).acquire_owned().await.unwrap(), room.acquire_owned().await.unwrap()]
+pub(crate) async fn permits() -> crate::commit::Room {
+    let room = Arc::new(tokio::sync::Semaphore::new(3));
+    let one = || async { Arc::clone(&room).acquire_owned().await.unwrap() };
+    [one().await, one().await, one().await]
 }
 
 fn opened() -> Vec<u8> {

@@ -82,16 +82,21 @@ pub struct Sealed {
     pub object: Bytes,
     /// Statement objects among its leaves: serial, bytes.
     pub statements: Vec<(u64, Bytes)>,
-    staging: PathBuf,
+    /// Where the object lies until the log names it.
+    pub staged: Staged,
 }
 
-impl Sealed {
-    /// Forgets the staged object, which is in the archive now.
+/// An object in the staging folder.
+#[derive(Debug)]
+pub struct Staged(PathBuf);
+
+impl Staged {
+    /// Forgets it: it is in the archive now, and the log names it.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn discard_staging(&self) -> std::io::Result<()> {
-        durable::remove(&self.staging)
+    pub fn discard(&self) -> std::io::Result<()> {
+        durable::remove(&self.0)
     }
 }
 
@@ -120,7 +125,7 @@ pub fn seal(store: &Store, staging: &Path, workspace: WorkspaceId, segment: u64)
         if seal.object_sha256 != object_hash(&read_back) {
             return Err(SealError::Differs);
         }
-        return Ok(Sealed { seal, seal_bytes: bytes, object: read_back, statements, staging: path });
+        return Ok(Sealed { seal, seal_bytes: bytes, object: read_back, statements, staged: Staged(path) });
     }
     seal.object_length = read_back.len() as u64;
     seal.object_blake3 = object_blake3(&read_back);
@@ -129,7 +134,7 @@ pub fn seal(store: &Store, staging: &Path, workspace: WorkspaceId, segment: u64)
     let seal_bytes = Bytes::from(seal.encode());
     store.commit_one(Family::Seals, key, &seal_bytes)?;
     failpoint::hit("seal-after-seal");
-    Ok(Sealed { seal, seal_bytes, object: read_back, statements, staging: path })
+    Ok(Sealed { seal, seal_bytes, object: read_back, statements, staged: Staged(path) })
 }
 
 fn build(store: &Store, seal: &Seal, roster: &[u8]) -> Result<Vec<u8>, SealError> {

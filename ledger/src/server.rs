@@ -31,6 +31,7 @@ use crate::{
     clock,
     commit::{Chains, Limits, Parts, REQUESTS_MAX, Request, State, Writer},
     config::Config,
+    durable,
     exit::ExitReason,
     fence::Fence,
     http,
@@ -133,7 +134,7 @@ async fn open(config: &Config, alarms: Alarms) -> Result<Opened, Ended> {
     };
     let [record, head, log] = [load("record.key")?, load("head.key")?, load("log.key")?];
     let staging = config.paths.data.join("staging");
-    fs::create_dir_all(&staging).map_err(fault("make the data folder"))?;
+    durable::create_dir(&staging, 0o700).map_err(fault("make the data folder"))?;
     let memory = usize::try_from(config.store.cache_bytes + config.store.write_buffer_bytes).unwrap_or(256 << 20);
     let store = Store::open(&config.paths.data.join("store"), memory).map_err(|why| {
         if matches!(why, StoreError::Newer(_)) {
@@ -146,7 +147,8 @@ async fn open(config: &Config, alarms: Alarms) -> Result<Opened, Ended> {
     let archive =
         Archive::folder(&config.archive.folder, limit).map_err(|why| Ended::failed("open the archive", &why))?;
     let writer = writer_digest(&config.paths.data);
-    let fence = Fence::folder(&config.fence.folder, &config.origin, writer).await;
+    let used_before = store.number("term").map_err(|why| Ended::failed("read the store", &why))?.is_some();
+    let fence = Fence::folder(&config.fence.folder, &config.origin, writer, used_before).await;
     let fence = fence.map_err(|why| Ended::failed("open the fence", &why))?;
     let broken = |why: StoreError| Ended::failed("read the store", &why);
     let genesis =
@@ -338,6 +340,7 @@ fn start_writer(
         view: Arc::clone(&shared.view),
         fence: Arc::clone(&shared.fence),
         publisher: wake,
+        mark: shared.mark.clone(),
         alarms: shared.alarms.clone(),
         metrics: shared.metrics.clone(),
         limits: limits(config),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use custody::{
+    hash::root_successor,
     id::{GatewayId, KeyId, WorkspaceId, hex, unhex},
     key::{self, Context, PublicKey},
     statement::possession,
@@ -96,6 +97,19 @@ pub(super) enum KeyCommand {
         #[command(flatten)]
         signing: Signing,
     },
+    /// Let the successor take the root key's place: the root key is lost, or known to others. The successor itself signs.
+    SucceedRoot {
+        #[command(flatten)]
+        at: At,
+        /// The successor's public key in hex (`ledger root public FILE`); of --root-key if none is given.
+        #[arg(long)]
+        public_key: Option<String>,
+        /// Public key in hex of who succeeds it in turn (`ledger key make FILE`, kept offline); only its hash is published.
+        #[arg(long)]
+        next_public_key: String,
+        #[command(flatten)]
+        signing: Signing,
+    },
     /// All keys of a workspace, or the ledger's own.
     List {
         #[command(flatten)]
@@ -184,8 +198,7 @@ impl NewKey {
         let usage = |text: &str| Fault::new(ExitReason::Usage, text);
         let text =
             self.public_key.as_ref().ok_or_else(|| usage("which key? hint: --new-key FILE or --public-key HEX"))?;
-        let public = unhex(text).and_then(|bytes| PublicKey::new(&bytes));
-        let public = public.ok_or_else(|| usage("--public-key is no usable Ed25519 key in hex"))?;
+        let public = public_key("--public-key", text)?;
         let Some(proof) = &self.possession else {
             if role == Role::Receipt {
                 return Ok((public, None));
@@ -240,8 +253,27 @@ pub(super) async fn run(command: KeyCommand) -> Done {
         KeyCommand::Suspect { place, key, since, signing } => {
             about(&place, &signing, Action::Suspect(wire::Suspect { key_id: key_id(&key)?, since })).await
         }
+        KeyCommand::SucceedRoot { at, public_key: given, next_public_key, signing } => {
+            let new = match (given, signing.root_public()?) {
+                (Some(text), _) => public_key("--public-key", &text)?,
+                (None, Some(key)) => key,
+                (None, None) => return Err(Fault::new(ExitReason::Usage, "which key? hint: --public-key HEX")),
+            };
+            let next = public_key("--next-public-key", &next_public_key)?;
+            let succeed = wire::SucceedRoot {
+                public_key: new.to_bytes().to_vec().into(),
+                successor_hash: root_successor(&next.to_bytes()).to_vec().into(),
+            };
+            let mut ledger = Ledger::connect(at.load()?).await?;
+            signing.say(&mut ledger, None, Action::SucceedRoot(succeed)).await.map(drop)
+        }
         KeyCommand::List { place } => list(&place).await,
     }
+}
+
+fn public_key(flag: &str, text: &str) -> Result<PublicKey, Fault> {
+    let key = unhex(text).and_then(|bytes| PublicKey::new(&bytes));
+    key.ok_or_else(|| Fault::new(ExitReason::Usage, format!("{flag} is no usable Ed25519 key in hex")))
 }
 
 async fn about(place: &Place, signing: &Signing, action: Action) -> Done {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use custody::{
+    id::hex,
     key::{self, Context},
     statement::{Signed, encode_signed},
     strict::{self, table},
@@ -29,6 +30,14 @@ pub(super) enum RootCommand {
         #[arg(long)]
         passphrase_file: Option<PathBuf>,
     },
+    /// Print the public key of a key file: of the successor, say, which signs once the root key is lost.
+    Public {
+        /// The file.
+        key: PathBuf,
+        /// File of mode 0600 with the passphrase of a sealed key.
+        #[arg(long)]
+        passphrase_file: Option<PathBuf>,
+    },
     /// Show in words what a request or a signed statement says, and sign nothing.
     Show {
         /// The file.
@@ -40,6 +49,12 @@ pub(super) fn run(command: &RootCommand) -> Done {
     match command {
         RootCommand::Show { file } => {
             say(&words::statement(&read(file)?.0));
+            Ok(())
+        }
+        RootCommand::Public { key, passphrase_file } => {
+            let passphrase = passphrase_file.as_deref().map(Passphrase::from_file).transpose()?;
+            let key = keys::load(key, passphrase.as_ref())?;
+            say(&hex(&key::public(&key).to_bytes()));
             Ok(())
         }
         RootCommand::Sign { request, key, out, passphrase_file } => {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use custody::{
     id::{KeyId, ObjectHash, WorkspaceId},
-    key::{self, Context},
+    key::{self, Context, PublicKey},
     policy::Policy,
     statement::encode_signed,
     strict::{self, table},
@@ -70,6 +70,15 @@ impl Signing {
                 crate::exit::ExitReason::Usage,
                 "this needs a signature\nhint: --root-key FILE, --registrar-key FILE, or --request-out FILE to sign offline",
             )),
+        }
+    }
+
+    /// Public key of the root key that signs here, if one does.
+    pub(super) fn root_public(&self) -> Result<Option<PublicKey>, Fault> {
+        match self.signer() {
+            Ok(Some(Signer::Root(key))) => Ok(Some(key::public(&key))),
+            Ok(_) => Ok(None),
+            Err(why) => Err(why),
         }
     }
 

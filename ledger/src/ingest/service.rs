@@ -123,8 +123,9 @@ impl Ingest for IngestService {
         // The writer holds the only strong end: when it closes a stream, the gateway sees the end of it.
         let answering = outbox.downgrade();
         inner.open(stream, &peer, &hello, outbox).await?;
+        let places = Arc::new(Semaphore::new(inner.limits.batches_in_flight as usize));
         let room = Arc::new(Semaphore::new(inner.limits.bytes_in_flight as usize));
-        let pump = Pump { inner, stream, peer, outbox: answering, room, _guard: guard };
+        let pump = Pump { inner, stream, peer, outbox: answering, places, room, _guard: guard };
         tokio::spawn(pump.run(incoming));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers).map(Ok))))
     }
@@ -232,6 +233,8 @@ struct Pump {
     stream: u64,
     peer: Peer,
     outbox: mpsc::WeakSender<wire::FromLedger>,
+    /// Batches of this stream on their way to the writer.
+    places: Arc<Semaphore>,
     /// Bytes of this stream on their way to the writer.
     room: Arc<Semaphore>,
     _guard: Counted,
@@ -287,10 +290,11 @@ impl Pump {
         // Room and queue are bounded: a full one makes this stream wait, and with it its sender, by the transport's flow
         // control. The permits come back when the writer has answered.
         let bytes = u32::try_from(batch.bytes.len()).unwrap_or(u32::MAX);
+        let place = Arc::clone(&self.places).acquire_owned().await;
         let own = Arc::clone(&self.room).acquire_many_owned(bytes).await;
         let shared = Arc::clone(&self.inner.room).acquire_many_owned(bytes).await;
-        let (Ok(own), Ok(shared)) = (own, shared) else { return false };
-        self.inner.writer.send(Request::Batch(self.stream, Box::new(batch), [own, shared])).await.is_ok()
+        let (Ok(place), Ok(own), Ok(shared)) = (place, own, shared) else { return false };
+        self.inner.writer.send(Request::Batch(self.stream, Box::new(batch), [place, own, shared])).await.is_ok()
     }
 
     fn renew(&self, request: &str) -> bool {

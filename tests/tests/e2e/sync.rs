@@ -1,7 +1,12 @@
 //! A trace of the ledger's system calls: between the write of a batch to the store's log and the receipt on the socket a
-//! sync of that log returned. SIGKILL keeps the page cache, so no kill of a process can show this.
+//! sync of that log returned; a file's bytes are synced before it gets its name, and the folder before anything counts on
+//! that name. SIGKILL keeps the page cache, so no kill of a process can show this.
 
-use std::{collections::HashMap, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::Path,
+    process::Command,
+};
 
 use custody_tests::{
     peer::Gateway,
@@ -68,6 +73,110 @@ fn read(trace: &str, port: u16) -> Told {
     told
 }
 
+/// What a trace tells of the ledger's own files: staging, archive, fence, and what `init` makes.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Files {
+    /// Files that got the name by which others find them, by the first folder of that name below the home.
+    named: BTreeMap<String, usize>,
+    /// Those whose bytes were not synced by then.
+    unsynced: Vec<String>,
+    /// Folders that held a new name and were not synced when a claim or a checkpoint, which count on them, got its own; or
+    /// at the end.
+    unsynced_folders: Vec<String>,
+}
+
+/// Between quotes: the names that a call was given. (Between angle brackets stand the paths of open files, among them the
+/// working folder.)
+fn names(call: &str) -> Vec<&str> {
+    call.split('"').skip(1).step_by(2).collect()
+}
+
+/// Path of the open file that is a call's first argument.
+fn opened(call: &str) -> Option<&str> {
+    call.split_once('<')?.1.split_once('>').map(|(path, _)| path)
+}
+
+fn parent(path: &str) -> String {
+    path.rsplit_once('/').map_or_else(String::new, |(folder, _)| folder.to_owned())
+}
+
+/// Calls in the order in which they ended, each whole: one that was interrupted is put together from its two halves.
+fn whole_calls(trace: &str) -> Vec<String> {
+    let (mut begun, mut calls) = (HashMap::new(), Vec::new());
+    for line in trace.lines() {
+        let Some((process, call)) = line.split_once(' ') else { continue };
+        let call = call.trim();
+        if let Some((first, _)) = call.split_once("<unfinished") {
+            begun.insert(process, first.to_owned());
+        } else if let Some((_, rest)) = call.strip_prefix("<... ").and_then(|rest| rest.split_once("resumed>")) {
+            calls.push(begun.remove(process).unwrap_or_default() + rest);
+        } else {
+            calls.push(call.to_owned());
+        }
+    }
+    calls
+}
+
+/// Reads a trace: every file is synced before it is linked or renamed into place, and every folder with a new name before a
+/// claim or a checkpoint gets its own.
+fn read_files(trace: &str, home: &str) -> Files {
+    let mut files = Files::default();
+    let (mut dirty, mut folders) = (BTreeSet::new(), BTreeSet::new());
+    for call in whole_calls(trace) {
+        let done = call.ends_with("= 0");
+        let (open, given) = (opened(&call), names(&call));
+        match call.split('(').next().unwrap_or_default() {
+            "write" | "pwrite64" | "writev" => dirty.extend(open.map(str::to_owned)),
+            "fsync" | "fdatasync" if done => {
+                dirty.remove(open.unwrap_or_default());
+                folders.remove(open.unwrap_or_default());
+            }
+            "mkdir" | "mkdirat" if done => folders.extend(given.first().map(|path| parent(path))),
+            "rename" | "renameat" | "renameat2" | "link" | "linkat" if done => {
+                let [from, to] = given[..] else { continue };
+                let Some(below) = to.strip_prefix(home).filter(|below| !below.starts_with("/data/store/")) else {
+                    continue;
+                };
+                let first = below.split('/').nth(1).unwrap_or_default();
+                *files.named.entry(first.to_owned()).or_default() += 1;
+                if dirty.contains(from) {
+                    files.unsynced.push(to.to_owned());
+                }
+                if below.contains("/log/checkpoints/") || below.starts_with("/fence/log/") {
+                    files.unsynced_folders.extend(folders.iter().filter(|folder| folder.starts_with(home)).cloned());
+                }
+                folders.insert(parent(to));
+            }
+            _ => {}
+        }
+    }
+    files.unsynced_folders.extend(folders.into_iter().filter(|folder| folder.starts_with(home)));
+    files
+}
+
+#[test]
+fn a_trace_with_a_file_in_place_before_its_sync_is_seen() {
+    let write = "7 write(9</h/data/staging/.tmp.1>, \"\"..., 500) = 500\n";
+    let begins = "7 fsync(9</h/data/staging/.tmp.1> <unfinished ...>\n";
+    let ends = "7 <... fsync resumed>) = 0\n";
+    let name = "7 rename(\"/h/data/staging/.tmp.1\", \"/h/data/staging/a-1\") = 0\n";
+    let folder = "8 fsync(10</h/data/staging>) = 0\n";
+    let claim = "7 linkat(AT_FDCWD</w>, \"/h/fence/log/1#1\", AT_FDCWD</w>, \"/h/fence/log/1\", 0) = 0\n";
+    let fence = "7 fsync(11</h/fence/log>) = 0\n";
+    let told = |lines: &[&str]| {
+        let files = read_files(&lines.concat(), "/h");
+        (files.named.values().sum::<usize>(), files.unsynced.len(), files.unsynced_folders.len())
+    };
+    assert_eq!(told(&[write, begins, ends, name, folder, claim, fence]), (2, 0, 0));
+    assert_eq!(told(&[write, begins, name, ends, folder]), (1, 1, 0));
+    assert_eq!(told(&[write, name, folder]), (1, 1, 0));
+    assert_eq!(told(&[write, begins, ends, name, claim, folder, fence]), (2, 0, 1));
+    assert_eq!(told(&[write, begins, ends, name]), (1, 0, 1));
+    assert_eq!(told(&[claim]), (1, 0, 1));
+    let other = "7 fsync(9</h/data/staging/.tmp.2>) = 0\n";
+    assert_eq!(told(&[write, other, name, folder]), (1, 1, 0));
+}
+
 #[test]
 fn a_trace_with_the_answer_before_the_sync_is_seen() {
     let write = "7 write(9</d/store/000004.log>, \"\"..., 500) = 500\n";
@@ -86,13 +195,53 @@ fn a_trace_with_the_answer_before_the_sync_is_seen() {
     assert_eq!(read(&[write, sync, answer].concat(), 20_001), Told { writes: 1, syncs: 1, receipts: 1, early: 0 });
 }
 
+/// Whether this machine lets a process be traced. That it does not is no reason to pass.
+fn can_trace() -> bool {
+    let traced = Command::new("strace").args(["-f", "-e", "trace=fsync", "true"]).output();
+    if traced.is_ok_and(|traced| traced.status.success()) {
+        return true;
+    }
+    let skipped = std::env::var("CUSTODY_NO_STRACE").is_ok_and(|set| set == "1");
+    println!("NOT CHECKED: strace cannot run here, so nothing shows that the sync comes before the answer");
+    assert!(skipped, "strace is missing or may not trace (hint: apt-get install strace, or CUSTODY_NO_STRACE=1)");
+    false
+}
+
+/// A program under `strace`, which looks on from aside, so that the program stays this test's own child.
+fn traced(trace: &Path, program: &str) -> Command {
+    let mut command = Command::new("strace");
+    let calls =
+        "trace=fdatasync,fsync,write,writev,pwrite64,sendto,sendmsg,mkdir,rename,renameat,renameat2,link,linkat";
+    command.args(["-D", "-f", "-yy", "-e", calls, "-s", "0", "-o"]).arg(trace).arg(binary(program));
+    command
+}
+
+fn check_files(trace: &str, home: &Path, places: &[&str]) {
+    let files = read_files(trace, &home.display().to_string());
+    println!("{files:?}");
+    for place in places {
+        assert!(files.named.contains_key(*place), "no file got a name in {place}: {files:?}");
+    }
+    assert!(files.unsynced.is_empty(), "a file got its name before its bytes were synced: {files:?}");
+    assert!(files.unsynced_folders.is_empty(), "a folder was not synced in time: {files:?}");
+}
+
+#[test]
+fn what_init_makes_outlasts_a_power_cut() {
+    if !can_trace() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (home, trace) = (folder.path().join("new/ledger"), folder.path().join("trace"));
+    let mut command = traced(&trace, "ledger");
+    let made = command.args(["init", "--origin", "custody.test/sync", "--dir"]).arg(&home).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    check_files(&std::fs::read_to_string(&trace).unwrap(), folder.path(), &["new"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_receipt_leaves_before_the_sync_of_its_batch_returned() {
-    let traced = Command::new("strace").args(["-f", "-e", "trace=fsync", "true"]).output();
-    if !traced.is_ok_and(|traced| traced.status.success()) {
-        let skipped = std::env::var("CUSTODY_NO_STRACE").is_ok_and(|set| set == "1");
-        println!("NOT CHECKED: strace cannot run here, so nothing shows that the sync comes before the answer");
-        assert!(skipped, "strace is missing or may not trace (hint: apt-get install strace, or CUSTODY_NO_STRACE=1)");
+    if !can_trace() {
         return;
     }
     let home = Home::new("sync", "segment.age_seconds = 86400\nfence.read_seconds = 20\n");
@@ -101,21 +250,8 @@ async fn no_receipt_leaves_before_the_sync_of_its_batch_returned() {
     home.say(&["cut"]);
     process.terminate();
     assert_eq!(process.wait_end().code(), Some(0));
-    // The ledger stays this test's own child; strace looks on from aside.
     let trace = home.dir.join("trace");
-    let mut command = Command::new("strace");
-    command.args([
-        "-D",
-        "-f",
-        "-yy",
-        "-e",
-        "trace=fdatasync,fsync,write,writev,pwrite64,sendto,sendmsg",
-        "-s",
-        "0",
-        "-o",
-    ]);
-    command.arg(&trace).arg(binary("ledger")).arg("serve").arg("--config").arg(home.config());
-    let process = Process::spawn(&mut command);
+    let process = Process::spawn(traced(&trace, "ledger").arg("serve").arg("--config").arg(home.config()));
     assert!(process.wait_serving(), "{}", process.log().join("\n"));
     let mut session = gateway.connect(home.grpc).await.unwrap();
     // One at a time: whatever is written to the store's log then is this batch.
@@ -124,8 +260,11 @@ async fn no_receipt_leaves_before_the_sync_of_its_batch_returned() {
         session.send(batch).await.unwrap();
         gateway.settle(&mut session).await.unwrap();
     }
+    home.say(&["cut"]);
     process.kill();
-    let told = read(&std::fs::read_to_string(&trace).unwrap(), home.grpc);
+    let trace = std::fs::read_to_string(&trace).unwrap();
+    check_files(&trace, &home.dir, &["data", "archive", "fence"]);
+    let told = read(&trace, home.grpc);
     println!("{told:?}");
     assert!(told.writes >= BATCHES && told.syncs >= BATCHES && told.receipts >= BATCHES, "{told:?}");
     assert_eq!(told.early, 0, "a receipt left before its batch was synced: {told:?}");

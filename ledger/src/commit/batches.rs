@@ -1,0 +1,281 @@
+//! Batches in the writer: whether one is next, and the place that it gets, in memory and in the group's write.
+
+use bytes::Bytes;
+use custody::{
+    FORMAT_VERSION,
+    batch::{Header, NotNext, Numbering, Submitted},
+    segment::{Content, Entry, Leaf, encode_entry as encode_leaf},
+    wire::{self, LeafKind, RejectReason, from_ledger::Message},
+};
+use prost::Message as _;
+
+use super::{Group, State, StreamId, Writer};
+use crate::{
+    alarm::Alarm,
+    clock,
+    ingest::admit::{self, Reject},
+    store::{EpochRow, Family, LeafPlace, StoreError, batch_key, epoch_key, leaf_key, numbered},
+};
+
+/// What becomes of a batch.
+enum Decided {
+    Append,
+    Again(LeafPlace),
+    AgainNow(Box<wire::BatchInclusion>),
+    Reject(Reject),
+    Later(String),
+    Equivocation { keep: bool },
+}
+
+impl Writer {
+    pub(super) fn take_batch(
+        &mut self,
+        stream: StreamId,
+        batch: Submitted,
+        group: &mut Group<'_>,
+    ) -> Result<(), StoreError> {
+        let decided = self.decide_batch(&batch, group)?;
+        match decided {
+            Decided::Append => {
+                let place = self.append(LeafKind::Batch, batch, group)?;
+                group.receipts.entry(stream).or_default().push(place);
+            }
+            // It is part of this very write; whoever sent it last may have come back since, and hears it too.
+            Decided::AgainNow(place) => {
+                let receipts = group.receipts.entry(stream).or_default();
+                if !receipts.contains(&place) {
+                    receipts.push(*place);
+                }
+            }
+            Decided::Again(place) => {
+                self.parts.metrics.add("custody_batches_repeated_total", 1);
+                let inclusion = self.inclusion_of(&batch, place)?;
+                group.receipts.entry(stream).or_default().push(inclusion);
+            }
+            Decided::Reject(reject) => {
+                self.parts.metrics.add("custody_batches_rejected_total", 1);
+                group.rejections.push((stream, Message::Rejection(reject.message(&batch.header))));
+            }
+            Decided::Later(detail) => {
+                self.parts.metrics.add("custody_pushbacks_total", 1);
+                let header = &batch.header;
+                group.rejections.push((
+                    stream,
+                    Message::Pushback(wire::Pushback {
+                        epoch: header.epoch.into(),
+                        batch_number: header.batch_number,
+                        retry_after_ms: 1_000,
+                        detail,
+                    }),
+                ));
+            }
+            Decided::Equivocation { keep } => {
+                let header = batch.header.clone();
+                self.keep_equivocation(batch, keep, group)?;
+                let detail =
+                    "another header stands under this number (hint: sign again what has no receipt, in a new epoch)";
+                let reject = Reject::new(RejectReason::Equivocation, detail);
+                group.rejections.push((stream, Message::Rejection(reject.message(&header))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the batch is next; everything else about it was checked before, but the keys may have changed since.
+    fn decide_batch(&self, batch: &Submitted, group: &Group<'_>) -> Result<Decided, StoreError> {
+        let header = &batch.header;
+        if self.state != State::Serving {
+            return Ok(Decided::Later(format!("the ledger takes no batches: {}", self.state.name())));
+        }
+        let Some(workspace) = self.workspaces.get(&header.workspace) else {
+            return Ok(Decided::Reject(Reject::new(RejectReason::Unauthorised, "no such workspace")));
+        };
+        if workspace.chain.is_removed() {
+            return Ok(Decided::Reject(Reject::new(RejectReason::Removed, "the workspace was removed")));
+        }
+        if let Err(reject) = admit::signer(&workspace.chain, header) {
+            return Ok(Decided::Reject(reject));
+        }
+        let numbering = workspace.gateways.get(&header.gateway).map(|gateway| &gateway.numbering);
+        let admitted = numbering.map_or_else(|| Numbering::default().admit(header), |known| known.admit(header));
+        match admitted {
+            Ok(()) if self.disk_low => Ok(Decided::Later("no room on the ledger's disk".to_owned())),
+            Ok(()) if self.backlog() > self.parts.limits.unpublished_max => {
+                Ok(Decided::Later("too many segments wait for the archive".to_owned()))
+            }
+            Ok(()) if workspace.unarchived_bytes() > self.parts.limits.workspace_bytes => {
+                Ok(Decided::Later("the workspace's room is used up until its segments are archived".to_owned()))
+            }
+            Ok(()) => Ok(Decided::Append),
+            Err(NotNext::Taken) => self.decide_taken(batch, group),
+            Err(NotNext::Gap { expected }) => Ok(Decided::Reject(gap(expected))),
+            Err(NotNext::UnknownEpoch) => Ok(Decided::Reject(gap(0))),
+            Err(NotNext::Closed) => Ok(Decided::Reject(Reject::new(
+                RejectReason::Equivocation,
+                "the epoch was closed (hint: open a new one)",
+            ))),
+            Err(NotNext::Broken(rule)) => Ok(Decided::Reject(Reject::new(RejectReason::Equivocation, rule))),
+        }
+    }
+
+    /// Queue rows that are not published.
+    fn backlog(&self) -> u64 {
+        self.queue_next.saturating_sub(*self.parts.mark.borrow())
+    }
+
+    fn decide_taken(&self, batch: &Submitted, group: &Group<'_>) -> Result<Decided, StoreError> {
+        let header = &batch.header;
+        let key = batch_key(header.workspace, header.gateway, header.epoch, header.batch_number);
+        if let Some((place, hash)) = group.places.get(&key)
+            && *hash == batch.header_hash().0
+        {
+            return Ok(Decided::AgainNow(Box::new(place.clone())));
+        }
+        let found = match group.places.get(&key) {
+            Some((place, hash)) => Some((LeafPlace { segment: place.segment, leaf: place.leaf_index }, *hash)),
+            None => match self.parts.store.value(Family::Batches, &key)? {
+                Some(value) => {
+                    let hash = value.get(16..48).and_then(|hash| hash.try_into().ok());
+                    Some((LeafPlace::decode(&value)?, hash.ok_or(StoreError::Damaged("a batch"))?))
+                }
+                None => None,
+            },
+        };
+        let (place, hash) = found.ok_or(StoreError::Damaged("a batch that was committed"))?;
+        if hash == batch.header_hash().0 {
+            return Ok(Decided::Again(place));
+        }
+        let workspace = self.workspaces.get(&header.workspace);
+        let row = workspace.and_then(|w| w.gateways.get(&header.gateway)).and_then(|g| g.rows.get(&header.epoch));
+        Ok(Decided::Equivocation { keep: row.is_some_and(|row| row.equivocations == 0) })
+    }
+
+    fn keep_equivocation(&mut self, batch: Submitted, keep: bool, group: &mut Group<'_>) -> Result<(), StoreError> {
+        let header = batch.header.clone();
+        self.parts.metrics.add("custody_equivocations_total", 1);
+        self.parts.alarms.raise(
+            Alarm::Equivocation,
+            format!("gateway {} signed two batches {} in epoch {}", header.gateway, header.batch_number, header.epoch),
+        );
+        if keep {
+            self.append(LeafKind::Equivocation, batch, group)?;
+        }
+        let Some(workspace) = self.workspaces.get_mut(&header.workspace) else { return Ok(()) };
+        let row = workspace.gateways.get_mut(&header.gateway).and_then(|gateway| gateway.rows.get_mut(&header.epoch));
+        let Some(row) = row else { return Ok(()) };
+        row.equivocations += 1;
+        group.change.put(
+            Family::Epochs,
+            epoch_key(header.workspace, header.gateway, header.epoch),
+            row.encode_to_vec(),
+        );
+        self.own.equivocation(&header, row.equivocations);
+        Ok(())
+    }
+
+    /// Gives a batch its place, in memory and in the group's write.
+    pub(super) fn append(
+        &mut self,
+        kind: LeafKind,
+        batch: Submitted,
+        group: &mut Group<'_>,
+    ) -> Result<wire::BatchInclusion, StoreError> {
+        let lost = StoreError::Damaged("a workspace");
+        let id = batch.header.workspace;
+        let (header, hash, opened) = (batch.header.clone(), batch.header_hash(), batch.opened());
+        let workspace = self.workspaces.get_mut(&id).ok_or(lost)?;
+        let leaf =
+            Leaf { kind, first_position: workspace.next_position, received_at: clock::now_us(), term: self.parts.term };
+        let bytes = encode_leaf(&leaf, batch.bytes.clone());
+        let place = LeafPlace { segment: workspace.open.number, leaf: workspace.open.tree.size() };
+        group.change.put(Family::Entries, leaf_key(id, place.segment, place.leaf), &bytes);
+        group.change.put(Family::Commits, self.commit_index.to_be_bytes(), leaf_key(id, place.segment, place.leaf));
+        self.commit_index += 1;
+        let inclusion = wire::BatchInclusion {
+            version: FORMAT_VERSION,
+            epoch: header.epoch.into(),
+            batch_number: header.batch_number,
+            segment: place.segment,
+            leaf_index: place.leaf,
+            first_position: leaf.first_position,
+            received_at: leaf.received_at,
+            term: leaf.term,
+            ..Default::default()
+        };
+        let entry = Entry { leaf, content: Content::Batch(Box::new(batch)) };
+        workspace.open.take(&entry, bytes.len());
+        if kind == LeafKind::Batch {
+            let key = batch_key(id, header.gateway, header.epoch, header.batch_number);
+            group.change.put(Family::Batches, &key, [&place.encode()[..], &hash.0].concat());
+            group.places.insert(key, (inclusion.clone(), hash.0));
+            if header.record_count > 0 {
+                group.change.put(Family::Positions, numbered(id, leaf.first_position), place.encode());
+            }
+            let gateway = workspace.gateways.entry(header.gateway).or_default();
+            gateway.numbering.take(&header, hash);
+            let row = gateway.rows.entry(header.epoch).or_default();
+            update_row(row, &header, hash.0, leaf.received_at, self.commit_index, opened.as_ref());
+            group.change.put(Family::Epochs, epoch_key(id, header.gateway, header.epoch), row.encode_to_vec());
+            workspace.next_position += u64::from(header.record_count);
+            self.parts.metrics.add("custody_records_total", u64::from(header.record_count));
+            self.parts.metrics.add("custody_batches_total", 1);
+        }
+        group.touched.insert(id);
+        let full = workspace.open.bytes >= self.parts.limits.cut_bytes
+            || workspace.open.tree.size() >= self.parts.limits.cut_leaves;
+        if full {
+            self.cut(id, group);
+        }
+        Ok(inclusion)
+    }
+
+    fn inclusion_of(&self, batch: &Submitted, place: LeafPlace) -> Result<wire::BatchInclusion, StoreError> {
+        let lost = || StoreError::Damaged("a leaf that was committed");
+        let header = &batch.header;
+        let stored = self.parts.store.value(Family::Entries, leaf_key(header.workspace, place.segment, place.leaf))?;
+        let entry = stored.map(Entry::parse).transpose().map_err(|_| lost())?;
+        let leaf = entry.ok_or_else(lost)?.leaf;
+        Ok(wire::BatchInclusion {
+            version: FORMAT_VERSION,
+            epoch: header.epoch.into(),
+            batch_number: header.batch_number,
+            segment: place.segment,
+            leaf_index: place.leaf,
+            first_position: leaf.first_position,
+            received_at: leaf.received_at,
+            term: leaf.term,
+            ..Default::default()
+        })
+    }
+}
+
+fn gap(expected: u64) -> Reject {
+    Reject {
+        reason: RejectReason::Gap,
+        detail: format!("batches before it are missing (hint: send from {expected} on)"),
+        expected_batch: expected,
+    }
+}
+
+fn update_row(
+    row: &mut EpochRow,
+    header: &Header,
+    hash: [u8; 32],
+    received_at: u64,
+    commit_index: u64,
+    opened: Option<&wire::Opened>,
+) {
+    if header.opens() {
+        row.opened_at_index = commit_index;
+        row.key_id = header.key_id.into();
+    }
+    if let Some(opened) = opened {
+        row.always_on = opened.class() == wire::WriterClass::AlwaysOn;
+        row.silence_us_max = opened.silence_us_max;
+    }
+    row.last_batch = header.batch_number;
+    row.next_record = header.next_record();
+    row.last_header_hash = Bytes::copy_from_slice(&hash);
+    row.closed = header.close;
+    row.heard_at = received_at;
+}

@@ -1,0 +1,272 @@
+//! Gateways' streams in the writer: welcome, receipts, statements, archived news. Everything here shows heads, so it runs
+//! only after the write that the heads cover has returned.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::PoisonError,
+};
+
+use bytes::Bytes;
+use custody::{
+    FORMAT_VERSION,
+    head::{Head, SignedHead, to_path},
+    id::{Epoch, GatewayId, WorkspaceId},
+    wire::{self, Role, from_ledger::Message},
+};
+use prost::Message as _;
+use tokio::sync::mpsc;
+
+use super::{Opening, State, StreamId, Writer, statements};
+use crate::{
+    alarm::Alarm,
+    clock,
+    publish::Published,
+    store::{EpochRow, Store, StoreError},
+    workspace::Workspace,
+};
+
+/// A gateway that is connected.
+pub(super) struct Stream {
+    pub(super) workspace: WorkspaceId,
+    pub(super) gateway: GatewayId,
+    /// Last head that was sent.
+    head: Option<Head>,
+    ledger_statements: u64,
+    workspace_statements: u64,
+    outbox: mpsc::Sender<wire::FromLedger>,
+}
+
+impl Writer {
+    fn sign_head(&self, workspace: &Workspace) -> (Head, Bytes) {
+        let unfenced = !self.parts.fence.is_fresh();
+        let head = workspace.head(self.standing(), self.head_key_id, self.parts.term, clock::now_us(), unfenced);
+        let signed = head.sign(&self.parts.head_key).into();
+        (head, signed)
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        receipts: BTreeMap<StreamId, Vec<wire::BatchInclusion>>,
+        touched: &BTreeSet<WorkspaceId>,
+    ) -> Result<(), StoreError> {
+        let mut heads: HashMap<WorkspaceId, (Head, Bytes)> = HashMap::new();
+        for id in touched {
+            if let Some(workspace) = self.workspaces.get(id) {
+                heads.insert(*id, self.sign_head(workspace));
+            }
+        }
+        for (stream, mut batches) in receipts {
+            let Some(id) = self.streams.get(&stream).map(|s| s.workspace) else { continue };
+            let Some(workspace) = self.workspaces.get(&id) else { continue };
+            let (head, signed) = heads.entry(id).or_insert_with(|| self.sign_head(workspace)).clone();
+            for inclusion in &mut batches {
+                workspace.complete_inclusion(&self.parts.store, inclusion)?;
+            }
+            self.send_receipt(stream, head, signed, batches)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what the stream lacks of the chains, then the receipt.
+    fn send_receipt(
+        &mut self,
+        id: StreamId,
+        head: Head,
+        signed: Bytes,
+        batches: Vec<wire::BatchInclusion>,
+    ) -> Result<(), StoreError> {
+        self.send_statements(id)?;
+        let Some(stream) = self.streams.get(&id) else { return Ok(()) };
+        let Some(workspace) = self.workspaces.get(&stream.workspace) else { return Ok(()) };
+        let receipt = receipt(&self.parts.store, workspace, stream.head.as_ref(), signed, batches)?;
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.head = Some(head);
+        }
+        self.send(id, Message::Receipt(receipt.encode_to_vec().into()));
+        Ok(())
+    }
+
+    /// Never waits: a stream that does not read what it asked for is closed.
+    pub(super) fn send(&mut self, id: StreamId, message: Message) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        if stream.outbox.try_send(wire::FromLedger { message: Some(message) }).is_err() {
+            tracing::warn!(workspace = %stream.workspace, gateway = %stream.gateway, "the stream does not keep up: closed");
+            self.streams.remove(&id);
+        }
+    }
+
+    fn send_statements(&mut self, id: StreamId) -> Result<(), StoreError> {
+        let Some(stream) = self.streams.get(&id) else { return Ok(()) };
+        let Some(workspace) = self.workspaces.get(&stream.workspace) else { return Ok(()) };
+        let chains = [
+            (None, stream.ledger_statements, self.ledger_chain.head().count),
+            (Some(workspace.id), stream.workspace_statements, workspace.chain.head().count),
+        ];
+        for (chain, from, to) in chains {
+            for serial in from..to {
+                let object = statements::stored(&self.parts.store, chain, serial)?;
+                self.send(id, Message::Statement(object));
+            }
+        }
+        if let Some(stream) = self.streams.get_mut(&id) {
+            (stream.ledger_statements, stream.workspace_statements) = (chains[0].2, chains[1].2);
+        }
+        Ok(())
+    }
+
+    pub(super) fn open(&mut self, opening: Opening) -> Result<(), StoreError> {
+        let Opening { stream, workspace: id, gateway, last_head, outbox, in_flight, reply, .. } = opening;
+        // Heads are signed by whoever may extend the log, and by nobody else.
+        if self.state != State::Serving {
+            drop(reply.send(Err(format!("the ledger takes no batches: {}", self.state.name()))));
+            return Ok(());
+        }
+        let Some(workspace) = self.workspaces.get(&id) else {
+            drop(reply.send(Err("no such workspace (hint: ledger workspace add)".to_owned())));
+            return Ok(());
+        };
+        let head = match last_head {
+            None => None,
+            Some(signed) => {
+                if !self.is_ours(&signed) {
+                    drop(reply.send(Err("the last head was not signed by this ledger".to_owned())));
+                    return Ok(());
+                }
+                if !workspace.extends(&self.parts.store, &signed.head)? {
+                    self.refuse_history(&signed.head, gateway);
+                    drop(reply.send(Err("the ledger cannot extend the head that this gateway holds".to_owned())));
+                    return Ok(());
+                }
+                Some(signed.head)
+            }
+        };
+        let row = workspace.gateways.get(&gateway).and_then(|g| {
+            let epoch = g.numbering.last_opened?;
+            Some((epoch, g.rows.get(&epoch)?.clone()))
+        });
+        drop(reply.send(Ok(())));
+        let entry = Stream {
+            workspace: id,
+            gateway,
+            head,
+            ledger_statements: opening.ledger_statements,
+            workspace_statements: opening.workspace_statements,
+            outbox,
+        };
+        // One stream for each gateway: the newest one is the one that lives.
+        self.streams.retain(|_, other| (other.workspace, other.gateway) != (id, gateway));
+        self.streams.insert(stream, entry);
+        self.welcome(stream, row, in_flight)
+    }
+
+    fn welcome(
+        &mut self,
+        id: StreamId,
+        row: Option<(Epoch, EpochRow)>,
+        in_flight: (u32, u32),
+    ) -> Result<(), StoreError> {
+        self.send_statements(id)?;
+        let Some(stream) = self.streams.get(&id) else { return Ok(()) };
+        let Some(workspace) = self.workspaces.get(&stream.workspace) else { return Ok(()) };
+        let (head, signed) = self.sign_head(workspace);
+        let receipt = receipt(&self.parts.store, workspace, stream.head.as_ref(), signed, Vec::new())?;
+        let published = workspace.published;
+        let workspace_id = workspace.id;
+        let welcome = wire::Welcome {
+            receipt: receipt.encode_to_vec().into(),
+            epoch: row.as_ref().map_or_else(Bytes::new, |(epoch, _)| (*epoch).into()),
+            next_batch: row.as_ref().map_or(0, |(_, row)| row.last_batch + 1),
+            last_header_hash: row.map_or_else(Bytes::new, |(_, row)| row.last_header_hash),
+            batches_in_flight_max: in_flight.0,
+            bytes_in_flight_max: in_flight.1,
+        };
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.head = Some(head);
+        }
+        self.send(id, Message::Welcome(welcome));
+        // Everything up to the newest archived segment is archived: one receipt tells the gateway so.
+        if let Some(segment) = published.checked_sub(1)
+            && let Some(done) = statements::published_segment(&self.parts.store, workspace_id, segment)?
+        {
+            self.send_archived(id, &done);
+        }
+        Ok(())
+    }
+
+    fn is_ours(&self, signed: &SignedHead) -> bool {
+        let key = self.ledger_chain.key(&signed.head.key_id).filter(|key| key.role == Role::Head);
+        key.is_some_and(|key| signed.is_signed_by(key.public_key))
+    }
+
+    /// A gateway holds a head of ours that we cannot extend: history was lost here. Read-only until an incarnation.
+    fn refuse_history(&mut self, head: &Head, gateway: GatewayId) {
+        let text = format!(
+            "gateway {gateway} holds segment {} size {} of workspace {}, which this ledger does not have",
+            head.segment, head.size, head.workspace
+        );
+        self.parts.alarms.raise(Alarm::HeadNotExtendable, text.clone());
+        if self.state == State::Serving {
+            self.state = State::ReadOnly(text);
+        }
+    }
+
+    pub(super) fn tell_archived(&mut self, published: &[Published]) -> Result<(), StoreError> {
+        for done in published {
+            let Some(workspace) = self.workspaces.get_mut(&done.workspace) else { continue };
+            workspace.take_published(done.segment);
+            self.parts.metrics.add("custody_segments_archived_total", 1);
+            let Some(workspace) = self.workspaces.get(&done.workspace) else { continue };
+            let (head, signed) = self.sign_head(workspace);
+            let of_workspace = |(id, stream): (&StreamId, &Stream)| (stream.workspace == done.workspace).then_some(*id);
+            let streams: Vec<StreamId> = self.streams.iter().filter_map(of_workspace).collect();
+            for id in streams {
+                // The archived segment must lie in the history of the gateway's head: send a newer one if it does not.
+                let behind =
+                    self.streams.get(&id).is_some_and(|s| s.head.as_ref().is_none_or(|h| h.segment <= done.segment));
+                if behind {
+                    self.send_receipt(id, head.clone(), signed.clone(), Vec::new())?;
+                }
+                self.send_archived(id, done);
+            }
+        }
+        Ok(())
+    }
+
+    fn send_archived(&mut self, id: StreamId, done: &Published) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let Some(head) = &stream.head else { return };
+        let Some(workspace) = self.workspaces.get(&stream.workspace) else { return };
+        let receipt = {
+            let view = self.parts.view.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(checkpoint) = &view.checkpoint else { return };
+            let log_path = view.tree.inclusion(done.log_index, checkpoint.checkpoint.size);
+            let history_path = workspace.history.inclusion(done.segment, head.segment);
+            let (Some(log_path), Some(history_path)) = (log_path, history_path) else { return };
+            wire::ArchivedReceipt {
+                version: FORMAT_VERSION,
+                seal: done.seal.clone(),
+                log_index: done.log_index,
+                log_path: to_path(&log_path),
+                checkpoint: checkpoint.to_bytes().into(),
+                history_size: head.segment,
+                history_path: to_path(&history_path),
+            }
+        };
+        self.send(id, Message::Archived(receipt.encode_to_vec().into()));
+    }
+}
+
+/// A receipt under the newest head, consistent with the last one sent.
+fn receipt(
+    store: &Store,
+    workspace: &Workspace,
+    last: Option<&Head>,
+    signed: Bytes,
+    batches: Vec<wire::BatchInclusion>,
+) -> Result<wire::Receipt, StoreError> {
+    let consistency = match last {
+        Some(head) => workspace.consistency(store, head.segment, head.size)?,
+        None => None,
+    };
+    Ok(wire::Receipt { version: FORMAT_VERSION, signed_head: signed, consistency, batches })
+}
