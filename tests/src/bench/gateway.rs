@@ -38,6 +38,8 @@ pub(crate) struct Chain {
     next_batch: u64,
     next_record: u64,
     previous: HeaderHash,
+    /// The last head that this gateway was given: it stands in every header, as a real gateway's does.
+    pub(crate) last_head: Bytes,
 }
 
 impl Chain {
@@ -53,6 +55,7 @@ impl Chain {
             next_batch: 0,
             next_record: 0,
             previous: HeaderHash::ZERO,
+            last_head: Bytes::new(),
         }
     }
 
@@ -89,7 +92,7 @@ impl Chain {
             previous: self.previous,
             opening_reason: (self.next_batch == 0).then_some(OpeningReason::First),
             batch_root: RootHash::ZERO,
-            last_head: Bytes::new(),
+            last_head: self.last_head.clone(),
             dropped: 0,
             drop_reason: None,
             heartbeat: false,
@@ -157,14 +160,15 @@ impl Stream {
         Sending(self.outbox.clone())
     }
 
-    /// Numbers of the batches in the next receipt.
-    pub(crate) async fn receipts(&mut self) -> Done<Vec<u64>> {
+    /// Numbers of the batches in the next receipt, and its head.
+    pub(crate) async fn receipts(&mut self) -> Done<(Vec<u64>, Bytes)> {
         loop {
             let message = self.incoming.message().await?.and_then(|message| message.message);
             match message.ok_or("the ledger closed a stream")? {
                 from_ledger::Message::Receipt(bytes) => {
                     let receipt = <wire::Receipt as prost::Message>::decode(bytes)?;
-                    return Ok(receipt.batches.iter().map(|batch| batch.batch_number).collect());
+                    let numbers = receipt.batches.iter().map(|batch| batch.batch_number).collect();
+                    return Ok((numbers, receipt.signed_head));
                 }
                 from_ledger::Message::Rejection(no) => {
                     return Err(format!("batch {} rejected: {}", no.batch_number, no.detail).into());

@@ -47,8 +47,13 @@ impl Gateway {
     pub(crate) async fn over(channel: tonic::transport::Channel, mut chain: Chain) -> Done<Self> {
         let mut stream = Stream::open(channel, &chain).await?;
         stream.sending().batch(chain.opening().bytes).await?;
-        while stream.receipts().await?.is_empty() {}
-        Ok(Self { chain, stream, ready: Vec::new() })
+        loop {
+            let (numbers, head) = stream.receipts().await?;
+            chain.last_head = head;
+            if !numbers.is_empty() {
+                return Ok(Self { chain, stream, ready: Vec::new() });
+            }
+        }
     }
 }
 
@@ -121,7 +126,8 @@ async fn one(mut gateway: Gateway, began: Instant, due: Option<(f64, f64)>) -> D
     let mut latency = Histogram::new(3)?;
     let mut answered = 0;
     while answered < batches {
-        let numbers = gateway.stream.receipts().await?;
+        let (numbers, head) = gateway.stream.receipts().await?;
+        gateway.chain.last_head = head;
         let now = began.elapsed().as_micros() as u64;
         for number in &numbers {
             let at = usize::try_from(number - first)?;

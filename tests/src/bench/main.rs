@@ -28,7 +28,7 @@ pub(crate) fn print(value: &serde_json::Value) {
 async fn main() -> Done {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (Some(section), Some(folder)) = (words.first(), words.get(1)) else {
-        return Err("usage: bench limits|ingest|headline|size|archive|many|copy FOLDER [ARGUMENT…]".into());
+        return Err("usage: bench limits|ingest|headline|sustained|size|archive|many|copy FOLDER [ARGUMENT…]".into());
     };
     let folder = std::path::Path::new(folder);
     match section.as_str() {
@@ -42,6 +42,7 @@ async fn main() -> Done {
             )
             .await
         }
+        "sustained" => runs::sustained(folder, number(words.get(2), 10_000_000)?).await,
         "size" => runs::size(folder, number(words.get(2), 250_000)?).await,
         "archive" => runs::archive(folder, number(words.get(2), 1_000_000)?).await,
         "many" => many::run(folder, number(words.get(2), 1_000)?, number(words.get(3), 60)?).await,

@@ -99,6 +99,27 @@ pub(crate) async fn headline(folder: &Path, tls: bool, total: u64) -> Done {
     Ok(())
 }
 
+/// What can be kept up: as fast as receipts come, until everything is sealed and archived. The ledger's peak of memory beside
+/// it, for two lengths.
+pub(crate) async fn sustained(folder: &Path, total: u64) -> Done {
+    for records in [total / 10, total] {
+        let ledger = Ledger::start(&folder.join(format!("ledger-{records}")), true, |_| {}).await?;
+        let mut gateways = connected(&ledger, "sustained", 4).await?;
+        load::sign(&mut gateways, records / 256 / 4, 256, true);
+        let (before, began) = (ledger.used()?.0, Instant::now());
+        let (_gateways, outcome) = load::run(gateways, None).await?;
+        ledger.cut().await?;
+        let seconds = began.elapsed().as_secs_f64();
+        let (after, peak) = ledger.used()?;
+        print(&json!({
+            "run": "sustained", "records": outcome.records, "durable_rate": outcome.records as f64 / outcome.seconds,
+            "archived_rate": outcome.records as f64 / seconds, "ledger_cores": (after - before) / seconds,
+            "ledger_mib": peak, "load": load_average(),
+        }));
+    }
+    Ok(())
+}
+
 /// Writes an archive for the verifier: so many records, through the real ledger, in shares that fit in memory.
 pub(crate) async fn archive(folder: &Path, records: u64) -> Done {
     let ledger = Ledger::start(&folder.join("ledger"), true, |_| {}).await?;
@@ -129,17 +150,22 @@ pub(crate) async fn size(folder: &Path, records: u64) -> Done {
         // Just below what cuts by itself: one segment of nearly 64 MiB.
         let length = crate::gateway::Chain::fixed(9).calls(256, with_trace).bytes.len() as u64 / 256;
         let count = records.min((62 << 20) / length);
-        load::sign(&mut gateways, count / 256, 256, with_trace);
-        let (_gateways, outcome) = load::run(gateways, None).await?;
-        ledger.settled().await?;
+        // One at a time, so that each header carries another head: the worst for compression.
+        let mut sent = 0;
+        while sent + 256 <= count {
+            load::sign(&mut gateways, 1, 256, with_trace);
+            let outcome;
+            (gateways, outcome) = load::run(gateways, None).await?;
+            sent += outcome.records;
+        }
         let began = Instant::now();
         ledger.cut().await?;
         let seconds = began.elapsed().as_secs_f64();
         let found = ledger.archived()?;
         print(&json!({
-            "run": "size", "trace": with_trace, "records": outcome.records, "raw_bytes": length,
-            "bytes": (bytes(&found) - before) as f64 / outcome.records as f64,
-            "seal_seconds": seconds, "seal_mib": (outcome.records * length) as f64 / f64::from(1 << 20),
+            "run": "size", "trace": with_trace, "records": sent, "raw_bytes": length,
+            "bytes": (bytes(&found) - before) as f64 / sent as f64,
+            "seal_seconds": seconds, "seal_mib": (sent * length) as f64 / f64::from(1 << 20),
             "objects": found,
         }));
     }
