@@ -291,6 +291,13 @@ impl Config {
         if check.0.is_empty() { Ok(config) } else { Err(Faults(check.0)) }
     }
 
+    /// What can be used, and should not stay so.
+    pub fn warnings(&self) -> Vec<String> {
+        let second = "fork.second is missing: the proof of a fork would stand on this machine alone; hint: a folder on \
+                      another machine, or an http:// URL";
+        if self.fork.second.is_none() { vec![second.into()] } else { Vec::new() }
+    }
+
     fn check(&self, check: &mut Check) {
         let gateway = &self.gateway;
         let ids = [("gateway.workspace", &gateway.workspace), ("gateway.id", &gateway.id)];
@@ -462,6 +469,14 @@ url = "http://127.0.0.1:3001/mcp"
             let faults = Config::parse(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(faults.contains(says), "{to}: {faults}");
         }
+    }
+
+    #[test]
+    fn a_proof_in_one_place_alone_is_warned_of() {
+        let warnings = Config::parse(GOOD).unwrap().warnings();
+        assert!(warnings.len() == 1 && warnings[0].contains("fork.second is missing"), "{warnings:?}");
+        let second = GOOD.replace("dir = \"forks\"", "dir = \"forks\"\nsecond = \"http://elsewhere.example/forks\"");
+        assert!(Config::parse(&second).unwrap().warnings().is_empty());
     }
 
     #[test]

@@ -147,6 +147,9 @@ fn run(verb: Verb) -> Result<u8, Failed> {
             config.enrolment().map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
             key::read_signing(&config.gateway.key).map_err(|error| Failed::of(EXIT_CONFIG)(Box::new(error)))?;
             key::read_secret(&config.gateway.tls_key).map_err(|error| Failed::of(EXIT_CONFIG)(Box::new(error)))?;
+            for warning in config.warnings() {
+                say(&format!("warning: {warning}"));
+            }
             say("the configuration can be used");
             Ok(0)
         }

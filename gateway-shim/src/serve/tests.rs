@@ -234,6 +234,7 @@ async fn what_is_refused_here_is_on_record_too() {
     for (name, value) in [("origin", "https://evil.example"), ("host", "evil.example:80")] {
         assert_eq!(bench.post(&[(name, value)], HELLO).await.0, StatusCode::FORBIDDEN);
     }
+    assert_eq!(bench.send(Method::PUT, &[], "").await.0, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(bench.post(&[("origin", "http://localhost:3000")], HELLO).await.0, StatusCode::OK);
     let outcomes: Vec<_> = bench.calls().await.iter().map(|call| (call.decision(), call.outcome())).collect();
     let denied = wire::Decision::Denied;
@@ -243,6 +244,9 @@ async fn what_is_refused_here_is_on_record_too() {
             (denied, Outcome::Malformed),
             (denied, Outcome::Malformed),
             (denied, Outcome::OverLimit),
+            (denied, Outcome::Denied),
+            (denied, Outcome::Denied),
+            (denied, Outcome::Malformed),
             (wire::Decision::Allowed, Outcome::Ok),
         ]
     );
@@ -267,6 +271,57 @@ async fn without_a_record_there_is_no_call() {
     assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["error"]["code"], CODE_NOT_RECORDED);
 }
 
+/// A server's request that cannot be recorded reaches no client, and the server is told; what stands around it passes.
+#[tokio::test]
+async fn without_a_record_the_server_asks_nobody() {
+    let (told, mut telling) = tokio::sync::mpsc::channel::<Bytes>(4);
+    let answer = move |request: HttpRequest| {
+        let told = told.clone();
+        async move {
+            let (parts, body) = request.into_parts();
+            if parts.method == Method::POST {
+                told.send(axum::body::to_bytes(body, 1 << 20).await.unwrap()).await.unwrap();
+                return Response::new(Body::empty());
+            }
+            // Cut where a chunk may be cut: nothing of the request goes on before all of it was read.
+            let chunks = [
+                "data: {\"jsonrpc\":\"2.0\",\"method\":\"before\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"q\",",
+                "\"method\":\"sampling/createMessage\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"after\"}\n\n",
+            ];
+            let stream = tokio_stream::iter(chunks.map(Ok::<_, std::convert::Infallible>));
+            let mut answer = Response::new(Body::from_stream(stream));
+            answer.headers_mut().insert(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
+            answer
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/mcp", any(answer))).await.unwrap() });
+    let bench = Bench::new(&format!("url = \"http://{address}/mcp\"\n")).await;
+    bench.gateway.drain().await.unwrap();
+    let (_, _, body) = bench.send(Method::GET, &[(SESSION, "s")], "").await;
+    let line = |method: &str| format!("data: {{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}\n\n");
+    assert_eq!(String::from_utf8_lossy(&body), line("before") + &line("after"));
+    let told: Value = serde_json::from_slice(&telling.recv().await.unwrap()).unwrap();
+    assert_eq!((&told["id"], &told["error"]["code"]), (&json!("q"), &json!(CODE_NOT_RECORDED)));
+}
+
+#[tokio::test]
+async fn without_a_record_a_process_asks_nobody() {
+    let bench = stdio_bench().await;
+    let session = begin(&bench).await;
+    let headers = [(SESSION, session.as_str())];
+    bench.gateway.drain().await.unwrap();
+    let note = r#"{"jsonrpc":"2.0","method":"ask"}"#;
+    assert_eq!(bench.post(&headers, note).await.0, StatusCode::ACCEPTED);
+    let uri = format!("http://{}/mcp", bench.address);
+    let request = hyper::Request::get(uri).header(SESSION, &session).body(Full::from(String::new())).unwrap();
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let mut stream = client.request(request).await.unwrap().into_body();
+    let first = stream.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(String::from_utf8_lossy(&first).contains("told-77"), "{first:?}");
+}
+
 /// A server over stdio in a few lines of shell: answers by tool name, with progress before one of them.
 const SHELL_SERVER: &str = r#"
 while IFS= read -r line; do
@@ -277,6 +332,8 @@ while IFS= read -r line; do
                    printf '{"jsonrpc":"2.0","id":%s,"result":{"odd" :  1.0}}\n' "$id";;
     *'"environment"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"text":"%s|%s"}}\n' "$id" "$GIVEN" "$HOME";;
     *'"crash"'*) exit 7;;
+    *'"ask"'*) printf '{"jsonrpc":"2.0","id":77,"method":"sampling/createMessage"}\n';;
+    *1003*) printf '{"jsonrpc":"2.0","method":"told-%s"}\n' "$id";;
     *'"echo"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{}}\n' "$id";;
   esac
 done
