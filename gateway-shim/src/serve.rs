@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     clock,
-    config::{ServeConfig, is_loopback},
+    config::{Faults, ServeConfig, is_loopback},
     gateway::{Gateway, Running},
     mcp::envelope::{self, Malformed, Message, Request},
     writer::Refused,
@@ -41,6 +41,7 @@ use crate::{
 
 mod open;
 mod stdio;
+mod tls;
 mod upstream;
 
 pub use open::OpenCalls;
@@ -122,14 +123,17 @@ struct Admitted {
 
 impl Proxy {
     /// In front of the server that the configuration names.
-    pub fn new(gateway: Gateway, config: ServeConfig) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// [`Faults`] when the authorities of an `https://` server cannot be read.
+    pub fn new(gateway: Gateway, config: ServeConfig) -> Result<Arc<Self>, Faults> {
         let agent = config.agent.as_deref().and_then(MemberId::from_hex);
         let server = match &config.url {
-            Some(url) => Server::Http(Box::new(upstream::Upstream::new(url))),
+            Some(url) => Server::Http(Box::new(upstream::Upstream::new(url, config.ca.as_deref())?)),
             None => Server::Stdio(stdio::Stdio::new(&config)),
         };
         let (callers, counts, open) = (Mutex::default(), Counts::default(), OpenCalls::default());
-        Arc::new(Self { gateway, config, agent, callers, counts, open, server })
+        Ok(Arc::new(Self { gateway, config, agent, callers, counts, open, server }))
     }
 
     /// The routes: one endpoint.

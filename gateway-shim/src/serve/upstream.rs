@@ -1,6 +1,6 @@
 //! A server over Streamable HTTP: the original bytes go there and come back; what passes is read beside that.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use custody::wire::Outcome;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -22,10 +23,11 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     Admitted, Answer, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_UNREACHABLE, NOT_RECORDED, Proxy, SESSION, Server, error,
-    error_body, open, text,
+    error_body, open, text, tls,
 };
 use crate::{
     clock,
+    config::Faults,
     gateway::Running,
     mcp::{
         envelope::{self, Message, Request},
@@ -63,7 +65,7 @@ const KEPT: [HeaderName; 12] = [
 /// The server.
 pub(super) struct Upstream {
     uri: Uri,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 /// What is read of an answer while it is forwarded.
@@ -94,11 +96,16 @@ struct Own {
 }
 
 impl Upstream {
-    pub(super) fn new(url: &str) -> Self {
+    /// # Errors
+    /// [`Faults`]: a URL or a file of the configuration cannot be used.
+    pub(super) fn new(url: &str, ca: Option<&Path>) -> Result<Self, Faults> {
+        let uri: Uri = url.parse().map_err(|_| Faults(vec!["serve.url is no URL".into()]))?;
         let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(10)));
-        Self { uri: url.parse().unwrap_or_default(), client: Client::builder(TokioExecutor::new()).build(connector) }
+        let connector = tls::connector(connector, uri.scheme_str() == Some("https"), ca)?;
+        Ok(Self { uri, client: Client::builder(TokioExecutor::new()).build(connector) })
     }
 
     async fn send(&self, method: Method, headers: &HeaderMap, body: Bytes) -> Result<Response<Incoming>, String> {
