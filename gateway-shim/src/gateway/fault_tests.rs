@@ -21,6 +21,7 @@ use crate::{
     testing::{
         TempDir,
         server::{Server, Trick},
+        within,
     },
 };
 
@@ -41,9 +42,12 @@ fn used(disk: &Recorder) -> usize {
 async fn has_tried(disk: &Recorder, times: usize) {
     let tried = || disk.ops().iter().filter(|op| matches!(op, Op::Truncate(..))).count();
     let before = tried();
-    while tried() < before + times {
-        tokio::task::yield_now().await;
-    }
+    within(async {
+        while tried() < before + times {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// Without space records are refused, and nothing ends: what is owed by then (the outcome of a call that was let through,
@@ -241,7 +245,7 @@ async fn check(row: &Row, stored: bool) {
         assert_eq!(tools(&server), acknowledged);
         return;
     }
-    assert!(matches!(gateway.ended().await, Ended::Disk(_)));
+    assert!(matches!(within(gateway.ended()).await, Ended::Disk(_)));
     assert_eq!(gateway.record(complete("none")).await, Err(Refused::Stopped));
     drop(gateway);
     let unsynced = if stored { Unsynced::Kept } else { Unsynced::Dropped };
@@ -274,7 +278,7 @@ async fn a_fork_whose_proof_cannot_be_kept_ends_the_gateway_all_the_same() {
             fail_next(SyncOf::Folder);
         }
         gateway.record(complete("last")).await.unwrap();
-        assert!(matches!(gateway.ended().await, Ended::Fork));
+        assert!(matches!(within(gateway.ended()).await, Ended::Fork));
         gateway.drain().await.unwrap();
         assert_eq!(std::fs::read_dir(&folder).map_or(0, Iterator::count), usize::from(stored));
         assert_eq!(std::fs::read_dir(dir.path().join("second")).unwrap().count(), 1);
@@ -306,7 +310,7 @@ async fn a_fork_stops_the_gateway_before_the_second_address_has_answered() {
     shipped(&gateway).await;
     server.tricks([Trick::Fork]);
     gateway.record(complete("last")).await.unwrap();
-    let proof = coming.recv().await.unwrap();
+    let proof = within(coming.recv()).await.unwrap();
     assert!(matches!(gateway.has_ended(), Some(Ended::Fork)), "calls are still taken");
     assert_eq!(gateway.record(complete("none")).await, Err(Refused::Stopped));
     let draining = tokio::spawn({

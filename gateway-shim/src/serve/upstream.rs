@@ -219,6 +219,8 @@ fn begin(
         () => Reading::Nothing,
     };
     let stateless = session.is_none() && protocol.is_some_and(|version| *version >= *STATELESS_FROM);
+    // A stream may lose an event on its way.
+    let length = parts.headers.get(header::CONTENT_LENGTH).filter(|_| !matches!(reading, Reading::Events(_))).cloned();
     let headers = headers.clone();
     let pump =
         Pump { proxy: Arc::clone(proxy), session, reading, status: parts.status, own, bytes: 0, stateless, headers };
@@ -226,7 +228,6 @@ fn begin(
     tokio::spawn(pump.run(body, chunks));
     let mut answer = Response::new(Body::from_stream(ReceiverStream::new(forwarded_chunks)));
     *answer.status_mut() = parts.status;
-    let length = parts.headers.get(header::CONTENT_LENGTH).cloned();
     *answer.headers_mut() = forwarded(&parts.headers);
     if let Some(length) = length {
         answer.headers_mut().insert(header::CONTENT_LENGTH, length);
@@ -273,7 +274,7 @@ impl Pump {
                 Ok(Some(Ok(frame))) => {
                     let Ok(chunk) = frame.into_data() else { continue };
                     let chunk = self.read(chunk).await;
-                    if gone_at.is_none() && chunks.send(Ok(chunk)).await.is_err() {
+                    if gone_at.is_none() && !chunk.is_empty() && chunks.send(Ok(chunk)).await.is_err() {
                         gone_at = Some(Instant::now());
                     }
                 }
