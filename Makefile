@@ -10,6 +10,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 export CUSTODY_BIN := $(CARGO_TARGET_DIR)/debug
 export CUSTODY_PYTHON := $(CURDIR)/.cache/venv/bin/python
 export CUSTODY_NODE_DIR := $(CURDIR)/.cache/node
+export CUSTODY_EXAMPLES_DIR := $(CURDIR)/.cache/examples
 export NO_COLOR := 1
 SEED ?= 1
 ROUND ?= 0
@@ -32,7 +33,7 @@ setup-demo:
 	@tests/scripts/setup.sh build python node
 
 setup-test:
-	@tests/scripts/setup.sh build python test
+	@tests/scripts/setup.sh build python node examples test
 
 # Test-only features are built by an invocation of their own, so that they never reach a program that ships.
 build: setup-build

@@ -52,7 +52,8 @@ def main(target):
         response_bytes=80,
     )
     request = relay_pb2.PutRequest(record=record_pb2.Record(call=call))
-    with grpc.insecure_channel(target) as channel:
+    # Over a Unix socket gRPC would call the host by the socket's path, which HTTP/2 servers in Rust refuse.
+    with grpc.insecure_channel(target, options=[("grpc.default_authority", "localhost")]) as channel:
         relay = relay_pb2_grpc.RelayStub(channel)
         try:
             put = relay.Put(request, timeout=10)

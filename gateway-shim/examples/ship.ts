@@ -1,7 +1,9 @@
 // Ships one record through `gateway-shim relay`: docs/SHIPPING.md walks through it.
 //
 //     npm ci
-//     npx tsx ship.ts 127.0.0.1:7501        or   npx tsx ship.ts unix:/run/custody/relay.sock
+//     node ship.ts 127.0.0.1:7501        or   node ship.ts unix:/run/custody/relay.sock
+//
+// Node 22.18 or later runs TypeScript as it is.
 
 import path from "node:path";
 import { fileURLToPath } from "node:url";

@@ -44,6 +44,8 @@ const OUTBOX_MAX: usize = 512;
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
 /// How long until an unanswered request for a certificate is made again.
 const RENEW_AGAIN: Duration = Duration::from_secs(600);
+/// How long until the spool is asked again to keep what found its disk full.
+pub const FULL_WAIT: Duration = Duration::from_secs(1);
 /// Epochs that may be begun anew, one after the other, without a receipt between: more means that the ledger refuses all.
 const REWINDS_MAX: u32 = 3;
 
@@ -109,8 +111,12 @@ enum End {
 }
 
 impl From<Refused> for End {
-    fn from(_: Refused) -> Self {
-        Self::Stop(Stop::Writer)
+    fn from(refused: Refused) -> Self {
+        match refused {
+            // What could not be kept comes again with the next connection.
+            Refused::SpoolFull => Self::Lost("the disk of the spool is full".into()),
+            _ => Self::Stop(Stop::Writer),
+        }
     }
 }
 
@@ -161,7 +167,7 @@ impl Client {
             let wait = backoff(failures, most, u32::from_le_bytes(key::random()));
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(reason = %end, wait_ms, "no connection to the ledger; records are kept in the spool");
-            tokio::time::sleep(wait).await;
+            clock::sleep(wait).await;
         }
     }
 
@@ -205,7 +211,7 @@ impl Client {
                     }
                 }
                 changed = self.progress.changed() => changed.map_err(|_| End::Stop(Stop::Writer))?,
-                () = tokio::time::sleep_until(deadline) => self.time_passed(&mut session)?,
+                () = clock::sleep_until(deadline) => self.time_passed(&mut session)?,
             }
         }
     }
@@ -225,10 +231,16 @@ impl Client {
     }
 
     async fn statement(&mut self, statement: Bytes) -> Result<(), End> {
-        if self.checker.statement(&statement)? {
-            self.ask(|answer| Command::Statement(statement, answer)).await?;
+        if !self.checker.statement(&statement)? {
+            return Ok(());
         }
-        Ok(())
+        // The checker counts it from here on, so that the ledger does not send it again: it has to be kept.
+        loop {
+            match self.ask(|answer| Command::Statement(statement.clone(), answer)).await {
+                Err(Refused::SpoolFull) => clock::sleep(FULL_WAIT).await,
+                kept => return Ok(kept?),
+            }
+        }
     }
 
     /// Takes up where the ledger says that it stands.
@@ -264,7 +276,7 @@ impl Client {
         self.progress.mark_unchanged();
         while let Some(room) = session.flight.room() {
             let Window { batches_max: count_max, bytes_max } = room;
-            let fetch = Fetch { from: session.flight.cursor(), unreceived: true, count_max, bytes_max };
+            let fetch = Fetch { from: session.flight.mark(), unreceived: true, count_max, bytes_max };
             let batches = self.ask(|answer| Command::Fetch(fetch, answer)).await?;
             if batches.is_empty() {
                 break;
@@ -372,11 +384,11 @@ impl Client {
             RejectReason::FutureVersion | RejectReason::Unauthorised => return Ok(Some(End::Mend(text))),
             _ => return Ok(Some(End::Stop(Stop::Refused { reason: text }))),
         };
-        *rewinds += 1;
-        if *rewinds > REWINDS_MAX {
+        if *rewinds >= REWINDS_MAX {
             return Ok(Some(End::Stop(Stop::Refused { reason: format!("every new epoch is refused: {text}") })));
         }
         self.ask(|answer| Command::Rewind(new_epoch, answer)).await?;
+        *rewinds += 1;
         session.flight.restart_from(0);
         Ok(None)
     }
@@ -489,23 +501,4 @@ fn backoff(failures: u32, most: Duration, dice: u32) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_their_limit_and_never_are_none() {
-        for failures in 0..40 {
-            for dice in [0, u32::MAX / 2, u32::MAX] {
-                let wait = backoff(failures, BACKOFF_MAX, dice);
-                assert!(wait >= BACKOFF_MIN / 10 && wait <= BACKOFF_MAX + Duration::from_millis(1), "{wait:?}");
-            }
-        }
-        assert!(backoff(9, BACKOFF_MAX, u32::MAX) > backoff(3, BACKOFF_MAX, u32::MAX));
-    }
-
-    #[test]
-    fn what_the_ledger_says_makes_one_line_of_a_log() {
-        assert_eq!(printable("a\nb\u{1b}[0m"), "ab[0m");
-        assert_eq!(printable(&"x".repeat(1_000)).len(), 256);
-    }
-}
+mod tests;

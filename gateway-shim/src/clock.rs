@@ -1,4 +1,4 @@
-//! The wall clock: the only place that reads it, and that sees when it jumps against the monotonic one.
+//! Time: the only place that reads the wall clock, and sees when it jumps against the monotonic one; and where tasks wait.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +12,16 @@ pub const JUMP_MIN: Duration = Duration::from_secs(5);
 pub fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Waits by the monotonic clock.
+pub async fn sleep(wait: Duration) {
+    tokio::time::sleep(wait).await;
+}
+
+/// Waits until a moment of the monotonic clock.
+pub async fn sleep_until(moment: tokio::time::Instant) {
+    tokio::time::sleep_until(moment).await;
 }
 
 /// What this machine says of its clock. Only systemd's mark is read: it says *synchronised* or nothing.

@@ -190,8 +190,11 @@ pub struct ServeConfig {
     pub rule: String,
     /// Fixed agent id, hex.
     pub agent: Option<String>,
-    /// `http://HOST:PORT/PATH` of a server that speaks Streamable HTTP.
+    /// `https://` or `http://HOST:PORT/PATH` of a server that speaks Streamable HTTP.
     pub url: Option<String>,
+    /// PEM certificates of the authorities that an `https://` server's certificate may come from; without it, those that
+    /// this system trusts.
+    pub ca: Option<PathBuf>,
     /// Program and arguments of a server that speaks over stdio; one process for each session.
     #[serde(default)]
     pub command: Vec<String>,
@@ -291,6 +294,13 @@ impl Config {
         if check.0.is_empty() { Ok(config) } else { Err(Faults(check.0)) }
     }
 
+    /// What can be used, and should not stay so.
+    pub fn warnings(&self) -> Vec<String> {
+        let second = "fork.second is missing: the proof of a fork would stand on this machine alone; hint: a folder on \
+                      another machine, or an http:// URL";
+        if self.fork.second.is_none() { vec![second.into()] } else { Vec::new() }
+    }
+
     fn check(&self, check: &mut Check) {
         let gateway = &self.gateway;
         let ids = [("gateway.workspace", &gateway.workspace), ("gateway.id", &gateway.id)];
@@ -346,6 +356,9 @@ impl Config {
             [&mut gateway.key, &mut gateway.tls_key, &mut gateway.enrolment, &mut self.spool.dir, &mut self.fork.dir];
         for path in paths {
             *path = folder.join(&*path);
+        }
+        if let Some(ca) = self.serve.as_mut().and_then(|serve| serve.ca.as_mut()) {
+            *ca = folder.join(&*ca);
         }
         if let Some(socket) = self.relay.as_mut().and_then(|relay| relay.socket.as_mut()) {
             *socket = folder.join(&*socket);
@@ -406,10 +419,14 @@ impl ServeConfig {
         check.that(agent, || "serve.agent is not 32 lower-case hex digits".into());
         let one = self.url.is_some() == self.command.is_empty();
         check.that(one, || "serve needs one of url and command".into());
-        let plain = self.url.as_deref().is_none_or(|url| {
-            url.starts_with("http://") && url.parse::<http::Uri>().is_ok_and(|url| url.host().is_some())
+        let scheme = |url: &str| url.parse::<http::Uri>().ok().filter(|url| url.host().is_some())?.scheme().cloned();
+        let scheme = self.url.as_deref().map(scheme);
+        let known = [http::uri::Scheme::HTTP, http::uri::Scheme::HTTPS];
+        check.that(scheme.as_ref().is_none_or(|scheme| scheme.as_ref().is_some_and(|url| known.contains(url))), || {
+            "serve.url is neither https:// nor http://".into()
         });
-        check.that(plain, || "serve.url is no http:// URL; https to a server is not there yet".into());
+        let https = scheme == Some(Some(http::uri::Scheme::HTTPS));
+        check.that(self.ca.is_none() || https, || "serve.ca is for an https:// serve.url alone".into());
         check.range("serve.call_s_max", self.call_s_max, 1, 86_400);
         check.range("serve.request_kib_max", self.request_kib_max, 1, 65_536);
         check.range("serve.sessions_max", self.sessions_max, 1, 1_024);
@@ -457,11 +474,30 @@ url = "http://127.0.0.1:3001/mcp"
             ("\"everything\"", "\"every thing\"", "serve.server"),
             ("dir = \"spool\"", "dir = \"spool\"\nmib_max = 7", "spool.mib_max is 7; hint: 8 to 65536"),
             ("dir = \"spool\"", "dir = \"spool\"\nbananas = 7", "unknown field `bananas`"),
-            ("http://127.0.0.1:3001/mcp", "https://127.0.0.1:3001/mcp", "serve.url"),
+            ("http://127.0.0.1:3001/mcp", "ftp://127.0.0.1:3001/mcp", "serve.url"),
+            ("http://127.0.0.1:3001/mcp", "/mcp", "serve.url"),
+            ("server = \"everything\"", "server = \"everything\"\nca = \"ca.pem\"", "serve.ca"),
         ] {
             let faults = Config::parse(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(faults.contains(says), "{to}: {faults}");
         }
+    }
+
+    #[test]
+    fn a_hosted_server_may_have_an_authority_of_its_own() {
+        let hosted = GOOD.replace("http://127.0.0.1:3001", "https://mcp.example");
+        Config::parse(&hosted).unwrap();
+        let mut own = Config::parse(&format!("{hosted}ca = \"ca.pem\"\n")).unwrap();
+        own.take_paths_from(Path::new("/etc/custody"));
+        assert_eq!(own.serve.unwrap().ca.unwrap(), Path::new("/etc/custody/ca.pem"));
+    }
+
+    #[test]
+    fn a_proof_in_one_place_alone_is_warned_of() {
+        let warnings = Config::parse(GOOD).unwrap().warnings();
+        assert!(warnings.len() == 1 && warnings[0].contains("fork.second is missing"), "{warnings:?}");
+        let second = GOOD.replace("dir = \"forks\"", "dir = \"forks\"\nsecond = \"http://elsewhere.example/forks\"");
+        assert!(Config::parse(&second).unwrap().warnings().is_empty());
     }
 
     #[test]

@@ -8,12 +8,13 @@ use std::{
     collections::HashMap,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 /// Mode of secrets and of everything in the spool: the owner alone.
 const MODE_SECRET: u32 = 0o600;
+const MODE_FOLDER: u32 = 0o700;
 
 /// One directory of flat files, as the spool uses it.
 ///
@@ -84,11 +85,7 @@ impl Folder {
     /// # Errors
     /// As the file system says; `WouldBlock` when another process holds it.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        if !dir.is_dir() {
-            fs::create_dir_all(dir)?;
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-            sync_parent(dir)?;
-        }
+        create_dir(dir, MODE_FOLDER)?;
         let lock = options().create(true).truncate(false).open(dir.join(LOCK))?;
         lock.try_lock().map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "another process uses this folder"))?;
         Ok(Self { dir: dir.to_owned(), open: HashMap::new(), _lock: lock })
@@ -167,7 +164,7 @@ pub fn create_new(path: &Path, bytes: &[u8], secret: bool) -> io::Result<()> {
     let mode = if secret { MODE_SECRET } else { 0o644 };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    sync_file(&file)?;
     sync_parent(path)
 }
 
@@ -182,24 +179,143 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_file_name(name);
     let mut file = options().create(true).truncate(true).open(&new)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    sync_file(&file)?;
     // A crash here leaves the old file, and a `.new` that the next replacement overwrites.
     fs::rename(&new, path)?;
     sync_parent(path)
 }
 
-/// Makes a socket's file its owner's alone.
+/// Makes a folder with the permissions `mode`, and those above it that are missing; durable when this returns. That it is
+/// there already is no error.
 ///
 /// # Errors
 /// As the file system says.
-pub fn restrict(path: &Path) -> io::Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(MODE_SECRET))
+pub fn create_dir(folder: &Path, mode: u32) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    create_dir(parent(folder), mode)?;
+    match fs::DirBuilder::new().mode(mode).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_parent(folder),
+    }
+}
+
+/// Makes a socket at `path` that is its owner's alone from its first moment: `bind` makes it in a folder that nobody else
+/// can enter, and it is moved out only with its mode set. What stands at `path` is replaced.
+///
+/// # Errors
+/// As the file system says.
+#[expect(clippy::disallowed_methods, reason = "this is the durable-file module")]
+pub fn bind_private<L>(path: &Path, bind: impl FnOnce(&Path) -> io::Result<L>) -> io::Result<L> {
+    // A short name: the path of a socket has at most 107 bytes.
+    let folder = parent(path).join(format!(".{}", custody::id::hex(&crate::key::random::<4>())));
+    fs::DirBuilder::new().mode(MODE_FOLDER).create(&folder)?;
+    let socket = folder.join("s");
+    let bound = bind(&socket).and_then(|listener| {
+        fs::set_permissions(&socket, fs::Permissions::from_mode(MODE_SECRET))?;
+        fs::rename(&socket, path)?;
+        Ok(listener)
+    });
+    fs::remove_dir_all(&folder)?;
+    bound
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+fn sync_file(file: &File) -> io::Result<()> {
+    #[cfg(test)]
+    tests::fail_if_asked(tests::SyncOf::File)?;
+    file.sync_all()
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
+    #[cfg(test)]
+    tests::fail_if_asked(tests::SyncOf::Folder)?;
+    File::open(parent(path))?.sync_all()
 }
 
 #[cfg(test)]
 pub(crate) mod recorder;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::{cell::Cell, os::unix::net::UnixListener};
+
+    use super::*;
+    use crate::testing::TempDir;
+
+    /// What is synced.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum SyncOf {
+        File,
+        Folder,
+    }
+
+    thread_local! {
+        static FAILS: Cell<Option<SyncOf>> = const { Cell::new(None) };
+    }
+
+    /// The next sync of this kind on this thread fails.
+    pub(crate) fn fail_next(what: SyncOf) {
+        FAILS.set(Some(what));
+    }
+
+    pub(super) fn fail_if_asked(what: SyncOf) -> io::Result<()> {
+        if FAILS.get() != Some(what) {
+            return Ok(());
+        }
+        FAILS.set(None);
+        Err(io::Error::other("the disk failed"))
+    }
+
+    /// A file is new or old, whole, only if it is synced before it has its name, and its name after that.
+    #[test]
+    fn files_are_synced_before_their_name_counts_and_the_folder_after() {
+        let dir = TempDir::new();
+        let (made, replaced, folder) =
+            (dir.path().join("made"), dir.path().join("replaced"), dir.path().join("folder"));
+        for what in [SyncOf::File, SyncOf::Folder] {
+            fail_next(what);
+            assert!(create_new(&made, b"new", true).is_err());
+            fs::remove_file(&made).unwrap();
+            replace(&replaced, b"old").unwrap();
+            fail_next(what);
+            assert!(replace(&replaced, b"new").is_err());
+            let there: &[u8] = if what == SyncOf::File { b"old" } else { b"new" };
+            assert_eq!(fs::read(&replaced).unwrap(), there);
+        }
+        fail_next(SyncOf::Folder);
+        assert!(create_dir(&folder, 0o700).is_err());
+    }
+
+    #[test]
+    fn a_socket_is_its_owners_alone_from_its_first_moment() {
+        let dir = TempDir::new();
+        let path = dir.path().join("relay.sock");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let listener = bind_private(&path, |socket| {
+            assert_eq!(mode(parent(socket)), 0o700, "others could reach it while its mode is the umask's");
+            assert!(!path.exists());
+            UnixListener::bind(socket)
+        });
+        assert_eq!(mode(&path), 0o600);
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        drop(listener.unwrap());
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["relay.sock"], "nothing else is left");
+        let refused = bind_private(&path, |_| Err::<UnixListener, _>(io::Error::other("no")));
+        assert!(refused.is_err() && fs::read_dir(dir.path()).unwrap().count() == 1);
+    }
+
+    #[test]
+    fn folders_are_made_with_those_above_them() {
+        let dir = TempDir::new();
+        let deep = dir.path().join("a/b/c");
+        create_dir(&deep, 0o700).unwrap();
+        create_dir(&deep, 0o700).unwrap();
+        assert_eq!(fs::metadata(deep.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}

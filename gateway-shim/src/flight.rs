@@ -42,7 +42,7 @@ pub struct Flight {
     by_name: HashMap<(Epoch, u64), u64>,
     bytes: usize,
     /// The next batch without a receipt comes from here on.
-    cursor: u64,
+    mark: u64,
 }
 
 impl Flight {
@@ -57,7 +57,7 @@ impl Flight {
             waiting: BTreeMap::new(),
             by_name: HashMap::new(),
             bytes: 0,
-            cursor: 0,
+            mark: 0,
         }
     }
 
@@ -69,9 +69,9 @@ impl Flight {
         open.then_some(Window { batches_max, bytes_max })
     }
 
-    /// Order from which on the next batch without a receipt comes.
-    pub fn cursor(&self) -> u64 {
-        self.cursor
+    /// The first order that was not sent: the next batch without a receipt comes from there on.
+    pub fn mark(&self) -> u64 {
+        self.mark
     }
 
     /// Nothing is on its way.
@@ -81,7 +81,7 @@ impl Flight {
 
     /// A batch goes. `false`: it is on its way already, or its bytes are no batch's.
     pub fn send(&mut self, order: u64, bytes: &Bytes) -> bool {
-        self.cursor = self.cursor.max(order + 1);
+        self.mark = self.mark.max(order + 1);
         if self.waiting.contains_key(&order) {
             return false;
         }
@@ -124,14 +124,14 @@ impl Flight {
         for (order, waiting) in self.waiting.split_off(&order) {
             self.by_name.remove(&(waiting.epoch, waiting.number));
             self.bytes -= waiting.length;
-            self.cursor = self.cursor.min(order);
+            self.mark = self.mark.min(order);
         }
     }
 
     /// Everything without a receipt goes again, from this order on.
     pub fn restart_from(&mut self, order: u64) {
         self.again_from(order);
-        self.cursor = self.cursor.min(order);
+        self.mark = self.mark.min(order);
     }
 
     /// Order of a batch that is on its way.
@@ -171,7 +171,7 @@ mod tests {
         assert!(flight.send(5, &batch(0)));
         assert!(!flight.send(5, &batch(0)), "once is enough");
         assert!(flight.send(6, &batch(1)));
-        assert_eq!((flight.room(), flight.cursor()), (None, 7));
+        assert_eq!((flight.room(), flight.mark()), (None, 7));
         assert_eq!(flight.answered(Epoch([1; 16]), 0), Some(5));
         assert_eq!(flight.answered(Epoch([1; 16]), 0), None);
         assert_eq!(flight.room().unwrap().batches_max, 1);
@@ -192,10 +192,10 @@ mod tests {
             flight.send(order, &batch(order));
         }
         flight.again_from(2);
-        assert_eq!(flight.cursor(), 2);
+        assert_eq!(flight.mark(), 2);
         assert!(flight.sent(Epoch([1; 16]), 1).is_some());
         assert!(flight.sent(Epoch([1; 16]), 2).is_none());
         assert!(flight.send(2, &batch(2)));
-        assert_eq!(flight.cursor(), 3);
+        assert_eq!(flight.mark(), 3);
     }
 }

@@ -61,7 +61,7 @@ pub async fn report(who: &Name, fork: &Fork, config: &ForkConfig) -> Option<Path
 
 fn put(folder: &Path, name: &str, json: &[u8]) -> Option<PathBuf> {
     let path = folder.join(name);
-    let written = std::fs::create_dir_all(folder).and_then(|()| durable::create_new(&path, json, false));
+    let written = durable::create_dir(folder, 0o755).and_then(|()| durable::create_new(&path, json, false));
     match written {
         Ok(()) => Some(path),
         Err(error) => {

@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     certificate,
-    client::{Client, Link, Stop, Tls, ask},
+    client::{Client, FULL_WAIT, Link, Stop, Tls, ask},
+    clock,
     config::{Config, Faults, ForkConfig},
     durable::{Disk, Folder},
     fork,
@@ -84,7 +85,7 @@ impl From<SpoolError> for OpenError {
 /// How a gateway ended.
 #[derive(Clone, Debug)]
 pub enum Ended {
-    /// The ledger shows two histories; the proof is written.
+    /// The ledger shows two histories; a drain waits until the proof is written and sent.
     Fork,
     /// The ledger will take nothing more of this gateway.
     Refused(String),
@@ -113,11 +114,15 @@ pub struct Gateway {
 
 /// The shipping task, which ends with the last gateway that uses it, and the writer's thread with that.
 #[derive(Debug)]
-struct Shipping(tokio::task::JoinHandle<()>);
+struct Shipping {
+    task: tokio::task::JoinHandle<()>,
+    /// Its other end is the task's: closed when that is over.
+    over: watch::Receiver<()>,
+}
 
 impl Drop for Shipping {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -198,19 +203,22 @@ impl Gateway {
             commands: commands.clone(),
             progress: progress.clone(),
         };
-        let shipping = tokio::spawn(async move {
-            let end = match client.run().await {
+        let (running, over) = watch::channel(());
+        let task = tokio::spawn(async move {
+            let _running = running;
+            let end = |end| ending.send_if_modified(|now| now.is_none() && now.replace(end).is_none());
+            match client.run().await {
                 Stop::Fork(fork) => {
+                    // First of all nothing more is taken: telling others may take its time.
+                    end(Ended::Fork);
                     fork::report(&parts.who, &fork, &parts.fork).await;
-                    Ended::Fork
                 }
-                Stop::Refused { reason } => Ended::Refused(reason),
+                Stop::Refused { reason } => drop(end(Ended::Refused(reason))),
                 // The writer says itself why it ended, or was asked to.
-                Stop::Writer => return,
-            };
-            ending.send_if_modified(|now| now.is_none() && now.replace(end).is_none());
+                Stop::Writer => {}
+            }
         });
-        let shipping = Arc::new(Shipping(shipping));
+        let shipping = Arc::new(Shipping { task, over });
         Ok(Self { commands, progress, ended, drain_wait: parts.drain_wait, shipping })
     }
 
@@ -268,19 +276,37 @@ impl Gateway {
         *self.progress.borrow()
     }
 
-    /// Takes no more records, closes the epoch, and ships what is left within the configured time.
+    /// Takes no more records, closes the epoch, and ships what is left within the configured time. After a fork it waits for
+    /// the proof instead.
     ///
     /// # Errors
-    /// [`Refused::Stopped`] when it has ended by itself.
+    /// [`Refused::Stopped`] when it has ended by itself; [`Refused::SpoolFull`] when the disk had no space for the end of the
+    /// epoch in all that time: the next start writes it.
     pub async fn drain(&self) -> Result<Drained, Refused> {
-        let unfinished = ask(&self.commands, Command::Drain).await?;
+        let deadline = tokio::time::Instant::now() + self.drain_wait;
+        let drained = self.drain_until(deadline).await;
+        if matches!(self.has_ended(), Some(Ended::Fork)) {
+            // Nothing is ever sent: it closes when the task is over.
+            let mut over = self.shipping.over.clone();
+            while over.changed().await.is_ok() {}
+        }
+        self.shipping.task.abort();
+        drained
+    }
+
+    async fn drain_until(&self, deadline: tokio::time::Instant) -> Result<Drained, Refused> {
+        let unfinished = loop {
+            match ask(&self.commands, Command::Drain).await {
+                Err(Refused::SpoolFull) if tokio::time::Instant::now() < deadline => clock::sleep(FULL_WAIT).await,
+                done => break done?,
+            }
+        };
         let mut progress = self.progress.clone();
         let shipped = progress.wait_for(|progress| progress.unreceived == 0);
         tokio::select! {
-            _ = tokio::time::timeout(self.drain_wait, shipped) => {}
+            _ = tokio::time::timeout_at(deadline, shipped) => {}
             _ = self.ended() => {}
         }
-        self.shipping.0.abort();
         Ok(Drained { unfinished, unshipped: self.progress().unreceived })
     }
 }
@@ -362,5 +388,7 @@ impl Drop for Running {
     }
 }
 
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;

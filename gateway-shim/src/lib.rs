@@ -2,7 +2,7 @@
 //!
 //! The modules follow the way of a record: [`gateway`] takes it, [`writer`] numbers and signs it (as [`batcher`] decides)
 //! and keeps it in the [`spool`], [`client`] ships it, [`receipt`] checks what the ledger answers. [`relay`] and [`serve`]
-//! are the two ways in besides the library. Only [`durable`] writes files, only [`clock`] reads the wall clock.
+//! are the two ways in besides the library. Only [`durable`] writes files, only [`clock`] reads the wall clock and waits.
 
 pub mod batcher;
 pub mod certificate;

@@ -147,6 +147,9 @@ fn run(verb: Verb) -> Result<u8, Failed> {
             config.enrolment().map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
             key::read_signing(&config.gateway.key).map_err(|error| Failed::of(EXIT_CONFIG)(Box::new(error)))?;
             key::read_secret(&config.gateway.tls_key).map_err(|error| Failed::of(EXIT_CONFIG)(Box::new(error)))?;
+            for warning in config.warnings() {
+                say(&format!("warning: {warning}"));
+            }
             say("the configuration can be used");
             Ok(0)
         }
@@ -207,6 +210,7 @@ async fn live(config: Config, way: Way) -> Result<u8, Failed> {
             let listener = TcpListener::bind(serving.listen).await;
             let listener = listener.map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
             let proxy = serve::Proxy::new(gateway.clone(), serving);
+            let proxy = proxy.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
             serve::serve(proxy, listener, until, wait)
                 .await
                 .map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;

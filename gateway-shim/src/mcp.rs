@@ -5,3 +5,6 @@
 
 pub mod envelope;
 pub mod sse;
+
+#[cfg(test)]
+mod fuzz_tests;

@@ -24,6 +24,7 @@ use tokio_stream::{
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use crate::{
+    clock,
     config::RelayConfig,
     durable,
     gateway::{Gateway, Recording},
@@ -96,7 +97,8 @@ fn check(request: PutRequest) -> Result<Kind, Status> {
 /// Which code each refusal has, and so whether to send again; `docs/SHIPPING.md` has the same table.
 fn status(refused: Refused) -> Status {
     let code = match refused {
-        Refused::SpoolFull | Refused::Busy | Refused::Dropped => tonic::Code::ResourceExhausted,
+        Refused::SpoolFull | Refused::Busy => tonic::Code::ResourceExhausted,
+        Refused::Dropped => tonic::Code::DataLoss,
         Refused::Draining | Refused::Stopped => tonic::Code::Unavailable,
         Refused::NotARecord => tonic::Code::InvalidArgument,
     };
@@ -162,7 +164,7 @@ pub async fn serve(
     };
     let cut = async {
         drop(stopped.await);
-        tokio::time::sleep(wait).await;
+        clock::sleep(wait).await;
     };
     if let Some(path) = &config.socket {
         let listener = UnixListenerStream::new(listen_unix(path)?);
@@ -183,17 +185,12 @@ pub async fn serve(
     Ok(())
 }
 
-/// Takes the path of a socket; one that nobody answers on any more is removed.
+/// Takes the path of a socket; one that nobody answers on any more is replaced.
 fn listen_unix(path: &Path) -> std::io::Result<UnixListener> {
-    if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "another relay listens on this socket"));
-        }
-        std::fs::remove_file(path)?;
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "another relay listens on this socket"));
     }
-    let listener = UnixListener::bind(path)?;
-    durable::restrict(path)?;
-    Ok(listener)
+    durable::bind_private(path, |socket| UnixListener::bind(socket))
 }
 
 #[cfg(test)]

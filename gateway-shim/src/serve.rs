@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     clock,
-    config::{ServeConfig, is_loopback},
+    config::{Faults, ServeConfig, is_loopback},
     gateway::{Gateway, Running},
     mcp::envelope::{self, Malformed, Message, Request},
     writer::Refused,
@@ -41,6 +41,7 @@ use crate::{
 
 mod open;
 mod stdio;
+mod tls;
 mod upstream;
 
 pub use open::OpenCalls;
@@ -58,6 +59,7 @@ const CODE_UNREACHABLE: i32 = 1_001;
 const CODE_TIMEOUT: i32 = 1_002;
 const CODE_NOT_RECORDED: i32 = 1_003;
 const CODE_TOO_LONG: i32 = 1_004;
+const NOT_RECORDED: &str = "the call cannot be recorded now, so it is not made; try again later";
 /// What servers answer to a request without a session; clients of both eras then fall back to `initialize`.
 const CODE_NO_SESSION: i32 = -32_000;
 
@@ -121,14 +123,17 @@ struct Admitted {
 
 impl Proxy {
     /// In front of the server that the configuration names.
-    pub fn new(gateway: Gateway, config: ServeConfig) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// [`Faults`] when the authorities of an `https://` server cannot be read.
+    pub fn new(gateway: Gateway, config: ServeConfig) -> Result<Arc<Self>, Faults> {
         let agent = config.agent.as_deref().and_then(MemberId::from_hex);
         let server = match &config.url {
-            Some(url) => Server::Http(Box::new(upstream::Upstream::new(url))),
+            Some(url) => Server::Http(Box::new(upstream::Upstream::new(url, config.ca.as_deref())?)),
             None => Server::Stdio(stdio::Stdio::new(&config)),
         };
         let (callers, counts, open) = (Mutex::default(), Counts::default(), OpenCalls::default());
-        Arc::new(Self { gateway, config, agent, callers, counts, open, server })
+        Ok(Arc::new(Self { gateway, config, agent, callers, counts, open, server }))
     }
 
     /// The routes: one endpoint.
@@ -195,11 +200,12 @@ impl Proxy {
         }
     }
 
-    /// The server asks the client: recorded like any other call, before the client sees it.
-    async fn ask_back(&self, session: &str, request: &Request, bytes: usize) {
+    /// The server asks the client: recorded like any other call, before the client sees it. Without a record it does not
+    /// go on, unless the configuration says so.
+    async fn ask_back(&self, session: &str, request: &Request, bytes: usize) -> Result<(), Refused> {
         if request.method == "ping" {
             self.counts.pings.fetch_add(1, Relaxed);
-            return;
+            return Ok(());
         }
         let caller = {
             let callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -209,8 +215,14 @@ impl Proxy {
         call.from_server = true;
         match self.gateway.begin(call).await {
             Ok(running) => self.open.begin(open::Side::Server, session, &request.id, running),
-            Err(refused) => tracing::error!(%refused, "a request of the server is not recorded"),
+            // Let go, and declared: as the configuration says.
+            Err(Refused::Dropped) => {}
+            Err(refused) => {
+                tracing::warn!(%refused, "a request of the server does not go on, because it cannot be recorded");
+                return Err(refused);
+            }
         }
+        Ok(())
     }
 
     /// What passes without an answer is counted.
@@ -296,8 +308,7 @@ impl Proxy {
             Ok(admitted) => admitted,
             Err(refused) => {
                 tracing::warn!(%refused, "a call is refused, because it cannot be recorded");
-                let text = "the call cannot be recorded now, so it is not made; try again later";
-                return error(StatusCode::SERVICE_UNAVAILABLE, &request.raw_id, CODE_NOT_RECORDED, text);
+                return error(StatusCode::SERVICE_UNAVAILABLE, &request.raw_id, CODE_NOT_RECORDED, NOT_RECORDED);
             }
         };
         match &self.server {
@@ -318,6 +329,7 @@ impl Proxy {
 async fn handle(State(proxy): State<Arc<Proxy>>, request: HttpRequest) -> Answer {
     let (parts, body) = request.into_parts();
     if !is_from_here(&parts.headers) {
+        proxy.refuse(&parts.headers, 0, Outcome::Denied).await;
         return error(StatusCode::FORBIDDEN, "null", CODE_NO_SESSION, "this page may not call from there");
     }
     match (&parts.method, &proxy.server) {
@@ -327,7 +339,10 @@ async fn handle(State(proxy): State<Arc<Proxy>>, request: HttpRequest) -> Answer
         }
         (&Method::GET, Server::Stdio(server)) => server.listen(&parts.headers),
         (&Method::DELETE, Server::Stdio(server)) => server.end(&parts.headers),
-        _ => error(StatusCode::METHOD_NOT_ALLOWED, "null", CODE_NO_SESSION, "POST, GET or DELETE"),
+        _ => {
+            proxy.refuse(&parts.headers, 0, Outcome::Malformed).await;
+            error(StatusCode::METHOD_NOT_ALLOWED, "null", CODE_NO_SESSION, "POST, GET or DELETE")
+        }
     }
 }
 
@@ -387,7 +402,7 @@ pub async fn serve(
     let serving = axum::serve(listener, Arc::clone(&proxy).router()).with_graceful_shutdown(graceful);
     tokio::select! {
         ended = serving.into_future() => ended?,
-        () = async { drop(stopped.await); tokio::time::sleep(wait).await } => {
+        () = async { drop(stopped.await); clock::sleep(wait).await } => {
             tracing::warn!("connections that are still open are cut");
         }
     }
@@ -402,7 +417,7 @@ pub async fn serve(
 async fn count_on(proxy: Arc<Proxy>) {
     loop {
         let since = clock::now_us();
-        tokio::time::sleep(COUNTS_EVERY).await;
+        clock::sleep(COUNTS_EVERY).await;
         proxy.flush_counts(since).await;
     }
 }

@@ -13,28 +13,21 @@
 //!
 //! Only the writer (`writer.rs`) uses it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    io,
-};
+use std::{collections::BTreeMap, io};
 
 use bytes::Bytes;
-use custody::{
-    batch::Submitted,
-    id::{Epoch, HeaderHash, KeyId},
-    wire::{DropReason, OpeningReason},
-};
+use custody::{batch::Submitted, id::Epoch};
 use prost::Message as _;
 
-use crate::{
-    batcher::{Pending, Place},
-    durable::Disk,
-};
+use crate::durable::Disk;
 
 mod frame;
+mod state;
 
 pub use frame::{Dropped, Entry, Intent, Receipts, Received, Recorded};
-use frame::{Range, Snapshot, snapshot::Standing};
+use frame::{Range, Snapshot};
+use state::PENDING_COST;
+pub use state::{Held, State};
 
 /// Limits of a spool, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +52,7 @@ impl Limits {
 /// Why the spool did not do what was asked.
 #[derive(Debug)]
 pub enum SpoolError {
-    /// No space for a record, and nothing that may be let go. Nothing changed.
+    /// No space, and nothing that may be let go. Nothing changed: the same may be asked again when there is space.
     Full,
     /// The disk failed; what was written since the last sync is in doubt. Only a new start helps.
     Disk(io::Error),
@@ -99,248 +92,14 @@ impl From<io::Error> for SpoolError {
     }
 }
 
-/// A signed batch that is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    file: u64,
-    offset: u64,
-    length: usize,
-    /// Its epoch.
-    pub epoch: Epoch,
-    /// Its number there.
-    pub number: u64,
-    /// Segment that has it, once a receipt has shown that.
-    pub segment: Option<u64>,
-}
-
-/// All that the frames say.
-#[derive(Debug, Default)]
-pub struct State {
-    /// Where the gateway stands; `None` before its first epoch.
-    pub place: Option<Place>,
-    /// Records that are in no batch yet, by number.
-    pub pending: VecDeque<Pending>,
-    /// Number that the next record gets.
-    pub next_number: u64,
-    /// Why the newest missing numbers are missing.
-    pub drop_reason: Option<DropReason>,
-    /// Calls that have begun and not ended, by call number.
-    pub intents: BTreeMap<u64, Intent>,
-    /// The last signed head; empty for none.
-    pub last_head: Bytes,
-    /// Batches by the order in which they were signed, over all epochs.
-    pub held: BTreeMap<u64, Held>,
-    /// Order of the next batch.
-    pub next_order: u64,
-    /// Orders of the held batches without a receipt.
-    pub unreceived: BTreeSet<u64>,
-    by_name: HashMap<(Epoch, u64), u64>,
-    /// Held batches of each file.
-    by_file: BTreeMap<u64, u64>,
-    /// Bytes that the pending records will take in their batch.
-    pending_bytes: u64,
-}
-
-/// What a pending record costs in its batch besides its bytes, headers shared out.
-const PENDING_COST: u64 = 64;
-
-impl State {
-    /// Order of the batch of this name, if it is held.
-    pub fn order_of(&self, epoch: Epoch, number: u64) -> Option<u64> {
-        self.by_name.get(&(epoch, number)).copied()
-    }
-
-    /// Puts a new epoch, which begins with the record of its writer, in place of the one before, which has none pending.
-    pub fn open(&mut self, place: Place, opened: Pending) {
-        self.next_number = opened.number + 1;
-        self.replace_pending(VecDeque::from([opened]));
-        self.place = Some(place);
-        self.drop_reason = None;
-    }
-
-    fn release(&mut self, order: u64) {
-        let Some(held) = self.held.remove(&order) else { return };
-        self.by_name.remove(&(held.epoch, held.number));
-        self.unreceived.remove(&order);
-        if let Some(count) = self.by_file.get_mut(&held.file) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_file.remove(&held.file);
-            }
+impl SpoolError {
+    /// Of a write that was taken back: a disk without space is full, whatever else fails is in doubt.
+    fn of_write(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
+            _ => Self::Disk(error),
         }
     }
-
-    fn hold(&mut self, order: u64, held: Held) {
-        self.by_name.insert((held.epoch, held.number), order);
-        *self.by_file.entry(held.file).or_default() += 1;
-        if held.segment.is_none() {
-            self.unreceived.insert(order);
-        }
-        self.held.insert(order, held);
-    }
-
-    fn replace_pending(&mut self, pending: VecDeque<Pending>) {
-        self.pending_bytes = pending.iter().map(|record| record.bytes.len() as u64 + PENDING_COST).sum();
-        self.pending = pending;
-    }
-
-    /// The one place where a frame takes effect.
-    fn apply(&mut self, entry: &Entry, at: (u64, u64, usize)) -> Result<(), SpoolError> {
-        match entry {
-            Entry::Snapshot(snapshot) => self.restore(snapshot)?,
-            Entry::Recorded(recorded) => {
-                self.pending_bytes += recorded.record.len() as u64 + PENDING_COST;
-                self.pending.push_back(Pending { number: recorded.number, bytes: recorded.record.clone() });
-                self.next_number = recorded.number + 1;
-                match recorded.call {
-                    Some(call) if recorded.ships_intent => {
-                        self.intents.entry(call).and_modify(|intent| intent.shipped = true);
-                    }
-                    Some(call) => drop(self.intents.remove(&call)),
-                    None => {}
-                }
-            }
-            Entry::Intent(intent) => drop(self.intents.insert(intent.call, intent.clone())),
-            Entry::Batch(batch) => self.take_batch(batch.clone(), at)?,
-            Entry::Receipts(receipts) => {
-                self.last_head = receipts.head.clone();
-                for received in &receipts.received {
-                    if let Some(held) = self.held.get_mut(&received.order) {
-                        held.segment = Some(received.segment);
-                        self.unreceived.remove(&received.order);
-                    }
-                }
-            }
-            Entry::Archived(segment) => {
-                let gone = self.held.iter().filter(|(_, held)| held.segment.is_some_and(|of| of <= *segment));
-                for order in gone.map(|(order, _)| *order).collect::<Vec<_>>() {
-                    self.release(order);
-                }
-            }
-            Entry::LetGo(through) => {
-                let gone = self.held.range(..=*through).filter(|(_, held)| held.segment.is_some());
-                for order in gone.map(|(order, _)| *order).collect::<Vec<_>>() {
-                    self.release(order);
-                }
-            }
-            Entry::SignedAgain(order) => self.release(*order),
-            Entry::Unreceived(from) => {
-                for (order, held) in self.held.range_mut(*from..) {
-                    held.segment = None;
-                    self.unreceived.insert(*order);
-                }
-            }
-            Entry::Dropped(dropped) => {
-                self.next_number += dropped.count;
-                self.drop_reason = DropReason::try_from(dropped.reason).ok();
-            }
-        }
-        Ok(())
-    }
-
-    fn take_batch(&mut self, bytes: Bytes, (file, offset, length): (u64, u64, usize)) -> Result<(), SpoolError> {
-        let damaged = || SpoolError::Damaged(name(file));
-        let batch = Submitted::parse(bytes).map_err(|_| damaged())?;
-        let place = self.place.as_ref().ok_or_else(damaged)?;
-        let after = place.after(&batch.header, batch.header_hash());
-        while let Some(record) = self.pending.pop_front_if(|record| record.number < after.next_record) {
-            self.pending_bytes -= record.bytes.len() as u64 + PENDING_COST;
-        }
-        self.next_number = self.next_number.max(after.next_record);
-        self.place = Some(after);
-        let (epoch, number) = (batch.header.epoch, batch.header.batch_number);
-        self.hold(self.next_order, Held { file, offset, length, epoch, number, segment: None });
-        self.next_order += 1;
-        Ok(())
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let standing = self.place.as_ref().map(|place| Standing {
-            epoch: place.epoch.into(),
-            key_id: place.key_id.into(),
-            next_batch: place.next_batch,
-            next_record: place.next_record,
-            previous: place.previous.into(),
-            opening_reason: place.opening_reason.map_or(0, |reason| reason as i32),
-            closed: place.closed,
-        });
-        let pending = self.pending.iter().map(|record| Recorded {
-            number: record.number,
-            record: record.bytes.clone(),
-            call: None,
-            ships_intent: false,
-        });
-        Snapshot {
-            version: 1,
-            standing,
-            pending: pending.collect(),
-            next_number: self.next_number,
-            drop_reason: self.drop_reason.map_or(0, |reason| reason as i32),
-            intents: self.intents.values().cloned().collect(),
-            last_head: self.last_head.clone(),
-            held: ranges(&self.held),
-            next_order: self.next_order,
-        }
-    }
-
-    /// All but the batches, which the files before hold.
-    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), SpoolError> {
-        if snapshot.version != 1 {
-            return Err(SpoolError::Damaged("a file of another version".into()));
-        }
-        self.place = match &snapshot.standing {
-            Some(standing) => Some(standing.place().ok_or_else(|| SpoolError::Damaged("a snapshot".into()))?),
-            None => None,
-        };
-        let pending = snapshot.pending.iter();
-        let pending = pending.map(|record| Pending { number: record.number, bytes: record.record.clone() });
-        self.replace_pending(pending.collect());
-        self.next_number = snapshot.next_number;
-        self.drop_reason = OpeningLike::drop(snapshot.drop_reason);
-        self.intents = snapshot.intents.iter().map(|intent| (intent.call, intent.clone())).collect();
-        self.last_head = snapshot.last_head.clone();
-        self.next_order = snapshot.next_order;
-        Ok(())
-    }
-}
-
-/// Enums as a snapshot has them: zero for none.
-struct OpeningLike;
-
-impl OpeningLike {
-    fn drop(number: i32) -> Option<DropReason> {
-        DropReason::try_from(number).ok().filter(|reason| *reason != DropReason::Unspecified)
-    }
-
-    fn opening(number: i32) -> Option<OpeningReason> {
-        OpeningReason::try_from(number).ok().filter(|reason| *reason != OpeningReason::Unspecified)
-    }
-}
-
-impl Standing {
-    fn place(&self) -> Option<Place> {
-        Some(Place {
-            epoch: Epoch::try_from(self.epoch.as_ref()).ok()?,
-            key_id: KeyId::try_from(self.key_id.as_ref()).ok()?,
-            next_batch: self.next_batch,
-            next_record: self.next_record,
-            previous: HeaderHash::try_from(self.previous.as_ref()).ok()?,
-            opening_reason: OpeningLike::opening(self.opening_reason),
-            closed: self.closed,
-        })
-    }
-}
-
-/// Held orders as runs of one segment: a few for each segment that is not archived yet.
-fn ranges(held: &BTreeMap<u64, Held>) -> Vec<Range> {
-    let mut ranges: Vec<Range> = Vec::new();
-    for (order, batch) in held {
-        match ranges.last_mut() {
-            Some(last) if last.last + 1 == *order && last.segment == batch.segment => last.last = *order,
-            _ => ranges.push(Range { first: *order, last: *order, segment: batch.segment }),
-        }
-    }
-    ranges
 }
 
 fn name(file: u64) -> String {
@@ -467,9 +226,8 @@ impl Spool {
 
     fn recover_statements(&mut self) -> Result<(), SpoolError> {
         if !self.disk.list()?.iter().any(|name| name == STATEMENTS) {
+            // Its name lasts from the first file of the journal on, which is begun before any statement comes.
             self.disk.create(STATEMENTS)?;
-            self.disk.sync(STATEMENTS)?;
-            self.disk.sync_dir()?;
         }
         let bytes = Bytes::from(self.disk.read(STATEMENTS)?);
         for frame in frame::parse(STATEMENTS_FILE, &bytes) {
@@ -496,10 +254,10 @@ impl Spool {
     /// Keeps a statement; durable when this returns.
     ///
     /// # Errors
-    /// [`SpoolError::Disk`].
+    /// [`SpoolError::Full`] when the disk has no space; else [`SpoolError::Disk`].
     pub fn keep_statement(&mut self, statement: Bytes) -> Result<(), SpoolError> {
         let frame = frame::encode(STATEMENTS_FILE, self.statements_length, Entry::Batch(statement.clone()));
-        self.disk.append(STATEMENTS, &frame)?;
+        self.write(STATEMENTS, self.statements_length, &frame)?;
         self.disk.sync(STATEMENTS)?;
         self.statements_length += frame.len() as u64;
         self.statements.push(statement);
@@ -520,20 +278,35 @@ impl Spool {
     /// Writes a frame; it counts after [`Self::sync`].
     ///
     /// # Errors
-    /// [`SpoolError::Full`] when the disk has no space and nothing was written; else [`SpoolError::Disk`].
+    /// As [`Self::append_all`].
     pub fn append(&mut self, entry: Entry) -> Result<(), SpoolError> {
-        let frame = frame::encode(self.file, self.length, entry.clone());
-        let name = name(self.file);
-        if let Err(error) = self.disk.append(&name, &frame) {
-            // Part of the frame may be there: a later frame behind it would never be read.
-            self.disk.truncate(&name, self.length)?;
-            let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-            return Err(if full { SpoolError::Full } else { SpoolError::Disk(error) });
+        self.append_all([entry])
+    }
+
+    /// Writes frames, all of them or none; they count after [`Self::sync`].
+    ///
+    /// # Errors
+    /// [`SpoolError::Full`] when the disk has no space and nothing was written; else [`SpoolError::Disk`].
+    pub fn append_all(&mut self, entries: impl IntoIterator<Item = Entry>) -> Result<(), SpoolError> {
+        let (mut bytes, mut at, mut written) = (Vec::new(), self.length, Vec::new());
+        for entry in entries {
+            let frame = frame::encode(self.file, at, entry.clone());
+            written.push((entry, (self.file, at, frame.len())));
+            at += frame.len() as u64;
+            bytes.extend(frame);
         }
-        let at = (self.file, self.length, frame.len());
-        self.length += frame.len() as u64;
+        self.write(&name(self.file), self.length, &bytes)?;
+        self.length = at;
         self.unsynced = true;
-        self.state.apply(&entry, at)
+        written.iter().try_for_each(|(entry, at)| self.state.apply(entry, *at))
+    }
+
+    /// Appends to a file of this length, and takes back what a failed append left.
+    fn write(&mut self, name: &str, length: u64, bytes: &[u8]) -> Result<(), SpoolError> {
+        let Err(error) = self.disk.append(name, bytes) else { return Ok(()) };
+        // Part of the bytes may be there, or all: what is written behind them later would never be read.
+        self.disk.truncate(name, length)?;
+        Err(SpoolError::of_write(error))
     }
 
     /// Makes everything that was appended durable, then takes back space.
@@ -546,7 +319,7 @@ impl Spool {
             self.unsynced = false;
         }
         if self.length >= self.limits.file_bytes_max {
-            match self.turn(|_| {}) {
+            match self.begin_file(self.state.snapshot()) {
                 // The file goes on growing until there is space for a new one.
                 Err(SpoolError::Full) => {}
                 done => done?,
@@ -556,23 +329,32 @@ impl Spool {
     }
 
     /// Begins a new file with a snapshot of the state after `change`, all of it durable when this returns. A crash before
-    /// that leaves the state before `change`.
+    /// that leaves the state before `change`. What was appended MUST be synced before.
     ///
     /// # Errors
     /// [`SpoolError::Full`] when the disk has no space, and nothing changed; else [`SpoolError::Disk`].
     pub fn turn(&mut self, change: impl FnOnce(&mut State)) -> Result<(), SpoolError> {
-        if self.unsynced {
-            self.disk.sync(&name(self.file))?;
-            self.unsynced = false;
-        }
+        let mut after = self.state.clone();
+        change(&mut after);
+        self.begin_file(after.snapshot())?;
+        self.state = after;
+        Ok(())
+    }
+
+    fn begin_file(&mut self, snapshot: Snapshot) -> Result<(), SpoolError> {
+        debug_assert!(!self.unsynced, "a snapshot stands on batches that may be gone");
         let next = if self.length == 0 { self.file } else { self.file + 1 };
-        change(&mut self.state);
-        let frame = frame::encode(next, 0, Entry::Snapshot(self.state.snapshot()));
-        self.disk.create(&name(next))?;
-        if let Err(error) = self.disk.append(&name(next), &frame) {
-            self.disk.remove(&name(next))?;
-            let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-            return Err(if full { SpoolError::Full } else { SpoolError::Disk(error) });
+        let frame = frame::encode(next, 0, Entry::Snapshot(snapshot));
+        let begun = self.disk.create(&name(next)).and_then(|()| self.disk.append(&name(next), &frame));
+        if let Err(error) = begun {
+            // All of it may be there: it must not come back with a crash, or it would count for more than what the file
+            // before it says from here on.
+            match self.disk.remove(&name(next)) {
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+            self.disk.sync_dir()?;
+            return Err(SpoolError::of_write(error));
         }
         self.disk.sync(&name(next))?;
         // A crash here leaves a file that may be missing: the one before says everything that anybody relies on.

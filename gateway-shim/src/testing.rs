@@ -1,6 +1,9 @@
 //! What only tests use: a folder that goes away, and dice whose seed is printed.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 pub(crate) mod ledger;
 pub(crate) mod server;
@@ -25,6 +28,11 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         std::fs::remove_dir_all(&self.0).ok();
     }
+}
+
+/// What a test waits for, with a limit that is generous and only bounds a failure.
+pub(crate) async fn within<T>(waited: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), waited).await.expect("what the test waits for does not come")
 }
 
 /// The seed of `SEED`, or a new one. Whoever uses it prints it when something fails.

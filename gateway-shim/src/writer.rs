@@ -5,7 +5,9 @@
 //! seconds, else its intent and its outcome.
 //!
 //! What must hold: no answer before the sync that covers it; no batch is shown to the client (`client.rs`) before it is
-//! durable, so that no number is ever signed twice.
+//! durable, so that no number is ever signed twice. A disk without space refuses and ends nothing: what is owed by then (the
+//! outcome of a call that was let through, a count of drops, a batch that is due) is kept in memory and written when there is
+//! space again.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,21 +17,27 @@ use std::{
 use bytes::Bytes;
 use custody::{
     batch::{encode_signed, seal_header},
-    id::{Epoch, GatewayId, HeaderHash},
+    id::{Epoch, HeaderHash},
     record,
     wire::{self, DeliveryState, DropReason, OpeningReason, gateway_event::Event, record::Kind},
 };
 use ed25519_dalek::SigningKey;
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     batcher::{self, Limits, Place, Saying},
     clock::{self, JumpWatch},
     config::WhenFull,
     key::{self, Name},
-    spool::{Dropped, Entry, Intent, Receipts, Received, Recorded, Spool, SpoolError},
+    spool::{Dropped, Entry, Intent, Recorded, Spool, SpoolError},
 };
+
+mod command;
+mod kinds;
+
+pub use command::{Answer, Command, Ending, Fetch, Progress, RecordName, Refused, Ticket, receipts};
+use kinds::{complete_of, event, intent_of, outcome_of};
 
 /// A call that still runs after this long ships its intent as a record of its own.
 pub const INTENT_AFTER: Duration = Duration::from_secs(2);
@@ -39,129 +47,11 @@ const GROUP_MAX: usize = 1_024;
 pub const QUEUE_MAX: usize = 4_096;
 /// Calls in progress at a time: each is a few hundred bytes of memory and of each snapshot.
 pub const RUNNING_MAX: usize = 65_536;
-/// How often the two clocks are compared, and what was let go is counted in the journal at the latest.
+/// How often the two clocks are compared, what was let go is counted in the journal at the latest, and what a full disk
+/// refused is tried again.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
-
-/// A record's stable name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RecordName {
-    /// The gateway.
-    pub gateway: GatewayId,
-    /// Its epoch.
-    pub epoch: Epoch,
-    /// Number within the epoch.
-    pub number: u64,
-}
-
-impl std::fmt::Display for RecordName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.gateway, self.epoch, self.number)
-    }
-}
-
-/// Why a record was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// The spool is full of what the ledger does not hold: try again when the ledger is back.
-    SpoolFull,
-    /// As above, and the configuration says to let the record go; the loss is declared.
-    Dropped,
-    /// Too many calls are in progress: try again soon.
-    Busy,
-    /// The gateway drains: try another one.
-    Draining,
-    /// The disk failed, or the gateway stopped for good.
-    Stopped,
-    /// Not a record that a gateway may write.
-    NotARecord,
-}
-
-impl std::fmt::Display for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::SpoolFull => "record: the spool is full; hint: is the ledger reachable?",
-            Self::Dropped => "record: the spool is full, and the loss was declared",
-            Self::Busy => "record: too many calls are in progress",
-            Self::Draining => "record: the gateway is ending",
-            Self::Stopped => "record: the gateway has stopped",
-            Self::NotARecord => "record: not a record that a gateway may write",
-        })
-    }
-}
-
-impl std::error::Error for Refused {}
-
-/// Ticket of a call in progress.
-pub type Ticket = u64;
-
-/// How a call ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ending {
-    /// Its outcome.
-    pub outcome: wire::Outcome,
-    /// JSON-RPC error code or HTTP status.
-    pub error_code: Option<u32>,
-    /// Bytes of the answer.
-    pub response_bytes: u64,
-}
-
-impl Ending {
-    /// An ending with nothing but its outcome.
-    pub fn of(outcome: wire::Outcome) -> Self {
-        Self { outcome, error_code: None, response_bytes: 0 }
-    }
-}
-
-type Answer<T> = oneshot::Sender<Result<T, Refused>>;
-
-/// What the writer is asked.
-#[derive(Debug)]
-pub enum Command {
-    /// A record, whole.
-    Record(Box<Kind>, Answer<RecordName>),
-    /// A call begins.
-    Begin(Box<wire::Call>, Answer<Ticket>),
-    /// A call has ended.
-    Finish(Ticket, Ending, Option<Answer<()>>),
-    /// Batches to send.
-    Fetch(Fetch, Answer<Vec<(u64, Bytes)>>),
-    /// A verified receipt: the head, and which batches it covers.
-    Receipts(Receipts, Answer<()>),
-    /// A verified archived receipt: the last segment that it covers.
-    Archived(u64, Answer<()>),
-    /// The ledger lost what it had from this order on.
-    Unreceived(u64, Answer<()>),
-    /// A verified statement.
-    Statement(Bytes, Answer<()>),
-    /// A new epoch that continues nothing; what has no receipt is signed again in it.
-    Rewind(OpeningReason, Answer<()>),
-    /// Where a batch stands in the spool.
-    OrderOf(Epoch, u64, Answer<Option<u64>>),
-    /// No more records: sign the last batches and close the epoch. Gives the number of calls that had not ended.
-    Drain(Answer<u64>),
-}
-
-/// Which batches.
-#[derive(Clone, Copy, Debug)]
-pub struct Fetch {
-    /// From this order on.
-    pub from: u64,
-    /// Only those without a receipt.
-    pub unreceived: bool,
-    /// At most so many.
-    pub count_max: usize,
-    /// At most so many bytes, but at least one batch.
-    pub bytes_max: usize,
-}
-
-/// What others may watch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Order that the next batch will get.
-    pub next_order: u64,
-    /// Batches without a receipt.
-    pub unreceived: u64,
-}
+/// Events of the gateway itself that wait for space on the disk; the newest are let go, and counted as dropped.
+const OWED_MAX: usize = 64;
 
 /// What the writer needs to know.
 pub struct Settings {
@@ -177,11 +67,18 @@ pub struct Settings {
     pub opened: wire::Opened,
 }
 
-/// A call in progress, as memory holds it; the spool holds the same.
+/// A call in progress, as memory holds it; the spool holds the call, and whether its intent is a record already.
 struct Running {
     call: wire::Call,
     since: Instant,
-    shipped: bool,
+}
+
+/// The end of a call, until it is written.
+struct Ended {
+    ticket: Ticket,
+    ending: Ending,
+    duration_us: u64,
+    answer: Option<Answer<()>>,
 }
 
 /// The writer. [`Writer::open`] recovers, [`Writer::run`] is its life.
@@ -194,10 +91,16 @@ pub struct Writer {
     next_call: u64,
     oldest_pending: Option<Instant>,
     last_batch: Instant,
+    /// Calls that have ended and found the disk full.
+    ended: VecDeque<Ended>,
+    /// The gateway's own events that did.
+    owed: VecDeque<Kind>,
     delivery: DeliveryState,
     /// Records let go since the journal last counted them.
     dropped: u64,
     counted_at: Instant,
+    /// Something that is due found no space.
+    disk_full: bool,
     draining: bool,
     clock: JumpWatch,
     progress: watch::Sender<Progress>,
@@ -236,9 +139,12 @@ impl Writer {
             next_call: 1,
             oldest_pending: None,
             last_batch: Instant::now(),
+            ended: VecDeque::new(),
+            owed: VecDeque::new(),
             delivery: DeliveryState::Flowing,
             dropped: 0,
             counted_at: Instant::now(),
+            disk_full: false,
             draining: false,
             clock: JumpWatch::default(),
             progress,
@@ -274,8 +180,8 @@ impl Writer {
             }
             let ending = Ending::of(wire::Outcome::Unknown);
             self.append(outcome_of(call, &ending, 0), Some(intent.call), false)?;
+            self.running.remove(&intent.call);
         }
-        self.running.clear();
         Ok(unfinished.len() as u64)
     }
 
@@ -306,8 +212,8 @@ impl Writer {
             for command in batch.drain(..) {
                 self.take(command, &mut group)?;
             }
-            self.tick()?;
-            self.sign_due(false)?;
+            let ticked = unless_full(self.tick(&mut group))?;
+            self.disk_full = !(unless_full(self.sign_due(false))? && ticked);
             self.sync()?;
             group.release();
         }
@@ -327,6 +233,9 @@ impl Writer {
 
     /// How long nothing has to happen.
     fn next_deadline(&self) -> Duration {
+        if self.disk_full {
+            return CLOCK_LOOK;
+        }
         let limits = &self.settings.limits;
         let batch = self.oldest_pending.map(|since| limits.age_max.saturating_sub(since.elapsed()));
         let intent = self.young.front().map(|(since, _)| INTENT_AFTER.saturating_sub(since.elapsed()));
@@ -345,10 +254,11 @@ impl Writer {
                 group.answer(answer, done);
             }
             Command::Finish(ticket, ending, answer) => {
-                self.finish(ticket, &ending)?;
-                if let Some(answer) = answer {
-                    group.answer(answer, Ok(()));
-                }
+                // A drain may have ended it as unknown.
+                let since = self.running.get(&ticket).map_or(Duration::ZERO, |running| running.since.elapsed());
+                let duration_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+                self.ended.push_back(Ended { ticket, ending, duration_us, answer });
+                unless_full(self.write_ended(group))?;
             }
             Command::Fetch(fetch, answer) => {
                 // Only what was synced is shown: this group's batches are signed after its commands were taken.
@@ -357,34 +267,33 @@ impl Writer {
                 group.answer(answer, Ok(batches));
             }
             Command::Receipts(receipts, answer) => {
-                self.spool.append(Entry::Receipts(receipts))?;
-                group.answer(answer, Ok(()));
+                let done = self.spool.append(Entry::Receipts(receipts));
+                group.answer(answer, refuse_full(done)?);
             }
             Command::Archived(segment, answer) => {
-                self.spool.append(Entry::Archived(segment))?;
-                group.answer(answer, Ok(()));
+                let done = self.spool.append(Entry::Archived(segment));
+                group.answer(answer, refuse_full(done)?);
             }
             Command::Unreceived(from, answer) => {
-                if self.spool.state().held.range(from..).any(|(_, held)| held.segment.is_some()) {
-                    self.spool.append(Entry::Unreceived(from))?;
-                }
-                group.answer(answer, Ok(()));
+                let some = self.spool.state().held.range(from..).any(|(_, held)| held.segment.is_some());
+                let done = if some { self.spool.append(Entry::Unreceived(from)) } else { Ok(()) };
+                group.answer(answer, refuse_full(done)?);
             }
             Command::Statement(statement, answer) => {
-                self.spool.keep_statement(statement)?;
-                group.answer(answer, Ok(()));
+                let done = self.spool.keep_statement(statement);
+                group.answer(answer, refuse_full(done)?);
             }
             Command::Rewind(reason, answer) => {
-                self.rewind(reason)?;
-                group.answer(answer, Ok(()));
+                let done = self.rewind(reason);
+                group.answer(answer, refuse_full(done)?);
             }
             Command::OrderOf(epoch, number, answer) => {
                 let order = self.spool.state().order_of(epoch, number);
                 group.answer(answer, Ok(order));
             }
             Command::Drain(answer) => {
-                let unfinished = self.drain()?;
-                group.answer(answer, Ok(unfinished));
+                let done = self.drain(group);
+                group.answer(answer, refuse_full(done)?);
             }
         }
         Ok(())
@@ -395,16 +304,20 @@ impl Writer {
         if self.draining {
             return Ok(Err(Refused::Draining));
         }
-        if self.spool.has_room(bytes) {
-            self.delivery(DeliveryState::Flowing)?;
-            return Ok(Ok(()));
-        }
-        match self.spool.make_room(bytes) {
-            Ok(gone) => {
+        let state = match self.spool.has_room(bytes) {
+            true => Ok(DeliveryState::Flowing),
+            false => self.spool.make_room(bytes).map(|gone| {
                 tracing::warn!(batches = gone, "spool full: let go of batches that the ledger holds, not yet archived");
-                self.delivery(DeliveryState::Spooling)?;
-                Ok(Ok(()))
-            }
+                DeliveryState::Spooling
+            }),
+        };
+        let done = state.and_then(|state| self.delivery(state));
+        self.or_refused(done)
+    }
+
+    /// A full spool or a full disk refuses one record, or lets it go and counts it; anything else ends the writer.
+    fn or_refused<T>(&mut self, done: Result<T, SpoolError>) -> Result<Result<T, Refused>, SpoolError> {
+        match done {
             Err(SpoolError::Full) if self.settings.when_full == WhenFull::Drop => {
                 self.delivery(DeliveryState::FailOpen)?;
                 self.dropped += 1;
@@ -415,18 +328,45 @@ impl Writer {
                 Ok(Err(Refused::SpoolFull))
             }
             Err(error) => Err(error),
+            Ok(value) => Ok(Ok(value)),
         }
     }
 
-    /// Records a change of how records are delivered; the reserve of the spool has room for that.
+    /// Records a change of how records are delivered; the reserve of the spool has room for that. While the disk is full, a
+    /// change for the worse waits for space, and there is none for the better.
     fn delivery(&mut self, state: DeliveryState) -> Result<(), SpoolError> {
         if self.delivery == state {
             return Ok(());
         }
+        let change = event(Event::Delivery(wire::Delivery { server: String::new(), state: state as i32 }));
+        match state {
+            DeliveryState::Refusing | DeliveryState::FailOpen => {
+                self.owe(change);
+                unless_full(self.write_owed())?;
+            }
+            _ => {
+                self.write_owed()?;
+                self.append(change, None, false)?;
+            }
+        }
         self.delivery = state;
         tracing::warn!(?state, "delivery");
-        let delivery = wire::Delivery { server: String::new(), state: state as i32 };
-        self.append(event(Event::Delivery(delivery)), None, false).map(drop)
+        Ok(())
+    }
+
+    fn owe(&mut self, kind: Kind) {
+        match self.owed.len() < OWED_MAX {
+            true => self.owed.push_back(kind),
+            false => self.dropped += 1,
+        }
+    }
+
+    fn write_owed(&mut self) -> Result<(), SpoolError> {
+        while let Some(kind) = self.owed.front().cloned() {
+            self.append(kind, None, false)?;
+            self.owed.pop_front();
+        }
+        Ok(())
     }
 
     fn record(&mut self, mut kind: Kind) -> Result<Result<RecordName, Refused>, SpoolError> {
@@ -444,19 +384,19 @@ impl Writer {
         if let Err(refused) = self.room(bytes.len())? {
             return Ok(Err(refused));
         }
-        refuse_full(self.append(kind, None, false))
+        let done = self.append(kind, None, false);
+        self.or_refused(done)
     }
 
     /// Counts what was let go, before a later record takes its number.
     fn count_dropped(&mut self) -> Result<(), SpoolError> {
-        self.counted_at = Instant::now();
-        match std::mem::take(&mut self.dropped) {
-            0 => Ok(()),
-            count => {
-                let reason = DropReason::SpoolFull as i32;
-                self.spool.append(Entry::Dropped(Dropped { count, reason }))
-            }
+        if self.dropped > 0 {
+            let reason = DropReason::SpoolFull as i32;
+            self.spool.append(Entry::Dropped(Dropped { count: self.dropped, reason }))?;
         }
+        // Only now: a count that found the disk full is still to be declared.
+        (self.dropped, self.counted_at) = (0, Instant::now());
+        Ok(())
     }
 
     fn append(&mut self, kind: Kind, call: Option<u64>, ships_intent: bool) -> Result<RecordName, SpoolError> {
@@ -485,43 +425,58 @@ impl Writer {
         let ticket = self.next_call;
         self.next_call += 1;
         let intent = Intent { call: ticket, bytes, shipped: false };
-        let appended = refuse_full(self.spool.append(Entry::Intent(intent)))?;
+        let appended = self.spool.append(Entry::Intent(intent));
+        let appended = self.or_refused(appended)?;
         Ok(appended.map(|()| {
             let since = Instant::now();
-            self.running.insert(ticket, Running { call, since, shipped: false });
+            self.running.insert(ticket, Running { call, since });
             self.young.push_back((since, ticket));
             ticket
         }))
     }
 
-    fn finish(&mut self, ticket: Ticket, ending: &Ending) -> Result<(), SpoolError> {
-        // A drain may have ended it as unknown.
-        let Some(running) = self.running.remove(&ticket) else { return Ok(()) };
-        let duration_us = u64::try_from(running.since.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let kind = match running.shipped {
-            true => outcome_of(running.call, ending, duration_us),
-            false => complete_of(running.call, ending, duration_us),
-        };
-        self.append(kind, Some(ticket), false).map(drop)
+    /// Writes the ends of calls, in the order in which they came.
+    fn write_ended(&mut self, group: &mut Group) -> Result<(), SpoolError> {
+        while let Some(ended) = self.ended.front() {
+            if let Some(running) = self.running.get(&ended.ticket) {
+                let (call, ticket) = (running.call.clone(), ended.ticket);
+                let shipped = self.spool.state().intents.get(&ticket).is_some_and(|intent| intent.shipped);
+                let kind = match shipped {
+                    true => outcome_of(call, &ended.ending, ended.duration_us),
+                    false => complete_of(call, &ended.ending, ended.duration_us),
+                };
+                self.append(kind, Some(ticket), false)?;
+                self.running.remove(&ticket);
+            }
+            let answer = self.ended.pop_front().and_then(|ended| ended.answer);
+            if let Some(answer) = answer {
+                group.answer(answer, Ok(()));
+            }
+        }
+        Ok(())
     }
 
-    /// What is due by time alone: intents of long calls, a look at the clock.
-    fn tick(&mut self) -> Result<(), SpoolError> {
-        if self.counted_at.elapsed() >= CLOCK_LOOK {
-            self.count_dropped()?;
-        }
-        while let Some((_, ticket)) = self.young.pop_front_if(|(since, _)| since.elapsed() >= INTENT_AFTER) {
-            let Some(running) = self.running.get_mut(&ticket) else { continue };
-            running.shipped = true;
-            let intent = intent_of(running.call.clone());
-            self.append(intent, Some(ticket), true)?;
-        }
+    /// What is due by time alone: what found the disk full, intents of long calls, a look at the clock.
+    fn tick(&mut self, group: &mut Group) -> Result<(), SpoolError> {
         if let Some(jump) = self.clock.look()
             && !self.draining
         {
             tracing::warn!(forward_us = jump.forward_us, backward_us = jump.backward_us, "the wall clock jumped");
             let jump = wire::ClockJump { forward_us: jump.forward_us, backward_us: jump.backward_us };
-            self.append(event(Event::ClockJump(jump)), None, false)?;
+            self.owe(event(Event::ClockJump(jump)));
+        }
+        if !self.draining {
+            self.write_owed()?;
+        }
+        self.write_ended(group)?;
+        if self.counted_at.elapsed() >= CLOCK_LOOK {
+            self.count_dropped()?;
+        }
+        while let Some((_, ticket)) = self.young.front().filter(|(since, _)| since.elapsed() >= INTENT_AFTER).copied() {
+            if let Some(running) = self.running.get(&ticket) {
+                self.append(intent_of(running.call.clone()), Some(ticket), true)?;
+            }
+            self.young.pop_front();
         }
         Ok(())
     }
@@ -578,8 +533,10 @@ impl Writer {
         Ok(())
     }
 
-    fn drain(&mut self) -> Result<u64, SpoolError> {
+    fn drain(&mut self, group: &mut Group) -> Result<u64, SpoolError> {
         self.draining = true;
+        self.write_ended(group)?;
+        self.write_owed()?;
         let unfinished = self.end_unfinished()?;
         self.close()?;
         Ok(unfinished)
@@ -597,11 +554,12 @@ impl Writer {
         while let Some((order, batch)) = self.spool.fetch(0, true, 1, usize::MAX)?.pop().filter(|(at, _)| *at < end) {
             tracing::warn!(order, "a batch without a receipt is signed again");
             let batch = wire::SignedBatch::decode(batch).unwrap_or_default();
-            for record in batch.records.into_iter().filter(|record| record::opened(record).is_none()) {
-                let number = self.spool.state().next_number;
-                self.spool.append(Entry::Recorded(Recorded { number, record, call: None, ships_intent: false }))?;
-            }
-            self.spool.append(Entry::SignedAgain(order))?;
+            let records = batch.records.into_iter().filter(|record| record::opened(record).is_none());
+            let again = (self.spool.state().next_number..)
+                .zip(records)
+                .map(|(number, record)| Entry::Recorded(Recorded { number, record, call: None, ships_intent: false }));
+            // All of them or none: a full disk between would sign the first of them twice.
+            self.spool.append_all(again.chain([Entry::SignedAgain(order)]))?;
             self.sign_due(true)?;
             self.spool.sync()?;
         }
@@ -612,7 +570,7 @@ impl Writer {
     }
 }
 
-/// A full disk refuses one record; anything else ends the writer.
+/// A full disk refuses what is asked; anything else ends the writer.
 fn refuse_full<T>(done: Result<T, SpoolError>) -> Result<Result<T, Refused>, SpoolError> {
     match done {
         Ok(value) => Ok(Ok(value)),
@@ -621,35 +579,12 @@ fn refuse_full<T>(done: Result<T, SpoolError>) -> Result<Result<T, Refused>, Spo
     }
 }
 
-fn event(event: Event) -> Kind {
-    Kind::GatewayEvent(wire::GatewayEvent { at: clock::now_us(), event: Some(event) })
-}
-
-fn intent_of(mut call: wire::Call) -> Kind {
-    call.phase = wire::Phase::Intent as i32;
-    call.outcome = wire::Outcome::Running as i32;
-    Kind::Call(call)
-}
-
-fn outcome_of(call: wire::Call, ending: &Ending, duration_us: u64) -> Kind {
-    ended(call, wire::Phase::Outcome, ending, duration_us)
-}
-
-fn complete_of(call: wire::Call, ending: &Ending, duration_us: u64) -> Kind {
-    ended(call, wire::Phase::Complete, ending, duration_us)
-}
-
-fn ended(mut call: wire::Call, phase: wire::Phase, ending: &Ending, duration_us: u64) -> Kind {
-    call.phase = phase as i32;
-    call.outcome = ending.outcome as i32;
-    call.error_code = ending.error_code;
-    call.response_bytes = ending.response_bytes;
-    call.duration_us = duration_us;
-    Kind::Call(call)
-}
-
-/// The receipts of one message, as the spool keeps them.
-pub fn receipts(head: Bytes, received: impl IntoIterator<Item = (u64, u64)>) -> Receipts {
-    let received = received.into_iter().map(|(order, segment)| Received { order, segment });
-    Receipts { head, received: received.collect() }
+/// What a full disk stops is tried again at the next tick; anything else ends the writer.
+/// Whether it was done.
+fn unless_full(done: Result<(), SpoolError>) -> Result<bool, SpoolError> {
+    match done {
+        Ok(()) => Ok(true),
+        Err(SpoolError::Full) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

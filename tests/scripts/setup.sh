@@ -4,6 +4,7 @@
 #   python  a virtual environment in .cache/venv with tests/requirements.txt
 #   test    strace, which shows that the sync comes before the answer
 #   node    Node 22 and the MCP servers of tests/demo/package-lock.json, in .cache/node
+#   examples  the packages of gateway-shim/examples/package-lock.json, in .cache/examples
 # System packages come through apt if root or sudo is there. Else the exact command is printed, and this ends with 1.
 # What is already there is not touched; nothing is installed outside .cache but those packages and the Rust toolchain.
 set -euo pipefail
@@ -33,7 +34,7 @@ case "$groups" in *" build "*)
     has_libclang || need libclang-dev
 esac
 case "$groups" in *" python "*) has_python_venv || need python3 python3-venv ;; esac
-case "$groups" in *" node "*) has npm || need npm ;; esac
+case "$groups" in *" node "* | *" examples "*) has npm || need npm ;; esac
 case "$groups" in *" test "*) has strace || need strace ;; esac
 
 if [ "${#packages[@]}" -gt 0 ]; then
@@ -111,12 +112,25 @@ setup_node() {
     echo "$digest" >"$stamp"
 }
 
+setup_examples() {
+    local digest stamp=.cache/examples/.stamp
+    digest=$(sha256sum gateway-shim/examples/package-lock.json | cut -d' ' -f1)
+    if stamped "$stamp" "$digest"; then return; fi
+    say "installing the packages of gateway-shim/examples/package-lock.json"
+    rm -rf .cache/examples
+    mkdir -p .cache/examples
+    cp gateway-shim/examples/package.json gateway-shim/examples/package-lock.json .cache/examples/
+    (cd .cache/examples && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+    echo "$digest" >"$stamp"
+}
+
 for group in "$@"; do
     case "$group" in
     build) setup_rust ;;
     python) setup_python ;;
     node) setup_node ;;
+    examples) setup_examples ;;
     test) ;;
-    *) printf 'error: no group %s; hint: build, python, node, test\n' "$group" >&2; exit 64 ;;
+    *) printf 'error: no group %s; hint: build, python, node, examples, test\n' "$group" >&2; exit 64 ;;
     esac
 done

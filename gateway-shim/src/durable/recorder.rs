@@ -40,13 +40,24 @@ pub(crate) const ALL_UNSYNCED: [Unsynced; 5] =
 /// Which syncs do nothing, for the test that shows that each is needed.
 pub(crate) type Ignored = fn(&[Op], &Op) -> bool;
 
+/// A call that fails once.
+#[derive(Clone, Copy)]
+pub(crate) struct Fault {
+    /// The first one of these.
+    pub(crate) at: fn(&Op) -> bool,
+    /// With this.
+    pub(crate) kind: io::ErrorKind,
+    /// It is done all the same, or not at all; an append, by half.
+    pub(crate) stored: bool,
+}
+
 #[derive(Default)]
 struct Inner {
     ops: Vec<Op>,
     files: BTreeMap<String, Vec<u8>>,
     /// Bytes that fit; appends beyond fail half-way.
     room: Option<usize>,
-    fail_sync: bool,
+    fault: Option<Fault>,
     ignored: Option<Ignored>,
 }
 
@@ -72,8 +83,13 @@ impl Recorder {
         self.0.lock().unwrap().room = room;
     }
 
-    pub(crate) fn fail_syncs(&self) {
-        self.0.lock().unwrap().fail_sync = true;
+    pub(crate) fn fail(&self, fault: Fault) {
+        self.0.lock().unwrap().fault = Some(fault);
+    }
+
+    /// Whether the call that was to fail has come.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.0.lock().unwrap().fault.is_none()
     }
 
     /// Answers these syncs without doing them.
@@ -135,6 +151,18 @@ pub(crate) fn after_power_failure(
     left
 }
 
+impl Inner {
+    /// Takes the fault that is meant for this call.
+    fn fault(&mut self, op: &Op) -> Option<Fault> {
+        self.fault.take_if(|fault| (fault.at)(op))
+    }
+}
+
+/// What a call with this fault answers.
+fn answer(fault: Option<Fault>) -> io::Result<()> {
+    fault.map_or(Ok(()), |fault| Err(fault.kind.into()))
+}
+
 impl Disk for Recorder {
     fn list(&self) -> io::Result<Vec<String>> {
         Ok(self.0.lock().unwrap().files.keys().cloned().collect())
@@ -153,21 +181,27 @@ impl Disk for Recorder {
 
     fn create(&mut self, name: &str) -> io::Result<()> {
         let mut inner = self.0.lock().unwrap();
-        if inner.files.insert(name.to_owned(), Vec::new()).is_some() {
-            return Err(io::ErrorKind::AlreadyExists.into());
+        let op = Op::Create(name.to_owned());
+        let fault = inner.fault(&op);
+        if fault.is_none_or(|fault| fault.stored) {
+            if inner.files.insert(name.to_owned(), Vec::new()).is_some() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            inner.ops.push(op);
         }
-        inner.ops.push(Op::Create(name.to_owned()));
-        Ok(())
+        answer(fault)
     }
 
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut inner = self.0.lock().unwrap();
         let used: usize = inner.files.values().map(Vec::len).sum();
-        let fits = inner.room.is_none_or(|room| used + bytes.len() <= room);
-        let taken = if fits { bytes } else { &bytes[..bytes.len() / 2] };
+        let full = inner.room.is_some_and(|room| used + bytes.len() > room);
+        let full = full.then_some(Fault { at: |_| true, kind: io::ErrorKind::StorageFull, stored: false });
+        let fault = full.or_else(|| inner.fault(&Op::Append(name.to_owned(), bytes.to_vec())));
+        let taken = if fault.is_none_or(|fault| fault.stored) { bytes } else { &bytes[..bytes.len() / 2] };
         inner.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?.extend(taken);
         inner.ops.push(Op::Append(name.to_owned(), taken.to_vec()));
-        if fits { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        answer(fault)
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {
@@ -196,12 +230,11 @@ impl Disk for Recorder {
 impl Recorder {
     fn synced(&self, op: Op) -> io::Result<()> {
         let mut inner = self.0.lock().unwrap();
-        if inner.fail_sync {
-            return Err(io::Error::other("the disk failed"));
-        }
-        if !inner.ignored.is_some_and(|ignored| ignored(&inner.ops, &op)) {
+        let fault = inner.fault(&op);
+        let done = fault.is_none_or(|fault| fault.stored);
+        if done && !inner.ignored.is_some_and(|ignored| ignored(&inner.ops, &op)) {
             inner.ops.push(op);
         }
-        Ok(())
+        answer(fault)
     }
 }

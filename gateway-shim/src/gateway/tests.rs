@@ -12,7 +12,7 @@ use crate::testing::{
     server::{GATEWAY, Server, Trick},
 };
 
-fn call(tool: &str) -> wire::Call {
+pub(super) fn call(tool: &str) -> wire::Call {
     wire::Call {
         mode: wire::Mode::Strict as i32,
         server: "test".into(),
@@ -22,12 +22,12 @@ fn call(tool: &str) -> wire::Call {
     }
 }
 
-fn complete(tool: &str) -> Kind {
+pub(super) fn complete(tool: &str) -> Kind {
     Kind::Call(wire::Call { phase: Phase::Complete as i32, outcome: Outcome::Ok as i32, ..call(tool) })
 }
 
 /// Tools of the calls that arrived, in their order, with phase and outcome.
-fn arrived(server: &Server) -> Vec<(String, Phase, Outcome)> {
+pub(super) fn arrived(server: &Server) -> Vec<(String, Phase, Outcome)> {
     let records = server.shared.ledger.lock().unwrap().records();
     let call = |bytes: &Bytes| match record::decode(bytes).unwrap().kind {
         Some(Kind::Call(call)) => {
@@ -39,7 +39,7 @@ fn arrived(server: &Server) -> Vec<(String, Phase, Outcome)> {
     records.iter().filter_map(call).collect()
 }
 
-fn tools(server: &Server) -> Vec<String> {
+pub(super) fn tools(server: &Server) -> Vec<String> {
     arrived(server).into_iter().map(|(tool, _, _)| tool).collect()
 }
 
@@ -54,7 +54,7 @@ async fn record_some(gateway: &Gateway, names: std::ops::Range<u32>) -> Vec<Stri
     tools
 }
 
-async fn shipped(gateway: &Gateway) {
+pub(super) async fn shipped(gateway: &Gateway) {
     gateway.progress.clone().wait_for(|progress| progress.unreceived == 0).await.unwrap();
 }
 
@@ -173,6 +173,7 @@ async fn a_fork_ends_the_gateway_and_leaves_its_proof_in_two_places() {
     gateway.record(complete("last")).await.unwrap();
     assert!(matches!(gateway.ended().await, Ended::Fork));
     assert_eq!(gateway.record(complete("after")).await, Err(Refused::Stopped));
+    gateway.drain().await.unwrap();
     for folder in ["forks", "second"] {
         let file = std::fs::read_dir(dir.path().join(folder)).unwrap().next().unwrap().unwrap();
         let proof: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
@@ -344,7 +345,7 @@ async fn a_full_spool_refuses_and_loses_nothing() {
     assert_eq!(states, vec![wire::DeliveryState::Refusing, wire::DeliveryState::Flowing]);
 }
 
-fn deliveries(records: &[Bytes]) -> Vec<wire::DeliveryState> {
+pub(super) fn deliveries(records: &[Bytes]) -> Vec<wire::DeliveryState> {
     let state = |bytes: &Bytes| match record::decode(bytes).unwrap().kind {
         Some(Kind::GatewayEvent(wire::GatewayEvent {
             event: Some(wire::gateway_event::Event::Delivery(delivery)),

@@ -1,51 +1,106 @@
-//! Server-sent events, read beside their forwarding: the data of each complete event, from chunks cut anywhere.
+//! Server-sent events, read before their forwarding: bytes and data of each complete event, from chunks cut anywhere.
 
 /// Greatest event that is read; a longer one is forwarded unread.
 pub const EVENT_BYTES_MAX: usize = 16 << 20;
+/// Readers skip it at the beginning of a stream.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Reads a stream chunk by chunk.
+/// Bytes of a stream as they came, and the data of the event that they are; no data for what is no event, or too long.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// As they came.
+    pub raw: Vec<u8>,
+    /// The event's.
+    pub data: Option<Vec<u8>>,
+}
+
+/// Reads a stream chunk by chunk. All pieces together are the stream, byte for byte.
 #[derive(Debug, Default)]
 pub struct Reader {
+    /// Bytes since the last piece.
+    raw: Vec<u8>,
     line: Vec<u8>,
     data: Vec<u8>,
     has_data: bool,
+    /// The event has a line that is no comment.
+    has_field: bool,
     /// The last byte was a carriage return: a line feed behind it ends no second line.
     returned: bool,
     /// This event is too long to be read.
     skipping: bool,
+    /// The first line has ended.
+    begun: bool,
     /// An event had an id: the stream may be taken up again on another connection.
     pub resumable: bool,
 }
 
 impl Reader {
-    /// Takes a chunk; gives the data of the events that end in it.
-    pub fn push(&mut self, chunk: &[u8]) -> Vec<Vec<u8>> {
-        let mut events = Vec::new();
+    /// Takes a chunk; gives the pieces that end in it.
+    pub fn push(&mut self, chunk: &[u8]) -> Vec<Piece> {
+        let mut pieces: Vec<Piece> = Vec::new();
         for byte in chunk {
             let feed_after_return = std::mem::replace(&mut self.returned, *byte == b'\r') && *byte == b'\n';
+            if feed_after_return && self.raw.is_empty() {
+                // The second half of the line end before: it goes at once, for readers that wait for it.
+                match pieces.last_mut() {
+                    Some(last) => last.raw.push(*byte),
+                    None => pieces.push(Piece { raw: vec![*byte], data: None }),
+                }
+                continue;
+            }
+            self.raw.push(*byte);
             match byte {
                 b'\n' if feed_after_return => {}
-                b'\n' | b'\r' => events.extend(self.end_line()),
-                _ if self.line.len() + self.data.len() < EVENT_BYTES_MAX => self.line.push(*byte),
-                _ => self.skipping = true,
+                b'\n' | b'\r' => pieces.extend(self.end_line()),
+                // Of a line that is too long only that it is not empty.
+                _ if !self.skipping || self.line.is_empty() => self.line.push(*byte),
+                _ => {}
+            }
+            if self.raw.len() >= EVENT_BYTES_MAX {
+                (self.skipping, self.data) = (true, Vec::new());
+                self.line.truncate(1);
+                pieces.push(self.unread());
             }
         }
-        events
+        if self.skipping && !self.raw.is_empty() {
+            pieces.push(self.unread());
+        }
+        pieces
     }
 
-    fn end_line(&mut self) -> Option<Vec<u8>> {
-        let line = std::mem::take(&mut self.line);
-        if line.is_empty() {
-            let data = std::mem::take(&mut self.data);
-            let whole = std::mem::take(&mut self.has_data) && !std::mem::take(&mut self.skipping);
-            return (whole && !data.is_empty()).then_some(data);
+    /// The stream has ended: what is left of it, read as if its event were whole.
+    pub fn rest(&mut self) -> Option<Piece> {
+        // The end of the line that was begun, and an empty one.
+        let piece = self.end_line().or_else(|| self.end_line());
+        piece.filter(|piece| !piece.raw.is_empty())
+    }
+
+    fn unread(&mut self) -> Piece {
+        Piece { raw: std::mem::take(&mut self.raw), data: None }
+    }
+
+    /// The line that ends here; a piece if it ends an event, or is a comment outside of any.
+    fn end_line(&mut self) -> Option<Piece> {
+        let mut line = std::mem::take(&mut self.line);
+        if !std::mem::replace(&mut self.begun, true) && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
         }
+        if line.is_empty() {
+            let (data, has_data) = (std::mem::take(&mut self.data), std::mem::take(&mut self.has_data));
+            self.has_field = false;
+            let whole = !std::mem::take(&mut self.skipping) && has_data;
+            return Some(Piece { data: (whole && !data.is_empty()).then_some(data), ..self.unread() });
+        }
+        if line.first() == Some(&b':') {
+            return (!self.has_field).then(|| self.unread());
+        }
+        self.has_field = true;
         let (name, value) = match line.iter().position(|byte| *byte == b':') {
             Some(at) => (&line[..at], line[at + 1..].strip_prefix(b" ").unwrap_or_else(|| &line[at + 1..])),
             None => (&line[..], &[][..]),
         };
         match name {
-            b"data" => {
+            b"data" if !self.skipping => {
                 if self.has_data {
                     self.data.push(b'\n');
                 }
@@ -73,16 +128,39 @@ mod tests {
         let stream =
             b": hi\nid: 1\ndata:\n\nevent: message\ndata: {\"a\":1,\r\ndata: \"b\":2}\r\n\r\ndata: x\r\rdata: cut";
         let expected = vec![b"{\"a\":1,\n\"b\":2}".to_vec(), b"x".to_vec()];
-        for cut in 0..stream.len() {
+        let check = |chunks: &[&[u8]]| {
             let mut reader = Reader::default();
-            let mut events = reader.push(&stream[..cut]);
-            events.extend(reader.push(&stream[cut..]));
-            assert_eq!(events, expected, "cut at {cut}");
+            let mut pieces: Vec<Piece> = chunks.iter().flat_map(|chunk| reader.push(chunk)).collect();
+            let events: Vec<Vec<u8>> = pieces.iter().filter_map(|piece| piece.data.clone()).collect();
+            assert_eq!(events, expected, "{chunks:?}");
             assert!(reader.resumable);
+            // An event that only the end of the stream ends is still seen.
+            let rest = reader.rest().unwrap();
+            assert_eq!(rest.data.as_deref(), Some(&b"cut"[..]));
+            pieces.push(rest);
+            assert_eq!(pieces.into_iter().flat_map(|piece| piece.raw).collect::<Vec<u8>>(), stream);
+        };
+        for cut in 0..stream.len() {
+            check(&[&stream[..cut], &stream[cut..]]);
         }
+        check(&stream.chunks(1).collect::<Vec<_>>());
+    }
+
+    /// A reader may wait for the line feed behind a carriage return, and a comment keeps a connection alive.
+    #[test]
+    fn nothing_is_held_back_that_ends_something() {
         let mut reader = Reader::default();
-        let events: Vec<_> = stream.iter().flat_map(|byte| reader.push(&[*byte])).collect();
-        assert_eq!(events, expected);
+        for chunk in ["data: x\r\n\r\n", "\n", ": still here\r\n", "\r\n"] {
+            let raw: Vec<u8> = reader.push(chunk.as_bytes()).into_iter().flat_map(|piece| piece.raw).collect();
+            assert_eq!(raw, chunk.as_bytes());
+        }
+        assert_eq!(reader.push(b"data: x\n"), vec![]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_hides_no_event() {
+        let pieces = Reader::default().push(b"\xef\xbb\xbfdata: x\n\n");
+        assert_eq!(pieces[0].data.as_deref(), Some(&b"x"[..]));
     }
 
     #[test]
@@ -90,11 +168,15 @@ mod tests {
         let mut reader = Reader::default();
         let chunk = [b'a'; 1 << 20];
         reader.push(b"data: ");
+        let mut forwarded = 0;
         for _ in 0..40 {
-            assert!(reader.push(&chunk).is_empty());
+            let pieces = reader.push(&chunk);
+            assert!(pieces.iter().all(|piece| piece.data.is_none()));
+            forwarded += pieces.iter().map(|piece| piece.raw.len()).sum::<usize>();
+            assert!(reader.line.len() + reader.data.len() + reader.raw.len() <= 2 * EVENT_BYTES_MAX);
         }
-        assert!(reader.line.len() <= EVENT_BYTES_MAX);
-        assert!(reader.push(b"\n\n").is_empty());
-        assert_eq!(reader.push(b"data: y\n\n"), vec![b"y".to_vec()]);
+        assert_eq!(forwarded, 6 + (40 << 20), "it is forwarded, unread");
+        assert!(reader.push(b"\n\n").iter().all(|piece| piece.data.is_none()));
+        assert_eq!(reader.push(b"data: y\n\n")[0].data.as_deref(), Some(&b"y"[..]));
     }
 }

@@ -62,6 +62,8 @@ async fn records_are_taken_over_a_socket_of_the_owner_alone() {
     let mut answers = client.ship(requests).await.unwrap().into_inner();
     assert!(answers.message().await.unwrap().is_some());
     assert_eq!(answers.message().await.unwrap_err().code(), Code::InvalidArgument);
+    let long = wire::Call { rule: "x".repeat(5 << 20), ..call() };
+    assert_eq!(client.put(put(long)).await.unwrap_err().code(), Code::OutOfRange);
 
     stop.send(()).unwrap();
     drop(client);
@@ -114,4 +116,20 @@ fn what_breaks_a_rule_is_refused_with_that_rule() {
         assert!(status.message().contains(says), "{:?} instead of {says:?}", status.message());
     }
     check(put(wire::Call { call_number: CALLER_NUMBERS_FROM, ..intent })).unwrap();
+}
+
+/// A client that follows the table of `docs/SHIPPING.md` sends again what was not taken, and never what is declared as lost.
+#[test]
+fn only_what_may_come_again_is_answered_as_such() {
+    for (refused, code) in [
+        (Refused::SpoolFull, Code::ResourceExhausted),
+        (Refused::Busy, Code::ResourceExhausted),
+        (Refused::Dropped, Code::DataLoss),
+        (Refused::Draining, Code::Unavailable),
+        (Refused::Stopped, Code::Unavailable),
+        (Refused::NotARecord, Code::InvalidArgument),
+    ] {
+        assert_eq!(status(refused).code(), code, "{refused:?}");
+    }
+    assert!(status(Refused::Dropped).message().contains("do not send it again"));
 }

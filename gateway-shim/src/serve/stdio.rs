@@ -28,8 +28,8 @@ use tokio::{
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
 use super::{
-    Admitted, Answer, CODE_NO_SESSION, CODE_TIMEOUT, CODE_UNREACHABLE, Proxy, SESSION, error, error_body, json, open,
-    text,
+    Admitted, Answer, CODE_NO_SESSION, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_UNREACHABLE, NOT_RECORDED, Proxy, SESSION,
+    error, error_body, json, open, text,
 };
 use crate::{
     clock,
@@ -314,10 +314,10 @@ async fn read_lines(proxy: &Arc<Proxy>, session: &Arc<Session>, stdout: ChildStd
         let line = Bytes::from(line.trim_ascii().to_vec());
         match envelope::parse(&line) {
             Ok(Message::Answer { id, ending }) => session.answered(&id, ending, line),
-            Ok(Message::Request(request)) => {
-                proxy.ask_back(&session.id, &request, line.len()).await;
-                session.say(line, None).await;
-            }
+            Ok(Message::Request(request)) => match proxy.ask_back(&session.id, &request, line.len()).await {
+                Ok(()) => session.say(line, None).await,
+                Err(_) => session.refuse(&request),
+            },
             Ok(Message::Notification { method, progress, .. }) => {
                 proxy.count(&method);
                 session.say(line, progress.as_deref()).await;
@@ -370,7 +370,7 @@ impl Session {
         tokio::spawn(async move {
             let sent = tokio::time::timeout(wait, session.stdin.send(line)).await;
             if matches!(sent, Ok(Ok(()))) {
-                tokio::time::sleep(wait).await;
+                clock::sleep(wait).await;
             }
             if let Some(waiting) = session.take(&id) {
                 let outcome = if waiting.cancelled { Outcome::Cancelled } else { Outcome::Timeout };
@@ -379,6 +379,12 @@ impl Session {
             }
         });
         told
+    }
+
+    /// Tells the process that its request goes no further. One that reads nothing is not waited for: its stdout is read on.
+    fn refuse(&self, request: &Request) {
+        let answer = error_body(&request.raw_id, CODE_NOT_RECORDED, NOT_RECORDED);
+        drop(self.stdin.try_send(one_line(&answer)));
     }
 
     fn take(&self, id: &str) -> Option<Waiting> {

@@ -32,7 +32,7 @@ impl Bench {
     async fn new(text: &str) -> Self {
         let (ledger, dir) = (server::Server::start().await, TempDir::new());
         let gateway = ledger.gateway(&dir).await;
-        let proxy = Proxy::new(gateway.clone(), config(text));
+        let proxy = Proxy::new(gateway.clone(), config(text)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -234,6 +234,7 @@ async fn what_is_refused_here_is_on_record_too() {
     for (name, value) in [("origin", "https://evil.example"), ("host", "evil.example:80")] {
         assert_eq!(bench.post(&[(name, value)], HELLO).await.0, StatusCode::FORBIDDEN);
     }
+    assert_eq!(bench.send(Method::PUT, &[], "").await.0, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(bench.post(&[("origin", "http://localhost:3000")], HELLO).await.0, StatusCode::OK);
     let outcomes: Vec<_> = bench.calls().await.iter().map(|call| (call.decision(), call.outcome())).collect();
     let denied = wire::Decision::Denied;
@@ -243,6 +244,9 @@ async fn what_is_refused_here_is_on_record_too() {
             (denied, Outcome::Malformed),
             (denied, Outcome::Malformed),
             (denied, Outcome::OverLimit),
+            (denied, Outcome::Denied),
+            (denied, Outcome::Denied),
+            (denied, Outcome::Malformed),
             (wire::Decision::Allowed, Outcome::Ok),
         ]
     );
@@ -267,6 +271,57 @@ async fn without_a_record_there_is_no_call() {
     assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["error"]["code"], CODE_NOT_RECORDED);
 }
 
+/// A server's request that cannot be recorded reaches no client, and the server is told; what stands around it passes.
+#[tokio::test]
+async fn without_a_record_the_server_asks_nobody() {
+    let (told, mut telling) = tokio::sync::mpsc::channel::<Bytes>(4);
+    let answer = move |request: HttpRequest| {
+        let told = told.clone();
+        async move {
+            let (parts, body) = request.into_parts();
+            if parts.method == Method::POST {
+                told.send(axum::body::to_bytes(body, 1 << 20).await.unwrap()).await.unwrap();
+                return Response::new(Body::empty());
+            }
+            // Cut where a chunk may be cut: nothing of the request goes on before all of it was read.
+            let chunks = [
+                "data: {\"jsonrpc\":\"2.0\",\"method\":\"before\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"q\",",
+                "\"method\":\"sampling/createMessage\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"after\"}\n\n",
+            ];
+            let stream = tokio_stream::iter(chunks.map(Ok::<_, std::convert::Infallible>));
+            let mut answer = Response::new(Body::from_stream(stream));
+            answer.headers_mut().insert(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
+            answer
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/mcp", any(answer))).await.unwrap() });
+    let bench = Bench::new(&format!("url = \"http://{address}/mcp\"\n")).await;
+    bench.gateway.drain().await.unwrap();
+    let (_, _, body) = bench.send(Method::GET, &[(SESSION, "s")], "").await;
+    let line = |method: &str| format!("data: {{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}\n\n");
+    assert_eq!(String::from_utf8_lossy(&body), line("before") + &line("after"));
+    let told: Value = serde_json::from_slice(&telling.recv().await.unwrap()).unwrap();
+    assert_eq!((&told["id"], &told["error"]["code"]), (&json!("q"), &json!(CODE_NOT_RECORDED)));
+}
+
+#[tokio::test]
+async fn without_a_record_a_process_asks_nobody() {
+    let bench = stdio_bench().await;
+    let session = begin(&bench).await;
+    let headers = [(SESSION, session.as_str())];
+    bench.gateway.drain().await.unwrap();
+    let note = r#"{"jsonrpc":"2.0","method":"ask"}"#;
+    assert_eq!(bench.post(&headers, note).await.0, StatusCode::ACCEPTED);
+    let uri = format!("http://{}/mcp", bench.address);
+    let request = hyper::Request::get(uri).header(SESSION, &session).body(Full::from(String::new())).unwrap();
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let mut stream = client.request(request).await.unwrap().into_body();
+    let first = stream.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(String::from_utf8_lossy(&first).contains("told-77"), "{first:?}");
+}
+
 /// A server over stdio in a few lines of shell: answers by tool name, with progress before one of them.
 const SHELL_SERVER: &str = r#"
 while IFS= read -r line; do
@@ -277,6 +332,8 @@ while IFS= read -r line; do
                    printf '{"jsonrpc":"2.0","id":%s,"result":{"odd" :  1.0}}\n' "$id";;
     *'"environment"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"text":"%s|%s"}}\n' "$id" "$GIVEN" "$HOME";;
     *'"crash"'*) exit 7;;
+    *'"ask"'*) printf '{"jsonrpc":"2.0","id":77,"method":"sampling/createMessage"}\n';;
+    *1003*) printf '{"jsonrpc":"2.0","method":"told-%s"}\n' "$id";;
     *'"echo"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{}}\n' "$id";;
   esac
 done
@@ -349,4 +406,67 @@ async fn stdio_sessions_have_a_limit() {
     assert_eq!(bench.post(&[], HELLO).await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(bench.send(Method::DELETE, &[(SESSION, second.as_str())], "").await.0, StatusCode::OK);
     begin(&bench).await;
+}
+
+/// An MCP server behind TLS, with a certificate for these names from an authority of its own, whose PEM it gives.
+async fn tls_server(name: &str) -> (std::net::SocketAddr, String) {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+    let of_ca = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&of_ca).unwrap().pem();
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&pair, &rcgen::Issuer::new(params, of_ca)).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(leaf.pem().as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(pair.serialize_pem().as_bytes()).unwrap();
+    let config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let answer = hyper::service::service_fn(|request: hyper::Request<hyper::body::Incoming>| async move {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let id = serde_json::from_slice::<Value>(&body).unwrap()["id"].clone();
+                let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"over":"tls"}}}}"#);
+                Ok::<_, std::convert::Infallible>(json(StatusCode::OK, answer.into()))
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, answer));
+        }
+    });
+    (address, ca)
+}
+
+#[tokio::test]
+async fn a_server_behind_tls_is_believed_only_with_its_certificate() {
+    let dir = TempDir::new();
+    for (name, own_authority, status, outcome) in [
+        ("localhost", true, StatusCode::OK, Outcome::Ok),
+        // Its authority is none of this system's.
+        ("localhost", false, StatusCode::BAD_GATEWAY, Outcome::TransportError),
+        ("elsewhere.example", true, StatusCode::BAD_GATEWAY, Outcome::TransportError),
+    ] {
+        let (address, ca) = tls_server(name).await;
+        let file = dir.path().join(format!("{name}.pem"));
+        crate::durable::replace(&file, ca.as_bytes()).unwrap();
+        let ca = if own_authority { format!("ca = {:?}\n", file.to_str().unwrap()) } else { String::new() };
+        let bench = Bench::new(&format!("url = \"https://localhost:{}/mcp\"\n{ca}", address.port())).await;
+        let (seen, _, body) = bench.post(&[], &tool_call(1, "echo")).await;
+        assert_eq!(seen, status, "{name}, {own_authority}: {body:?}");
+        assert_eq!(summary(&bench.calls().await[0]).3, outcome);
+    }
+}
+
+#[tokio::test]
+async fn without_authorities_there_is_no_start() {
+    let (ledger, dir) = (server::Server::start().await, TempDir::new());
+    let gateway = ledger.gateway(&dir).await;
+    let none = config("url = \"https://localhost/mcp\"\nca = \"/nowhere/ca.pem\"\n");
+    assert!(Proxy::new(gateway, none).err().unwrap().to_string().contains("serve.ca"));
 }

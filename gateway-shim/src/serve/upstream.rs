@@ -1,15 +1,16 @@
 //! A server over Streamable HTTP: the original bytes go there and come back; what passes is read beside that.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderName, Method, Request as HttpRequest, Response, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, Uri, header},
 };
 use bytes::Bytes;
 use custody::wire::Outcome;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -20,14 +21,19 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Admitted, Answer, CODE_TIMEOUT, CODE_UNREACHABLE, Proxy, SESSION, error, open, text};
+use super::{
+    Admitted, Answer, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_UNREACHABLE, NOT_RECORDED, Proxy, SESSION, Server, error,
+    error_body, open, text, tls,
+};
 use crate::{
+    clock,
+    config::Faults,
     gateway::Running,
     mcp::{
         envelope::{self, Message, Request},
         sse,
     },
-    writer::Ending,
+    writer::{Ending, Refused},
 };
 
 /// Greatest JSON answer that is read for its outcome; a longer one is forwarded and its outcome stays unknown.
@@ -59,7 +65,7 @@ const KEPT: [HeaderName; 12] = [
 /// The server.
 pub(super) struct Upstream {
     uri: Uri,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 /// What is read of an answer while it is forwarded.
@@ -79,6 +85,8 @@ struct Pump {
     own: Option<Own>,
     bytes: u64,
     stateless: bool,
+    /// Of the client's request, for an answer to the server.
+    headers: HeaderMap,
 }
 
 struct Own {
@@ -88,11 +96,16 @@ struct Own {
 }
 
 impl Upstream {
-    pub(super) fn new(url: &str) -> Self {
+    /// # Errors
+    /// [`Faults`]: a URL or a file of the configuration cannot be used.
+    pub(super) fn new(url: &str, ca: Option<&Path>) -> Result<Self, Faults> {
+        let uri: Uri = url.parse().map_err(|_| Faults(vec!["serve.url is no URL".into()]))?;
         let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(10)));
-        Self { uri: url.parse().unwrap_or_default(), client: Client::builder(TokioExecutor::new()).build(connector) }
+        let connector = tls::connector(connector, uri.scheme_str() == Some("https"), ca)?;
+        Ok(Self { uri, client: Client::builder(TokioExecutor::new()).build(connector) })
     }
 
     async fn send(&self, method: Method, headers: &HeaderMap, body: Bytes) -> Result<Response<Incoming>, String> {
@@ -206,12 +219,15 @@ fn begin(
         () => Reading::Nothing,
     };
     let stateless = session.is_none() && protocol.is_some_and(|version| *version >= *STATELESS_FROM);
-    let pump = Pump { proxy: Arc::clone(proxy), session, reading, status: parts.status, own, bytes: 0, stateless };
+    // A stream may lose an event on its way.
+    let length = parts.headers.get(header::CONTENT_LENGTH).filter(|_| !matches!(reading, Reading::Events(_))).cloned();
+    let headers = headers.clone();
+    let pump =
+        Pump { proxy: Arc::clone(proxy), session, reading, status: parts.status, own, bytes: 0, stateless, headers };
     let (chunks, forwarded_chunks) = mpsc::channel(CHUNKS_MAX);
     tokio::spawn(pump.run(body, chunks));
     let mut answer = Response::new(Body::from_stream(ReceiverStream::new(forwarded_chunks)));
     *answer.status_mut() = parts.status;
-    let length = parts.headers.get(header::CONTENT_LENGTH).cloned();
     *answer.headers_mut() = forwarded(&parts.headers);
     if let Some(length) = length {
         answer.headers_mut().insert(header::CONTENT_LENGTH, length);
@@ -242,7 +258,13 @@ impl Pump {
             };
             match frame {
                 Err(_) => break Outcome::Timeout,
-                Ok(None) => break Outcome::Ok,
+                Ok(None) => {
+                    // What is left unfinished goes on as well: a client may read it.
+                    if let Some(rest) = self.rest().await {
+                        drop(chunks.send(Ok(rest)).await);
+                    }
+                    break Outcome::Ok;
+                }
                 Ok(Some(Err(error))) => {
                     tracing::warn!(%error, "the MCP server broke off");
                     let broken = Err(std::io::Error::other("the MCP server broke off"));
@@ -251,8 +273,8 @@ impl Pump {
                 }
                 Ok(Some(Ok(frame))) => {
                     let Ok(chunk) = frame.into_data() else { continue };
-                    self.read(&chunk).await;
-                    if gone_at.is_none() && chunks.send(Ok(chunk)).await.is_err() {
+                    let chunk = self.read(chunk).await;
+                    if gone_at.is_none() && !chunk.is_empty() && chunks.send(Ok(chunk)).await.is_err() {
                         gone_at = Some(Instant::now());
                     }
                 }
@@ -262,32 +284,70 @@ impl Pump {
         self.end(ended, deadline).await;
     }
 
-    /// Reads a chunk before it goes on: what the server asks for is recorded before the client sees it.
-    async fn read(&mut self, chunk: &Bytes) {
+    /// Reads a chunk, and gives what may go on by now: an event only when it is whole, because what the server asks for is
+    /// recorded before the client sees it.
+    async fn read(&mut self, chunk: Bytes) -> Bytes {
         self.bytes += chunk.len() as u64;
         match &mut self.reading {
-            Reading::Json(bytes) if bytes.len() + chunk.len() <= READ_BYTES_MAX => bytes.extend_from_slice(chunk),
+            Reading::Json(bytes) if bytes.len() + chunk.len() <= READ_BYTES_MAX => bytes.extend_from_slice(&chunk),
             Reading::Json(_) => self.reading = Reading::Nothing,
             Reading::Events(reader) => {
-                for event in reader.push(chunk) {
-                    self.message(&event).await;
-                }
+                let pieces = reader.push(&chunk);
+                return self.admit(pieces).await;
             }
             Reading::Nothing => {}
         }
+        chunk
     }
 
-    async fn message(&mut self, bytes: &[u8]) {
+    /// What a stream that has ended left behind its last whole event.
+    async fn rest(&mut self) -> Option<Bytes> {
+        let Reading::Events(reader) = &mut self.reading else { return None };
+        let rest = reader.rest()?;
+        Some(self.admit(vec![rest]).await)
+    }
+
+    async fn admit(&mut self, pieces: Vec<sse::Piece>) -> Bytes {
+        let mut admitted = Vec::new();
+        for piece in pieces {
+            let goes_on = match &piece.data {
+                Some(data) => self.message(data).await.is_ok(),
+                None => true,
+            };
+            if goes_on {
+                admitted.extend(piece.raw);
+            }
+        }
+        admitted.into()
+    }
+
+    /// Takes note of a message; an error says that it must not go on.
+    async fn message(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         match envelope::parse(bytes) {
             Ok(Message::Answer { id, ending }) => self.answered(&id, ending),
             Ok(Message::Request(request)) => {
                 let session = self.session.clone().unwrap_or_default();
-                self.proxy.ask_back(&session, &request, bytes.len()).await;
+                let asked = self.proxy.ask_back(&session, &request, bytes.len()).await;
+                return asked.inspect_err(|_| self.refuse(&request));
             }
             Ok(Message::Notification { method, .. }) => self.proxy.count(&method),
             // The client will find that as well.
             Err(_) => {}
         }
+        Ok(())
+    }
+
+    /// Tells the server that its request goes no further.
+    fn refuse(&self, request: &Request) {
+        let (proxy, mut headers) = (Arc::clone(&self.proxy), self.headers.clone());
+        let answer = error_body(&request.raw_id, CODE_NOT_RECORDED, NOT_RECORDED);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        tokio::spawn(async move {
+            let Server::Http(server) = &proxy.server else { return };
+            // It is told once: a server that does not hear it has limits of its own.
+            drop(tokio::time::timeout(READ_ON, server.send(Method::POST, &headers, answer.into())).await);
+        });
     }
 
     fn answered(&mut self, id: &str, ending: Ending) {
@@ -302,7 +362,8 @@ impl Pump {
     async fn end(mut self, ended: Outcome, deadline: Instant) {
         if let Reading::Json(bytes) = &mut self.reading {
             let bytes = std::mem::take(bytes);
-            self.message(&bytes).await;
+            // It went on as it came: what answers a request as JSON is an answer, or nothing that a client reads.
+            self.message(&bytes).await.ok();
         }
         let Some(own) = self.own.take() else { return };
         let mut ending = Ending { response_bytes: self.bytes, ..Ending::of(ended) };
@@ -324,7 +385,7 @@ impl Pump {
             ending.outcome = Outcome::Cancelled;
         } else if resumable && self.status.is_success() && ended != Outcome::Timeout {
             // The client may take the stream up again; the answer is then seen there.
-            tokio::time::sleep_until(deadline).await;
+            clock::sleep_until(deadline).await;
             ending.outcome = Outcome::Timeout;
         }
         self.proxy.open.finish(open::Side::Client, session, &own.id, ending);

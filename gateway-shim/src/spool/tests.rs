@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use custody::{
     batch::{encode_signed, seal_header},
-    id::{GatewayId, WorkspaceId},
+    id::{GatewayId, HeaderHash, KeyId, WorkspaceId},
+    wire::DropReason,
 };
 
 use super::*;
 use crate::{
-    batcher::{self, Saying},
-    durable::recorder::{ALL_UNSYNCED, Ignored, Op, Recorder, Unsynced, after_power_failure},
+    batcher::{self, Pending, Place, Saying},
+    durable::recorder::{ALL_UNSYNCED, Fault, Ignored, Op, Recorder, Unsynced, after_power_failure},
     key::Name,
 };
 
@@ -331,6 +332,6 @@ fn a_full_spool_lets_go_of_what_the_ledger_has_and_of_nothing_else() {
 fn a_failed_sync_answers_nobody() {
     let mut bench = Bench::new(None);
     bench.record(None);
-    bench.disk.fail_syncs();
+    bench.disk.fail(Fault { at: |op| matches!(op, Op::Sync(_)), kind: io::ErrorKind::Other, stored: false });
     assert!(matches!(bench.spool.sync(), Err(SpoolError::Disk(_))));
 }

@@ -56,6 +56,8 @@ pub(crate) struct Script {
     pub(crate) tricks: VecDeque<Trick>,
     /// Cuts and archives after each batch.
     pub(crate) archives: bool,
+    /// Answers a request for a certificate.
+    pub(crate) certificate: Option<String>,
     pub(crate) hellos: Vec<wire::Hello>,
     /// Every batch that came, as it came.
     pub(crate) came: Vec<Bytes>,
@@ -183,12 +185,17 @@ impl Ingest for Shared {
             };
             let mut head = shared.welcome(&hello, &outbox).await;
             while let Some(Ok(message)) = incoming.next().await {
-                if let Some(from_gateway::Message::Batch(bytes)) = message.message {
-                    let answers = shared.take(bytes, &mut head);
-                    let Some(answers) = answers else { return };
-                    for answer in answers {
-                        outbox.send(FromLedger { message: Some(answer) }).await.ok();
+                let answers = match message.message {
+                    Some(from_gateway::Message::Batch(bytes)) => shared.take(bytes, &mut head),
+                    Some(from_gateway::Message::RenewCertificate(request)) => {
+                        assert!(request.contains("BEGIN CERTIFICATE REQUEST"), "{request}");
+                        shared.script.lock().unwrap().certificate.take().map(|pem| vec![Message::Certificate(pem)])
                     }
+                    _ => continue,
+                };
+                let Some(answers) = answers else { return };
+                for answer in answers {
+                    outbox.send(FromLedger { message: Some(answer) }).await.ok();
                 }
             }
         });

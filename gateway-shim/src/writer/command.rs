@@ -1,0 +1,138 @@
+//! What the writer is asked, and what it answers.
+
+use bytes::Bytes;
+use custody::{
+    id::{Epoch, GatewayId},
+    wire::{self, OpeningReason, record::Kind},
+};
+use tokio::sync::oneshot;
+
+use crate::spool::{Receipts, Received};
+
+/// A record's stable name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RecordName {
+    /// The gateway.
+    pub gateway: GatewayId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Number within the epoch.
+    pub number: u64,
+}
+
+impl std::fmt::Display for RecordName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.gateway, self.epoch, self.number)
+    }
+}
+
+/// Why a record was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The spool is full of what the ledger does not hold: try again when the ledger is back.
+    SpoolFull,
+    /// As above, and the configuration says to let the record go; the loss is declared.
+    Dropped,
+    /// Too many calls are in progress: try again soon.
+    Busy,
+    /// The gateway drains: try another one.
+    Draining,
+    /// The disk failed, or the gateway stopped for good.
+    Stopped,
+    /// Not a record that a gateway may write.
+    NotARecord,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SpoolFull => "record: the spool is full; hint: is the ledger reachable?",
+            Self::Dropped => "record: the spool is full; it is declared as dropped: do not send it again",
+            Self::Busy => "record: too many calls are in progress",
+            Self::Draining => "record: the gateway is ending",
+            Self::Stopped => "record: the gateway has stopped",
+            Self::NotARecord => "record: not a record that a gateway may write",
+        })
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Ticket of a call in progress.
+pub type Ticket = u64;
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Its outcome.
+    pub outcome: wire::Outcome,
+    /// JSON-RPC error code or HTTP status.
+    pub error_code: Option<u32>,
+    /// Bytes of the answer.
+    pub response_bytes: u64,
+}
+
+impl Ending {
+    /// An ending with nothing but its outcome.
+    pub fn of(outcome: wire::Outcome) -> Self {
+        Self { outcome, error_code: None, response_bytes: 0 }
+    }
+}
+
+/// Where an answer goes.
+pub type Answer<T> = oneshot::Sender<Result<T, Refused>>;
+
+/// What the writer is asked.
+#[derive(Debug)]
+pub enum Command {
+    /// A record, whole.
+    Record(Box<Kind>, Answer<RecordName>),
+    /// A call begins.
+    Begin(Box<wire::Call>, Answer<Ticket>),
+    /// A call has ended.
+    Finish(Ticket, Ending, Option<Answer<()>>),
+    /// Batches to send.
+    Fetch(Fetch, Answer<Vec<(u64, Bytes)>>),
+    /// A verified receipt: the head, and which batches it covers.
+    Receipts(Receipts, Answer<()>),
+    /// A verified archived receipt: the last segment that it covers.
+    Archived(u64, Answer<()>),
+    /// The ledger lost what it had from this order on.
+    Unreceived(u64, Answer<()>),
+    /// A verified statement.
+    Statement(Bytes, Answer<()>),
+    /// A new epoch that continues nothing; what has no receipt is signed again in it.
+    Rewind(OpeningReason, Answer<()>),
+    /// Where a batch stands in the spool.
+    OrderOf(Epoch, u64, Answer<Option<u64>>),
+    /// No more records: sign the last batches and close the epoch. Gives the number of calls that had not ended.
+    Drain(Answer<u64>),
+}
+
+/// Which batches.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetch {
+    /// From this order on.
+    pub from: u64,
+    /// Only those without a receipt.
+    pub unreceived: bool,
+    /// At most so many.
+    pub count_max: usize,
+    /// At most so many bytes, but at least one batch.
+    pub bytes_max: usize,
+}
+
+/// What others may watch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Order that the next batch will get.
+    pub next_order: u64,
+    /// Batches without a receipt.
+    pub unreceived: u64,
+}
+
+/// The receipts of one message, as the spool keeps them.
+pub fn receipts(head: Bytes, received: impl IntoIterator<Item = (u64, u64)>) -> Receipts {
+    let received = received.into_iter().map(|(order, segment)| Received { order, segment });
+    Receipts { head, received: received.collect() }
+}

@@ -1,0 +1,37 @@
+//! The records that the writer itself makes: of calls, from how they began and ended, and of the gateway.
+
+use custody::wire::{self, gateway_event::Event, record::Kind};
+
+use super::Ending;
+use crate::clock;
+
+/// An event of the gateway, now.
+pub(super) fn event(event: Event) -> Kind {
+    Kind::GatewayEvent(wire::GatewayEvent { at: clock::now_us(), event: Some(event) })
+}
+
+/// The record of a call that has begun.
+pub(super) fn intent_of(mut call: wire::Call) -> Kind {
+    call.phase = wire::Phase::Intent as i32;
+    call.outcome = wire::Outcome::Running as i32;
+    Kind::Call(call)
+}
+
+/// The record of its end, when its intent is a record of its own.
+pub(super) fn outcome_of(call: wire::Call, ending: &Ending, duration_us: u64) -> Kind {
+    ended(call, wire::Phase::Outcome, ending, duration_us)
+}
+
+/// The one record of a call that was short.
+pub(super) fn complete_of(call: wire::Call, ending: &Ending, duration_us: u64) -> Kind {
+    ended(call, wire::Phase::Complete, ending, duration_us)
+}
+
+fn ended(mut call: wire::Call, phase: wire::Phase, ending: &Ending, duration_us: u64) -> Kind {
+    call.phase = phase as i32;
+    call.outcome = ending.outcome as i32;
+    call.error_code = ending.error_code;
+    call.response_bytes = ending.response_bytes;
+    call.duration_us = duration_us;
+    Kind::Call(call)
+}
