@@ -6,4 +6,5 @@ mod commands;
 mod evidence;
 mod hostile_tar;
 mod ledger;
+mod order;
 mod reports;
