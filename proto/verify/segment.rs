@@ -21,12 +21,12 @@ use crate::{
 };
 
 /// What is asked of one segment.
-pub(super) struct Task {
-    pub(super) seal: Seal,
+pub(super) struct Task<'a> {
+    pub(super) seal: &'a Seal,
     /// Index of the seal in the log.
     pub(super) log_index: u64,
     /// The workspace's keys at the end of the archive; the seal says how many of their statements hold in the segment.
-    pub(super) chain: Arc<Chain>,
+    pub(super) chain: &'a Chain,
 }
 
 /// A leaf that passed by itself.
@@ -60,8 +60,8 @@ pub(super) struct Report {
 }
 
 /// `None` where the object is not there and may have expired.
-pub(super) fn check(objects: &impl Archive, log: &Log, task: &Task) -> Result<Report, Stop> {
-    let seal = &task.seal;
+pub(super) fn check(objects: &impl Archive, log: &Log, task: &Task<'_>) -> Result<Report, Stop> {
+    let seal = task.seal;
     let name = archive::segment(seal.workspace, seal.segment, seal.object_sha256);
     let Some(bytes) = objects.get(&name)? else {
         return Err(Fault::new(Check::SegmentPresent, &name, "the object that the seal names", "no object").into());
@@ -119,7 +119,7 @@ impl<'a> Pass<'a> {
     fn finish(self, object: Object) -> Result<Report, Stop> {
         let Self { reader: Reader { task, name, .. }, tree, tally, leaves, leaf_fault, content_fault } = self;
         leaf_fault.map_or(Ok(()), Err)?;
-        let seal = &task.seal;
+        let seal = task.seal;
         ensure(
             Check::SegmentRoot,
             (tree.size(), tree.root()) == (seal.size, seal.root),
@@ -233,7 +233,7 @@ impl Tally {
 
 struct Reader<'a> {
     log: &'a Log,
-    task: &'a Task,
+    task: &'a Task<'a>,
     name: &'a str,
     position: u64,
     term: u64,
@@ -322,7 +322,7 @@ impl Reader<'_> {
 
     /// The key that signs the batch, and since which position it is in doubt.
     fn signer(&self, at: u64, header: &Header) -> Result<(KeyState, Option<u64>), Stop> {
-        let seal = &self.task.seal;
+        let seal = self.task.seal;
         let ledger = self.log.ledger_after(seal.ledger_chain.count).map(|state| &state.chain);
         let of_workspace = self.task.chain.key_at(&header.key_id, seal.workspace_chain.count);
         let of_ledger = || ledger.and_then(|chain| chain.key(&header.key_id)).filter(|key| key.role == Role::Record);

@@ -75,6 +75,13 @@ impl Archive for Source {
         }
     }
 
+    fn each(&self, folder: &str, see: &mut dyn FnMut(&str)) -> Result<(), Unreadable> {
+        match self {
+            Self::Folder(of) => of.each(folder, see),
+            Self::Tar(tar) => tar.each(folder, see),
+        }
+    }
+
     fn expand(&self, frame: &[u8], length: u64) -> Option<Bytes> {
         expand(frame, length)
     }

@@ -52,9 +52,16 @@ impl Archive for Tar {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, Unreadable> {
+        let mut names = Vec::new();
+        self.each(folder, &mut |name| names.push(name.to_owned()))?;
+        Ok(names)
+    }
+
+    fn each(&self, folder: &str, see: &mut dyn FnMut(&str)) -> Result<(), Unreadable> {
         let from = if folder.is_empty() { String::new() } else { format!("{folder}/") };
         let names = self.members.range(from..).map_while(|(name, _)| below(name, folder));
-        Ok(names.map(str::to_owned).collect())
+        names.for_each(see);
+        Ok(())
     }
 
     fn expand(&self, frame: &[u8], length: u64) -> Option<Bytes> {

@@ -6,5 +6,6 @@ mod commands;
 mod evidence;
 mod hostile_tar;
 mod ledger;
+mod many;
 mod order;
 mod reports;
