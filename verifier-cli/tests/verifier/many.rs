@@ -1,14 +1,20 @@
-//! Many small workspaces: walked on all processors, with one and the same verdict.
+//! Many small workspaces: walked on all processors, with one and the same verdict; and how much of them there is to read.
 
 use std::{
     fs,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use custody::verify::{self, InTurn, Options, Workers};
-use verifier::{reader::Source, workers::AllCores};
+use custody::{
+    policy::Scope,
+    verify::{self, InTurn, Options, Workers},
+};
+use verifier::{progress::records_in_scope, reader::Source, workers::AllCores};
 
-use crate::ledger::{BEGINNING, Ledger, call, opened, policy};
+use crate::{
+    commands::Place,
+    ledger::{BEGINNING, Ledger, call, opened, policy},
+};
 
 const WORKSPACES: u8 = 120;
 
@@ -58,4 +64,25 @@ fn small_workspaces_are_walked_on_all_processors_with_one_verdict() {
     let faulty: Vec<_> = in_turn.faults.iter().map(|fault| fault.workspace.unwrap().0[0]).collect();
     assert!(faulty.is_sorted(), "{faulty:?}");
     assert_eq!((in_turn.findings.len(), in_turn.findings_more), (1_000, 90 * 13 - 1_000), "listed, and only counted");
+}
+
+#[test]
+fn the_total_of_the_progress_is_what_is_read_in_the_end() {
+    let place = Place::new();
+    let source = Source::open(&place.path("archive")).unwrap();
+    let all = Options { as_of: BEGINNING, ..Options::default() };
+    let since = |after_us: u64| Options { since: Some(BEGINNING + after_us), ..all.clone() };
+    let until = |after_us: u64| Options { until: Some(BEGINNING + after_us), ..all.clone() };
+    let mut beta = policy();
+    beta.scope = Scope::Workspaces(vec![place.workspaces[1].id.to_string()]);
+    for policy in [policy(), beta] {
+        for options in [&all, &since(20_000), &until(20_000), &since(60_000_000), &until(0)] {
+            let total = records_in_scope(&source, &policy, options).unwrap();
+            let verdict = verify::run(&source, &policy, options, &InTurn).unwrap();
+            assert_eq!(verdict.faults, []);
+            assert_eq!(total, Some(verdict.counts.records), "{options:?}");
+        }
+    }
+    let earlier = Options { at_size: Some(4), ..all };
+    assert_eq!(records_in_scope(&source, &policy(), &earlier), Ok(None));
 }
