@@ -103,6 +103,14 @@ fn bytes_max(name: &str) -> u64 {
     }
 }
 
+/// Room for an object of this length, in bytes. Great ones get theirs in equal steps, so that the place that one leaves in
+/// memory fits the next, which is a little longer; what is not written to costs nothing.
+fn room(length: u64) -> usize {
+    const STEP: u64 = 16 << 20;
+    let rounded = if length < 1 << 20 { length } else { length.next_multiple_of(STEP) };
+    usize::try_from(rounded).unwrap_or(0)
+}
+
 /// Whether every part of `name` stays below the archive.
 fn is_safe(name: &str) -> bool {
     name.len() <= NAME_BYTES_MAX

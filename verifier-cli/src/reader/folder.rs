@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use custody::verify::{Archive, Unreadable};
 
-use super::{NAMES_MAX, bytes_max, expand, failed, is_safe, join, refused, too_many};
+use super::{NAMES_MAX, bytes_max, expand, failed, is_safe, join, refused, room, too_many};
 
 /// A folder with the objects of an archive as files.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl Archive for Folder {
             return Err(refused(&path, "not a regular file"));
         }
         let limit = bytes_max(name).saturating_add(1);
-        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).unwrap_or(0));
+        let mut bytes = Vec::with_capacity(room(metadata.len().min(limit)));
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
