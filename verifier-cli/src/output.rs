@@ -37,7 +37,7 @@ pub fn create(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         };
         Failure::Unreadable(format!("cannot write {}: {why}{hint}", path.display()))
     };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     make_folder(folder).map_err(failed)?;
     let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
@@ -45,12 +45,17 @@ pub fn create(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     sync_folder(folder).map_err(failed)
 }
 
+/// Where a file or folder is.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
 /// Makes a folder and those above it; each new one's name is on disk when this returns.
 fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() || folder == Path::new(".") {
         return Ok(());
     }
-    let above = folder.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let above = folder_of(folder);
     make_folder(above)?;
     match fs::create_dir(folder) {
         Err(why) if why.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),

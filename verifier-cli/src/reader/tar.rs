@@ -223,9 +223,9 @@ impl Indexer<'_> {
             return Err(self.odd("an extension header that is too long"));
         }
         let bytes = self.extension(start, size)?;
-        // An empty line ends what one reader takes of it.
-        if !bytes.is_empty() && (!bytes.ends_with(b"\n") || bytes.split_inclusive(|b| *b == b'\n').any(|l| l == b"\n"))
-        {
+        // Each line begins with its length: an empty one ends what one reader takes, a sign what another takes.
+        let is_line = |line: &[u8]| line.first().is_some_and(u8::is_ascii_digit) && line.ends_with(b"\n");
+        if !bytes.split_inclusive(|byte| *byte == b'\n').all(is_line) {
             return Err(self.odd("a malformed extension header"));
         }
         let mut name = None;

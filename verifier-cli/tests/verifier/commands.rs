@@ -295,8 +295,8 @@ fn records_are_shown_with_and_without_a_policy() {
 fn a_file_that_is_made_is_on_disk_under_its_name() {
     let place = Place::new();
     let (trace, out) = (place.path("trace"), place.path("new/folder/evidence"));
-    let archive = [place.path("archive"), place.path("policy.json"), out.clone()];
-    let [archive, policy, file] = archive.each_ref().map(|path| path.as_os_str());
+    let paths = [place.path("archive"), place.path("policy.json"), out];
+    let [archive, policy, file] = paths.each_ref().map(|path| path.as_os_str());
     let status = Command::new("strace")
         .args(["-f", "-y", "-e", "trace=fsync", "-o"])
         .arg(&trace)

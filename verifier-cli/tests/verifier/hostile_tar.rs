@@ -58,13 +58,22 @@ fn end() -> Vec<u8> {
     vec![0; 1024]
 }
 
+type Cases = Vec<(&'static str, Vec<Vec<u8>>)>;
+
 #[test]
 fn what_is_odd_is_refused_with_a_word() {
+    for (expected, parts) in [odd_members(), odd_extensions()].concat() {
+        let why = open(&parts).expect_err(expected);
+        assert!(why.contains(expected) && why.contains("hint: "), "{expected}: {why}");
+    }
+}
+
+fn odd_members() -> Cases {
     let good = member("log/checkpoints/7", b"seven");
     let raw = |kind, size| header(b"log/checkpoints/8", kind, size).as_bytes().to_vec();
     let mut damaged = good.clone();
     damaged[3] ^= 1;
-    let cases: Vec<(&str, Vec<Vec<u8>>)> = vec![
+    vec![
         ("a member of kind Symlink", vec![raw(EntryType::Symlink, 0), end()]),
         ("a member of kind Link", vec![raw(EntryType::Link, 0), end()]),
         ("a member of kind Char", vec![raw(EntryType::Char, 0), end()]),
@@ -93,6 +102,13 @@ fn what_is_odd_is_refused_with_a_word() {
         ("something follows the end", vec![good.clone(), vec![0; 2 << 20]]),
         ("a wrong checksum", vec![damaged, end()]),
         ("a wrong checksum", vec![vec![0x1f; 1024], end()]),
+    ]
+}
+
+fn odd_extensions() -> Cases {
+    let good = member("log/checkpoints/7", b"seven");
+    let raw = |kind, size| header(b"log/checkpoints/8", kind, size).as_bytes().to_vec();
+    vec![
         (
             "a name that is too long",
             vec![raw(EntryType::GNULongName, 1 << 10), vec![b'a'; 1 << 10], good.clone(), end()],
@@ -114,6 +130,7 @@ fn what_is_odd_is_refused_with_a_word() {
         ),
         ("a malformed extension header", vec![typed("pax", EntryType::XHeader, b"9 nonsense"), good.clone(), end()]),
         ("a malformed extension header", vec![typed("pax", EntryType::XHeader, b"8 path=a"), good.clone(), end()]),
+        ("a malformed extension header", vec![typed("pax", EntryType::XHeader, b"+10 path=a\n"), good.clone(), end()]),
         (
             "a malformed extension header",
             vec![typed("pax", EntryType::XHeader, b"9 path=a\n\n9 path=b\n"), good.clone(), end()],
@@ -128,15 +145,11 @@ fn what_is_odd_is_refused_with_a_word() {
                     header.set_cksum();
                     [header.as_bytes(), &bytes[512..]].concat()
                 },
-                good.clone(),
+                good,
                 end(),
             ],
         ),
-    ];
-    for (expected, parts) in cases {
-        let why = open(&parts).expect_err(expected);
-        assert!(why.contains(expected) && why.contains("hint: "), "{expected}: {why}");
-    }
+    ]
 }
 
 #[test]
