@@ -748,7 +748,12 @@ def tar_members(path):
             kind, name, size = tar_header(header)
             data_at = file.tell()
             if kind in b"xgL":
-                long_name = tar_extension(kind, file.read(size), long_name)
+                name = tar_extension(kind, size, file.read((size + 511) // 512 * 512) if size <= 65_536 else b"")
+                if name is not None and long_name is not None:
+                    raise NoVerdict("two names for one member of the tar")
+                long_name = long_name if name is None else name
+            elif kind == b"5" and size > 0:
+                raise NoVerdict("a folder with content in the tar")
             elif kind in b"0\0" or kind == b"5":
                 members.append((long_name or name, kind == b"5", data_at, size))
                 long_name = None
@@ -759,32 +764,52 @@ def tar_members(path):
     return tar_objects(path, members)
 
 
+def tar_number(field, needed=False):
+    """Octal digits up to the first zero byte, with spaces around them."""
+    text = field.split(b"\0")[0].strip(b" \t\n\f\r")
+    if not re.fullmatch(rb"[0-7]*", text) or (needed and not text):
+        raise NoVerdict("a number in a tar header that is none")
+    return int(text or b"0", 8)
+
+
 def tar_header(header):
     if len(header) < 512:
         raise NoVerdict("a tar without its end")
-    try:
-        checksum = int(header[148:156].strip(b"\0 "), 8)
-        size = int(header[124:136].strip(b"\0 ") or b"0", 8)
-    except ValueError as error:
-        raise NoVerdict("a tar header that is none") from error
+    checksum, size = tar_number(header[148:156], needed=True), tar_number(header[124:136], needed=True)
     if checksum != sum(header) - sum(header[148:156]) + 8 * 32:
         raise NoVerdict("a tar header with a wrong checksum")
-    prefix = header[345:500].split(b"\0")[0] if header[257:263] == b"ustar\0" else b""
+    for low, high in (100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345):
+        if header[low] not in (0x80, 0xFF):
+            tar_number(header[low:high])
+    is_ustar = header[257:265] == b"ustar\x0000"
+    if not is_ustar and any(header[345:500]):
+        raise NoVerdict("the beginning of a name where this tar has none")
+    prefix = header[345:500].split(b"\0")[0]
     name = header[:100].split(b"\0")[0]
     return header[156:157], (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape"), size
 
 
-def tar_extension(kind, data, long_name):
+def tar_extension(kind, size, blocks):
     """A name that an extension header gives; a size that it gives is refused."""
+    data = blocks[:size]
+    if len(data) != size or any(blocks[size:]):
+        raise NoVerdict("an extension header of the tar that is cut, too long, or goes on after its end")
     if kind == b"L":
-        return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
-    for record in re.findall(rb"\d+ ([^\n]*)\n", data):
-        key, _, value = record.partition(b"=")
-        if key == b"size":
+        if size > 513 or not data.endswith(b"\0"):
+            raise NoVerdict("a long name in the tar without its end")
+        return data[:-1].decode("utf-8", "surrogateescape")
+    name = None
+    for line in re.findall(rb"[^\n]*\n|[^\n]+", data):
+        record = re.fullmatch(rb"([0-9]+) ([^=\n]*)=([^\n]*)\n", line)
+        if not record or int(record[1]) != len(line):
+            raise NoVerdict("a malformed extension header in the tar")
+        if record[2] == b"size" or record[2].startswith(b"GNU.sparse"):
             raise NoVerdict("a size in an extension header of the tar")
-        if key == b"path" and kind == b"x":
-            long_name = value.decode("utf-8", "surrogateescape")
-    return long_name
+        if record[2] == b"path":
+            if kind == b"g":
+                raise NoVerdict("a global header of the tar that names a member")
+            name = record[3].decode("utf-8", "surrogateescape")
+    return name
 
 
 def tar_end(file):

@@ -9,6 +9,10 @@ use sha2::{Digest, Sha256};
 
 use crate::id::{HeaderHash, KeyId, ObjectHash};
 
+mod many;
+
+pub(crate) use many::{TOGETHER, keyed_hashes, keyed_pairs};
+
 /// One use of keyed BLAKE3; its key is `derive_key(context, "")`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]

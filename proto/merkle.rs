@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 
 use crate::{
-    hash::{Use, node, sha256},
+    hash::{Use, keyed_pairs, node, sha256},
     id::{LeafHash, RootHash},
 };
 
@@ -19,6 +19,11 @@ pub trait TreeHash {
     fn node(left: &Node, right: &Node) -> Node;
     /// Root of the tree without leaves.
     fn empty() -> Node;
+    /// Hashes of each two neighbours, at the end of `above`; a node that is left over is left out.
+    fn pairs(level: &[Node], above: &mut Vec<Node>) {
+        let (pairs, _) = level.as_chunks::<2>();
+        above.extend(pairs.iter().map(|[left, right]| Self::node(left, right)));
+    }
 }
 
 macro_rules! blake3_tree {
@@ -33,6 +38,9 @@ macro_rules! blake3_tree {
             }
             fn empty() -> Node {
                 Use::$leaf.hasher().finish()
+            }
+            fn pairs(level: &[Node], above: &mut Vec<Node>) {
+                keyed_pairs(&Use::$node.key(), level, above);
             }
         }
     )*};
@@ -327,20 +335,18 @@ impl<H: TreeHash> Tree<H> {
     }
 }
 
-/// Root of the tree over `leaves`, in memory of their logarithm: for verifiers, who need no proofs.
+/// Root of the tree over `leaves`, level by level: for verifiers, who need no proofs. A node without a neighbour rises as it
+/// is, which gives the shape of RFC 6962.
 pub fn root_of<H: TreeHash>(leaves: &[Node]) -> RootHash {
-    fn fold<H: TreeHash>(leaves: &[Node]) -> Node {
-        match leaves {
-            [] => H::empty(),
-            [leaf] => *leaf,
-            _ => {
-                let at = usize::try_from(split(leaves.len() as u64)).unwrap_or(0);
-                let (left, right) = leaves.split_at_checked(at).unwrap_or((leaves, &[]));
-                H::node(&fold::<H>(left), &fold::<H>(right))
-            }
-        }
+    let mut level = leaves.to_vec();
+    while level.len() > 1 {
+        let mut above = Vec::with_capacity(level.len().div_ceil(2));
+        H::pairs(&level, &mut above);
+        let (_, left_over) = level.as_chunks::<2>();
+        above.extend_from_slice(left_over);
+        level = above;
     }
-    RootHash(fold::<H>(leaves))
+    RootHash(level.first().copied().unwrap_or_else(H::empty))
 }
 
 #[cfg(test)]

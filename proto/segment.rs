@@ -232,6 +232,13 @@ impl Object {
         Ok(Self { header, frames: index.frames, roster, roster_bytes, bytes })
     }
 
+    /// Lets the frames' bytes go, once nobody will read them.
+    #[must_use]
+    pub fn without_frames(mut self) -> Self {
+        self.bytes = Bytes::new();
+        self
+    }
+
     /// Compressed bytes of a frame.
     pub fn frame(&self, frame: &wire::SegmentFrame) -> Option<&[u8]> {
         let start = usize::try_from(frame.offset).ok()?;

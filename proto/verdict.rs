@@ -335,6 +335,27 @@ pub struct Counts {
     pub newest_sealed_at: Option<u64>,
 }
 
+impl Counts {
+    fn add(&mut self, part: &Self) {
+        for (sum, number) in [
+            (&mut self.log_entries, part.log_entries),
+            (&mut self.workspaces, part.workspaces),
+            (&mut self.segments, part.segments),
+            (&mut self.batches, part.batches),
+            (&mut self.records, part.records),
+            (&mut self.dropped, part.dropped),
+            (&mut self.heads, part.heads),
+            (&mut self.heads_not_checked, part.heads_not_checked),
+        ] {
+            *sum = sum.saturating_add(number);
+        }
+        // Nothing is the least of all options, so of the first times the one that is there counts.
+        self.first_received_at = [self.first_received_at, part.first_received_at].into_iter().flatten().min();
+        self.last_received_at = self.last_received_at.max(part.last_received_at);
+        self.newest_sealed_at = self.newest_sealed_at.max(part.newest_sealed_at);
+    }
+}
+
 impl Verdict {
     /// Adds a finding, or only counts it past the limit.
     pub fn find(&mut self, name: &'static str, workspace: Option<WorkspaceId>, place: String, text: String) {
@@ -343,6 +364,18 @@ impl Verdict {
         } else {
             self.findings_more = self.findings_more.saturating_add(1);
         }
+    }
+
+    /// Takes what another part of the archive came to, as if it had been found here from the beginning.
+    pub(crate) fn add(&mut self, part: Self) {
+        self.faults.extend(part.faults);
+        let room = FINDINGS_MAX.saturating_sub(self.findings.len());
+        let over = part.findings.len().saturating_sub(room);
+        self.findings.extend(part.findings.into_iter().take(room));
+        self.findings_more = self.findings_more.saturating_add(part.findings_more).saturating_add(over as u64);
+        self.counts.add(&part.counts);
+        self.workspaces.extend(part.workspaces);
+        self.suspect_batches = self.suspect_batches.saturating_add(part.suspect_batches);
     }
 
     /// How a claim stands, and why.

@@ -50,6 +50,7 @@ pub fn parse_known(bytes: &[u8]) -> Result<Known, String> {
 }
 
 /// Holds what is known against what the archive turns out to have.
+#[derive(Clone)]
 pub(super) struct Knowledge<'a> {
     options: &'a Options,
     log: &'a Log,
@@ -71,6 +72,19 @@ impl<'a> Knowledge<'a> {
             }
         }
         knowledge
+    }
+
+    /// For the walk through one workspace, whose own finds [`Self::add`] takes.
+    pub(super) fn without_faults(&self) -> Self {
+        Self { faults: Vec::new(), ..self.clone() }
+    }
+
+    /// Takes what the walk through one workspace found. What is known of another one it has left as it was.
+    pub(super) fn add(&mut self, of_workspace: Self) {
+        for (seen, found) in self.seen.iter_mut().zip(of_workspace.seen) {
+            *seen = found.or(*seen);
+        }
+        self.faults.extend(of_workspace.faults);
     }
 
     fn set(&mut self, at: usize, agrees: bool) {

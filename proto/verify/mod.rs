@@ -4,14 +4,13 @@
 //! a workspace ends that workspace, and what comes after it there is not claimed. The caller brings the objects
 //! ([`Archive`]) and, if it likes, several processors ([`Workers`]); the verdict does not depend on them.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 
 use crate::{
     head::SignedHead,
     note::{SignedCheckpoint, cosignature_time},
     policy::Policy,
+    segment::Seal,
     statement::Roots,
     strict::{self, table},
     verdict::{Check, Claim, Fault, State, Verdict, is_omitted},
@@ -21,6 +20,7 @@ use crate::{
 mod known;
 mod log;
 mod segment;
+mod strays;
 mod workspace;
 
 pub use known::{Known, parse_known};
@@ -51,6 +51,16 @@ pub trait Archive: Sync {
     /// # Errors
     /// [`Unreadable`].
     fn list(&self, folder: &str) -> Result<Vec<String>, Unreadable>;
+
+    /// Gives `see` the name of each object below a folder, relative to it: each once, those of one folder after one another,
+    /// in any order besides. Whoever has very many gives them as it reads them.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    fn each(&self, folder: &str, see: &mut dyn FnMut(&str)) -> Result<(), Unreadable> {
+        self.list(folder)?.iter().for_each(|name| see(name));
+        Ok(())
+    }
 
     /// Content of one zstd frame that must be exactly `length` bytes long; `None` if it is not, or something follows.
     fn expand(&self, frame: &[u8], length: u64) -> Option<Bytes>;
@@ -90,6 +100,14 @@ pub struct Options {
     pub until: Option<u64>,
     /// What the auditor knows from elsewhere.
     pub known: Vec<Known>,
+}
+
+impl Options {
+    /// Whether a segment has something of the period that was asked for.
+    pub fn asks_for(&self, seal: &Seal) -> bool {
+        self.since.is_none_or(|since| seal.last_received_at >= since)
+            && self.until.is_none_or(|until| seal.first_received_at <= until)
+    }
 }
 
 /// A fault, or an object that could not be read.
@@ -141,21 +159,19 @@ pub fn run(
             verdict.faults.push(fault.of(*id));
         }
     }
-    let mut knowledge = known::Knowledge::new(options, &log);
+    let in_scope = |workspace: &&log::WorkspaceLog| scope.as_ref().is_none_or(|ids| ids.contains(&workspace.id));
+    let workspaces: Vec<&log::WorkspaceLog> = log.workspaces.iter().filter(in_scope).collect();
+    let begun = known::Knowledge::new(options, &log);
+    let mut knowledge = begun.clone();
     let mut open_epochs = Vec::new();
-    for workspace in &log.workspaces {
-        if scope.as_ref().is_some_and(|ids| !ids.contains(&workspace.id)) {
-            continue;
-        }
-        verdict.counts.workspaces = verdict.counts.workspaces.saturating_add(1);
-        verdict.workspaces.push((workspace.id, workspace.name().to_owned()));
-        let mut walk = workspace::Walk::new(archive, policy, options, &log, workspace, &mut knowledge);
-        match walk.run(workers, &mut verdict) {
-            Ok(()) => open_epochs.extend(walk.open_epochs()),
-            Err(Stop::Unreadable(why)) => return Err(why),
-            Err(Stop::Fault(fault)) => verdict.faults.push(fault.of(workspace.id)),
-        }
-    }
+    let walk = Walking { archive, policy, options, log: &log, begun: &begun };
+    walk.each(&workspaces, workers, |part| {
+        part.outcome?;
+        verdict.add(part.verdict);
+        knowledge.add(part.knowledge);
+        open_epochs.extend(part.open_epochs);
+        Ok(())
+    })?;
     verdict.faults.extend(knowledge.faults());
     for place in knowledge.unsigned() {
         let text = "known from elsewhere, but not signed by a key of this ledger: it says nothing".to_owned();
@@ -166,10 +182,83 @@ pub fn run(
     for epoch in open_epochs.iter().filter(|_| options.until.is_none()) {
         epoch.find(newest, &mut verdict);
     }
-    find_strange_workspaces(archive, &log, &mut verdict)?;
+    strays::find_workspaces(archive, &log, &mut verdict)?;
     forget_omitted(&mut verdict);
     third_parties(Some((&log, &knowledge)), policy, options, &mut verdict);
     Ok(verdict)
+}
+
+/// A workspace with no more than this part of all segments is one task among others; the segments of a greater one are
+/// tasks themselves. Then the last task to end keeps the other processors waiting for a hundredth of the time at most, and
+/// a thousand small workspaces are not walked one after the other.
+const SHARE_OF_SHORT: usize = 100;
+
+/// What walks workspaces.
+struct Walking<'a, A> {
+    archive: &'a A,
+    policy: &'a Policy,
+    options: &'a Options,
+    log: &'a Log,
+    begun: &'a known::Knowledge<'a>,
+}
+
+/// What one workspace comes to.
+struct Part<'a> {
+    verdict: Verdict,
+    knowledge: known::Knowledge<'a>,
+    open_epochs: Vec<workspace::OpenEpoch>,
+    outcome: Result<(), Unreadable>,
+}
+
+impl<'a, A: Archive> Walking<'a, A> {
+    /// Walks the workspaces and gives what each comes to, in their order, until one could not be read.
+    fn each(
+        &self,
+        workspaces: &[&'a log::WorkspaceLog],
+        workers: &impl Workers,
+        mut take: impl FnMut(Part<'a>) -> Result<(), Unreadable>,
+    ) -> Result<(), Unreadable> {
+        let total: usize = workspaces.iter().map(|workspace| workspace.seals.len()).sum();
+        let is_short = |workspace: &log::WorkspaceLog| {
+            workspace.seals.len() <= 1 || workspace.seals.len().saturating_mul(SHARE_OF_SHORT) <= total
+        };
+        for run in workspaces.chunk_by(|one, next| is_short(one) && is_short(next)) {
+            if let [workspace] = run {
+                take(self.walk(workspace, workers))?;
+                continue;
+            }
+            let mut outcome = Ok(());
+            workers.ordered(
+                run,
+                |workspace| self.walk(workspace, &InTurn),
+                |part| {
+                    outcome = take(part);
+                    outcome.is_ok()
+                },
+            );
+            outcome?;
+        }
+        Ok(())
+    }
+
+    fn walk(&self, workspace: &'a log::WorkspaceLog, workers: &impl Workers) -> Part<'a> {
+        let mut part = Part {
+            verdict: Verdict::default(),
+            knowledge: self.begun.without_faults(),
+            open_epochs: Vec::new(),
+            outcome: Ok(()),
+        };
+        part.verdict.counts.workspaces = 1;
+        part.verdict.workspaces.push((workspace.id, workspace.name().to_owned()));
+        let Walking { archive, policy, options, log, .. } = *self;
+        let mut walk = workspace::Walk::new(archive, policy, options, log, workspace, &mut part.knowledge);
+        match walk.run(workers, &mut part.verdict) {
+            Ok(()) => part.open_epochs = walk.open_epochs(),
+            Err(Stop::Unreadable(why)) => part.outcome = Err(why),
+            Err(Stop::Fault(fault)) => part.verdict.faults.push(fault.of(workspace.id)),
+        }
+        part
+    }
 }
 
 /// A build that leaves a check out does not report it where the check also ends the walk. Nothing happens in any other.
@@ -189,19 +278,6 @@ pub fn log(archive: &impl Archive, policy: &Policy, at_size: Option<u64>) -> Res
         Err(Stop::Fault(fault)) => Ok(Err(*fault)),
         Err(Stop::Unreadable(why)) => Err(why),
     }
-}
-
-/// Folders of workspaces that the log does not know.
-fn find_strange_workspaces(archive: &impl Archive, log: &Log, verdict: &mut Verdict) -> Result<(), Unreadable> {
-    let mut known: BTreeSet<String> = log.workspaces.iter().map(|workspace| workspace.id.to_string()).collect();
-    for name in archive.list("workspaces")? {
-        let folder = name.split('/').next().unwrap_or_default();
-        if known.insert(folder.to_owned()) {
-            let place = format!("workspaces/{folder}");
-            verdict.find("unreferenced", None, place, "no such workspace in the log".to_owned());
-        }
-    }
-    Ok(())
 }
 
 /// Claims 4 to 6.

@@ -21,12 +21,12 @@ use crate::{
 };
 
 /// What is asked of one segment.
-pub(super) struct Task {
-    pub(super) seal: Seal,
+pub(super) struct Task<'a> {
+    pub(super) seal: &'a Seal,
     /// Index of the seal in the log.
     pub(super) log_index: u64,
     /// The workspace's keys at the end of the archive; the seal says how many of their statements hold in the segment.
-    pub(super) chain: Arc<Chain>,
+    pub(super) chain: &'a Chain,
 }
 
 /// A leaf that passed by itself.
@@ -60,8 +60,8 @@ pub(super) struct Report {
 }
 
 /// `None` where the object is not there and may have expired.
-pub(super) fn check(objects: &impl Archive, log: &Log, task: &Task) -> Result<Report, Stop> {
-    let seal = &task.seal;
+pub(super) fn check(objects: &impl Archive, log: &Log, task: &Task<'_>) -> Result<Report, Stop> {
+    let seal = task.seal;
     let name = archive::segment(seal.workspace, seal.segment, seal.object_sha256);
     let Some(bytes) = objects.get(&name)? else {
         return Err(Fault::new(Check::SegmentPresent, &name, "the object that the seal names", "no object").into());
@@ -75,30 +75,66 @@ pub(super) fn check(objects: &impl Archive, log: &Log, task: &Task) -> Result<Re
         || name.clone(),
         || ("the header of the segment that the seal speaks of", "another's"),
     )?;
-    let entries = read_entries(objects, &object, &name)?;
-    let mut reader = Reader { log, task, name: &name, position: seal.first_position, term: 0, last_head: None };
-    let mut tree = Tree::default();
-    for (at, entry) in (0_u64..).zip(&entries) {
-        reader.check_leaf(at, entry)?;
-        tree.push(entry.leaf_hash());
+    let reader = Reader { log, task, name: &name, position: seal.first_position, term: 0, last_head: None };
+    let mut pass = Pass::new(reader);
+    for frame in &object.frames {
+        read_frame(objects, &object, frame, &name)?.into_iter().for_each(|entry| pass.take(entry));
     }
-    ensure(
-        Check::SegmentRoot,
-        (tree.size(), tree.root()) == (seal.size, seal.root),
-        || name.clone(),
-        || {
-            (
-                format!("{} leaves with root {}", seal.size, seal.root),
-                format!("{} with root {}", tree.size(), tree.root()),
-            )
-        },
-    )?;
-    check_counts(seal, &entries, &name)?;
-    let mut leaves = Vec::with_capacity(entries.len());
-    for (at, entry) in (0_u64..).zip(entries) {
-        leaves.push(reader.check_content(at, entry)?);
+    pass.finish(object)
+}
+
+/// One pass over the leaves: a frame is let go before the next is read, so that a segment needs the memory of one frame.
+/// That makes no difference to which fault is the first: those of form come before those of leaves, these before the
+/// segment's own, and those of content last.
+struct Pass<'a> {
+    reader: Reader<'a>,
+    tree: Tree<SegmentTree>,
+    tally: Tally,
+    leaves: Vec<Leaf>,
+    leaf_fault: Option<Stop>,
+    content_fault: Option<Stop>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(reader: Reader<'a>) -> Self {
+        let (tree, tally, leaves) = (Tree::default(), Tally::default(), Vec::new());
+        Self { reader, tree, tally, leaves, leaf_fault: None, content_fault: None }
     }
-    Ok(Report { object, leaves, tree })
+
+    fn take(&mut self, entry: Entry) {
+        let at = self.tree.size();
+        self.tree.push(entry.leaf_hash());
+        self.tally.take(&entry);
+        if self.leaf_fault.is_none() {
+            self.leaf_fault = self.reader.check_leaf(at, &entry).err();
+        }
+        if self.leaf_fault.is_none() && self.content_fault.is_none() {
+            match self.reader.check_content(at, entry) {
+                Ok(leaf) => self.leaves.push(leaf),
+                Err(stop) => self.content_fault = Some(stop),
+            }
+        }
+    }
+
+    fn finish(self, object: Object) -> Result<Report, Stop> {
+        let Self { reader: Reader { task, name, .. }, tree, tally, leaves, leaf_fault, content_fault } = self;
+        leaf_fault.map_or(Ok(()), Err)?;
+        let seal = task.seal;
+        ensure(
+            Check::SegmentRoot,
+            (tree.size(), tree.root()) == (seal.size, seal.root),
+            || name.to_owned(),
+            || {
+                (
+                    format!("{} leaves with root {}", seal.size, seal.root),
+                    format!("{} with root {}", tree.size(), tree.root()),
+                )
+            },
+        )?;
+        tally.check(seal, name)?;
+        content_fault.map_or(Ok(()), Err)?;
+        Ok(Report { object: object.without_frames(), leaves, tree })
+    }
 }
 
 fn check_object(seal: &Seal, name: &str, bytes: &[u8]) -> Result<(), Stop> {
@@ -119,64 +155,85 @@ fn check_object(seal: &Seal, name: &str, bytes: &[u8]) -> Result<(), Stop> {
     Ok(())
 }
 
-fn read_entries(objects: &impl Archive, object: &Object, name: &str) -> Result<Vec<Entry>, Stop> {
-    let mut entries = Vec::new();
-    for frame in &object.frames {
-        let content = object.frame(frame).filter(|_| frame.content_length <= FRAME_BYTES_MAX);
-        let content = content.and_then(|bytes| objects.expand(bytes, frame.content_length));
-        let place = || format!("{name} frame at byte {}", frame.offset);
-        let content = content.ok_or_else(|| {
-            Fault::new(Check::SegmentForm, place(), format!("one zstd frame of {} bytes", frame.content_length), "none")
+fn read_frame(
+    objects: &impl Archive,
+    object: &Object,
+    frame: &wire::SegmentFrame,
+    name: &str,
+) -> Result<Vec<Entry>, Stop> {
+    let content = object.frame(frame).filter(|_| frame.content_length <= FRAME_BYTES_MAX);
+    let content = content.and_then(|bytes| objects.expand(bytes, frame.content_length));
+    let place = || format!("{name} frame at byte {}", frame.offset);
+    let content = content.ok_or_else(|| {
+        Fault::new(Check::SegmentForm, place(), format!("one zstd frame of {} bytes", frame.content_length), "none")
+    })?;
+    let parts: Vec<Bytes> = split_frame(content).map_err(|why| Fault::form(Check::SegmentForm, place(), &why))?;
+    ensure(Check::SegmentForm, parts.len() as u64 == frame.leaf_count, place, || {
+        (format!("{} entries", frame.leaf_count), parts.len().to_string())
+    })?;
+    let mut entries = Vec::with_capacity(parts.len());
+    for (at, part) in (0_usize..).zip(parts) {
+        let leaf = frame.first_leaf.saturating_add(at as u64);
+        let entry =
+            Entry::parse(part).map_err(|why| Fault::form(Check::EntryForm, format!("{name} leaf {leaf}"), &why))?;
+        let first = at == 0;
+        ensure(Check::SegmentForm, !first || entry.leaf.first_position == frame.first_position, place, || {
+            (format!("first position {}", frame.first_position), entry.leaf.first_position.to_string())
         })?;
-        let parts: Vec<Bytes> = split_frame(content).map_err(|why| Fault::form(Check::SegmentForm, place(), &why))?;
-        ensure(Check::SegmentForm, parts.len() as u64 == frame.leaf_count, place, || {
-            (format!("{} entries", frame.leaf_count), parts.len().to_string())
-        })?;
-        for (at, part) in (0_usize..).zip(parts) {
-            let leaf = frame.first_leaf.saturating_add(at as u64);
-            let entry =
-                Entry::parse(part).map_err(|why| Fault::form(Check::EntryForm, format!("{name} leaf {leaf}"), &why))?;
-            let first = at == 0;
-            ensure(Check::SegmentForm, !first || entry.leaf.first_position == frame.first_position, place, || {
-                (format!("first position {}", frame.first_position), entry.leaf.first_position.to_string())
-            })?;
-            entries.push(entry);
-        }
+        entries.push(entry);
     }
     Ok(entries)
 }
 
-fn check_counts(seal: &Seal, entries: &[Entry], name: &str) -> Result<(), Stop> {
-    let of = |kind: LeafKind| entries.iter().filter(|entry| entry.leaf.kind == kind).count() as u64;
-    let times = || entries.iter().map(|entry| entry.leaf.received_at);
-    let found = [
-        entries.iter().map(Entry::records).sum(),
-        of(LeafKind::Batch),
-        of(LeafKind::Equivocation),
-        of(LeafKind::Statement),
-        times().min().unwrap_or(0),
-        times().max().unwrap_or(0),
-    ];
-    let expected = [
-        seal.record_count,
-        seal.batch_count,
-        seal.equivocation_count,
-        seal.statement_count,
-        seal.first_received_at,
-        seal.last_received_at,
-    ];
-    ensure(
-        Check::SealCounts,
-        found == expected,
-        || name.to_owned(),
-        || (format!("records, batches, equivocations, statements, times {expected:?}"), format!("{found:?}")),
-    )?;
-    Ok(())
+/// What a seal counts.
+#[derive(Default)]
+struct Tally {
+    records: u64,
+    batches: u64,
+    equivocations: u64,
+    statements: u64,
+    /// Least and greatest received-at.
+    times: Option<(u64, u64)>,
+}
+
+impl Tally {
+    fn take(&mut self, entry: &Entry) {
+        self.records = self.records.saturating_add(entry.records());
+        let at = entry.leaf.received_at;
+        self.times = Some(self.times.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
+        let count = match entry.leaf.kind {
+            LeafKind::Batch => &mut self.batches,
+            LeafKind::Equivocation => &mut self.equivocations,
+            LeafKind::Statement => &mut self.statements,
+            LeafKind::Unspecified => return,
+        };
+        *count = count.saturating_add(1);
+    }
+
+    fn check(&self, seal: &Seal, name: &str) -> Result<(), Stop> {
+        let (first, last) = self.times.unwrap_or_default();
+        let found = [self.records, self.batches, self.equivocations, self.statements, first, last];
+        let expected = [
+            seal.record_count,
+            seal.batch_count,
+            seal.equivocation_count,
+            seal.statement_count,
+            seal.first_received_at,
+            seal.last_received_at,
+        ];
+        ensure(
+            Check::SealCounts,
+            found == expected,
+            || name.to_owned(),
+            || (format!("records, batches, equivocations, statements, times {expected:?}"), format!("{found:?}")),
+        )?;
+        Ok(())
+    }
 }
 
 struct Reader<'a> {
     log: &'a Log,
-    task: &'a Task,
+    task: &'a Task<'a>,
     name: &'a str,
     position: u64,
     term: u64,
@@ -265,7 +322,7 @@ impl Reader<'_> {
 
     /// The key that signs the batch, and since which position it is in doubt.
     fn signer(&self, at: u64, header: &Header) -> Result<(KeyState, Option<u64>), Stop> {
-        let seal = &self.task.seal;
+        let seal = self.task.seal;
         let ledger = self.log.ledger_after(seal.ledger_chain.count).map(|state| &state.chain);
         let of_workspace = self.task.chain.key_at(&header.key_id, seal.workspace_chain.count);
         let of_ledger = || ledger.and_then(|chain| chain.key(&header.key_id)).filter(|key| key.role == Role::Record);

@@ -10,6 +10,7 @@ use super::{
     known::Knowledge,
     log::WorkspaceLog,
     segment::{self, Batch, Report, Task, What},
+    strays,
 };
 use crate::{
     archive,
@@ -39,7 +40,8 @@ pub(super) struct Walk<'a, 'k, A> {
     log: &'a Log,
     workspace: &'a WorkspaceLog,
     knowledge: &'k mut Knowledge<'a>,
-    seals: Vec<Seal>,
+    /// Shared, so that tasks refer to them.
+    seals: Arc<Vec<Seal>>,
     history: Tree<HistoryTree>,
     /// The key chain as it stands at the end of the archive.
     chain: Arc<Chain>,
@@ -86,7 +88,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
             log,
             workspace,
             knowledge,
-            seals: Vec::new(),
+            seals: Arc::default(),
             history: Tree::default(),
             chain: Arc::new(Chain::new(&log.origin, Some(workspace.id))),
             gateways: BTreeMap::new(),
@@ -157,7 +159,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
             self.history.push(history_leaf(segment, seal.size, &seal.root));
             let newest = verdict.counts.newest_sealed_at;
             verdict.counts.newest_sealed_at = newest.max(Some(seal.sealed_at));
-            self.seals.push(seal);
+            Arc::make_mut(&mut self.seals).push(seal);
         }
         Ok(())
     }
@@ -181,7 +183,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         let mut chain = Chain::new(&self.log.origin, Some(self.id()));
         self.apply(&mut chain, &self.workspace.create, &mut roots)?;
         let mut following = statements.iter().rev();
-        for seal in &self.seals {
+        for seal in self.seals.iter() {
             while chain.head().count < seal.workspace_chain.count {
                 let Some(signed) = following.next() else { break };
                 self.apply(&mut chain, signed, &mut roots)?;
@@ -284,21 +286,15 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
     }
 
     fn read_segments(&mut self, workers: &impl Workers, verdict: &mut Verdict) -> Result<(), Stop> {
-        let in_period = |seal: &Seal| {
-            self.options.since.is_none_or(|since| seal.last_received_at >= since)
-                && self.options.until.is_none_or(|until| seal.first_received_at <= until)
-        };
+        let in_period = |seal: &Seal| self.options.asks_for(seal);
         // From the first to the last segment of the period without a hole: a clock that jumped must not make one.
-        let first = self.seals.iter().position(in_period).unwrap_or(self.seals.len());
-        let last = self.seals.iter().rposition(in_period).map_or(0, |at| at.saturating_add(1));
-        let run = self.seals.iter().zip(&self.workspace.seals).take(last).skip(first);
-        let tasks: Vec<Task> = run
-            .map(|(seal, (log_index, _))| Task {
-                seal: seal.clone(),
-                log_index: *log_index,
-                chain: Arc::clone(&self.chain),
-            })
-            .collect();
+        let seals = Arc::clone(&self.seals);
+        let first = seals.iter().position(in_period).unwrap_or(seals.len());
+        let last = seals.iter().rposition(in_period).map_or(0, |at| at.saturating_add(1));
+        let run = seals.iter().zip(&self.workspace.seals).take(last).skip(first);
+        let chain = Arc::clone(&self.chain);
+        let tasks: Vec<Task<'_>> =
+            run.map(|(seal, (log_index, _))| Task { seal, log_index: *log_index, chain: &chain }).collect();
         self.unknown_past = first > 0;
         let (objects, log) = (self.objects, self.log);
         let mut outcome = Ok(());
@@ -319,8 +315,8 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
     }
 
     /// A segment that may have expired leaves no answer and an unknown past; any other fault ends the workspace.
-    fn miss_segment(&mut self, task: &Task, stop: Stop, verdict: &mut Verdict) -> Result<(), Stop> {
-        let seal = &task.seal;
+    fn miss_segment(&mut self, task: &Task<'_>, stop: Stop, verdict: &mut Verdict) -> Result<(), Stop> {
+        let seal = task.seal;
         let overlaps = |until: Option<u64>, since: u64| {
             since <= seal.last_received_at && until.is_none_or(|until| until >= seal.first_received_at)
         };
@@ -339,7 +335,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         Ok(())
     }
 
-    fn take_segment(&mut self, task: &Task, report: Report, verdict: &mut Verdict) -> Result<(), Stop> {
+    fn take_segment(&mut self, task: &Task<'_>, report: Report, verdict: &mut Verdict) -> Result<(), Stop> {
         let number = task.seal.segment;
         let name = archive::segment(self.id(), number, task.seal.object_sha256);
         self.trees.insert(number, report.tree);
@@ -382,7 +378,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
 
     fn take_batch(
         &mut self,
-        task: &Task,
+        task: &Task<'_>,
         at: u64,
         batch: &Batch,
         received_at: u64,
@@ -565,7 +561,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
     /// few of these, so the segments are read once more rather than every header's hash kept.
     fn check_equivocations(&mut self) -> Result<(), Stop> {
         let mut open = std::mem::take(&mut self.equivocations);
-        for seal in &self.seals {
+        for seal in self.seals.iter() {
             if open.is_empty() {
                 return Ok(());
             }
@@ -589,7 +585,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
     }
 
     /// The statements that stand as leaves are those of the chain, one by one.
-    fn check_statements(&self, task: &Task, found: &[ObjectHash], name: &str) -> Result<(), Stop> {
+    fn check_statements(&self, task: &Task<'_>, found: &[ObjectHash], name: &str) -> Result<(), Stop> {
         let after = task.seal.workspace_chain.count;
         for (count, hash) in (after.saturating_add(1)..).zip(found) {
             let chained = self.chain.head_at(count).map(|head| head.hash);
@@ -605,7 +601,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
 
     fn check_roster(
         &mut self,
-        task: &Task,
+        task: &Task<'_>,
         object: &Object,
         touched: &BTreeSet<(GatewayId, Epoch)>,
         name: &str,
@@ -684,24 +680,17 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
     }
 
     fn find_unreferenced(&self, verdict: &mut Verdict) -> Result<(), Stop> {
-        let names = |folder: &str| self.objects.list(&format!("workspaces/{}/{folder}", self.id()));
-        let segments: BTreeSet<String> =
-            self.seals.iter().map(|seal| format!("{}-{}", seal.segment, seal.object_sha256)).collect();
-        let seals: BTreeSet<String> =
-            (0_u64..).zip(&self.workspace.seals).map(|(number, (_, hash))| format!("{number}-{hash}")).collect();
-        let counts = 1..=self.chain.head().count;
-        let heads = counts.filter_map(|count| self.chain.head_at(count));
+        let segment = |number: usize| Some((number, self.seals.get(number)?.object_sha256));
+        let seal = |number: usize| Some((number, self.workspace.seals.get(number)?.1));
         // The one that creates the workspace stands in the log, and here as well.
-        let statements: BTreeSet<String> =
-            heads.map(|head| format!("{}-{}", head.count.saturating_sub(1), head.hash)).collect();
-        for (folder, referred) in [("segments", segments), ("seals", seals), ("statements", statements)] {
-            for name in names(folder)? {
-                if !referred.contains(&name) {
-                    let place = format!("workspaces/{}/{folder}/{name}", self.id());
-                    verdict.find("unreferenced", Some(self.id()), place, "nothing in the log refers to it".to_owned());
-                }
-            }
-        }
+        let statement = |serial: usize| {
+            let count = (serial as u64).checked_add(1)?;
+            Some((serial, self.chain.head_at(count)?.hash))
+        };
+        let name = |(number, hash): (usize, ObjectHash)| format!("{number}-{hash}");
+        strays::find_in(self.objects, self.id(), "segments", |at| segment(at).map(name), verdict)?;
+        strays::find_in(self.objects, self.id(), "seals", |at| seal(at).map(name), verdict)?;
+        strays::find_in(self.objects, self.id(), "statements", |at| statement(at).map(name), verdict)?;
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use custody::{
     evidence::{self, EVIDENCE_BYTES_MAX, Proof},
     id::WorkspaceId,
     policy::{POLICY_BYTES_MAX, Policy, fingerprint},
+    verdict::{Check, Fault},
     verify::{self, Known, Options, parse_known},
 };
 use verifier::{
@@ -65,7 +66,8 @@ fn run_verify(asked: &Verify) -> Result<u8, Failure> {
             until: asked.until,
             known: read_known(&asked.known, &policy)?,
         };
-        Ok((policy, printed, options, Watched::new(Source::open(&asked.archive)?)))
+        let archive = Watched::new(Source::open(&asked.archive)?, &policy, &options);
+        Ok((policy, printed, options, archive))
     });
     let (policy, printed, options, archive) = match prepared {
         Ok(prepared) => prepared,
@@ -83,14 +85,24 @@ fn run_verify(asked: &Verify) -> Result<u8, Failure> {
 }
 
 fn check_evidence(file: &Path, policy: &Path, json: bool) -> Result<u8, Failure> {
-    let (policy, printed) = read_policy(policy)?;
-    let bytes = output::read(file, EVIDENCE_BYTES_MAX)?;
-    let outcome = evidence::check(&bytes, &policy)?;
+    let read = || -> Result<_, Failure> {
+        let (policy, printed) = read_policy(policy)?;
+        let bytes = output::read(file, EVIDENCE_BYTES_MAX)?;
+        let outcome = evidence::check(&bytes, &policy)?;
+        Ok((policy, printed, bytes, outcome))
+    };
+    let (policy, printed, bytes, outcome) = match read() {
+        Ok(read) => read,
+        Err(failure) => {
+            if json {
+                answer(&report::evidence_unreadable_json(&failure.to_string()))?;
+            }
+            return Err(failure);
+        }
+    };
     let outcome = outcome.and_then(|shown| {
         let proof = Proof::parse(&bytes);
-        proof
-            .map(|proof| (proof, shown))
-            .map_err(|why| custody::verdict::Fault::form(custody::verdict::Check::EvidenceForm, "the file", &why))
+        proof.map(|proof| (proof, shown)).map_err(|why| Fault::form(Check::EvidenceForm, "the file", &why))
     });
     match outcome {
         Ok((proof, shown)) => {

@@ -24,7 +24,7 @@ pub fn message(text: &str) {
     drop(writeln!(io::stderr().lock(), "{text}"));
 }
 
-/// Makes a file that must not be there yet, and its folders; it is on disk when this returns.
+/// Makes a file that must not be there yet, and its folders; it is on disk, under its name, when this returns.
 ///
 /// # Errors
 /// [`Failure::Unreadable`], also when it is there.
@@ -37,12 +37,35 @@ pub fn create(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         };
         Failure::Unreadable(format!("cannot write {}: {why}{hint}", path.display()))
     };
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(failed)?;
-    }
+    let folder = folder_of(path);
+    make_folder(folder).map_err(failed)?;
     let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
-    file.sync_all().map_err(failed)
+    file.sync_all().map_err(failed)?;
+    sync_folder(folder).map_err(failed)
+}
+
+/// Where a file or folder is.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+/// Makes a folder and those above it; each new one's name is on disk when this returns.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() || folder == Path::new(".") {
+        return Ok(());
+    }
+    let above = folder_of(folder);
+    make_folder(above)?;
+    match fs::create_dir(folder) {
+        Err(why) if why.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        made => made,
+    }?;
+    sync_folder(above)
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    fs::File::open(folder)?.sync_all()
 }
 
 /// Reads a file of at most `limit` bytes that the caller named.

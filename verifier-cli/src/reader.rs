@@ -75,6 +75,13 @@ impl Archive for Source {
         }
     }
 
+    fn each(&self, folder: &str, see: &mut dyn FnMut(&str)) -> Result<(), Unreadable> {
+        match self {
+            Self::Folder(of) => of.each(folder, see),
+            Self::Tar(tar) => tar.each(folder, see),
+        }
+    }
+
     fn expand(&self, frame: &[u8], length: u64) -> Option<Bytes> {
         expand(frame, length)
     }
@@ -94,6 +101,14 @@ fn bytes_max(name: &str) -> u64 {
         ["log", "checkpoints" | "cosignatures", ..] => NOTE_BYTES_MAX as u64,
         _ => 1 << 20,
     }
+}
+
+/// Room for an object of this length, in bytes. Great ones get theirs in equal steps, so that the place that one leaves in
+/// memory fits the next, which is a little longer; what is not written to costs nothing.
+fn room(length: u64) -> usize {
+    const STEP: u64 = 16 << 20;
+    let rounded = if length < 1 << 20 { length } else { length.next_multiple_of(STEP) };
+    usize::try_from(rounded).unwrap_or(0)
 }
 
 /// Whether every part of `name` stays below the archive.

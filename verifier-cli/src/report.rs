@@ -13,7 +13,7 @@ mod json;
 mod text;
 mod words;
 
-pub use evidence::{evidence_json, evidence_refused, evidence_text};
+pub use evidence::{evidence_json, evidence_refused, evidence_text, evidence_unreadable_json};
 pub use json::{json, unreadable_json};
 pub use text::text;
 

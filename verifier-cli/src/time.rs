@@ -2,6 +2,9 @@
 
 use chrono::{DateTime, NaiveDate, SecondsFormat};
 
+/// 10000-01-01T00:00:00Z, which RFC 3339 cannot write.
+const YEAR_10000_US: i64 = 253_402_300_800_000_000;
+
 /// Microseconds as RFC 3339 text.
 pub fn text(micros: u64) -> String {
     let time = i64::try_from(micros).ok().and_then(DateTime::from_timestamp_micros);
@@ -20,6 +23,10 @@ pub fn parse(text: &str) -> Result<u64, String> {
             .map_err(|_| "not a time like 2026-03-01T12:00:00Z or 2026-03-01".to_owned())?
             .timestamp_micros(),
     };
+    // A leap second at its end can reach past the last year that has four digits.
+    if micros >= YEAR_10000_US {
+        return Err("after the year 9999".to_owned());
+    }
     u64::try_from(micros).map_err(|_| "before 1970".to_owned())
 }
 
@@ -46,5 +53,7 @@ mod tests {
         }
         assert!(parse("yesterday").is_err());
         assert!(parse("1969-12-31").is_err());
+        assert!(parse("9999-12-31T23:59:59.999999Z").is_ok());
+        assert!(parse("9999-12-31T23:59:60Z").is_err(), "the year 10000");
     }
 }

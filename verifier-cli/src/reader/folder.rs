@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use custody::verify::{Archive, Unreadable};
 
-use super::{NAMES_MAX, bytes_max, expand, failed, is_safe, join, refused, too_many};
+use super::{NAMES_MAX, bytes_max, expand, failed, is_safe, join, refused, room, too_many};
 
 /// A folder with the objects of an archive as files.
 #[derive(Debug)]
@@ -51,7 +51,8 @@ impl Folder {
         Ok(found.map(|metadata| (path, metadata)))
     }
 
-    fn walk(&self, folder: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), Unreadable> {
+    /// Gives `take` the name of each file below `folder`, as the system lists them.
+    fn walk(&self, folder: &Path, prefix: &str, take: &mut Take<'_>) -> Result<(), Unreadable> {
         for entry in fs::read_dir(folder).map_err(|why| failed(folder, &why))? {
             let path = entry.map_err(|why| failed(folder, &why))?.path();
             let part = path.file_name().and_then(|name| name.to_str());
@@ -67,19 +68,29 @@ impl Folder {
                 Err(why) => return Err(failed(&path, &why)),
             };
             if metadata.is_dir() {
-                self.walk(&path, &name, names)?;
+                self.walk(&path, &name, take)?;
             } else if metadata.is_file() {
-                names.push(name);
+                take(name)?;
             } else {
                 return Err(refused(&path, "neither a file nor a folder, and an archive holds nothing else"));
-            }
-            if names.len() > NAMES_MAX {
-                return Err(too_many(&self.root));
             }
         }
         Ok(())
     }
+
+    fn walk_below(&self, folder: &str, take: &mut Take<'_>) -> Result<(), Unreadable> {
+        if folder.is_empty() {
+            self.walk(&self.root, "", take)
+        } else if self.find(folder)?.is_some_and(|(_, metadata)| metadata.is_dir()) {
+            self.walk(&join(&self.root, folder), "", take)
+        } else {
+            Ok(())
+        }
+    }
 }
+
+/// What is done with each name.
+type Take<'a> = dyn FnMut(String) -> Result<(), Unreadable> + 'a;
 
 impl Archive for Folder {
     fn get(&self, name: &str) -> Result<Option<Bytes>, Unreadable> {
@@ -91,7 +102,7 @@ impl Archive for Folder {
             return Err(refused(&path, "not a regular file"));
         }
         let limit = bytes_max(name).saturating_add(1);
-        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).unwrap_or(0));
+        let mut bytes = Vec::with_capacity(room(metadata.len().min(limit)));
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -103,13 +114,22 @@ impl Archive for Folder {
 
     fn list(&self, folder: &str) -> Result<Vec<String>, Unreadable> {
         let mut names = Vec::new();
-        if folder.is_empty() {
-            self.walk(&self.root, "", &mut names)?;
-        } else if self.find(folder)?.is_some_and(|(_, metadata)| metadata.is_dir()) {
-            self.walk(&join(&self.root, folder), "", &mut names)?;
-        }
+        self.walk_below(folder, &mut |name| {
+            if names.len() >= NAMES_MAX {
+                return Err(too_many(&self.root));
+            }
+            names.push(name);
+            Ok(())
+        })?;
         names.sort_unstable();
         Ok(names)
+    }
+
+    fn each(&self, folder: &str, see: &mut dyn FnMut(&str)) -> Result<(), Unreadable> {
+        self.walk_below(folder, &mut |name| {
+            see(&name);
+            Ok(())
+        })
     }
 
     fn expand(&self, frame: &[u8], length: u64) -> Option<Bytes> {

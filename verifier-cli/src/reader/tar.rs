@@ -1,8 +1,8 @@
 //! An archive in a tar file: indexed once, then each object is one positioned read.
 //!
 //! Readers of tar disagree where a file is odd, and who disagrees can be shown different archives. So what is odd is refused:
-//! links, devices, sparse files, two members of one name, sizes that a pax header overrides, a missing end, and anything
-//! but zeros after it.
+//! links, devices, sparse files, two members of one name, sizes that a pax header overrides, fields that are not as every
+//! writer writes them, a missing end, and anything but zeros after it.
 
 use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt as _, path::Path, path::PathBuf};
 
@@ -10,9 +10,15 @@ use ::tar::{EntryType, Header};
 use bytes::Bytes;
 use custody::verify::{Archive, Unreadable};
 
-use super::{NAME_BYTES_MAX, NAMES_MAX, below, bytes_max, expand, failed, is_safe, refused, too_many};
+use super::{NAME_BYTES_MAX, NAMES_MAX, below, bytes_max, expand, failed, is_safe, refused, room, too_many};
 
 const BLOCK: u64 = 512;
+/// Where fields of a header begin and end (POSIX.1-2017, pax, "ustar Interchange Format").
+const SIZE: (usize, usize) = (124, 136);
+const CHECKSUM: (usize, usize) = (148, 156);
+const PREFIX: (usize, usize) = (345, 500);
+/// Mode, owner, group, time, two numbers of a device.
+const OTHER_NUMBERS: [(usize, usize); 6] = [(100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345)];
 /// Greatest length of a pax header in bytes: names of ours need a few hundred.
 const PAX_BYTES_MAX: u64 = 65_536;
 /// Greatest number of bytes after the end of the last member: tar pads to 10 KiB, or to a tape's block of 1 MiB.
@@ -46,15 +52,23 @@ impl Archive for Tar {
     fn get(&self, name: &str) -> Result<Option<Bytes>, Unreadable> {
         let Some((offset, length)) = self.members.get(name) else { return Ok(None) };
         let length = (*length).min(bytes_max(name).saturating_add(1));
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let mut bytes = Vec::with_capacity(room(length));
+        bytes.resize(usize::try_from(length).unwrap_or(0), 0);
         self.file.read_exact_at(&mut bytes, *offset).map_err(|why| failed(&self.path, &why))?;
         Ok(Some(bytes.into()))
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, Unreadable> {
+        let mut names = Vec::new();
+        self.each(folder, &mut |name| names.push(name.to_owned()))?;
+        Ok(names)
+    }
+
+    fn each(&self, folder: &str, see: &mut dyn FnMut(&str)) -> Result<(), Unreadable> {
         let from = if folder.is_empty() { String::new() } else { format!("{folder}/") };
         let names = self.members.range(from..).map_while(|(name, _)| below(name, folder));
-        Ok(names.map(str::to_owned).collect())
+        names.for_each(see);
+        Ok(())
     }
 
     fn expand(&self, frame: &[u8], length: u64) -> Option<Bytes> {
@@ -85,6 +99,7 @@ impl Indexer<'_> {
         // Name from an extension header, for the member that follows it.
         let mut long_name: Option<String> = None;
         while let Some(header) = self.header()? {
+            self.check_fields(&header)?;
             let size = header.entry_size().map_err(|_| self.odd("a size that is no number"))?;
             let start = self.offset;
             let end = start.checked_add(size).filter(|end| *end <= self.length);
@@ -104,6 +119,8 @@ impl Indexer<'_> {
                     let name = self.gnu_name(start, size)?;
                     self.keep(&mut long_name, Some(name))?;
                 }
+                // Some readers pass over its content, and some read it as headers.
+                EntryType::Directory if size > 0 => return Err(self.odd("a folder with content")),
                 EntryType::Directory => long_name = None,
                 EntryType::Regular => self.take(&header, long_name.take(), start, size)?,
                 other => return Err(self.odd(&format!("a member of kind {other:?}, and an archive holds only files"))),
@@ -131,6 +148,28 @@ impl Indexer<'_> {
         }
         self.offset = self.offset.saturating_add(BLOCK);
         Ok(Some(header))
+    }
+
+    /// Where a field is not as every writer writes it, readers differ: some take it for another number, some for the end of
+    /// the file. Great owners and times may be binary; a size never is below 8 GiB.
+    fn check_fields(&self, header: &Header) -> Result<(), Unreadable> {
+        let bytes = header.as_bytes();
+        let field = |(from, to): (usize, usize)| bytes.get(from..to).unwrap_or_default();
+        let is_binary = |field: &[u8]| matches!(field.first(), Some(0x80 | 0xff));
+        let is_octal = |field: &[u8], or_empty| {
+            let text = field.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
+            text.iter().all(|byte| (b'0'..=b'7').contains(byte)) && (or_empty || !text.is_empty())
+        };
+        if !is_octal(field(SIZE), false) || !is_octal(field(CHECKSUM), false) {
+            return Err(self.odd("a size that is no number"));
+        }
+        if !OTHER_NUMBERS.into_iter().map(field).all(|field| is_octal(field, true) || is_binary(field)) {
+            return Err(self.odd("an owner, a mode or a time that is no number"));
+        }
+        if header.as_ustar().is_none() && field(PREFIX).iter().any(|byte| *byte != 0) {
+            return Err(self.odd("the beginning of a name where this format has none"));
+        }
+        Ok(())
     }
 
     fn take(&mut self, header: &Header, name: Option<String>, start: u64, size: u64) -> Result<(), Unreadable> {
@@ -164,8 +203,18 @@ impl Indexer<'_> {
         if size > NAME_BYTES_MAX as u64 + 1 {
             return Err(self.odd("a name that is too long"));
         }
-        let bytes = self.bytes(start, size)?;
-        self.utf8(bytes.strip_suffix(&[0]).unwrap_or(&bytes))
+        let bytes = self.extension(start, size)?;
+        let name = bytes.strip_suffix(&[0]).ok_or_else(|| self.odd("a name without its end"))?;
+        self.utf8(name)
+    }
+
+    /// Content of a header that speaks of the next member. Some readers take its last block whole: nothing else is in it.
+    fn extension(&self, start: u64, size: u64) -> Result<Vec<u8>, Unreadable> {
+        let padding = size.next_multiple_of(BLOCK).saturating_sub(size);
+        if self.bytes(start.saturating_add(size), padding)?.iter().any(|byte| *byte != 0) {
+            return Err(self.odd("something after the end of an extension header"));
+        }
+        self.bytes(start, size)
     }
 
     /// The `path` of a pax header; times and owners in it do not matter, sizes and sparse maps would.
@@ -173,7 +222,12 @@ impl Indexer<'_> {
         if size > PAX_BYTES_MAX {
             return Err(self.odd("an extension header that is too long"));
         }
-        let bytes = self.bytes(start, size)?;
+        let bytes = self.extension(start, size)?;
+        // Each line begins with its length: an empty one ends what one reader takes, a sign what another takes.
+        let is_line = |line: &[u8]| line.first().is_some_and(u8::is_ascii_digit) && line.ends_with(b"\n");
+        if !bytes.split_inclusive(|byte| *byte == b'\n').all(is_line) {
+            return Err(self.odd("a malformed extension header"));
+        }
         let mut name = None;
         for extension in ::tar::PaxExtensions::new(&bytes) {
             let extension = extension.map_err(|_| self.odd("a malformed extension header"))?;

@@ -7,7 +7,10 @@ use custody::{
 };
 use serde_json::{Value, json};
 
-use super::{json::to_text, state_name, text, words};
+use super::{
+    json::{to_text, unreadable},
+    state_name, text, words,
+};
 use crate::{show, time};
 
 const SCHEMA: &str = "custody/evidence/1";
@@ -91,6 +94,11 @@ pub fn evidence_json(outcome: Result<(&Proof, &Shown), &Fault>, policy: &Policy,
         "log_size": shown.log_size, "witnesses": witnesses(proof, policy).into_iter().map(witness).collect::<Vec<_>>(),
         "records": shown.records.iter().map(record).collect::<Vec<_>>(),
     }))
+}
+
+/// The answer where the file, or the policy, could not be read.
+pub fn evidence_unreadable_json(why: &str) -> String {
+    unreadable(SCHEMA, why)
 }
 
 /// The check that a file does not pass, for people.

@@ -138,8 +138,12 @@ pub fn json(subject: &Subject<'_>) -> String {
 
 /// The report where something could not be read.
 pub fn unreadable_json(why: &str) -> String {
+    unreadable(SCHEMA, why)
+}
+
+pub(super) fn unreadable(schema: &str, why: &str) -> String {
     to_text(&serde_json::json!({
-        "schema": SCHEMA,
+        "schema": schema,
         "conclusion": "unreadable",
         "exit_code": 2,
         "unreadable": why,

@@ -164,6 +164,15 @@ fn what_cannot_be_read_is_said_in_json_too() {
     assert_eq!((code, &verdict["conclusion"], &verdict["exit_code"]), (2, &"unreadable".into(), &2.into()));
     assert_eq!(verdict["schema"], "custody/verdict/1");
     assert!(verdict["unreadable"].as_str().unwrap().contains("log/checkpoints/99"));
+    let (policy, broken) = (place.path("policy.json"), place.write("broken.json", b"{}"));
+    for (file, policy, word) in [(&place.path("nothing"), &policy, "nothing"), (&broken, &broken, "policy")] {
+        let fixed = ["evidence".as_ref(), "check".as_ref(), file.as_os_str(), "--policy".as_ref(), policy.as_os_str()];
+        let output = run(fixed.into_iter().chain([OsStr::new("--json")]));
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &said["conclusion"]), (Some(2), &"unreadable".into()));
+        assert_eq!((&said["schema"], &said["exit_code"]), (&"custody/evidence/1".into(), &2.into()));
+        assert!(said["unreadable"].as_str().unwrap().contains(word), "{said}");
+    }
 }
 
 #[test]
@@ -280,4 +289,37 @@ fn records_are_shown_with_and_without_a_policy() {
     assert_eq!(values.iter().map(|value| value["position"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 4, 5, 6]);
     assert_eq!(values[0]["kind"], "gateway_event");
     assert_eq!(values[1]["record"]["tool"].as_str().map(str::is_empty), Some(false));
+}
+
+#[test]
+fn a_file_that_is_made_is_on_disk_under_its_name() {
+    let place = Place::new();
+    let (trace, out) = (place.path("trace"), place.path("new/folder/evidence"));
+    let paths = [place.path("archive"), place.path("policy.json"), out];
+    let [archive, policy, file] = paths.each_ref().map(|path| path.as_os_str());
+    let status = Command::new("strace")
+        .args(["-f", "-y", "-e", "trace=fsync", "-o"])
+        .arg(&trace)
+        .arg(env!("CARGO_BIN_EXE_verifier"))
+        .args([
+            "evidence".as_ref(),
+            "make".as_ref(),
+            archive,
+            "--policy".as_ref(),
+            policy,
+            "acme/1".as_ref(),
+            "--out".as_ref(),
+            file,
+        ])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let trace = fs::read_to_string(trace).unwrap();
+    // Each new name, from the top down, and the bytes before the name that leads to them.
+    let folder = fs::canonicalize(place.path("")).unwrap();
+    let out = folder.join("new/folder/evidence");
+    let synced: Vec<&str> =
+        trace.lines().filter_map(|line| line.split_once('<')?.1.split_once('>')).map(|l| l.0).collect();
+    let expected = [&folder, &folder.join("new"), &out, &folder.join("new/folder")];
+    assert_eq!(synced, expected.map(|path| path.to_str().unwrap()), "{trace}");
 }

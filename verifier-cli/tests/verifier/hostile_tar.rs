@@ -28,6 +28,21 @@ fn typed(name: &str, kind: EntryType, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A member whose header says less than what its block holds.
+fn cut(name: &str, kind: EntryType, content: &[u8], size: u64) -> Vec<u8> {
+    let mut bytes = typed(name, kind, content);
+    bytes[..512].copy_from_slice(header(name.as_bytes(), kind, size).as_bytes());
+    bytes
+}
+
+/// A member with these bytes at a place of its header.
+fn with(at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut changed = header(b"log/checkpoints/8", EntryType::Regular, 0);
+    changed.as_mut_bytes()[at..at + bytes.len()].copy_from_slice(bytes);
+    changed.set_cksum();
+    changed.as_bytes().to_vec()
+}
+
 fn pax(key: &str, value: &str) -> Vec<u8> {
     let length = (1..200).find(|length| format!("{length} {key}={value}\n").len() == *length).unwrap();
     typed("pax", EntryType::XHeader, format!("{length} {key}={value}\n").as_bytes())
@@ -43,13 +58,22 @@ fn end() -> Vec<u8> {
     vec![0; 1024]
 }
 
+type Cases = Vec<(&'static str, Vec<Vec<u8>>)>;
+
 #[test]
 fn what_is_odd_is_refused_with_a_word() {
+    for (expected, parts) in [odd_members(), odd_extensions()].concat() {
+        let why = open(&parts).expect_err(expected);
+        assert!(why.contains(expected) && why.contains("hint: "), "{expected}: {why}");
+    }
+}
+
+fn odd_members() -> Cases {
     let good = member("log/checkpoints/7", b"seven");
     let raw = |kind, size| header(b"log/checkpoints/8", kind, size).as_bytes().to_vec();
     let mut damaged = good.clone();
     damaged[3] ^= 1;
-    let cases: Vec<(&str, Vec<Vec<u8>>)> = vec![
+    vec![
         ("a member of kind Symlink", vec![raw(EntryType::Symlink, 0), end()]),
         ("a member of kind Link", vec![raw(EntryType::Link, 0), end()]),
         ("a member of kind Char", vec![raw(EntryType::Char, 0), end()]),
@@ -62,8 +86,14 @@ fn what_is_odd_is_refused_with_a_word() {
         ("no object can be named", vec![member("../escape", b"x"), end()]),
         ("no object can be named", vec![member("/etc/passwd", b"x"), end()]),
         ("no object can be named", vec![member("log/../../escape", b"x"), end()]),
-        ("reaches past the end", vec![raw(EntryType::Regular, 1 << 40), end()]),
-        ("reaches past the end", vec![raw(EntryType::Regular, u64::MAX), end()]),
+        ("reaches past the end", vec![raw(EntryType::Regular, 1 << 32), end()]),
+        ("a size that is no number", vec![raw(EntryType::Regular, 1 << 40), end()]),
+        ("a size that is no number", vec![raw(EntryType::Regular, u64::MAX), end()]),
+        ("a size that is no number", vec![with(124, b"+5\0"), end()]),
+        ("a size that is no number", vec![with(124, b"\0\0\0\0\0\0\0\0\0\0\0\0"), end()]),
+        ("no number", vec![with(136, b"yesterday"), end()]),
+        ("the beginning of a name where", vec![with(345, b"workspaces"), end()]),
+        ("a folder with content", vec![raw(EntryType::Directory, 512), good.clone(), vec![0; 1024]]),
         ("reaches past the end", vec![good[..514].to_vec()]),
         ("no end: the file is truncated", vec![good.clone()]),
         ("no end: the file is truncated", vec![good[..300].to_vec()]),
@@ -72,11 +102,24 @@ fn what_is_odd_is_refused_with_a_word() {
         ("something follows the end", vec![good.clone(), vec![0; 2 << 20]]),
         ("a wrong checksum", vec![damaged, end()]),
         ("a wrong checksum", vec![vec![0x1f; 1024], end()]),
+    ]
+}
+
+fn odd_extensions() -> Cases {
+    let good = member("log/checkpoints/7", b"seven");
+    let raw = |kind, size| header(b"log/checkpoints/8", kind, size).as_bytes().to_vec();
+    vec![
         (
             "a name that is too long",
             vec![raw(EntryType::GNULongName, 1 << 10), vec![b'a'; 1 << 10], good.clone(), end()],
         ),
-        ("reaches past the end", vec![raw(EntryType::GNULongName, 1 << 33), end()]),
+        ("reaches past the end", vec![raw(EntryType::GNULongName, 1 << 32), end()]),
+        ("a name without its end", vec![typed("l", EntryType::GNULongName, b"log/x"), good.clone(), end()]),
+        ("something after the end", vec![cut("l", EntryType::GNULongName, b"log/x\0y", 6), good.clone(), end()]),
+        (
+            "something after the end",
+            vec![cut("pax", EntryType::XHeader, b"9 path=a\n9 path=b\n", 9), good.clone(), end()],
+        ),
         ("two names for one member", vec![pax("path", "a"), pax("path", "b"), good.clone(), end()]),
         ("a name without a member", vec![pax("path", "a"), end()]),
         ("changes the size", vec![pax("size", "3"), good.clone(), end()]),
@@ -86,6 +129,12 @@ fn what_is_odd_is_refused_with_a_word() {
             vec![typed("pax", EntryType::XHeader, &[b' '; 70_000]), good.clone(), end()],
         ),
         ("a malformed extension header", vec![typed("pax", EntryType::XHeader, b"9 nonsense"), good.clone(), end()]),
+        ("a malformed extension header", vec![typed("pax", EntryType::XHeader, b"8 path=a"), good.clone(), end()]),
+        ("a malformed extension header", vec![typed("pax", EntryType::XHeader, b"+10 path=a\n"), good.clone(), end()]),
+        (
+            "a malformed extension header",
+            vec![typed("pax", EntryType::XHeader, b"9 path=a\n\n9 path=b\n"), good.clone(), end()],
+        ),
         (
             "a global header that names",
             vec![
@@ -96,15 +145,11 @@ fn what_is_odd_is_refused_with_a_word() {
                     header.set_cksum();
                     [header.as_bytes(), &bytes[512..]].concat()
                 },
-                good.clone(),
+                good,
                 end(),
             ],
         ),
-    ];
-    for (expected, parts) in cases {
-        let why = open(&parts).expect_err(expected);
-        assert!(why.contains(expected) && why.contains("hint: "), "{expected}: {why}");
-    }
+    ]
 }
 
 #[test]

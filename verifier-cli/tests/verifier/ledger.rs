@@ -237,6 +237,12 @@ impl Ledger {
         workspace.position += records;
     }
 
+    /// Puts what is no entry into the segment that fills.
+    pub(crate) fn put_no_entry(&self, workspace: &mut Workspace) {
+        let position = workspace.position;
+        workspace.filling.as_mut().unwrap().writer.push(b"no entry", position, compress).unwrap();
+    }
+
     /// Takes a batch of these records, as a gateway would send it.
     pub(crate) fn take(&mut self, workspace: &mut Workspace, gateway: &mut Gateway, records: &[Bytes]) {
         let (header, bytes) = gateway.batch(workspace.id, records, self.tick());

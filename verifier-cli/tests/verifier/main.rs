@@ -3,7 +3,13 @@
 
 mod bulk;
 mod commands;
+#[expect(unreachable_pub, reason = "the file is shared with the end-to-end tests")]
+#[path = "../../../tests/src/dice.rs"]
+mod dice;
 mod evidence;
+mod fuzz;
 mod hostile_tar;
 mod ledger;
+mod many;
+mod order;
 mod reports;

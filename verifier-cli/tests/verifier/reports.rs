@@ -1,40 +1,26 @@
-//! The reports, held against files under `tests/verifier/expected`; `UPDATE=1` writes them anew.
+//! What people read, held against the snapshots beside this file. `INSTA_UPDATE=always cargo test -p verifier-cli` writes them
+//! anew; their difference is to be read like any other.
 
 use std::{fs, path::Path};
 
-use crate::{commands::Place, ledger};
+use crate::{
+    commands::{Place, run},
+    ledger,
+};
 
-/// Hashes and lengths that change with the compressor, and folders that change with each run.
-fn stable(text: &str) -> String {
-    let mut out = String::new();
-    let mut run = String::new();
-    for letter in text.chars().chain(['\n']) {
-        if letter.is_ascii_hexdigit() {
-            run.push(letter);
-            continue;
-        }
-        out.push_str(if run.len() == 64 { "<hash>" } else { &run });
-        run.clear();
-        out.push(letter);
-    }
-    out.pop();
-    out
-}
-
+/// Compares with a snapshot of this name. Hashes of objects change with the compressor.
 fn compare(name: &str, found: &[u8]) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verifier/expected").join(name);
-    let found = stable(std::str::from_utf8(found).unwrap());
-    if std::env::var_os("UPDATE").is_some() {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::File::create(&path).and_then(|mut file| std::io::Write::write_all(&mut file, found.as_bytes())).unwrap();
-    }
-    let expected = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(found, expected, "{name}; UPDATE=1 writes it anew");
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"\b[0-9a-f]{64}\b", "<hash>");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    let found = std::str::from_utf8(found).unwrap();
+    settings.bind(|| insta::assert_snapshot!(name, found));
 }
 
 fn compare_both(place: &Place, name: &str) {
-    compare(&format!("{name}.txt"), &place.verify("2026-03-01T12:00:00Z", &[]).stdout);
-    compare(&format!("{name}.json"), &place.verify("2026-03-01T12:00:00Z", &["--json"]).stdout);
+    compare(name, &place.verify("2026-03-01T12:00:00Z", &[]).stdout);
+    compare(&format!("{name}_json"), &place.verify("2026-03-01T12:00:00Z", &["--json"]).stdout);
 }
 
 #[test]
@@ -57,4 +43,52 @@ fn an_archive_that_the_policy_asks_more_of() {
     place.write_policy(&policy);
     place.ledger.put(&format!("workspaces/{}/segments/9-orphan", place.workspaces[0].id), b"orphan");
     compare_both(&place, "undecided");
+}
+
+#[test]
+fn an_evidence_file() {
+    let place = Place::new();
+    let (archive, policy, out) = (place.path("archive"), place.path("policy.json"), place.path("evidence"));
+    let [archive, policy, out] = [&archive, &policy, &out].map(|path| path.to_str().unwrap());
+    let made = run(["evidence", "make", archive, "--policy", policy, "acme/4..6", "--out", out]);
+    assert_eq!(made.status.code(), Some(0));
+    let check = |file: &Path, more: &[&str]| {
+        run([&["evidence", "check", file.to_str().unwrap(), "--policy", policy], more].concat()).stdout
+    };
+    compare("evidence", &check(Path::new(out), &[]));
+    compare("evidence_json", &check(Path::new(out), &["--json"]));
+    let broken = place.write("broken", b"{}");
+    compare("evidence_refused", &check(&broken, &[]));
+    compare("evidence_refused_json", &check(&broken, &["--json"]));
+}
+
+#[test]
+fn records_as_a_table() {
+    let place = Place::new();
+    let (archive, policy) = (place.path("archive"), place.path("policy.json"));
+    let fixed = ["show", archive.to_str().unwrap(), "acme/0..15", "--policy", policy.to_str().unwrap()];
+    compare("show", &run(fixed).stdout);
+    compare("show_json", &run(fixed.into_iter().chain(["--json"])).stdout);
+}
+
+#[test]
+fn the_help() {
+    let mut all = Vec::new();
+    for command in [
+        &[][..],
+        &["verify"],
+        &["evidence"],
+        &["evidence", "make"],
+        &["evidence", "check"],
+        &["export"],
+        &["show"],
+        &["fingerprint"],
+    ] {
+        let output = run(command.iter().chain(&["--help"]));
+        assert_eq!(output.status.code(), Some(0));
+        all.extend(format!("$ verifier {}\n", [command, &["--help"]].concat().join(" ")).into_bytes());
+        all.extend(output.stdout);
+        all.push(b'\n');
+    }
+    compare("help", &all);
 }
