@@ -252,6 +252,11 @@ impl Chain {
         Some(key)
     }
 
+    /// Whether a key of `role` was enrolled for this gateway by one of the first `count` statements.
+    pub fn has_gateway(&self, gateway: GatewayId, role: Role, count: u64) -> bool {
+        self.keys.values().any(|key| key.role == role && key.gateway == Some(gateway) && key.serial < count)
+    }
+
     /// The workspace; `None` for the ledger's keys.
     pub fn workspace(&self) -> Option<WorkspaceId> {
         self.workspace

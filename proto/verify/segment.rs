@@ -57,6 +57,8 @@ pub(super) struct Report {
     pub(super) object: Object,
     pub(super) leaves: Vec<Leaf>,
     pub(super) tree: Tree<SegmentTree>,
+    /// The first leaf that says it came before its term began.
+    pub(super) before_term: Option<u64>,
 }
 
 /// `None` where the object is not there and may have expired.
@@ -76,7 +78,8 @@ pub(super) fn check(objects: &impl Archive, log: &Log, task: &Task) -> Result<Re
         || ("the header of the segment that the seal speaks of", "another's"),
     )?;
     let entries = read_entries(objects, &object, &name)?;
-    let mut reader = Reader { log, task, name: &name, position: seal.first_position, term: 0, last_head: None };
+    let mut reader =
+        Reader { log, task, name: &name, position: seal.first_position, term: 0, before_term: None, last_head: None };
     let mut tree = Tree::default();
     for (at, entry) in (0_u64..).zip(&entries) {
         reader.check_leaf(at, entry)?;
@@ -98,7 +101,7 @@ pub(super) fn check(objects: &impl Archive, log: &Log, task: &Task) -> Result<Re
     for (at, entry) in (0_u64..).zip(entries) {
         leaves.push(reader.check_content(at, entry)?);
     }
-    Ok(Report { object, leaves, tree })
+    Ok(Report { object, leaves, tree, before_term: reader.before_term })
 }
 
 fn check_object(seal: &Seal, name: &str, bytes: &[u8]) -> Result<(), Stop> {
@@ -180,6 +183,7 @@ struct Reader<'a> {
     name: &'a str,
     position: u64,
     term: u64,
+    before_term: Option<u64>,
     /// The head that the batch before held, checked: most batches of a group hold the same.
     last_head: Option<(Bytes, Arc<Head>)>,
 }
@@ -198,14 +202,18 @@ impl Reader<'_> {
             || (format!("position {}", self.position), leaf.first_position.to_string()),
         )?;
         self.position = self.position.saturating_add(entry.records());
-        let begun = self.log.terms.iter().any(|(index, term)| *term == leaf.term && *index < self.task.log_index);
+        let mut begun = self.log.terms.iter().filter(|term| term.index < self.task.log_index);
+        let began = begun.find(|term| term.number == leaf.term).map(|term| term.at);
         ensure(
             Check::EntryTerm,
-            begun && leaf.term >= self.term,
+            began.is_some() && leaf.term >= self.term,
             || self.place(at),
             || (format!("a term from {} on that had begun", self.term), leaf.term.to_string()),
         )?;
         self.term = leaf.term;
+        if self.before_term.is_none() && began.is_some_and(|began| leaf.received_at < began) {
+            self.before_term = Some(at);
+        }
         Ok(())
     }
 
@@ -270,12 +278,20 @@ impl Reader<'_> {
         let of_workspace = self.task.chain.key_at(&header.key_id, seal.workspace_chain.count);
         let of_ledger = || ledger.and_then(|chain| chain.key(&header.key_id)).filter(|key| key.role == Role::Record);
         let key = of_workspace.filter(|key| key.role == Role::Gateway).or_else(|| of_ledger().cloned());
-        let key = key.filter(|key| key.gateway == Some(header.gateway));
+        // An id of both kinds would let the ledger go on, or end, where the gateway fell silent.
+        let is_of_both = |key: &KeyState| match key.role {
+            Role::Gateway => {
+                let count = seal.ledger_chain.count;
+                ledger.is_some_and(|chain| chain.has_gateway(header.gateway, Role::Record, count))
+            }
+            _ => self.task.chain.has_gateway(header.gateway, Role::Gateway, seal.workspace_chain.count),
+        };
+        let key = key.filter(|key| key.gateway == Some(header.gateway) && !is_of_both(key));
         let Some(key) = key else {
             let fault = Fault::new(
                 Check::KeyEnrolled,
                 self.place(at),
-                format!("a key of gateway {}", header.gateway),
+                format!("a key of gateway {} alone", header.gateway),
                 format!("key {}, which is not enrolled for it there", header.key_id),
             );
             return Err(fault.into());

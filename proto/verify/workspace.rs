@@ -164,6 +164,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
 
     /// The chain's statements, found from the last head backwards, and replayed from the first one on.
     fn read_chain(&mut self) -> Result<(), Stop> {
+        self.check_creation()?;
         let mut statements = Vec::new();
         let (mut next, last) = match self.seals.last() {
             Some(seal) => (seal.workspace_chain.hash, seal.workspace_chain.count),
@@ -199,6 +200,14 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
             }
         }
         self.finish_chain(chain, roots)
+    }
+
+    /// The log has the first statement in full, so its object need not be there; one that is must be that statement.
+    fn check_creation(&self) -> Result<(), Stop> {
+        let hash = self.workspace.create.hash;
+        let name = archive::statement(Some(self.id()), 0, hash);
+        let found = self.objects.get(&name)?.map_or(hash, |bytes| object_hash(&bytes));
+        Ok(ensure(Check::StatementForm, found == hash, || name, || (hash, found))?)
     }
 
     /// Statements that cut the last segment: they stand in no seal yet, but as its last leaves and as objects. Where that
@@ -346,6 +355,11 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         while self.trees.len() > TREES_KEPT {
             self.trees.pop_first();
         }
+        if let Some(leaf) = report.before_term {
+            // No fault: a clock may be set back. But nobody else has to know of it for a ledger to date what it holds so.
+            let text = "said to have been received before the start of the ledger that received it".to_owned();
+            verdict.find("received-before-term", Some(self.id()), format!("{name} leaf {leaf}"), text);
+        }
         let mut touched: BTreeSet<(GatewayId, Epoch)> = BTreeSet::new();
         let mut statements = Vec::new();
         for (at, leaf) in (0_u64..).zip(&report.leaves) {
@@ -474,6 +488,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
             let text = "a head that was signed while the fence was out of reach".to_owned();
             verdict.find("unfenced", Some(self.id()), place.to_owned(), text);
         }
+        self.find_doubt(head, place, verdict);
         let seal = usize::try_from(head.segment).ok().and_then(|at| self.seals.get(at));
         if let Some(seal) = seal.filter(|seal| head.incarnation < seal.incarnation) {
             let text = format!("a head of incarnation {}; the segment is of {}", head.incarnation, seal.incarnation);
@@ -511,6 +526,18 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         };
         let root = tree.root_at(head.size);
         Ok(ensure(Check::HeldHead, root == Some(head.root), || place.to_owned(), || (format!("{:?}", root), says()))?)
+    }
+
+    /// A head may be of a key that is in doubt where its segment was sealed: whoever else had that key could have made it.
+    fn find_doubt(&self, head: &Head, place: &str, verdict: &mut Verdict) {
+        let newest = self.log.ledger.last().and_then(|state| state.chain.key(&head.key_id));
+        let Some(since) = newest.and_then(|key| key.suspect_since) else { return };
+        let sealed = usize::try_from(head.segment).ok().and_then(|at| self.workspace.seals.get(at));
+        if sealed.is_none_or(|(index, _)| *index >= since) {
+            let text = format!("holds a head signed by key {}, which is in doubt there", head.key_id);
+            verdict.find("suspect-key", Some(self.id()), place.to_owned(), text);
+            verdict.suspect_batches = verdict.suspect_batches.saturating_add(1);
+        }
     }
 
     /// Heads that point further back than the trees in memory: those segments are read once more.

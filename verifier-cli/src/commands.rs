@@ -6,7 +6,7 @@ use custody::{
     evidence::{self, EVIDENCE_BYTES_MAX, Proof},
     id::WorkspaceId,
     policy::{POLICY_BYTES_MAX, Policy, fingerprint},
-    verify::{self, Known, Options, parse_known},
+    verify::{self, KNOWN_BYTES_MAX, Known, Options, parse_known},
 };
 use verifier::{
     export,
@@ -21,9 +21,6 @@ use verifier::{
 };
 
 use crate::cli::{Command, Evidence, Export, Show, Verify};
-
-/// Greatest length of a known file in bytes: a receipt of 256 batches with the longest paths, as base64.
-const KNOWN_BYTES_MAX: usize = 2 << 20;
 
 /// Runs a command and says the exit code.
 pub(crate) fn run(command: Command) -> Result<u8, Failure> {
