@@ -17,7 +17,7 @@ use crate::{
     policy::{BadPolicy, Policy},
     record,
     segment::{Leaf, Seal},
-    statement::{Chain, KeyState, RESERVED_NAME, Roots, Signed},
+    statement::{Chain, RESERVED_NAME, Roots, Signed, writer},
     strict::{self, Malformed, NotStrict, table},
     verdict::{Check, Fault, ensure},
     wire::{self, LeafKind, Role},
@@ -277,15 +277,8 @@ impl<'a> Checker<'a> {
         let at = || place.to_owned();
         let bound = header.origin == self.policy.origin && header.workspace == self.workspace;
         ensure(Check::BatchBinding, bound, at, || (self.workspace, header.workspace))?;
-        let of_workspace = self.chain.key_at(&header.key_id, seal.workspace_chain.count);
-        let of_ledger = self.ledger.key_at(&header.key_id, seal.ledger_chain.count);
-        let key = of_workspace.filter(|key| key.role == Role::Gateway);
-        let key = key.or_else(|| of_ledger.filter(|key| key.role == Role::Record));
-        let is_of_both = |key: &KeyState| match key.role {
-            Role::Gateway => self.ledger.has_gateway(header.gateway, Role::Record, seal.ledger_chain.count),
-            _ => self.chain.has_gateway(header.gateway, Role::Gateway, seal.workspace_chain.count),
-        };
-        let key = key.filter(|key| key.gateway == Some(header.gateway) && !is_of_both(key));
+        let workspace = (&self.chain, seal.workspace_chain.count);
+        let key = writer(workspace, (&self.ledger, seal.ledger_chain.count), &header.key_id, header.gateway);
         let Some(key) = key else {
             let expected = format!("a key of gateway {} alone", header.gateway);
             return Err(Fault::new(Check::KeyEnrolled, place, expected, header.key_id));

@@ -26,6 +26,8 @@
 #[cfg(test)]
 mod example_tests;
 #[cfg(test)]
+mod format_tests;
+#[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
 mod golden_tests;

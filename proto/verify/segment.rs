@@ -15,7 +15,7 @@ use crate::{
     merkle::{SegmentTree, Tree},
     record::RecordKind,
     segment::{Content, Entry, FRAME_BYTES_MAX, Object, Seal, object_blake3, split_frame},
-    statement::{Chain, KeyState, RESERVED_NAME},
+    statement::{Chain, KeyState, RESERVED_NAME, writer},
     verdict::{Check, Fault, State, ensure},
     wire::{self, LeafKind, Role},
 };
@@ -274,19 +274,9 @@ impl Reader<'_> {
     /// The key that signs the batch, and since which position it is in doubt.
     fn signer(&self, at: u64, header: &Header) -> Result<(KeyState, Option<u64>), Stop> {
         let seal = &self.task.seal;
-        let ledger = self.log.ledger_after(seal.ledger_chain.count).map(|state| &state.chain);
-        let of_workspace = self.task.chain.key_at(&header.key_id, seal.workspace_chain.count);
-        let of_ledger = || ledger.and_then(|chain| chain.key(&header.key_id)).filter(|key| key.role == Role::Record);
-        let key = of_workspace.filter(|key| key.role == Role::Gateway).or_else(|| of_ledger().cloned());
-        // An id of both kinds would let the ledger go on, or end, where the gateway fell silent.
-        let is_of_both = |key: &KeyState| match key.role {
-            Role::Gateway => {
-                let count = seal.ledger_chain.count;
-                ledger.is_some_and(|chain| chain.has_gateway(header.gateway, Role::Record, count))
-            }
-            _ => self.task.chain.has_gateway(header.gateway, Role::Gateway, seal.workspace_chain.count),
-        };
-        let key = key.filter(|key| key.gateway == Some(header.gateway) && !is_of_both(key));
+        let workspace = (&*self.task.chain, seal.workspace_chain.count);
+        let ledger = self.log.ledger.last().map(|state| (&*state.chain, seal.ledger_chain.count));
+        let key = ledger.and_then(|ledger| writer(workspace, ledger, &header.key_id, header.gateway));
         let Some(key) = key else {
             let fault = Fault::new(
                 Check::KeyEnrolled,
