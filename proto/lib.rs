@@ -14,12 +14,12 @@
 )]
 #![cfg_attr(
     test,
-    allow(
+    expect(
         clippy::indexing_slicing,
         clippy::panic,
         clippy::expect_used,
-        clippy::unwrap_used,
-        clippy::arithmetic_side_effects
+        clippy::arithmetic_side_effects,
+        reason = "tests fail by a panic; what is not a test is held to this by the build without them"
     )
 )]
 
