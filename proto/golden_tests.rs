@@ -8,11 +8,11 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use crate::{
-    batch::{self},
+    batch, directory,
     evidence::Proof,
     hash::{Use, root_successor, text_digest},
-    head::{self},
-    id::{ObjectHash, RootHash, hex},
+    head,
+    id::{MemberId, ObjectHash, RootHash, hex},
     key::{Context, public, sign},
     log::encode_bundle,
     merkle::{BatchTree, HistoryTree, LogTree, Node, SegmentTree, TreeHash as _, log_leaf},
@@ -54,6 +54,7 @@ pub(crate) fn all() -> Vec<Golden> {
         golden("record-tool-definition", "Record", tool_definitions()),
         golden("record-gateway-event", "Record", gateway_events()),
         golden("record-directory-entry", "Record", vec![directory_entry()]),
+        golden("directory-contents", "DirectoryContents", directory_contents()),
         golden("record-ledger-event", "Record", ledger_events()),
         golden("record-search", "Record", searches()),
         golden("record-alarm", "Record", alarms()),
@@ -239,6 +240,7 @@ fn hashes_signatures_and_keys_are_golden() {
         Use::RootSuccessor,
         Use::LastSeals,
         Use::Text,
+        Use::MemberKey,
     ] {
         line(of.context(), &of.key());
     }
@@ -261,6 +263,9 @@ fn hashes_signatures_and_keys_are_golden() {
     line("text-digest", &text_digest(b"text"));
     line("root-successor", &root_successor(&left));
     line("last-seals", &crate::verify::last_seals_hash(&[(WORKSPACE, 3, ObjectHash(right))]));
+    let member = MemberId([0xa1; 16]);
+    line("member-key", &directory::key_commitment(ORIGIN, member, &[0x4b; 32]));
+    line("directory-entry", &directory::associated_data(ORIGIN, member, 2));
     line("key-id", public(&key(GATEWAY)).id(Role::Gateway).as_ref());
     for context in [Context::Batch, Context::Head, Context::Statement, Context::Possession] {
         line(context.label(), &sign(&key(GATEWAY), context, b"message"));
@@ -269,6 +274,20 @@ fn hashes_signatures_and_keys_are_golden() {
     line("verifier-key log", verifier_key(ORIGIN, TYPE_LOG, public(&key(LOG))).as_bytes());
     line("verifier-key witness", verifier_key("witness.example", TYPE_COSIGNATURE, public(&key(WITNESS))).as_bytes());
     compare("hashes.txt", &out);
+}
+
+#[test]
+fn format_md_shows_the_golden_directory_entry() {
+    let text = fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/FORMAT.md")).unwrap();
+    let member = MemberId([0xa1; 16]);
+    let contents = directory_contents().swap_remove(0);
+    assert_eq!(directory::parse_contents(&contents).unwrap().name, "Ada Lovelace");
+    let commitment = directory::key_commitment(ORIGIN, member, &[0x4b; 32]);
+    let parts = [&commitment[..], &directory::associated_data(ORIGIN, member, 2), &contents];
+    let shown: String = parts.iter().map(|part| format!("    {}\n", hex(part))).collect();
+    assert!(text.contains(&shown), "docs/FORMAT.md 5.4 should show\n{shown}");
+    assert_ne!(directory::key_commitment(ORIGIN, MemberId([0xa2; 16]), &[0x4b; 32]), commitment);
+    assert_ne!(directory::key_commitment("log.example/other", member, &[0x4b; 32]), commitment);
 }
 
 #[test]

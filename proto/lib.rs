@@ -36,6 +36,7 @@ mod testing;
 
 pub mod archive;
 pub mod batch;
+pub mod directory;
 pub mod evidence;
 pub mod hash;
 pub mod head;

@@ -1,6 +1,7 @@
 //! Golden records: every kind, with every field and every value of an enum.
 
 use bytes::Bytes;
+use prost::Message as _;
 
 use crate::{
     hash::text_digest,
@@ -251,6 +252,17 @@ pub(super) fn directory_entry() -> Vec<u8> {
         key_commitment: fill::<32>(0xc1),
         ciphertext: fill::<48>(0xc2),
     }))
+}
+
+/// What an entry holds before it is encrypted: FORMAT.md encrypts the first of these.
+pub(super) fn directory_contents() -> Vec<Vec<u8>> {
+    let contents =
+        |name: &str, address: &str| wire::DirectoryContents { version: 1, name: name.into(), address: address.into() };
+    vec![
+        contents("Ada Lovelace", "ada@example.com").encode_to_vec(),
+        contents("深町 純", "").encode_to_vec(),
+        contents("", "build@example.com").encode_to_vec(),
+    ]
 }
 
 pub(super) fn ledger_events() -> Vec<Vec<u8>> {
