@@ -20,6 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     compiler.include_imports(true).include_source_info(true).open_files(&files)?;
     #[expect(clippy::disallowed_methods, reason = "what the build generates is made again, not kept")]
     fs::write(out.join("strict_table.rs"), strict_table(&compiler.descriptor_pool())?)?;
+    #[expect(clippy::disallowed_methods, reason = "what the build generates is made again, not kept")]
+    fs::write(out.join("numbers.txt"), numbers(&compiler.descriptor_pool())?)?;
 
     let mut config = prost_build::Config::new();
     config.bytes(["."]);
@@ -30,6 +32,43 @@ fn main() -> Result<(), Box<dyn Error>> {
     #[cfg(not(feature = "grpc"))]
     config.compile_fds(descriptors)?;
     Ok(())
+}
+
+/// Every number and name of the package, the services' own messages too: a test holds it against what was frozen.
+fn numbers(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
+    let mut lines = Vec::new();
+    for message in pool.all_messages().filter(|m| m.package_name() == "custody.v1") {
+        for field in message.fields() {
+            let kind = match field.kind() {
+                Kind::Message(inner) => inner.name().to_owned(),
+                Kind::Enum(inner) => inner.name().to_owned(),
+                other => format!("{other:?}").to_lowercase(),
+            };
+            let oneof = field.containing_oneof().filter(|oneof| !oneof.is_synthetic());
+            let label = match (field.cardinality(), oneof) {
+                (Cardinality::Repeated, _) => "repeated".to_owned(),
+                (_, Some(oneof)) => format!("oneof {}", oneof.name()),
+                _ if field.field_descriptor_proto().proto3_optional() => "optional".to_owned(),
+                _ => "plain".to_owned(),
+            };
+            lines.push(format!("message {} {:04} {} {kind} {label}", message.name(), field.number(), field.name()));
+        }
+    }
+    for known in pool.all_enums().filter(|e| e.package_name() == "custody.v1") {
+        let values = known.values();
+        lines.extend(values.map(|value| format!("enum {} {:04} {}", known.name(), value.number(), value.name())));
+    }
+    for service in pool.services().filter(|s| s.package_name() == "custody.v1") {
+        for method in service.methods() {
+            let stream = |streams: bool| if streams { "stream " } else { "" };
+            let (input, output) = (method.input(), method.output());
+            let (from, to) = (stream(method.is_client_streaming()), stream(method.is_server_streaming()));
+            let what = format!("{from}{} -> {to}{}", input.name(), output.name());
+            lines.push(format!("service {} {} {what}", service.name(), method.name()));
+        }
+    }
+    lines.sort_unstable();
+    Ok(lines.iter().map(|line| format!("{line}\n")).collect())
 }
 
 /// One `Message` constant for each message of the package, fields in ascending order of their tags.

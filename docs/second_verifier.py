@@ -40,6 +40,7 @@ TIME_MAX = 253402300799999999
 DAY_US = 86_400_000_000
 ZEROS = bytes(32)
 FINDINGS_MAX = 1000
+KNOWN_BYTES_MAX = 2_097_152
 CLAIMS = ("unaltered", "authorised", "complete", "not_rolled_back", "not_rewritten", "dated")
 
 
@@ -935,6 +936,9 @@ class Chain:
         key = self.keys.get(key_id)
         return key if key and key.role == role and key.serial < count else None
 
+    def has_gateway(self, gateway, count, role):
+        return any((key.role, key.gateway) == (role, gateway) and key.serial < count for key in self.keys.values())
+
     def held(self, first, last):
         """Whether a hold stands, after all statements, over times from `first` to `last`."""
         return any(hold.since <= last and (hold.until is None or hold.until >= first) for hold in self.holds.values())
@@ -1322,7 +1326,7 @@ class Log:
         roots = Roots(self.policy.roots, min(self.policy.roots))
         self.ledger = Chain(self.policy.origin, None, roots)
         self.ledger_counts, self.incarnations = [0], [0]  # after so many entries
-        self.terms, self.first_term = [], None  # (log index, term); index of the first
+        self.terms, self.first_term = [], None  # (log index, term, at); index of the first
         self.created, self.removed, self.chains, self.seals = {}, {}, {}, {}
 
     def verify(self):
@@ -1347,6 +1351,10 @@ class Log:
             name = f"log/statements/{serial}-{digest.hex()}"
             data = self.archive.read(name)
             require(data is not None and sha256(data) == digest, "ledger-statement", name)
+        named = {f"log/statements/{serial}-{digest.hex()}" for serial, digest in enumerate(self.ledger.hashes)}
+        for name in self.archive.below("log/statements"):
+            if name not in named:
+                self.run.found("unreferenced")
         self.find_doubt()
 
     def find_doubt(self):
@@ -1440,7 +1448,7 @@ class Log:
         last = self.terms[-1][1] if self.terms else 0
         require(start.term > last and start.incarnation == self.incarnations[index], "term-order", place)
         self.first_term = index if self.first_term is None else self.first_term
-        self.terms.append((index, start.term))
+        self.terms.append((index, start.term, start.at))
 
     def take_ledger_statement(self, index, given, place):
         judge("ledger-chain", place, self.ledger, given)
@@ -1590,6 +1598,9 @@ class Workspace:
 
     def verify_chain(self):
         """Steps 7 to 9."""
+        name = f"{self.folder}/statements/0-{self.chain.hash_after(1).hex()}"
+        created = self.archive.read(name)
+        require(created is None or sha256(created) == self.chain.hash_after(1), "statement-form", name)
         if not self.seals:
             return
         statements = self.walk_back(self.seals[-1].workspace_chain)
@@ -1823,6 +1834,7 @@ class Segment:
         self.segments, self.workspace, self.run, self.log = segments, segments.workspace, segments.run, segments.log
         self.seal, self.name, self.leaves, self.touched = seal, name, [], set()
         self.signers, self.writers, self.heads = {}, {}, {}
+        self.before_term = False  # a leaf says that it was received before its term began
 
     def verify_alone(self, data):
         """Steps 2 to 8."""
@@ -1856,12 +1868,13 @@ class Segment:
     def check_order(self):
         """Step 5."""
         position, last_term = self.seal.first_position, 0
-        begun = {term for index, term in self.log.terms if index < self.seal.index}
+        begun = {term: at for index, term, at in self.log.terms if index < self.seal.index}
         for index, leaf in enumerate(self.leaves):
             require(leaf.entry.first_position == position, "entry-position", self.place(index))
             term = leaf.entry.term
             require(term in begun and term >= last_term, "entry-term", self.place(index))
             last_term = term
+            self.before_term = self.before_term or leaf.entry.received_at < begun[term]
             if leaf.kind == "BATCH":
                 position = min(position + leaf.content.header.record_count, U64_MAX)
 
@@ -1912,6 +1925,8 @@ class Segment:
     def verify_in_place(self):
         """Steps 9 to 13."""
         statements = []
+        if self.before_term:
+            self.run.found("received-before-term")
         for index, leaf in enumerate(self.leaves):
             require(leaf.entry.term >= self.segments.term, "entry-term", self.place(index))
             self.segments.term = leaf.entry.term
@@ -1982,6 +1997,10 @@ class Segment:
         if head.unfenced:
             self.run.found("unfenced")
         seal = seals[head.segment] if head.segment < len(seals) else None
+        since = self.log.ledger.keys[head.key_id].suspect
+        if since is not None and (seal is None or seal.index >= since):
+            self.run.suspect = True
+            self.run.found("suspect-key")
         if seal and seal.incarnation > head.incarnation:
             self.run.found("superseded")
             return
@@ -2021,7 +2040,9 @@ def check_signer(states, header, header_bytes, signature, place):
     chain = states.workspace
     require((header.origin, header.workspace) == (chain.origin, chain.workspace), "batch-binding", place)
     key, retired, revoked = states.signer(header.key_id)
-    require(key and key.gateway == header.gateway, "key-enrolled", place)
+    of_both = (chain.has_gateway(header.gateway, states.workspace_count, "GATEWAY")
+               and states.ledger.has_gateway(header.gateway, states.ledger_count, "RECORD"))
+    require(key and key.gateway == header.gateway and not of_both, "key-enrolled", place)
     require(not revoked and not (retired and header.batch_number == 0), "key-valid", place)
     require(signed("batch", key.public_key, signature, header_bytes), "batch-signature", place)
     return key
@@ -2044,10 +2065,12 @@ class Known:
 
 
 def parse_known(name, data):
+    if len(data) > KNOWN_BYTES_MAX:
+        raise NoVerdict(f"known file {name} has more than {KNOWN_BYTES_MAX} bytes")
     try:
         for prefix, parse in ((b"custody/v1/head ", known_head), (b"custody/v1/receipt ", known_receipt)):
             if data.startswith(prefix):
-                return parse(name, base64_of(data[len(prefix):].decode("ascii").strip()))
+                return parse(name, base64_of(data[len(prefix):].removesuffix(b"\n").decode("ascii")))
         return Known(name, note=parse_note(data))
     except (Malformed, Future, UnicodeDecodeError) as error:
         raise NoVerdict(f"known file {name}: {error}") from error

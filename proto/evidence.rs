@@ -17,7 +17,7 @@ use crate::{
     policy::{BadPolicy, Policy},
     record,
     segment::{Leaf, Seal},
-    statement::{Chain, RESERVED_NAME, Roots, Signed},
+    statement::{Chain, RESERVED_NAME, Roots, Signed, writer},
     strict::{self, Malformed, NotStrict, table},
     verdict::{Check, Fault, ensure},
     wire::{self, LeafKind, Role},
@@ -277,13 +277,10 @@ impl<'a> Checker<'a> {
         let at = || place.to_owned();
         let bound = header.origin == self.policy.origin && header.workspace == self.workspace;
         ensure(Check::BatchBinding, bound, at, || (self.workspace, header.workspace))?;
-        let of_workspace = self.chain.key_at(&header.key_id, seal.workspace_chain.count);
-        let of_ledger = self.ledger.key_at(&header.key_id, seal.ledger_chain.count);
-        let key = of_workspace.filter(|key| key.role == Role::Gateway);
-        let key = key.or_else(|| of_ledger.filter(|key| key.role == Role::Record));
-        let key = key.filter(|key| key.gateway == Some(header.gateway));
+        let workspace = (&self.chain, seal.workspace_chain.count);
+        let key = writer(workspace, (&self.ledger, seal.ledger_chain.count), &header.key_id, header.gateway);
         let Some(key) = key else {
-            let expected = format!("a key of gateway {}", header.gateway);
+            let expected = format!("a key of gateway {} alone", header.gateway);
             return Err(Fault::new(Check::KeyEnrolled, place, expected, header.key_id));
         };
         ensure(Check::KeyValid, !(key.revoked || key.retired && header.opens()), at, || {

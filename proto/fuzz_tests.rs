@@ -21,19 +21,19 @@ use crate::{
     hash::object_hash,
     head::{SignedHead, includes_batch, is_consistent},
     id::{RootHash, WorkspaceId, hex, unhex},
-    key::PublicKey,
+    key::{PublicKey, public},
     log::{self, encode_bundle, parse_bundle, parse_claim},
-    note::SignedCheckpoint,
+    note::{Checkpoint, SignedCheckpoint, cosign, cosignature_time},
     policy::{Policy, fingerprint},
     record,
     segment::{self, Object, Seal, split_frame},
     statement::{Chain, Signed},
     strict::{self, table},
     testing::{
-        ROOT, Rng, WORKSPACE, ledger_chain, message, number, put_varint, reencode, roots, sign_statement, testdata,
-        workspace_chain,
+        AT, ROOT, Rng, WITNESS, WORKSPACE, key, ledger_chain, message, number, put_varint, reencode, roots,
+        sign_statement, testdata, workspace_chain,
     },
-    verify::parse_known,
+    verify::{Known, parse_known},
     wire,
 };
 
@@ -293,6 +293,41 @@ fn proof(bytes: &[u8]) -> bool {
     true
 }
 
+/// What stands in an object of cosignatures, put after the checkpoint that it is for.
+fn cosignatures(checkpoint: &Checkpoint, bytes: &[u8]) -> bool {
+    let note = [checkpoint.text().as_bytes(), b"\n", bytes].concat();
+    let Ok(signed) = SignedCheckpoint::parse(&note) else { return false };
+    assert_eq!(signed.to_bytes(), note, "{}", String::from_utf8_lossy(&note));
+    let witness = public(&key(WITNESS));
+    // Lines of other names and keys are passed over; what is left is not signed by chance.
+    let time = |line| cosignature_time(&signed.checkpoint, line, "witness.example", witness);
+    let signed_by = signed.signatures.iter().filter_map(time);
+    signed_by.inspect(|time| assert_eq!(*time, AT / 1_000_000)).count() > 0
+}
+
+/// A known file is a line or a note, and one newline at most is all that may be left out of it.
+fn known(bytes: &[u8]) -> bool {
+    let Ok(known) = parse_known(bytes) else { return false };
+    let (label, read) = match &known {
+        Known::Checkpoint(note) => {
+            assert_eq!(note.to_bytes(), bytes);
+            return true;
+        }
+        Known::Head(head) => ("custody/v1/head ", head),
+        Known::Receipt(head, _) => ("custody/v1/receipt ", head),
+    };
+    let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let said = STANDARD.decode(line.strip_prefix(label.as_bytes()).expect("its label")).expect("base64");
+    assert_eq!([label.as_bytes(), STANDARD.encode(&said).as_bytes()].concat(), line);
+    if let Known::Receipt(_, batches) = &known {
+        let receipt: wire::Receipt = strict::decode(&table::RECEIPT, &said).unwrap();
+        assert_eq!((&receipt.batches, SignedHead::parse(&receipt.signed_head).as_ref()), (batches, Ok(&**read)));
+        return same("Receipt", &said);
+    }
+    assert_eq!(SignedHead::parse(&said).as_ref(), Ok(&**read));
+    same("SignedHead", &said)
+}
+
 /// What is ours in an evidence file, within one that is otherwise right.
 fn evidence_message(proof: &Proof, bytes: &[u8]) -> bool {
     let text = String::from_utf8(proof.to_bytes()).unwrap();
@@ -356,7 +391,9 @@ fn targets() -> Vec<Target> {
     };
     let bundles = lines("log-bundle").into_iter().map(|bundle| [&[7][..], &bundle].concat()).collect();
     let heads = prefixed("custody/v1/head", "signed-head");
-    let known = [heads, prefixed("custody/v1/receipt", "receipt"), lines("checkpoint")].concat();
+    let ended =
+        prefixed("custody/v1/head", "signed-head").into_iter().map(|line| [&line[..], b"\n"].concat()).collect();
+    let known_files = [heads, ended, prefixed("custody/v1/receipt", "receipt"), lines("checkpoint")].concat();
     let said = |object: &Vec<u8>| Signed::parse(object).unwrap().statement_bytes.to_vec();
     let statements = lines("signed-statement").iter().map(said).collect();
     let frames = lines("segment-entry").iter().map(|e| [&(e.len() as u32).to_be_bytes()[..], e].concat()).collect();
@@ -366,6 +403,8 @@ fn targets() -> Vec<Target> {
     };
     let world = World::new();
     let proof_of_world = world.proof();
+    let checkpoint_of_world = world.checkpoint().checkpoint;
+    let cosigned = cosign(&checkpoint_of_world, "witness.example", &key(WITNESS), AT / 1_000_000).text().into_bytes();
     let keys = (1..=10).map(|byte| crate::testing::public_bytes(byte).to_vec()).collect();
     let mut targets = vec![
         target("header", 1, lines("batch-header"), Box::new(header)),
@@ -383,7 +422,8 @@ fn targets() -> Vec<Target> {
         target("proof", 40, lines("evidence-file"), Box::new(proof)),
         target("evidence", 60, lines("evidence"), Box::new(move |b| evidence_message(&proof_of_world, b))),
         target("policy", 10, lines("policy"), Box::new(audit_policy)),
-        target("known", 2, known, Box::new(|bytes| parse_known(bytes).is_ok())),
+        target("cosignatures", 20, vec![cosigned], Box::new(move |b| cosignatures(&checkpoint_of_world, b))),
+        target("known", 2, known_files, Box::new(known)),
         target("claim", 1, lines("claim"), Box::new(|bytes| parse_claim(bytes).is_ok() && same("Claim", bytes))),
         target("seal", 1, lines("seal"), Box::new(|b| Seal::parse(b).is_ok_and(|seal| seal.encode() == b))),
         target("receipt", 2, lines("receipt"), Box::new(move |bytes| receipt(&world, bytes))),
@@ -430,7 +470,9 @@ fn every_parser_withstands_mutated_golden_bytes() {
     let (begun, mut round) = (Instant::now(), number("CUSTODY_ROUND").unwrap_or(0));
     loop {
         for target in &targets {
-            let mut rng = Rng::new(seed ^ round.wrapping_mul(0x9E37_79B9) ^ u64::from(target.name.as_bytes()[0]));
+            // The whole name counts: two targets with one first letter would else be given the same dice.
+            let name = u64::from_be_bytes(*object_hash(target.name.as_bytes()).0.first_chunk().unwrap());
+            let mut rng = Rng::new(seed ^ round.wrapping_mul(0x9E37_79B9) ^ name);
             let mut accepted = 0_u64;
             let count = (6_000 / target.cost).max(30);
             for _ in 0..count {

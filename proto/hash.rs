@@ -43,9 +43,11 @@ pub enum Use {
     LastSeals,
     /// Text of a caller that is not a token.
     Text,
+    /// A member's key, as a directory entry commits to it.
+    MemberKey,
 }
 
-const CONTEXTS: [(Use, &str); 13] = [
+const CONTEXTS: [(Use, &str); 14] = [
     (Use::BatchLeaf, "custody/v1/batch-leaf"),
     (Use::BatchNode, "custody/v1/batch-node"),
     (Use::SegmentLeaf, "custody/v1/segment-leaf"),
@@ -59,9 +61,10 @@ const CONTEXTS: [(Use, &str); 13] = [
     (Use::RootSuccessor, "custody/v1/root-successor"),
     (Use::LastSeals, "custody/v1/last-seals"),
     (Use::Text, "custody/v1/text"),
+    (Use::MemberKey, "custody/v1/member-key"),
 ];
 
-static KEYS: LazyLock<[[u8; 32]; 13]> = LazyLock::new(|| CONTEXTS.map(|(_, context)| blake3::derive_key(context, &[])));
+static KEYS: LazyLock<[[u8; 32]; 14]> = LazyLock::new(|| CONTEXTS.map(|(_, context)| blake3::derive_key(context, &[])));
 
 impl Use {
     /// The context string from which the key is derived.

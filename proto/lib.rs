@@ -14,17 +14,19 @@
 )]
 #![cfg_attr(
     test,
-    allow(
+    expect(
         clippy::indexing_slicing,
         clippy::panic,
         clippy::expect_used,
-        clippy::unwrap_used,
-        clippy::arithmetic_side_effects
+        clippy::arithmetic_side_effects,
+        reason = "tests fail by a panic; what is not a test is held to this by the build without them"
     )
 )]
 
 #[cfg(test)]
 mod example_tests;
+#[cfg(test)]
+mod format_tests;
 #[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
@@ -34,6 +36,7 @@ mod testing;
 
 pub mod archive;
 pub mod batch;
+pub mod directory;
 pub mod evidence;
 pub mod hash;
 pub mod head;

@@ -213,6 +213,25 @@ pub struct Chain {
     incarnation: u64,
 }
 
+/// The key that may sign batches as `gateway` under `id`, as so many statements of the workspace's chain and of the ledger's
+/// leave it: a gateway's, or the ledger's record key. `None` too if both chains have that gateway id, because then the ledger
+/// could go on, or end, where the gateway fell silent.
+pub(crate) fn writer(
+    (workspace, count): (&Chain, u64),
+    (ledger, ledger_count): (&Chain, u64),
+    id: &KeyId,
+    gateway: GatewayId,
+) -> Option<KeyState> {
+    let of_workspace = workspace.key_at(id, count).filter(|key| key.role == Role::Gateway);
+    let of_ledger = || ledger.key_at(id, ledger_count).filter(|key| key.role == Role::Record);
+    let key = of_workspace.or_else(of_ledger).filter(|key| key.gateway == Some(gateway))?;
+    let taken = match key.role {
+        Role::Gateway => ledger.has_gateway(gateway, Role::Record, ledger_count),
+        _ => workspace.has_gateway(gateway, Role::Gateway, count),
+    };
+    (!taken).then_some(key)
+}
+
 impl Chain {
     /// The chain of the ledger's keys (`workspace` `None`) or of one workspace, before its first statement.
     pub fn new(origin: &str, workspace: Option<WorkspaceId>) -> Self {
@@ -250,6 +269,10 @@ impl Chain {
         key.retired = key.retired_by.is_some_and(|serial| serial < count);
         key.revoked = key.revoked_by.is_some_and(|serial| serial < count);
         Some(key)
+    }
+
+    fn has_gateway(&self, gateway: GatewayId, role: Role, count: u64) -> bool {
+        self.keys.values().any(|key| key.role == role && key.gateway == Some(gateway) && key.serial < count)
     }
 
     /// The workspace; `None` for the ledger's keys.

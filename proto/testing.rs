@@ -101,7 +101,7 @@ macro_rules! reencode {
 pub(crate) fn reencode(message: &Message, bytes: &[u8]) -> Option<Vec<u8>> {
     reencode!(message, bytes,
         Record Link TraceContext ForensicReceipt Extension Call AccessRule AccessChange ToolDefinition Opened ServerLife
-        Delivery Counts ClockJump GatewayEvent DirectoryEntry LedgerEvent Search Alarm Disposition BatchHeader SignedBatch
+        Delivery Counts ClockJump GatewayEvent DirectoryEntry DirectoryContents LedgerEvent Search Alarm Disposition BatchHeader SignedBatch
         ChainHead OpenHead SignedHead HeadConsistency BatchInclusion Receipt ArchivedReceipt SegmentEntry SegmentHeader
         SegmentFrame SegmentIndex RosterEntry Roster Seal Create Remove Delegate Enrol Retire Revoke Suspect Hold Release
         SucceedRoot Incarnation Statement SignedStatement Possession SealReference TermStart LogEntry Claim EvidenceBatch

@@ -301,7 +301,7 @@ pub struct Verdict {
     pub workspaces: Vec<(WorkspaceId, String)>,
     /// Claims 4 to 6, which faults alone do not decide: state and the reason in words.
     pub third_party: Vec<(Claim, State, String)>,
-    /// Batches whose key is suspect: "authorised" is then undecided.
+    /// Batches whose key is suspect, batches that hold a head of a suspect key, and such checkpoints: "authorised" is then undecided.
     pub suspect_batches: u64,
 }
 
@@ -391,7 +391,10 @@ impl Verdict {
             return (State::Undecided, format!("not examined past {} at {}", first.check.name(), first.place));
         }
         if claim == Claim::Authorised && self.suspect_batches > 0 {
-            return (State::Undecided, format!("{} batches by suspect keys", self.suspect_batches));
+            return (
+                State::Undecided,
+                format!("{} batches, heads or checkpoints by suspect keys", self.suspect_batches),
+            );
         }
         (State::Verified, String::new())
     }

@@ -16,6 +16,9 @@ use crate::{
     wire::{self, LeafKind, Role},
 };
 
+/// Greatest length of a known file in bytes: a receipt of 256 batches with the longest paths, as base64.
+pub const KNOWN_BYTES_MAX: usize = 2_097_152;
+
 /// Something that the auditor got from somebody else than the archive's keeper.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Known {
@@ -32,9 +35,15 @@ pub enum Known {
 /// # Errors
 /// In words, completing "the known file ...".
 pub fn parse_known(bytes: &[u8]) -> Result<Known, String> {
+    if bytes.len() > KNOWN_BYTES_MAX {
+        return Err(format!("has more than {KNOWN_BYTES_MAX} bytes"));
+    }
     let text = std::str::from_utf8(bytes).map_err(|_| "is not text".to_owned())?;
-    let decode =
-        |encoded: &str| STANDARD.decode(encoded.trim()).map_err(|_| "is not base64 after its label".to_owned());
+    // One newline and nothing else may end the line: what white space is differs from language to language.
+    let decode = |encoded: &str| {
+        let encoded = encoded.strip_suffix('\n').unwrap_or(encoded);
+        STANDARD.decode(encoded).map_err(|_| "is not base64 after its label".to_owned())
+    };
     if let Some(encoded) = text.strip_prefix("custody/v1/head ") {
         let signed = SignedHead::parse(&decode(encoded)?).map_err(|why| format!("is no signed head: {why}"))?;
         return Ok(Known::Head(Box::new(signed)));

@@ -46,6 +46,17 @@ impl WorkspaceLog {
     }
 }
 
+/// A start of the ledger.
+#[derive(Clone, Copy, Debug)]
+pub struct Term {
+    /// Log index of its entry.
+    pub index: u64,
+    /// Its number.
+    pub number: u64,
+    /// When it began, by the ledger's clock.
+    pub at: u64,
+}
+
 /// A log that verified.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -59,8 +70,8 @@ pub struct Log {
     pub tree: Tree<LogTree>,
     /// The ledger's keys over time, ascending; the first holds before any statement.
     pub ledger: Vec<LedgerState>,
-    /// Log index and number of each term.
-    pub terms: Vec<(u64, u64)>,
+    /// Each start of the ledger, in order.
+    pub terms: Vec<Term>,
     /// Log index of each incarnation, the first being number 1.
     pub incarnations: Vec<u64>,
     /// In the order of creation.
@@ -82,7 +93,7 @@ impl Log {
     pub(super) fn names_checkpoint(&self, said: &wire::Statement, size: u64) -> bool {
         let named = said.checkpoint_size;
         if named == 0 {
-            let genesis = self.terms.iter().all(|(index, _)| *index >= size);
+            let genesis = self.terms.iter().all(|term| term.index >= size);
             return genesis && said.checkpoint_hash == ObjectHash::ZERO.0[..];
         }
         let root = self.tree.root_at(named).filter(|_| named <= size);
@@ -132,7 +143,7 @@ impl Log {
             log.check_other(&read_checkpoint(objects, policy, other)?)?;
         }
         log.read_cosignatures(objects, policy, verdict)?;
-        log.check_statement_objects(objects)?;
+        log.check_statement_objects(objects, verdict)?;
         log.find_doubt(verdict);
         verdict.counts.log_entries = size;
         Ok(log)
@@ -154,14 +165,14 @@ impl Log {
             }
             match entry {
                 Entry::TermStart(start) => {
-                    let last = self.terms.last().map_or(0, |(_, term)| *term);
+                    let last = self.terms.last().map_or(0, |term| term.number);
                     let incarnation = self.incarnation_at(index);
                     let holds = start.term > last && start.incarnation == incarnation;
                     ensure(Check::TermOrder, holds, place, || {
                         let found = format!("term {} of incarnation {}", start.term, start.incarnation);
                         (format!("a term above {last} of incarnation {incarnation}"), found)
                     })?;
-                    self.terms.push((index, start.term));
+                    self.terms.push(Term { index, number: start.term, at: start.at });
                 }
                 Entry::Statement(signed) if signed.workspace().is_none() => {
                     self.take_ledger_statement(index, &signed)?
@@ -346,10 +357,12 @@ impl Log {
     }
 
     /// The ledger's statements, which the log has in full, are also objects of their own.
-    fn check_statement_objects(&self, objects: &impl Archive) -> Result<(), Stop> {
+    fn check_statement_objects(&self, objects: &impl Archive, verdict: &mut Verdict) -> Result<(), Stop> {
+        let mut strange: BTreeSet<String> = objects.list("log/statements")?.into_iter().collect();
         for state in self.ledger.iter().skip(1) {
             let head = state.chain.head();
             let name = archive::statement(None, head.count.saturating_sub(1), head.hash);
+            strange.remove(name.strip_prefix("log/statements/").unwrap_or(&name));
             let object = objects.get(&name)?;
             let found = object.as_ref().map(|bytes| crate::hash::object_hash(bytes));
             ensure(
@@ -363,6 +376,10 @@ impl Log {
                     )
                 },
             )?;
+        }
+        for name in strange {
+            let text = "no statement on the ledger's keys".to_owned();
+            verdict.find("unreferenced", None, format!("log/statements/{name}"), text);
         }
         Ok(())
     }

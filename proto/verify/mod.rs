@@ -23,8 +23,8 @@ mod segment;
 mod strays;
 mod workspace;
 
-pub use known::{Known, parse_known};
-pub use log::{Log, last_seals_hash};
+pub use known::{KNOWN_BYTES_MAX, Known, parse_known};
+pub use log::{Log, Term, last_seals_hash};
 
 /// An object could not be read: neither there nor missing. Verification ends without a verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]

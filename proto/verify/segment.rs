@@ -15,7 +15,7 @@ use crate::{
     merkle::{SegmentTree, Tree},
     record::RecordKind,
     segment::{Content, Entry, FRAME_BYTES_MAX, Object, Seal, object_blake3, split_frame},
-    statement::{Chain, KeyState, RESERVED_NAME},
+    statement::{Chain, KeyState, RESERVED_NAME, writer},
     verdict::{Check, Fault, State, ensure},
     wire::{self, LeafKind, Role},
 };
@@ -57,6 +57,8 @@ pub(super) struct Report {
     pub(super) object: Object,
     pub(super) leaves: Vec<Leaf>,
     pub(super) tree: Tree<SegmentTree>,
+    /// The first leaf that says it came before its term began.
+    pub(super) before_term: Option<u64>,
 }
 
 /// `None` where the object is not there and may have expired.
@@ -75,7 +77,8 @@ pub(super) fn check(objects: &impl Archive, log: &Log, task: &Task<'_>) -> Resul
         || name.clone(),
         || ("the header of the segment that the seal speaks of", "another's"),
     )?;
-    let reader = Reader { log, task, name: &name, position: seal.first_position, term: 0, last_head: None };
+    let reader =
+        Reader { log, task, name: &name, position: seal.first_position, term: 0, before_term: None, last_head: None };
     let mut pass = Pass::new(reader);
     for frame in &object.frames {
         read_frame(objects, &object, frame, &name)?.into_iter().for_each(|entry| pass.take(entry));
@@ -117,7 +120,8 @@ impl<'a> Pass<'a> {
     }
 
     fn finish(self, object: Object) -> Result<Report, Stop> {
-        let Self { reader: Reader { task, name, .. }, tree, tally, leaves, leaf_fault, content_fault } = self;
+        let Self { reader: Reader { task, name, before_term, .. }, tree, tally, leaves, leaf_fault, content_fault } =
+            self;
         leaf_fault.map_or(Ok(()), Err)?;
         let seal = task.seal;
         ensure(
@@ -133,7 +137,7 @@ impl<'a> Pass<'a> {
         )?;
         tally.check(seal, name)?;
         content_fault.map_or(Ok(()), Err)?;
-        Ok(Report { object: object.without_frames(), leaves, tree })
+        Ok(Report { object: object.without_frames(), leaves, tree, before_term })
     }
 }
 
@@ -237,6 +241,7 @@ struct Reader<'a> {
     name: &'a str,
     position: u64,
     term: u64,
+    before_term: Option<u64>,
     /// The head that the batch before held, checked: most batches of a group hold the same.
     last_head: Option<(Bytes, Arc<Head>)>,
 }
@@ -255,14 +260,18 @@ impl Reader<'_> {
             || (format!("position {}", self.position), leaf.first_position.to_string()),
         )?;
         self.position = self.position.saturating_add(entry.records());
-        let begun = self.log.terms.iter().any(|(index, term)| *term == leaf.term && *index < self.task.log_index);
+        let mut begun = self.log.terms.iter().filter(|term| term.index < self.task.log_index);
+        let began = begun.find(|term| term.number == leaf.term).map(|term| term.at);
         ensure(
             Check::EntryTerm,
-            begun && leaf.term >= self.term,
+            began.is_some() && leaf.term >= self.term,
             || self.place(at),
             || (format!("a term from {} on that had begun", self.term), leaf.term.to_string()),
         )?;
         self.term = leaf.term;
+        if self.before_term.is_none() && began.is_some_and(|began| leaf.received_at < began) {
+            self.before_term = Some(at);
+        }
         Ok(())
     }
 
@@ -323,16 +332,14 @@ impl Reader<'_> {
     /// The key that signs the batch, and since which position it is in doubt.
     fn signer(&self, at: u64, header: &Header) -> Result<(KeyState, Option<u64>), Stop> {
         let seal = self.task.seal;
-        let ledger = self.log.ledger_after(seal.ledger_chain.count).map(|state| &state.chain);
-        let of_workspace = self.task.chain.key_at(&header.key_id, seal.workspace_chain.count);
-        let of_ledger = || ledger.and_then(|chain| chain.key(&header.key_id)).filter(|key| key.role == Role::Record);
-        let key = of_workspace.filter(|key| key.role == Role::Gateway).or_else(|| of_ledger().cloned());
-        let key = key.filter(|key| key.gateway == Some(header.gateway));
+        let workspace = (self.task.chain, seal.workspace_chain.count);
+        let ledger = self.log.ledger.last().map(|state| (&*state.chain, seal.ledger_chain.count));
+        let key = ledger.and_then(|ledger| writer(workspace, ledger, &header.key_id, header.gateway));
         let Some(key) = key else {
             let fault = Fault::new(
                 Check::KeyEnrolled,
                 self.place(at),
-                format!("a key of gateway {}", header.gateway),
+                format!("a key of gateway {} alone", header.gateway),
                 format!("key {}, which is not enrolled for it there", header.key_id),
             );
             return Err(fault.into());

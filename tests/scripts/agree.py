@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Whether the two verifiers agree over the whole tamper matrix: six claims, exit code, first failing check.
+"""Whether the two verifiers agree over the whole tamper matrix: six claims, exit code, first failing check. Of evidence files
+there are no claims.
 
     agree.py GOLDEN VERIFIER [DIR]
 
 GOLDEN and VERIFIER are the programs of those names; DIR is a folder for the archives (a temporary one by default). Every lie of
-tests/vectors/ is told on the golden archive, and each archive is given to `verifier` and to docs/second_verifier.py. Run it
+tests/vectors/ is told on the golden archive or on evidence from it, and each of these is given to `verifier` and to docs/second_verifier.py. Run it
 with a Python that has tests/requirements.txt.
 """
 
@@ -66,10 +67,28 @@ def second_verdict(second, folder, as_of):
     return {"exit": verdict["exit_code"], "first": first, "claims": verdict["claims"]}
 
 
+def first_of_evidence(verifier, folder):
+    words = [verifier, "evidence", "check", folder / "evidence", "--policy", folder / "policy.json", "--json"]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=SECONDS_MAX)
+    return {"exit": done.returncode, "first": json.loads(done.stdout).get("first_failing_check")}
+
+
+def second_of_evidence(second, folder):
+    asked = argparse.Namespace(command="evidence", file=folder / "evidence", policy=folder / "policy.json")
+    try:
+        verdict = second.run_command(asked)
+    except second.NoVerdict:
+        return {"exit": 2, "first": None}
+    return {"exit": verdict["exit_code"], "first": (verdict["first_fault"] or {}).get("check")}
+
+
 def both(asked):
     verifier, root, folder, as_of = asked
     try:
-        answers = first_verdict(verifier, folder, as_of), second_verdict(load_once(), folder, as_of)
+        if (folder / "evidence").exists():
+            answers = first_of_evidence(verifier, folder), second_of_evidence(load_once(), folder)
+        else:
+            answers = first_verdict(verifier, folder, as_of), second_verdict(load_once(), folder, as_of)
     except Exception as why:  # noqa: BLE001 whatever a verifier breaks on is a disagreement, named below
         answers = "one of them broke", repr(why)
     return str(folder.relative_to(root)), *answers
@@ -92,7 +111,8 @@ def main():
     golden, verifier = sys.argv[1:3]
     with tempfile.TemporaryDirectory(dir=folder_for_archives()) as temporary:
         root = Path(sys.argv[3] if len(sys.argv) > 3 else temporary)
-        subprocess.run([golden, "--lies", root], check=True, timeout=SECONDS_MAX)
+        for what in ("--lies", "--evidence"):
+            subprocess.run([golden, what, root], check=True, timeout=SECONDS_MAX)
         as_of = int((root / "as-of").read_text())
         folders = sorted(file.parent for file in root.rglob("expected.json"))
         asked = [(verifier, root, folder, as_of) for folder in folders]
@@ -102,7 +122,7 @@ def main():
                 if first != second:
                     apart += 1
                     print(f"{name}:\n  verifier         {first}\n  second_verifier  {second}", flush=True)
-    print(f"two verifiers over {len(folders)} archives: {len(folders) - apart} agree, {apart} do not")
+    print(f"two verifiers over {len(folders)} archives and evidence files: {len(folders) - apart} agree, {apart} do not")
     return 1 if apart or not folders else 0
 
 

@@ -18,10 +18,12 @@ use crate::{
 };
 
 mod evidence;
+mod made;
 pub mod object;
 mod scenario;
 mod tamper;
 pub mod target;
+mod whole;
 pub mod wire;
 
 /// How far the liar goes.
@@ -36,6 +38,21 @@ pub enum Strength {
     Resigned,
     /// The ledger, and the gateway, registrar or root that the lie names, do it together.
     Colluding,
+}
+
+/// Which archive a lie is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Story {
+    /// The golden archive.
+    #[default]
+    Plain,
+    /// The one at whose end keys are called suspect: what they signed is undecided.
+    Suspect,
+}
+
+fn is_plain_story(story: &Story) -> bool {
+    *story == Story::Plain
 }
 
 /// What is done.
@@ -117,6 +134,11 @@ pub enum Recipe {
         /// How, by name.
         edit: String,
     },
+    /// A file that the auditor knows is written differently.
+    Known {
+        /// How, by name.
+        edit: String,
+    },
     /// The whole archive of another log.
     OtherOrigin {},
     /// The story itself goes another way: by the name of the scenario.
@@ -134,6 +156,9 @@ pub struct Lie {
     pub says: String,
     /// How far the liar goes.
     pub strength: Strength,
+    /// The archive that the lie is about: the golden one, or that at whose end keys are called suspect.
+    #[serde(default, skip_serializing_if = "is_plain_story")]
+    pub story: Story,
     /// The auditor's policy, by name.
     #[serde(default = "plain_policy", skip_serializing_if = "is_plain_policy")]
     pub policy: String,
@@ -181,6 +206,8 @@ impl Golden {
 
 /// The golden archive.
 pub static GOLDEN: LazyLock<Golden> = LazyLock::new(|| Golden::of(golden::tell(Variant::Plain, Hooks::default())));
+/// The same story, and at its end some keys are called suspect.
+pub static SUSPECT: LazyLock<Golden> = LazyLock::new(|| Golden::of(golden::tell(Variant::Suspect, Hooks::default())));
 /// The same story of a log of another name.
 pub static OTHER: LazyLock<Golden> =
     LazyLock::new(|| Golden::of(golden::tell_as("ledger.example/other", Variant::Plain, Hooks::default())));
@@ -218,9 +245,17 @@ impl Lie {
                 evidence: Some(file),
             });
         }
-        let objects = tamper::tamper(&GOLDEN, self)?;
-        let of_policy = matches!(&self.recipe, Recipe::Scenario { name } if name.starts_with("policy-"));
-        if objects == GOLDEN.rendered.objects && !of_policy {
+        let golden: &Golden = match self.story {
+            Story::Plain => &GOLDEN,
+            Story::Suspect => &SUSPECT,
+        };
+        let objects = tamper::tamper(golden, self)?;
+        let beside = match &self.recipe {
+            Recipe::Scenario { name } => name.starts_with("policy-"),
+            Recipe::Known { .. } => true,
+            _ => false,
+        };
+        if objects == golden.rendered.objects && !beside {
             return Err("the recipe changes nothing".to_owned());
         }
         let mut policy = match self.policy.as_str() {
@@ -229,28 +264,37 @@ impl Lie {
             name => golden::policies().remove(name).ok_or("no such policy")?,
         };
         if let Recipe::Scenario { name } = &self.recipe {
-            scenario::change_policy(name, &mut policy);
+            made::change_policy(name, &mut policy);
         }
-        let known = |name: &String| Some((name.clone(), GOLDEN.known.get(name)?.clone()));
-        let known: BTreeMap<_, _> = self.known.iter().filter_map(known).collect();
+        let known = |name: &String| Some((name.clone(), golden.known.get(name)?.clone()));
+        let mut known: BTreeMap<_, _> = self.known.iter().filter_map(known).collect();
         if known.len() != self.known.len() {
             return Err("no such known file".to_owned());
+        }
+        if let Recipe::Known { edit } = &self.recipe {
+            known.values_mut().try_for_each(|file| made::change_known(file, edit))?;
         }
         Ok(Told { objects: objects::Objects(objects), policy, known, evidence: None })
     }
 }
 
 impl Told {
-    /// What our verifier says.
+    /// What our verifier says. Without a verdict there are no claims: nothing is shown.
     ///
     /// # Errors
-    /// In words, when there is no verdict.
+    /// In words, when there is no verdict on an evidence file.
     pub fn verify(&self) -> Result<Outcome, String> {
         if let Some(file) = &self.evidence {
             return crate::verdict::check_evidence(file, &self.policy);
         }
         let known: Vec<Vec<u8>> = self.known.values().cloned().collect();
-        crate::verdict::verify(&self.objects, &self.policy, golden::AS_OF, &known)
+        let verdict = crate::verdict::verify(&self.objects, &self.policy, golden::AS_OF, &known);
+        Ok(verdict.unwrap_or_else(|_| Outcome {
+            exit: 2,
+            first: String::new(),
+            claims: BTreeMap::new(),
+            findings: Vec::new(),
+        }))
     }
 
     /// Writes it as a folder: `archive/` (or the file `evidence`), `policy.json`, `known/`.

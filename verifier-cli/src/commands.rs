@@ -7,7 +7,7 @@ use custody::{
     id::WorkspaceId,
     policy::{POLICY_BYTES_MAX, Policy, fingerprint},
     verdict::{Check, Fault},
-    verify::{self, Known, Options, parse_known},
+    verify::{self, KNOWN_BYTES_MAX, Known, Options, parse_known},
 };
 use verifier::{
     export,
@@ -22,9 +22,6 @@ use verifier::{
 };
 
 use crate::cli::{Command, Evidence, Export, Show, Verify};
-
-/// Greatest length of a known file in bytes: a receipt of 256 batches with the longest paths, as base64.
-const KNOWN_BYTES_MAX: usize = 2 << 20;
 
 /// Runs a command and says the exit code.
 pub(crate) fn run(command: Command) -> Result<u8, Failure> {

@@ -5,18 +5,14 @@ use bytes::Bytes;
 use custody::{
     head::SignedHead,
     id::{HeaderHash, ObjectHash},
-    policy::{Policy, Scope},
-    segment::Seal,
     statement::ChainHead,
     wire::{self, LeafKind, LedgerEventKind, OpeningReason, Role, statement::Action},
 };
 
-use super::{Golden, ObjectMap, Strength, tamper, target::Target};
 use crate::golden::{
     self, keys,
     ledger::{Batch, BatchHook, Hooks, Ledger, StatementHook, after},
     records,
-    render::{self, At, Liar},
 };
 
 /// The hooks of a scenario.
@@ -53,6 +49,14 @@ fn with_statement(mut hooks: Hooks, label: &str, hook: StatementHook) -> Hooks {
 fn one_more(l: &mut Ledger) {
     let calls = records::calls(1, 2, l.now());
     l.submit_batch("alpha", Batch::new("g1", "e9", calls).key("g1-new"));
+}
+
+/// Somebody else may have had the head key, since this index of the log.
+fn head_key_in_doubt(since: u64) -> Hooks {
+    sequel(move |l| {
+        let key_id = keys::id("head-2", Role::Head).into();
+        l.ledger_statement(Action::Suspect(wire::Suspect { key_id, since }));
+    })
 }
 
 fn hold(label: &str) -> Action {
@@ -107,6 +111,13 @@ fn log(name: &str) -> Option<Hooks> {
             l.cut_all();
         }),
         "suspect-keys" => sequel(golden::doubts),
+        "head-key-in-doubt" => head_key_in_doubt(250),
+        "head-key-in-doubt-from-now-on" => head_key_in_doubt(100_000),
+        "ledger-statement-replayed" => sequel(|l| {
+            // The last statement on the ledger's keys, once more.
+            let object = l.statements.last().cloned().unwrap_or_default();
+            l.repeat_ledger_statement(object);
+        }),
         _ => return None,
     })
 }
@@ -299,6 +310,27 @@ fn chains(name: &str) -> Option<Hooks> {
     })
 }
 
+/// The ledger's record key writes, in somebody's workspace, what only gateways may.
+fn ledger_writes(make: fn(u64) -> Vec<Bytes>) -> Hooks {
+    sequel(move |l| {
+        let records = make(l.now());
+        l.submit_batch("alpha", Batch::new("ledger", "la", records).key("record-1"));
+        l.cut_all();
+    })
+}
+
+/// A key of another role signs a batch, and says its own id.
+fn other_role(key: &'static str, role: Role) -> Hooks {
+    let workspace = if role == Role::Receipt { "beta" } else { "alpha" };
+    let signs = sequel(move |l| {
+        let calls = records::calls(30, 2, l.now());
+        l.submit_batch(workspace, Batch::new(key, "z1", calls));
+        l.cut_all();
+    });
+    let hook: BatchHook = Box::new(move |header, _| header.key_id = keys::id(key, role));
+    with_batch(signs, &format!("{workspace}/{key}/z1/0"), hook)
+}
+
 /// Who signs batches.
 fn signers(name: &str) -> Option<Hooks> {
     let batch = |workspace: &'static str, make: fn(Vec<Bytes>) -> Batch| {
@@ -335,6 +367,32 @@ fn signers(name: &str) -> Option<Hooks> {
         "retired-key-opens-an-epoch" => batch("alpha", |calls| Batch::new("g1", "e3", calls)),
         "gateway-writes-in-the-ledgers-workspace" => batch("ledger", |calls| Batch::new("g1", "e3", calls)),
         "ledger-writes-a-call" => batch("alpha", |calls| Batch::new("ledger", "la", calls).key("record-1")),
+        "ledger-writes-an-access-change" => ledger_writes(records::access_changes),
+        "ledger-writes-a-tool-definition" => ledger_writes(records::tool_definitions),
+        "ledger-writes-a-call-in-its-own-workspace" => {
+            batch("ledger", |calls| Batch::new("ledger", "l2", calls).key("record-1"))
+        }
+        "gateway-under-the-ledgers-id" => sequel(|l| {
+            l.enrol(Some("alpha"), None, Role::Gateway, "g7", "ledger");
+            let calls = records::calls(30, 2, l.now());
+            l.submit_batch("alpha", Batch::new("ledger", "z1", calls).key("g7"));
+            l.cut_all();
+        }),
+        "ledger-under-a-gateways-id" => with_batch(
+            sequel(|l| {
+                // The gateway falls silent, and nobody would see it: its epoch is continued, and closed.
+                l.enrol(None, None, Role::Record, "record-2", "h1");
+                let alarm = vec![records::alarm(l.now())];
+                l.submit_batch("beta", Batch::new("h1", "z1", alarm).key("record-2").close());
+                l.cut_all();
+            }),
+            "beta/h1/z1/0",
+            Box::new(|header, _| header.key_id = keys::id("record-2", Role::Record)),
+        ),
+        "log-key-signs-a-batch" => other_role("log-1", Role::Log),
+        "head-key-signs-a-batch-under-its-own-id" => other_role("head-2", Role::Head),
+        "receipt-key-signs-a-batch" => other_role("runtime-1", Role::Receipt),
+        "registrar-signs-a-batch" => other_role("registrar-1", Role::Registrar),
         _ => return None,
     })
 }
@@ -499,100 +557,5 @@ fn heads(name: &str) -> Option<Hooks> {
             l.cut_all();
         })),
         _ => None,
-    }
-}
-
-/// Archives that are made from the golden one, and not by another story.
-pub(super) fn objects(name: &str, golden: &Golden) -> Option<Result<ObjectMap, String>> {
-    let newest = (keys::workspace("alpha"), 17);
-    Some(match name {
-        "no-checkpoint" => {
-            let mut objects = golden.rendered.objects.clone();
-            objects.retain(|name, _| !name.starts_with("log/checkpoints/"));
-            Ok(objects)
-        }
-        "unsealed-passes" => tamper::older(golden, "middle").map(|mut objects| {
-            let segments = golden.rendered.objects.iter().filter(|(name, _)| name.contains("/segments/"));
-            objects.extend(segments.map(|(name, bytes)| (name.clone(), bytes.clone())));
-            objects
-        }),
-        "back-dated-and-cosignatures-removed" => Ok(without_cosignatures(tamper::rewrite(golden, |ledger| {
-            let place = ledger.workspace("beta").segments.last_mut();
-            for committed in place.into_iter().flat_map(|segment| &mut segment.leaves) {
-                committed.leaf.received_at -= 30_000_000;
-            }
-        }))),
-        "tail-cut-and-cosignatures-removed" => {
-            let tail = Target::Segment((keys::workspace("beta"), 14));
-            tamper::remove(golden, Strength::Resigned, &tail).map(without_cosignatures)
-        }
-        "seal-of-another-sha256" => Ok(other_sha256(golden, newest)),
-        "seal-and-header-of-another-origin" => Ok(tamper::rewrite(golden, |ledger| {
-            if let Some(segment) = ledger.workspace("alpha").segments.last_mut() {
-                "ledger.example/other".clone_into(&mut segment.header.origin);
-            }
-        })),
-        _ => return None,
-    })
-}
-
-fn without_cosignatures(mut objects: ObjectMap) -> ObjectMap {
-    objects.retain(|name, _| !name.starts_with("log/cosignatures/"));
-    objects
-}
-
-/// Seal and name of a segment say a SHA-256 that is not that of the object.
-struct OtherSha256(At);
-
-impl Liar for OtherSha256 {
-    fn seal(&mut self, at: At, seal: &mut Seal) {
-        if at == self.0 {
-            seal.object_sha256.0[3] ^= 1;
-        }
-    }
-}
-
-fn other_sha256(golden: &Golden, at: At) -> ObjectMap {
-    let mut objects = render::render(&golden.ledger, &mut OtherSha256(at)).objects;
-    if let Some(name) = golden.rendered.segment_names.get(&at)
-        && let Some(bytes) = objects.remove(name)
-    {
-        let mut hash = custody::hash::object_hash(&bytes);
-        hash.0[3] ^= 1;
-        objects.insert(custody::archive::segment(at.0, at.1, hash), bytes);
-    }
-    objects
-}
-
-/// The auditor holds another policy than the archive's.
-pub(super) fn change_policy(name: &str, policy: &mut Policy) {
-    match name {
-        "policy-of-another-root" => {
-            for root in &mut policy.roots {
-                root.public_key = custody::id::hex(&keys::public("impostor").to_bytes());
-            }
-        }
-        "policy-of-another-successor" => {
-            for root in &mut policy.roots {
-                root.successor_hash = custody::id::hex(&[7; 32]);
-            }
-        }
-        "policy-of-another-origin" => "ledger.example/other".clone_into(&mut policy.origin),
-        "policy-names-an-absent-workspace" => {
-            policy.scope = Scope::Workspaces(vec![keys::workspace("delta").to_string()]);
-        }
-        "policy-knows-another-witness-key" => {
-            // A policy that names a key or a name twice is unusable, and then there is nothing to find.
-            for (at, witness) in policy.witnesses.iter_mut().enumerate() {
-                witness.public_key = custody::id::hex(&keys::public(&format!("impostor {at}")).to_bytes());
-            }
-        }
-        "policy-wants-a-witness-that-never-signed" => {
-            for (at, witness) in policy.witnesses.iter_mut().enumerate() {
-                witness.name = format!("witness.example/silent-{at}");
-            }
-        }
-        "policy-wants-a-younger-word" => policy.greatest_age_seconds = 60,
-        _ => {}
     }
 }

@@ -107,7 +107,10 @@ pub(super) fn finding(name: &str) -> &'static str {
         "dropped" => "A gateway declared that it had lost records before it could sign them.",
         "silent" => "A gateway that promised to report at all times was silent for longer than it had promised.",
         "unclosed" => "A gateway's run was neither ended nor continued for days.",
-        "suspect-key" => "Records were signed with a key that was later put in doubt.",
+        "suspect-key" => "Something was signed with a key that was later put in doubt.",
+        "received-before-term" => {
+            "The ledger says it received something before it had started; its clock may have been wrong."
+        }
         "equivocation" => "A gateway signed two different batches under one number.",
         "superseded" => "A gateway holds a receipt from before a loss of the ledger; it was replaced by the recovery.",
         "unfenced" => "The ledger could not be sure for a time that it was the only one writing.",

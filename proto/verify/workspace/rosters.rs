@@ -1,0 +1,137 @@
+//! Rosters, and the epochs that are open at the end: whether all that was promised has come.
+
+use std::collections::BTreeSet;
+
+use super::{
+    super::{Archive, Stop, segment::Task},
+    DAY_US, Walk,
+};
+use crate::{
+    batch::EpochState,
+    id::{Epoch, GatewayId, HeaderHash, WorkspaceId},
+    segment::{Object, roster_hash},
+    verdict::{Check, Verdict, ensure},
+    wire::RosterEntry,
+};
+
+/// An epoch that is neither closed nor continued for so long is a finding.
+const UNCLOSED_US: u64 = DAY_US.saturating_mul(3);
+
+impl<A: Archive> Walk<'_, '_, A> {
+    pub(super) fn check_roster(
+        &mut self,
+        task: &Task<'_>,
+        object: &Object,
+        touched: &BTreeSet<(GatewayId, Epoch)>,
+        name: &str,
+    ) -> Result<(), Stop> {
+        let day = task.seal.first_received_at.checked_div(DAY_US).unwrap_or(0);
+        let first_of_day = self.day != Some(day);
+        let known_day = self.day.is_some() || task.seal.segment == 0;
+        self.day = Some(day);
+        let roster = &object.roster;
+        let place = || name.to_owned();
+        ensure(Check::Roster, roster_hash(&object.roster_bytes) == task.seal.roster_hash, place, || {
+            ("the roster that the seal names", "another")
+        })?;
+        let bound = roster.workspace.as_ref() == self.id().as_ref() && roster.segment == task.seal.segment;
+        ensure(Check::Roster, bound && (!known_day || roster.full == first_of_day), place, || {
+            (
+                format!("segment {}, full: {first_of_day}", task.seal.segment),
+                format!("segment {}, full: {}", roster.segment, roster.full),
+            )
+        })?;
+        let mut expected = Vec::new();
+        for (gateway, state) in &self.gateways {
+            for (epoch, state) in &state.numbering.epochs {
+                if touched.contains(&(*gateway, *epoch)) || (roster.full && !state.closed) {
+                    expected.push(roster_entry(*gateway, *epoch, state));
+                }
+            }
+        }
+        let holds = if self.unknown_past {
+            expected.iter().all(|entry| roster.entries.contains(entry))
+        } else {
+            expected == roster.entries
+        };
+        ensure(Check::Roster, holds, place, || {
+            (format!("the last numbers of {} epochs", expected.len()), format!("{} others", roster.entries.len()))
+        })?;
+        if self.unknown_past {
+            self.learn_epochs(&roster.entries);
+            // A full roster has told every open epoch: from here on a new one opens as it must.
+            self.unknown_past = !roster.full;
+        }
+        Ok(())
+    }
+
+    /// Epochs that only a roster tells of, where the past is not known.
+    pub(super) fn learn_epochs(&mut self, entries: &[RosterEntry]) {
+        for entry in entries {
+            let ids = (GatewayId::try_from(entry.gateway.as_ref()), Epoch::try_from(entry.epoch.as_ref()));
+            let (Ok(gateway), Ok(epoch)) = ids else { continue };
+            let state = EpochState {
+                key_id: None,
+                last_batch: entry.last_batch,
+                next_record: entry.next_record,
+                last_header_hash: HeaderHash::try_from(entry.last_header_hash.as_ref()).unwrap_or(HeaderHash::ZERO),
+                closed: entry.closed,
+            };
+            self.gateways.entry(gateway).or_default().numbering.epochs.entry(epoch).or_insert(state);
+        }
+    }
+
+    /// Epochs that are open at the end: whether they are silent or unclosed depends on how far the whole archive reaches.
+    pub(in crate::verify) fn open_epochs(&self) -> Vec<OpenEpoch> {
+        let mut open = Vec::new();
+        for (id, gateway) in &self.gateways {
+            for (epoch, state) in gateway.numbering.epochs.iter().filter(|(_, state)| !state.closed) {
+                let Some(writer) = gateway.writers.get(epoch) else { continue };
+                open.push(OpenEpoch {
+                    workspace: self.id(),
+                    place: format!("gateway {id} epoch {epoch} batch {}", state.last_batch),
+                    heard_at: writer.last_received_at,
+                    silence_us_max: writer.always_on.then_some(writer.silence_us_max),
+                });
+            }
+        }
+        open
+    }
+}
+
+/// An epoch that nothing closed.
+pub(in crate::verify) struct OpenEpoch {
+    workspace: WorkspaceId,
+    place: String,
+    heard_at: u64,
+    /// Of a writer that promised to be always on.
+    silence_us_max: Option<u64>,
+}
+
+impl OpenEpoch {
+    /// What an auditor should know of it, given the newest time in the archive.
+    pub(in crate::verify) fn find(&self, now: u64, verdict: &mut Verdict) {
+        let since = now.saturating_sub(self.heard_at);
+        if since > UNCLOSED_US {
+            let text = "neither closed nor continued for three days".to_owned();
+            verdict.find("unclosed", Some(self.workspace), self.place.clone(), text);
+        }
+        // A segment of heartbeats alone is sealed daily, so the newest ones may not be archived yet.
+        if self.silence_us_max.is_some_and(|allowed| since > allowed.saturating_add(DAY_US)) {
+            let text = "nothing since, and not closed".to_owned();
+            verdict.find("silent", Some(self.workspace), self.place.clone(), text);
+        }
+    }
+}
+
+/// A roster's line for an epoch.
+fn roster_entry(gateway: GatewayId, epoch: Epoch, state: &EpochState) -> RosterEntry {
+    RosterEntry {
+        gateway: gateway.into(),
+        epoch: epoch.into(),
+        last_batch: state.last_batch,
+        next_record: state.next_record,
+        last_header_hash: state.last_header_hash.into(),
+        closed: state.closed,
+    }
+}

@@ -1,0 +1,143 @@
+//! Lies that are made from the golden archive by hand, and by no other story: each by the name of its scenario. Also other
+//! policies, and known files that were written differently.
+
+use custody::{
+    policy::{Policy, Scope},
+    segment::Seal,
+};
+
+use super::{Golden, ObjectMap, Strength, tamper, target::Target, whole};
+use crate::golden::{
+    keys,
+    render::{self, At, Liar},
+};
+
+/// Archives that are made from the golden one, and not by another story.
+pub(super) fn objects(name: &str, golden: &Golden) -> Option<Result<ObjectMap, String>> {
+    let newest = (keys::workspace("alpha"), 17);
+    Some(match name {
+        "no-checkpoint" => {
+            let mut objects = golden.rendered.objects.clone();
+            objects.retain(|name, _| !name.starts_with("log/checkpoints/"));
+            Ok(objects)
+        }
+        "unsealed-passes" => whole::older(golden, "middle").map(|mut objects| {
+            let segments = golden.rendered.objects.iter().filter(|(name, _)| name.contains("/segments/"));
+            objects.extend(segments.map(|(name, bytes)| (name.clone(), bytes.clone())));
+            objects
+        }),
+        "back-dated-and-cosignatures-removed" => Ok(without_cosignatures(tamper::rewrite(golden, |ledger| {
+            let place = ledger.workspace("beta").segments.last_mut();
+            for committed in place.into_iter().flat_map(|segment| &mut segment.leaves) {
+                committed.leaf.received_at -= 30_000_000;
+            }
+        }))),
+        "back-dated-to-before-its-term" => Ok(without_cosignatures(tamper::rewrite(golden, |ledger| {
+            let place = ledger.workspace("beta").segments.last_mut();
+            for committed in place.into_iter().flat_map(|segment| &mut segment.leaves) {
+                committed.leaf.received_at -= 2 * 86_400_000_000;
+            }
+        }))),
+        "tail-cut-and-cosignatures-removed" => {
+            let tail = Target::Segment((keys::workspace("beta"), 14));
+            whole::remove(golden, Strength::Resigned, &tail).map(without_cosignatures)
+        }
+        "seal-of-another-sha256" => Ok(other_sha256(golden, newest)),
+        "seal-and-header-of-another-origin" => Ok(tamper::rewrite(golden, |ledger| {
+            if let Some(segment) = ledger.workspace("alpha").segments.last_mut() {
+                "ledger.example/other".clone_into(&mut segment.header.origin);
+            }
+        })),
+        _ => return None,
+    })
+}
+
+fn without_cosignatures(mut objects: ObjectMap) -> ObjectMap {
+    objects.retain(|name, _| !name.starts_with("log/cosignatures/"));
+    objects
+}
+
+/// Seal and name of a segment say a SHA-256 that is not that of the object.
+struct OtherSha256(At);
+
+impl Liar for OtherSha256 {
+    fn seal(&mut self, at: At, seal: &mut Seal) {
+        if at == self.0 {
+            seal.object_sha256.0[3] ^= 1;
+        }
+    }
+}
+
+fn other_sha256(golden: &Golden, at: At) -> ObjectMap {
+    let mut objects = render::render(&golden.ledger, &mut OtherSha256(at)).objects;
+    if let Some(name) = golden.rendered.segment_names.get(&at)
+        && let Some(bytes) = objects.remove(name)
+    {
+        let mut hash = custody::hash::object_hash(&bytes);
+        hash.0[3] ^= 1;
+        objects.insert(custody::archive::segment(at.0, at.1, hash), bytes);
+    }
+    objects
+}
+
+/// The auditor holds another policy than the archive's.
+pub(super) fn change_policy(name: &str, policy: &mut Policy) {
+    match name {
+        "policy-of-another-root" => {
+            for root in &mut policy.roots {
+                root.public_key = custody::id::hex(&keys::public("impostor").to_bytes());
+            }
+        }
+        "policy-of-another-successor" => {
+            for root in &mut policy.roots {
+                root.successor_hash = custody::id::hex(&[7; 32]);
+            }
+        }
+        "policy-of-another-origin" => "ledger.example/other".clone_into(&mut policy.origin),
+        "policy-names-an-absent-workspace" => {
+            policy.scope = Scope::Workspaces(vec![keys::workspace("delta").to_string()]);
+        }
+        "policy-knows-another-witness-key" => {
+            // A policy that names a key or a name twice is unusable, and then there is nothing to find.
+            for (at, witness) in policy.witnesses.iter_mut().enumerate() {
+                witness.public_key = custody::id::hex(&keys::public(&format!("impostor {at}")).to_bytes());
+            }
+        }
+        "policy-wants-a-witness-that-never-signed" => {
+            for (at, witness) in policy.witnesses.iter_mut().enumerate() {
+                witness.name = format!("witness.example/silent-{at}");
+            }
+        }
+        "policy-wants-a-younger-word" => policy.greatest_age_seconds = 60,
+        _ => {}
+    }
+}
+
+/// A known file, written differently.
+pub(super) fn change_known(file: &mut Vec<u8>, edit: &str) -> Result<(), String> {
+    match edit {
+        "no-newline" => drop(file.pop()),
+        "two-newlines" => file.push(b'\n'),
+        "carriage-return" => {
+            file.pop();
+            file.extend_from_slice(b"\r\n");
+        }
+        // U+00A0 is white space to some languages and not to others.
+        "no-break-space" => {
+            file.pop();
+            file.extend_from_slice("\u{a0}\n".as_bytes());
+        }
+        // So is the information separator, the other way round.
+        "information-separator" => {
+            file.pop();
+            file.extend_from_slice(b"\x1f\n");
+        }
+        "two-spaces" => {
+            let at = file.iter().position(|byte| *byte == b' ').ok_or("no space")?;
+            file.insert(at, b' ');
+        }
+        "too-long" => file.resize(custody::verify::KNOWN_BYTES_MAX + 1, b'\n'),
+        _ => return Err(format!("no such edit of a known file: {edit}")),
+    }
+    Ok(())
+}
