@@ -358,7 +358,10 @@ impl Verdict {
             return (State::Undecided, format!("not examined past {} at {}", first.check.name(), first.place));
         }
         if claim == Claim::Authorised && self.suspect_batches > 0 {
-            return (State::Undecided, format!("{} batches, heads or checkpoints by suspect keys", self.suspect_batches));
+            return (
+                State::Undecided,
+                format!("{} batches, heads or checkpoints by suspect keys", self.suspect_batches),
+            );
         }
         (State::Verified, String::new())
     }
