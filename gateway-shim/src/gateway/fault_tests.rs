@@ -241,7 +241,11 @@ async fn check(row: &Row, stored: bool) {
             let spool = Spool::open(Box::new(Recorder::with(left)), SMALL).expect("a crash later leaves a whole spool");
             assert!(spool.state().next_number > number, "{unsynced:?}: an acknowledged record is gone");
         }
-        gateway.drain().await.unwrap();
+        assert_eq!(gateway.drain().await.unwrap().unshipped, 0);
+        drop(gateway);
+        // And so it is for the next start.
+        let again = start(&server, &dir, &Recorder::with(disk.files()), WhenFull::Refuse);
+        assert_eq!(again.drain().await.unwrap().unshipped, 0);
         assert_eq!(tools(&server), acknowledged);
         return;
     }

@@ -298,6 +298,25 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
 }
 
 #[test]
+fn a_new_file_that_finds_the_disk_full_changes_nothing() {
+    let mut bench = Bench::new(None);
+    bench.record(None);
+    bench.sync();
+    let before = bench.spool.state().snapshot();
+    bench.disk.limit(Some(bench.disk.files().values().map(Vec::len).sum()));
+    let place = Place::opening(Epoch([7; 16]), KeyId([2; 32]), HeaderHash([3; 32]), None);
+    let opened = Pending { number: 0, bytes: record_bytes(0) };
+    assert!(matches!(bench.spool.turn(|state| state.open(place, opened)), Err(SpoolError::Full)));
+    assert_eq!(bench.spool.state().snapshot(), before);
+    bench.disk.limit(None);
+    bench.record(None);
+    bench.sync();
+    for unsynced in ALL_UNSYNCED {
+        holds(&bench.promises, after_power_failure(&BTreeMap::new(), &bench.disk.ops(), unsynced)).unwrap();
+    }
+}
+
+#[test]
 fn a_full_spool_lets_go_of_what_the_ledger_has_and_of_nothing_else() {
     let mut bench = Bench::new(None);
     let mut round = 0;
