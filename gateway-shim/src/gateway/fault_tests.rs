@@ -129,6 +129,31 @@ async fn a_drain_on_a_full_disk_ends_and_the_next_start_goes_on() {
     assert_eq!((seen[0].0.as_str(), seen.last().unwrap().2), ("first", Outcome::Unknown));
 }
 
+/// A new epoch that the ledger asks for is begun when there is space, and what has no receipt is signed again once.
+#[tokio::test]
+async fn a_new_epoch_that_finds_the_disk_full_is_begun_later() {
+    let (server, dir, disk) = (Server::start().await, TempDir::new(), Recorder::default());
+    let gateway = start(&server, &dir, &disk, WhenFull::Refuse);
+    gateway.record(complete("first")).await.unwrap();
+    within(shipped(&gateway)).await;
+    disk.fail(Fault { at: |op| matches!(op, Op::Create(_)), kind: ErrorKind::StorageFull, stored: false });
+    let equivocation = || Trick::Reject(wire::RejectReason::Equivocation);
+    server.tricks([equivocation(), equivocation()]);
+    gateway.record(complete("second")).await.unwrap();
+    within(async {
+        while tools(&server).len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(disk.has_failed() && gateway.has_ended().is_none());
+    assert_eq!(gateway.drain().await.unwrap().unshipped, 0);
+    assert_eq!(tools(&server), ["first", "second"]);
+    let ledger = server.shared.ledger.lock().unwrap();
+    let reasons: Vec<_> = ledger.stored.iter().filter_map(|stored| stored.batch.header.opening_reason).collect();
+    assert_eq!(reasons, [wire::OpeningReason::First, wire::OpeningReason::Rewound]);
+}
+
 fn is_journal(name: &str) -> bool {
     name.starts_with("spool-")
 }
