@@ -83,6 +83,11 @@ impl Recorder {
         self.0.lock().unwrap().ops.clone()
     }
 
+    /// How many of the calls so far are of this kind.
+    pub(crate) fn count(&self, of_kind: fn(&Op) -> bool) -> usize {
+        self.0.lock().unwrap().ops.iter().filter(|op| of_kind(op)).count()
+    }
+
     pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
         self.0.lock().unwrap().files.clone()
     }

@@ -40,7 +40,7 @@ fn used(disk: &Recorder) -> usize {
 
 /// Waits until appends have failed on the full disk so many times more.
 async fn has_tried(disk: &Recorder, times: usize) {
-    let tried = || disk.ops().iter().filter(|op| matches!(op, Op::Truncate(..))).count();
+    let tried = || disk.count(|op| matches!(op, Op::Truncate(..)));
     let before = tried();
     within(async {
         while tried() < before + times {
