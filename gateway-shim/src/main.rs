@@ -17,7 +17,11 @@ use gateway_shim::{
     gateway::{Ended, Gateway},
     key, relay, serve,
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_UNSHIPPED: u8 = 3;
@@ -194,9 +198,12 @@ enum Way {
 
 /// Open, serve until a signal or an end, drain, say how it went.
 async fn live(config: Config, way: Way) -> Result<u8, Failed> {
+    // From here on: whoever sees it listen may ask it to end.
+    let terminated = signal(SignalKind::terminate()).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+    let interrupted = signal(SignalKind::interrupt()).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
     let gateway = Gateway::open(&config).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(stop_on_signal(gateway.clone(), stop));
+    tokio::spawn(stop_on_signal(gateway.clone(), terminated, interrupted, stop));
     let wait = Duration::from_secs(config.gateway.drain_s);
     let until = async move {
         let mut stopped = stopped;
@@ -245,16 +252,10 @@ async fn drain(gateway: &Gateway) -> Result<u8, Failed> {
 }
 
 /// SIGTERM and SIGINT drain; so does a gateway that ended by itself.
-async fn stop_on_signal(gateway: Gateway, stop: watch::Sender<bool>) {
-    let terminated = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => signal.recv().await,
-            Err(_) => std::future::pending().await,
-        }
-    };
+async fn stop_on_signal(gateway: Gateway, mut terminated: Signal, mut interrupted: Signal, stop: watch::Sender<bool>) {
     tokio::select! {
-        _ = terminated => tracing::info!("SIGTERM: draining"),
-        _ = tokio::signal::ctrl_c() => tracing::info!("SIGINT: draining"),
+        _ = terminated.recv() => tracing::info!("SIGTERM: draining"),
+        _ = interrupted.recv() => tracing::info!("SIGINT: draining"),
         ended = gateway.ended() => tracing::error!(?ended, "the gateway ended by itself"),
     }
     stop.send_replace(true);

@@ -255,6 +255,14 @@ impl Proxy {
         }
     }
 
+    /// Puts an answer of our own that is a refusal on record: no such session, or a stream that is open already.
+    async fn refused(&self, headers: &HeaderMap, bytes: usize, answer: Answer) -> Answer {
+        if answer.status().is_client_error() {
+            self.refuse(headers, bytes, Outcome::HttpError).await;
+        }
+        answer
+    }
+
     /// Writes what was only counted since the last time.
     async fn flush_counts(&self, since: u64) {
         let counts = wire::Counts {
@@ -321,7 +329,10 @@ impl Proxy {
     async fn pass(self: &Arc<Self>, headers: HeaderMap, body: Bytes) -> Answer {
         match &self.server {
             Server::Http(server) => server.pass(self, Method::POST, headers, body).await,
-            Server::Stdio(server) => server.pass(&headers, &body).await,
+            Server::Stdio(server) => {
+                let answer = server.pass(&headers, &body).await;
+                self.refused(&headers, body.len(), answer).await
+            }
         }
     }
 }
@@ -337,8 +348,8 @@ async fn handle(State(proxy): State<Arc<Proxy>>, request: HttpRequest) -> Answer
         (&Method::GET | &Method::DELETE, Server::Http(server)) => {
             server.pass(&proxy, parts.method, parts.headers, Bytes::new()).await
         }
-        (&Method::GET, Server::Stdio(server)) => server.listen(&parts.headers),
-        (&Method::DELETE, Server::Stdio(server)) => server.end(&parts.headers),
+        (&Method::GET, Server::Stdio(server)) => proxy.refused(&parts.headers, 0, server.listen(&parts.headers)).await,
+        (&Method::DELETE, Server::Stdio(server)) => proxy.refused(&parts.headers, 0, server.end(&parts.headers)).await,
         _ => {
             proxy.refuse(&parts.headers, 0, Outcome::Malformed).await;
             error(StatusCode::METHOD_NOT_ALLOWED, "null", CODE_NO_SESSION, "POST, GET or DELETE")

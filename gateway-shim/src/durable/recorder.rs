@@ -32,10 +32,18 @@ pub(crate) enum Unsynced {
     NamesOnly,
     /// Removals came through, nothing else.
     RemovalsOnly,
+    /// All of it reached the disk but removals: what was removed is back, with its contents.
+    RemovalsLost,
 }
 
-pub(crate) const ALL_UNSYNCED: [Unsynced; 5] =
-    [Unsynced::Kept, Unsynced::Dropped, Unsynced::Torn, Unsynced::NamesOnly, Unsynced::RemovalsOnly];
+pub(crate) const ALL_UNSYNCED: [Unsynced; 6] = [
+    Unsynced::Kept,
+    Unsynced::Dropped,
+    Unsynced::Torn,
+    Unsynced::NamesOnly,
+    Unsynced::RemovalsOnly,
+    Unsynced::RemovalsLost,
+];
 
 /// Which syncs do nothing, for the test that shows that each is needed.
 pub(crate) type Ignored = fn(&[Op], &Op) -> bool;
@@ -73,6 +81,11 @@ impl Recorder {
 
     pub(crate) fn ops(&self) -> Vec<Op> {
         self.0.lock().unwrap().ops.clone()
+    }
+
+    /// How many of the calls so far are of this kind.
+    pub(crate) fn count(&self, of_kind: fn(&Op) -> bool) -> usize {
+        self.0.lock().unwrap().ops.iter().filter(|op| of_kind(op)).count()
     }
 
     pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
@@ -124,7 +137,11 @@ pub(crate) fn after_power_failure(
                 synced.insert(name.clone(), written.get(name).cloned().unwrap_or_default());
             }
             Op::SyncDir => {
-                names = written.keys().filter(|name| !removed.contains(name)).cloned().collect();
+                for gone in removed.drain(..) {
+                    written.remove(&gone);
+                    synced.remove(&gone);
+                }
+                names = written.keys().cloned().collect();
             }
             Op::Remove(name) => removed.push(name.clone()),
         }
@@ -136,13 +153,14 @@ pub(crate) fn after_power_failure(
             Unsynced::Kept | Unsynced::NamesOnly => is,
             Unsynced::Dropped | Unsynced::Torn => was,
             Unsynced::RemovalsOnly => was && is,
+            Unsynced::RemovalsLost => true,
         };
         if !there {
             continue;
         }
         let (new, old) = (&written[name], &synced[name]);
         let content = match unsynced {
-            Unsynced::Kept => new.clone(),
+            Unsynced::Kept | Unsynced::RemovalsLost => new.clone(),
             Unsynced::Torn if new.len() > old.len() => new[..old.len() + (new.len() - old.len()) / 2].to_vec(),
             _ => old.clone(),
         };

@@ -40,7 +40,7 @@ fn used(disk: &Recorder) -> usize {
 
 /// Waits until appends have failed on the full disk so many times more.
 async fn has_tried(disk: &Recorder, times: usize) {
-    let tried = || disk.ops().iter().filter(|op| matches!(op, Op::Truncate(..))).count();
+    let tried = || disk.count(|op| matches!(op, Op::Truncate(..)));
     let before = tried();
     within(async {
         while tried() < before + times {
@@ -127,6 +127,31 @@ async fn a_drain_on_a_full_disk_ends_and_the_next_start_goes_on() {
     again.drain().await.unwrap();
     let seen = arrived(&server);
     assert_eq!((seen[0].0.as_str(), seen.last().unwrap().2), ("first", Outcome::Unknown));
+}
+
+/// A new epoch that the ledger asks for is begun when there is space, and what has no receipt is signed again once.
+#[tokio::test]
+async fn a_new_epoch_that_finds_the_disk_full_is_begun_later() {
+    let (server, dir, disk) = (Server::start().await, TempDir::new(), Recorder::default());
+    let gateway = start(&server, &dir, &disk, WhenFull::Refuse);
+    gateway.record(complete("first")).await.unwrap();
+    within(shipped(&gateway)).await;
+    disk.fail(Fault { at: |op| matches!(op, Op::Create(_)), kind: ErrorKind::StorageFull, stored: false });
+    let equivocation = || Trick::Reject(wire::RejectReason::Equivocation);
+    server.tricks([equivocation(), equivocation()]);
+    gateway.record(complete("second")).await.unwrap();
+    within(async {
+        while tools(&server).len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(disk.has_failed() && gateway.has_ended().is_none());
+    assert_eq!(gateway.drain().await.unwrap().unshipped, 0);
+    assert_eq!(tools(&server), ["first", "second"]);
+    let ledger = server.shared.ledger.lock().unwrap();
+    let reasons: Vec<_> = ledger.stored.iter().filter_map(|stored| stored.batch.header.opening_reason).collect();
+    assert_eq!(reasons, [wire::OpeningReason::First, wire::OpeningReason::Rewound]);
 }
 
 fn is_journal(name: &str) -> bool {
@@ -241,7 +266,11 @@ async fn check(row: &Row, stored: bool) {
             let spool = Spool::open(Box::new(Recorder::with(left)), SMALL).expect("a crash later leaves a whole spool");
             assert!(spool.state().next_number > number, "{unsynced:?}: an acknowledged record is gone");
         }
-        gateway.drain().await.unwrap();
+        assert_eq!(gateway.drain().await.unwrap().unshipped, 0);
+        drop(gateway);
+        // And so it is for the next start.
+        let again = start(&server, &dir, &Recorder::with(disk.files()), WhenFull::Refuse);
+        assert_eq!(again.drain().await.unwrap().unshipped, 0);
         assert_eq!(tools(&server), acknowledged);
         return;
     }

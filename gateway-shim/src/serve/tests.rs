@@ -399,6 +399,18 @@ async fn stdio_sessions_live_and_die() {
 }
 
 #[tokio::test]
+async fn what_is_refused_for_want_of_a_session_is_on_record() {
+    let bench = stdio_bench().await;
+    let note = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+    assert_eq!(bench.post(&[], note).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(bench.send(Method::GET, &[], "").await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(bench.send(Method::DELETE, &[(SESSION, "none")], "").await.0, StatusCode::NOT_FOUND);
+    let calls = bench.calls().await;
+    let refused = |call: &wire::Call| (call.decision(), call.outcome()) == (wire::Decision::Denied, Outcome::HttpError);
+    assert!(calls.len() == 3 && calls.iter().all(refused), "{calls:?}");
+}
+
+#[tokio::test]
 async fn stdio_sessions_have_a_limit() {
     let bench = stdio_bench().await;
     begin(&bench).await;
