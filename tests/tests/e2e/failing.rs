@@ -267,7 +267,7 @@ fn a_configuration_that_cannot_be_used_is_named_with_the_next_move() {
     assert!(said.contains("segment.leaves_max") && said.contains("hint:"), "{said}");
     write(&home.config(), good.as_bytes());
     std::fs::remove_file(home.policy()).unwrap();
-    assert!(home.refuses(&["serve"], 1).contains("policy"));
+    assert!(home.refuses(&["serve"], 2).contains("policy"));
     let again =
         Command::new(binary("ledger")).args(["init", "--origin", "a/b", "--dir"]).arg(&home.dir).output().unwrap();
     assert_eq!(again.status.code(), Some(1), "{}", text(&again.stderr));

@@ -1,8 +1,9 @@
-//! The one end-to-end test binary. `crash`: the ledger killed under load. `hostile`: bad
+//! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `crash`: the ledger killed under load. `hostile`: bad
 //! input, each with its answer. `failing`: what fails around the ledger, and administration. `sync`: the sync before the
 //! answer. `tamper`: the golden archive and every lie about it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
+mod administration;
 mod crash;
 mod failing;
 mod hostile;
