@@ -77,8 +77,8 @@ impl Ended {
     }
 
     /// Starting again does not help before somebody has mended a file.
-    fn unusable(what: &str, why: &dyn std::error::Error) -> Self {
-        Self::new(ExitReason::Configuration, format!("failed to {what}: {}", report(why)))
+    fn unusable(why: &dyn std::error::Error) -> Self {
+        Self::new(ExitReason::Configuration, format!("failed to {}", report(why)))
     }
 }
 
@@ -133,8 +133,15 @@ struct Opened {
 }
 
 async fn open(config: &Config) -> Result<Opened, Ended> {
-    let policy = fs::read(&config.paths.policy).map_err(|why| Ended::unusable("read the audit policy", &why))?;
-    let policy = Policy::parse(&policy).map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
+    let no_policy = |why: &dyn std::fmt::Display| {
+        let text = format!(
+            "failed to read the audit policy {}: {why}\nhint: put back the one that `ledger init` wrote, or its backup",
+            config.paths.policy.display()
+        );
+        Ended::new(ExitReason::Configuration, text)
+    };
+    let policy = fs::read(&config.paths.policy).map_err(|why| no_policy(&why))?;
+    let policy = Policy::parse(&policy).map_err(|why| no_policy(&why))?;
     let [record, head, log] = open_secrets(config)?;
     let staging = config.paths.data.join("staging");
     durable::create_dir(&staging, 0o700).map_err(|why| Ended::failed("make the data folder", &why))?;
@@ -143,7 +150,7 @@ async fn open(config: &Config) -> Result<Opened, Ended> {
     let store = Store::open(&config.paths.data.join("store"), memory).map_err(|why| match why {
         StoreError::Newer(_) => {
             alarms.raise(Alarm::StoreFormat, why.to_string());
-            Ended::unusable("open the store", &why)
+            Ended::unusable(&why)
         }
         why => Ended::failed("open the store", &why),
     })?;
@@ -180,7 +187,7 @@ async fn open(config: &Config) -> Result<Opened, Ended> {
         pending_mark: mark,
         untold: Vec::new(),
     };
-    let pki = Pki::open(config).map_err(|why| Ended::unusable("open the certificates", &why))?;
+    let pki = Pki::open(config).map_err(|why| Ended::unusable(&why))?;
     Ok(Opened {
         store,
         alarms,
@@ -199,15 +206,15 @@ async fn open(config: &Config) -> Result<Opened, Ended> {
 fn open_secrets(config: &Config) -> Result<[SigningKey; 3], Ended> {
     let passphrase = || {
         keys::Passphrase::from_places(&config.keys.passphrase_file, &config.keys.passphrase_variable)
-            .map_err(|why| Ended::unusable("read the passphrase", &why))
+            .map_err(|why| Ended::unusable(&why))
     };
     let sealing = passphrase()?;
     let load = |name: &str| {
         let path = config.paths.keys.join(name);
-        keys::load(&path, sealing.as_ref()).map_err(|why| Ended::unusable("load a key", &why))
+        keys::load(&path, sealing.as_ref()).map_err(|why| Ended::unusable(&why))
     };
     let own = [load("record.key")?, load("head.key")?, load("log.key")?];
-    Vault::open(&config.paths.vault, passphrase()?).map_err(|why| Ended::unusable("open the vault", &why))?;
+    Vault::open(&config.paths.vault, passphrase()?).map_err(|why| Ended::unusable(&why))?;
     Ok(own)
 }
 

@@ -1,7 +1,8 @@
 //! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `crash`: the ledger killed under load. `hostile`: bad
 //! input, each with its answer. `failing`: what fails around the ledger, and administration. `sync`: the sync before the
-//! answer. `tamper`: the golden archive and every lie about it.
+//! answer. `tamper`: the golden archive and every lie about it. `words`: what people read.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+#![expect(clippy::print_stdout, reason = "what was not checked on this machine is said, and the seed")]
 
 mod administration;
 mod crash;
@@ -9,3 +10,4 @@ mod failing;
 mod hostile;
 mod sync;
 mod tamper;
+mod words;
