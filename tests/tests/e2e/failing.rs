@@ -215,7 +215,8 @@ async fn a_full_disk_refuses_batches_says_so_and_recovers() {
         while !gateway.waiting.is_empty() {
             session.send(batch.clone()).await.unwrap();
             if let Heard::Pushback(pushback) = gateway.hear(&mut session).await.unwrap() {
-                tokio::time::sleep(std::time::Duration::from_millis(u64::from(pushback.retry_after_ms))).await;
+                custody_tests::process::pause(std::time::Duration::from_millis(u64::from(pushback.retry_after_ms)))
+                    .await;
             }
         }
     });
