@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{Arc, RwLock, Weak},
     time::Duration,
 };
 
@@ -536,9 +536,4 @@ fn asked_to_end() -> impl Future<Output = ()> {
             _ = int.recv() => {}
         }
     }
-}
-
-/// The log as it stands, for reading.
-pub fn view(view: &RwLock<LogView>) -> Option<Vec<u8>> {
-    view.read().unwrap_or_else(PoisonError::into_inner).checkpoint.as_ref().map(|signed| signed.to_bytes())
 }
