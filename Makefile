@@ -15,8 +15,10 @@ export NO_COLOR := 1
 SEED ?= 1
 ROUND ?= 0
 ROUNDS ?= 100
+# Seconds that all tests together may take, builds and installs apart.
+TEST_SECONDS_MAX := 180
 
-.PHONY: help build demo test lint bench soak setup-build setup-demo setup-test
+.PHONY: help build demo test lint bench soak setup-build setup-demo setup-test setup-bench
 
 help:
 	@echo 'make demo    one real chain of custody: calls, crash, archive, verification, evidence, a lie refused'
@@ -35,6 +37,9 @@ setup-demo:
 setup-test:
 	@tests/scripts/setup.sh build python node examples test
 
+setup-bench:
+	@tests/scripts/setup.sh build bench
+
 # Test-only features are built by an invocation of their own, so that they never reach a program that ships.
 build: setup-build
 	cargo build --locked --workspace --bins
@@ -42,17 +47,26 @@ build: setup-build
 demo: setup-demo build
 	"$(CUSTODY_PYTHON)" tests/demo/run.py
 
-# The second verifier comes first, so that cargo's own closing lines are the last, whatever it says.
+# All is built first, so that the time that is told is the tests' own. The second verifier comes before them, so that cargo's
+# own closing lines are the last but for that time, whatever it says.
 test: setup-test build
 	cargo build --locked -p custody-tests --features omit-check --bin verify-omit
-	apart=0; "$(CUSTODY_PYTHON)" tests/scripts/agree.py "$(CUSTODY_BIN)/golden" "$(CUSTODY_BIN)/verifier" || apart=1; \
-	cargo test --locked --workspace --no-fail-fast && exit $$apart
+	cargo test --locked --workspace --no-run
+	@failed=0; SECONDS=0; \
+	"$(CUSTODY_PYTHON)" tests/scripts/agree.py "$(CUSTODY_BIN)/golden" "$(CUSTODY_BIN)/verifier" || failed=1; \
+	cargo test --locked --workspace --no-fail-fast || failed=1; \
+	echo "the tests took $$SECONDS s"; \
+	if [ $$SECONDS -gt $(TEST_SECONDS_MAX) ]; then echo "warning: they may take $(TEST_SECONDS_MAX) s"; fi; \
+	exit $$failed
 
+# Also what only a feature builds, and the verifier without what others need of the contract.
 lint: setup-build
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p verifier-cli --all-targets -- -D warnings
+	cargo clippy --locked -p custody-tests --all-targets --features bench,omit-check -- -D warnings
 
-bench: setup-build build
+bench: setup-bench build
 	cargo build --locked -p custody-tests --features bench --bin bench
 	python3 tests/scripts/bench.py
 

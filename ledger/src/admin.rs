@@ -1,7 +1,7 @@
 //! The Admin service: decode, ask the writer, encode. Whatever it changes is a statement that somebody else signed.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use custody::{
     FORMAT_VERSION,
     id::{GatewayId, ObjectHash, WorkspaceId},
-    statement::Chain,
+    statement::{Chain, Signed},
     strict::{self, table},
     wire::{self, Role, admin_server::Admin},
 };
@@ -22,6 +22,7 @@ use crate::{
     alarm::Alarms,
     clock,
     commit::{Request, State, Writer},
+    own_keys::OwnKeys,
     pki::{self, Identity},
     publish::{FenceState, LogView},
     workspace::Workspace,
@@ -61,6 +62,8 @@ pub struct AdminService {
     pub alarms: Alarms,
     /// Makes certificates.
     pub authority: Arc<dyn Authority>,
+    /// What this process signs with.
+    pub own_keys: OwnKeys,
     /// Without TLS whoever reaches the port is an administrator.
     pub plaintext: bool,
     /// What the archive is, for the report.
@@ -179,9 +182,14 @@ impl Admin for AdminService {
         call: Call<wire::SubmitStatementRequest>,
     ) -> Answer<wire::SubmitStatementResponse> {
         self.admit(&call)?;
+        let object = call.into_inner().statement;
+        let refusal = Signed::parse(&object).ok().and_then(|signed| self.own_keys.refusal(&signed.statement));
+        if let Some(why) = refusal {
+            return Err(Status::failed_precondition(why));
+        }
         let (reply, answer) = oneshot::channel();
         let gone = || Status::unavailable("the ledger is ending (hint: submit the same statement again)");
-        let request = Request::Statement(call.into_inner().statement, reply);
+        let request = Request::Statement(object, reply);
         self.writer.send(request).await.map_err(|_| gone())?;
         let state = answer.await.map_err(|_| gone())?.map_err(Status::failed_precondition)?;
         let archived = self.archived(state.queue_number + 1).await;
@@ -260,25 +268,6 @@ fn status_of(writer: &Writer) -> wire::StatusResponse {
 }
 
 fn workspace_status(writer: &Writer, workspace: &Workspace) -> wire::WorkspaceStatus {
-    let now = clock::now_us();
-    let names: HashMap<GatewayId, &str> = names(&workspace.chain);
-    let gateways = workspace.gateways.iter().filter_map(|(id, gateway)| {
-        let epoch = gateway.numbering.last_opened?;
-        let row = gateway.rows.get(&epoch)?;
-        let due = row.heard_at.saturating_add(row.silence_us_max).saturating_add(SILENCE_GRACE_US);
-        let silent = row.always_on && !row.closed && now > due;
-        Some(wire::GatewayStatus {
-            gateway: (*id).into(),
-            name: names.get(id).map_or_else(String::new, |name| (*name).to_owned()),
-            epoch: epoch.into(),
-            last_batch: row.last_batch,
-            next_record: row.next_record,
-            last_heard_at: row.heard_at,
-            silent_since: if silent { row.heard_at } else { 0 },
-            connected: writer.is_connected(workspace.id, *id),
-            closed: row.closed,
-        })
-    });
     wire::WorkspaceStatus {
         workspace: workspace.id.into(),
         name: workspace.chain.name().to_owned(),
@@ -289,8 +278,41 @@ fn workspace_status(writer: &Writer, workspace: &Workspace) -> wire::WorkspaceSt
         sealed_segments: workspace.open.number,
         archived_segments: workspace.published,
         statements: workspace.chain.head().count,
-        gateways: gateways.collect(),
+        gateways: gateways(writer, workspace, clock::now_us()),
+        root: workspace.open.tree.root().into(),
+        history_root: workspace.history.root().into(),
+        head_at: workspace.open.times.map_or(0, |(_, newest)| newest),
     }
+}
+
+/// Every gateway that was ever heard, and those that are enrolled and were not.
+fn gateways(writer: &Writer, workspace: &Workspace, now_us: u64) -> Vec<wire::GatewayStatus> {
+    let names = names(&workspace.chain);
+    let enrolled = workspace.chain.keys().filter(|(_, key)| key.role == Role::Gateway && !key.revoked);
+    let enrolled = enrolled.filter_map(|(_, key)| key.gateway);
+    let all: BTreeSet<GatewayId> = workspace.gateways.keys().copied().chain(enrolled).collect();
+    let mut listed = Vec::new();
+    for id in all {
+        let mut said = wire::GatewayStatus {
+            gateway: id.into(),
+            name: names.get(&id).map_or_else(String::new, |name| (*name).to_owned()),
+            connected: writer.is_connected(workspace.id, id),
+            ..Default::default()
+        };
+        let known = workspace.gateways.get(&id);
+        let newest = known.and_then(|known| Some((known.numbering.last_opened?, known)));
+        if let Some((epoch, row)) = newest.and_then(|(epoch, known)| Some((epoch, known.rows.get(&epoch)?))) {
+            let due = row.heard_at.saturating_add(row.silence_us_max).saturating_add(SILENCE_GRACE_US);
+            let silent = row.always_on && !row.closed && now_us > due;
+            said.epoch = epoch.into();
+            (said.last_batch, said.next_record) = (row.last_batch, row.next_record);
+            said.last_heard_at = row.heard_at;
+            said.silent_since = if silent { row.heard_at } else { 0 };
+            said.closed = row.closed;
+        }
+        listed.push(said);
+    }
+    listed
 }
 
 fn names(chain: &Chain) -> HashMap<GatewayId, &str> {

@@ -2,15 +2,24 @@
 //!
 //! What must hold: an alarm that was raised stays until an operator acknowledges it, however often its cause comes and
 //! goes; each has a section in `docs/OPERATIONS.md` under the heading `### alarm: NAME` (a test compares); what is raised
-//! stands in the log at error level, in a metric and in `ledger status`. Details name no other workspace's data, no
+//! stands in the log at error level, in a metric and in `ledger status`, and in a file, so that a restart drops none: a file
+//! of its own, because the store may be what is broken. Keeping it is tried and not required; an alarm that cannot be kept
+//! is raised all the same. Details name no other workspace's data, no
 //! secret and no network address.
 
 use std::{
     collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::clock;
+use serde::{Deserialize, Serialize};
+
+use crate::{clock, durable};
+
+/// Permissions of the file: what it says is no secret, and no other user's business.
+const FILE_MODE: u32 = 0o600;
 
 macro_rules! alarms {
     ($($(#[$doc:meta])* $member:ident = $name:literal,)*) => {
@@ -81,20 +90,59 @@ struct Latched {
     times: u64,
 }
 
+/// An alarm as the file has it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    name: String,
+    detail: String,
+    since_us: u64,
+}
+
 /// The alarms of this process. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Alarms(Arc<Mutex<BTreeMap<Alarm, Latched>>>);
+pub struct Alarms {
+    standing: Arc<Mutex<BTreeMap<Alarm, Latched>>>,
+    file: Option<Arc<PathBuf>>,
+}
 
 impl Alarms {
-    /// None raised.
+    /// None raised, and none kept.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Those that stand in `file`, where they are kept from now on.
+    pub fn kept(file: &Path) -> Self {
+        let standing = read(file).unwrap_or_else(|why| {
+            tracing::warn!(%why, "the alarms of earlier runs cannot be read");
+            BTreeMap::new()
+        });
+        for (alarm, stands) in &standing {
+            tracing::warn!(alarm = alarm.name(), "stands since an earlier run: {}", stands.detail);
+        }
+        Self { standing: Arc::new(Mutex::new(standing)), file: Some(Arc::new(file.to_owned())) }
+    }
+
+    /// Under the lock, so that the file is never older than what was told last.
+    fn keep(&self, standing: &BTreeMap<Alarm, Latched>) {
+        let Some(file) = &self.file else { return };
+        let kept = |(alarm, stands): (&Alarm, &Latched)| Kept {
+            name: alarm.name().to_owned(),
+            detail: stands.detail.clone(),
+            since_us: stands.since_us,
+        };
+        let all: Vec<Kept> = standing.iter().map(kept).collect();
+        let written = serde_json::to_vec_pretty(&all).map_err(io::Error::from);
+        if let Err(why) = written.and_then(|bytes| durable::write(file, &bytes, FILE_MODE)) {
+            tracing::warn!(%why, "the alarms that stand are not kept over a restart");
+        }
     }
 
     /// Raises an alarm. While it stands, raising it again counts it and keeps the first detail: that is nearest the cause.
     pub fn raise(&self, alarm: Alarm, detail: impl Into<String>) {
         let detail = detail.into();
-        let mut latched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latched = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stands) = latched.get_mut(&alarm) {
             stands.times = stands.times.saturating_add(1);
             // A cause that returns a thousand times a second must not fill the disk with its own telling.
@@ -105,14 +153,16 @@ impl Alarms {
         }
         tracing::error!(alarm = alarm.name(), "{detail}");
         latched.insert(alarm, Latched { detail, since_us: clock::now_us(), times: 1 });
+        self.keep(&latched);
     }
 
     /// Takes an alarm back by its name; `false` if none of that name stands.
     pub fn acknowledge(&self, name: &str) -> bool {
-        let mut latched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latched = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         let known = Alarm::ALL.iter().find(|alarm| alarm.name() == name);
         let gone = known.is_some_and(|alarm| latched.remove(alarm).is_some());
         if gone {
+            self.keep(&latched);
             tracing::info!(alarm = name, "an operator acknowledged this alarm");
         }
         gone
@@ -120,19 +170,54 @@ impl Alarms {
 
     /// The alarms that stand: which, the detail of the first time, and since when in microseconds.
     pub fn latched(&self) -> Vec<(Alarm, String, u64)> {
-        let latched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let latched = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         latched.iter().map(|(alarm, stands)| (*alarm, stands.detail.clone(), stands.since_us)).collect()
     }
 
     /// Whether this one stands.
     pub fn stands(&self, alarm: Alarm) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&alarm)
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&alarm)
     }
+}
+
+/// Names that this program does not know are those of another version, and are passed over.
+fn read(file: &Path) -> io::Result<BTreeMap<Alarm, Latched>> {
+    let bytes = match fs::read(file) {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        read => read?,
+    };
+    let kept: Vec<Kept> = serde_json::from_slice(&bytes)?;
+    let known = |kept: Kept| {
+        let alarm = Alarm::ALL.iter().find(|alarm| alarm.name() == kept.name)?;
+        Some((*alarm, Latched { detail: kept.detail, since_us: kept.since_us, times: 1 }))
+    };
+    Ok(kept.into_iter().filter_map(known).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn alarms_outlive_a_restart_and_a_file_that_cannot_be_used_raises_them_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("alarms.json");
+        let first = Alarms::kept(&file);
+        first.raise(Alarm::Equivocation, "gateway x");
+        first.raise(Alarm::ClockJumped, "by 9 s");
+        let again = Alarms::kept(&file);
+        assert_eq!(again.latched(), first.latched());
+        assert!(again.acknowledge("equivocation"));
+        assert_eq!(Alarms::kept(&file).latched().len(), 1);
+        // Damaged, or in a folder that is away.
+        durable::write(&file, b"[{", 0o600).unwrap();
+        for file in [file, folder.path().join("away/alarms.json")] {
+            let alarms = Alarms::kept(&file);
+            assert!(alarms.latched().is_empty());
+            alarms.raise(Alarm::Poisoned, "x");
+            assert!(alarms.stands(Alarm::Poisoned));
+        }
+    }
 
     #[test]
     fn an_alarm_stands_until_acknowledged() {

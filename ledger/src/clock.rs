@@ -17,6 +17,7 @@ pub fn now_us() -> u64 {
 }
 
 /// Waits. For tasks that look at something every so often; never to guess that something else has happened.
+#[expect(clippy::disallowed_methods, reason = "this is the clock module")]
 pub async fn sleep(how_long: Duration) {
     tokio::time::sleep(how_long).await;
 }

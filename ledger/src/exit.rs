@@ -56,5 +56,7 @@ mod tests {
                 .map(|reason| reason.code().to_string())
                 .collect();
         assert!(unit.contains(&format!("RestartPreventExitStatus={}\n", never.join(" "))));
+        // While archive or fence is away each start fails: the unit must not give up.
+        assert!(unit.contains("\nStartLimitIntervalSec=0\n") && manual.contains("StartLimitIntervalSec=0"));
     }
 }

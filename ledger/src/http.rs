@@ -22,11 +22,20 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc, oneshot},
+};
 
 use crate::{
     alarm::Alarms,
     archive::Archive,
+    clock,
     commit::{self, Request},
     metrics::Metrics,
     publish::LogView,
@@ -35,6 +44,16 @@ use crate::{
 /// How long the writer may take to say how it is: it answers between two commits, which take milliseconds. Whoever asks for
 /// health wants to know rather than to wait.
 const PROBE_SECONDS_MAX: u64 = 5;
+/// How long the head of a request may take, also the next one of a connection that is kept.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection may last: a client that reads its answer byte by byte holds a place, and others want it.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(300);
+/// Bytes of a request's head: no path here has a hundred.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Connections at one time, each of 30 KiB; whoever comes then waits in the system's queue.
+const CONNECTIONS_MAX: usize = 256;
+/// After a failure to accept, most often for want of file descriptors: others may be given back meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const BYTES: &str = "application/octet-stream";
@@ -134,6 +153,36 @@ impl Probe for Asking {
             requests.send(Request::Inspect(Box::new(look))).await.ok()?;
             answer.await.ok()
         })
+    }
+}
+
+/// Answers on a port, until it is dropped.
+pub async fn serve(listener: TcpListener, state: HttpState) {
+    serve_with(listener, state, HEAD_LIMIT).await;
+}
+
+async fn serve_with(listener: TcpListener, state: HttpState, head_limit: Duration) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let router = router(state);
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(head_limit).max_buf_size(HEAD_BYTES_MAX);
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(why) => {
+                tracing::warn!(%why, "a connection was not accepted");
+                clock::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move {
+            // What a client does to its own connection is no event.
+            tokio::time::timeout(CONNECTION_LIMIT, connection).await.ok();
+            drop(place);
+        });
     }
 }
 
@@ -275,9 +324,9 @@ mod tests {
         metrics.add("custody_records_total", 41);
         alarms.raise(Alarm::DiskLow, "x");
         let state = HttpState::new(metrics, alarms, Arc::new(Files), Arc::new(Alive(pulse)));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(async move { axum::serve(listener, router(state)).await });
+        let server = tokio::spawn(serve(listener, state));
         let mut answers = Vec::new();
         for path in paths {
             let path = (*path).to_owned();
@@ -291,6 +340,34 @@ mod tests {
         for part in parts {
             assert!(answer.contains(part), "{part:?} is not in {answer}");
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_ask_loses_the_connection() {
+        let state = HttpState::new(Metrics::new(), Alarms::new(), Arc::new(Files), Arc::new(Alive(None)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve_with(listener, state, Duration::from_millis(50)));
+        let said = |text: &'static str| {
+            tokio::task::spawn_blocking(move || {
+                let mut stream = std::net::TcpStream::connect(address).unwrap();
+                stream.write_all(text.as_bytes()).unwrap();
+                let mut answer = Vec::new();
+                // The end of the connection ends the read, whether it was closed or reset.
+                stream.read_to_end(&mut answer).ok();
+                String::from_utf8(answer).unwrap()
+            })
+        };
+        // Nothing at all, half a head, and a connection that was kept after its first answer.
+        for (text, answers) in [
+            ("", 0),
+            ("GET /log/checkpoint HTTP/1.1\r\nhost:", 0),
+            ("GET /log/checkpoint HTTP/1.1\r\nhost: a\r\n\r\n", 1),
+        ] {
+            let answer = said(text).await.unwrap();
+            assert_eq!(answer.matches("200 OK").count(), answers, "{text:?}: {answer}");
+        }
+        server.abort();
     }
 
     #[tokio::test]

@@ -40,6 +40,7 @@ const SEALED_HEADER: &str = "custody sealed key 1\nargon2id m=65536 t=3 p=1 xcha
 /// # Panics
 /// If the operating system has none: nothing here may go on with guessable ids, seeds or keys.
 #[expect(clippy::expect_used, reason = "going on with guessable keys is worse than stopping")]
+#[expect(clippy::disallowed_methods, reason = "this is the module of keys")]
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");

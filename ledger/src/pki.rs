@@ -44,6 +44,9 @@ use crate::{
 const BACKDATED_SECONDS: u64 = 3600;
 /// Greatest length of a certificate request in bytes: those of the two kinds of key that are taken have under 1 KiB.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// Least and greatest time between two looks at whether a certificate is due.
+const LOOK_MIN: Duration = Duration::from_secs(1);
+const LOOK_MAX: Duration = Duration::from_secs(3_600);
 const DAY_SECONDS: u64 = 86_400;
 const SECOND_US: u64 = 1_000_000;
 /// Permissions of a certificate: it is no secret.
@@ -260,19 +263,23 @@ impl Pki {
         }
     }
 
-    /// Waits until the server has another certificate than it had at the call.
-    pub fn renewed(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut renewals = self.renewals.subscribe();
-        async move {
-            if renewals.changed().await.is_err() {
-                // The authority is gone, and with it whoever could renew.
-                std::future::pending::<()>().await;
-            }
-        }
+    /// Changes whenever the server's certificate was renewed.
+    pub fn renewals(&self) -> watch::Receiver<u64> {
+        self.renewals.subscribe()
+    }
+
+    /// How long whoever renews may sleep: until the next certificate is due, and an hour at most, because a machine that was
+    /// suspended does not notice how late it is.
+    pub fn next_look(&self, now_us: u64) -> Duration {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let dues = current.iter().filter_map(|pem| validity(pem)).map(due_us);
+        let due = dues.min().unwrap_or(u64::MAX).saturating_sub(now_us);
+        // A renewal that failed is not tried again at once.
+        Duration::from_micros(due).clamp(LOOK_MIN, LOOK_MAX)
     }
 
     /// Renews the server's and the administrator's certificates if two thirds of their life have passed; the names of those
-    /// that were. To be called every hour.
+    /// that were. To be called after [`Self::next_look`].
     ///
     /// # Errors
     /// [`PkiError`]; the certificates in use stay in use.
@@ -280,7 +287,7 @@ impl Pki {
         let mut renewed = Vec::new();
         for which in [SERVER, ADMIN] {
             let held = self.current.read().unwrap_or_else(PoisonError::into_inner)[which].clone();
-            let due = validity(&held).is_none_or(|(from, until)| now_us >= until - until.saturating_sub(from) / 3);
+            let due = validity(&held).is_none_or(|life| now_us >= due_us(life));
             if !due {
                 continue;
             }
@@ -353,6 +360,11 @@ impl Pki {
         let leaf = params?.signed_by(key, &issuer).map_err(form)?.pem();
         Ok(format!("{leaf}{}", self.authority))
     }
+}
+
+/// When two thirds of a life have passed.
+fn due_us((from, until): (u64, u64)) -> u64 {
+    until - until.saturating_sub(from) / 3
 }
 
 fn generate_key(folder: &Path, name: &str, passphrase: Option<&Passphrase>) -> Result<KeyPair, PkiError> {

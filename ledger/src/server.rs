@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{Arc, RwLock, Weak},
     time::Duration,
 };
 
@@ -21,8 +21,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Certificate, Identity as TlsIdentity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 
 use crate::{
     admin::{AdminService, Authority},
@@ -39,17 +38,23 @@ use crate::{
         admit::Peer,
         service::{IngestService, Limits as IngestLimits},
     },
-    keys,
+    keys, listen,
     metrics::Metrics,
+    own_keys::OwnKeys,
     pki::{Identity, Pki},
     publish::{FenceState, LogView, PublishError, Publisher, report, watch_fence},
     store::{Family, Store, StoreError, statement_key},
     upkeep::Upkeep,
+    vault::Vault,
 };
+
+mod drain;
 
 /// Longest gRPC message from a gateway: a batch of 1 MiB and its frame.
 const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
+/// Where the alarms that stand outlive a restart.
+const ALARMS_FILE: &str = "alarms.json";
 /// How long the end waits for threads that are in the store: a write and a segment that is being sealed take less.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -70,6 +75,11 @@ impl Ended {
     fn failed(what: &str, why: &dyn std::error::Error) -> Self {
         Self::new(ExitReason::Failure, format!("failed to {what}: {}", report(why)))
     }
+
+    /// Starting again does not help before somebody has mended a file.
+    fn unusable(why: &dyn std::error::Error) -> Self {
+        Self::new(ExitReason::Configuration, format!("failed to {}", report(why)))
+    }
 }
 
 /// Runs a ledger until it is told to end. `ready` is told the addresses in use once it serves.
@@ -77,8 +87,7 @@ impl Ended {
 /// # Errors
 /// [`Ended`] for everything but a clean drain.
 pub async fn run(config: Config, ready: Option<oneshot::Sender<Addresses>>) -> Result<(), Ended> {
-    let alarms = Alarms::new();
-    let mut parts = open(&config, alarms).await?;
+    let mut parts = open(&config).await?;
     let started = parts.publisher.start(std::mem::take(&mut parts.genesis)).await;
     let read_only = match started {
         Ok(()) => None,
@@ -117,30 +126,33 @@ struct Opened {
     metrics: Metrics,
     publisher: Publisher,
     keys: [SigningKey; 2],
+    own_keys: OwnKeys,
     policy: Policy,
     pki: Arc<Pki>,
     genesis: Vec<Bytes>,
 }
 
-async fn open(config: &Config, alarms: Alarms) -> Result<Opened, Ended> {
-    let fault = |what: &'static str| move |why: std::io::Error| Ended::failed(what, &why);
-    let policy = fs::read(&config.paths.policy).map_err(fault("read the audit policy"))?;
-    let policy = Policy::parse(&policy).map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
-    let passphrase = keys::Passphrase::from_places(&config.keys.passphrase_file, &config.keys.passphrase_variable)
-        .map_err(|why| Ended::failed("read the passphrase", &why))?;
-    let load = |name: &str| {
-        let path = config.paths.keys.join(name);
-        keys::load(&path, passphrase.as_ref()).map_err(|why| Ended::failed("load a key", &why))
+async fn open(config: &Config) -> Result<Opened, Ended> {
+    let no_policy = |why: &dyn std::fmt::Display| {
+        let text = format!(
+            "failed to read the audit policy {}: {why}\nhint: put back the one that `ledger init` wrote, or its backup",
+            config.paths.policy.display()
+        );
+        Ended::new(ExitReason::Configuration, text)
     };
-    let [record, head, log] = [load("record.key")?, load("head.key")?, load("log.key")?];
+    let policy = fs::read(&config.paths.policy).map_err(|why| no_policy(&why))?;
+    let policy = Policy::parse(&policy).map_err(|why| no_policy(&why))?;
+    let [record, head, log] = open_secrets(config)?;
     let staging = config.paths.data.join("staging");
-    durable::create_dir(&staging, 0o700).map_err(fault("make the data folder"))?;
+    durable::create_dir(&staging, 0o700).map_err(|why| Ended::failed("make the data folder", &why))?;
+    let alarms = Alarms::kept(&config.paths.data.join(ALARMS_FILE));
     let memory = usize::try_from(config.store.cache_bytes + config.store.write_buffer_bytes).unwrap_or(256 << 20);
-    let store = Store::open(&config.paths.data.join("store"), memory).map_err(|why| {
-        if matches!(why, StoreError::Newer(_)) {
+    let store = Store::open(&config.paths.data.join("store"), memory).map_err(|why| match why {
+        StoreError::Newer(_) => {
             alarms.raise(Alarm::StoreFormat, why.to_string());
+            Ended::unusable(&why)
         }
-        Ended::failed("open the store", &why)
+        why => Ended::failed("open the store", &why),
     })?;
     let store = Arc::new(store);
     let limit = Duration::from_secs(config.archive.request_seconds_max);
@@ -155,7 +167,10 @@ async fn open(config: &Config, alarms: Alarms) -> Result<Opened, Ended> {
         take_genesis(&store, &config.paths.genesis).map_err(|why| Ended::new(ExitReason::Configuration, why))?;
     let view = Publisher::load_view(&store, &config.origin, &log).map_err(broken)?;
     let mark = store.number("queue_mark").map_err(broken)?.unwrap_or(0);
-    let incarnation = incarnation(&store, config, &policy)?;
+    let roots = policy.roots().map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
+    let chain = crate::commit::ledger_chain(&store, &config.origin, roots).map_err(broken)?;
+    let own_keys = OwnKeys::of(&record, &head, &log);
+    own_keys.check(&chain).map_err(|why| Ended::new(ExitReason::Configuration, why))?;
     let publisher = Publisher {
         store: Arc::clone(&store),
         archive,
@@ -164,7 +179,7 @@ async fn open(config: &Config, alarms: Alarms) -> Result<Opened, Ended> {
         origin: config.origin.clone(),
         key: log,
         term: 0,
-        incarnation,
+        incarnation: chain.incarnation(),
         view: Arc::new(RwLock::new(view)),
         fence_state: Arc::new(FenceState::default()),
         alarms: alarms.clone(),
@@ -172,23 +187,35 @@ async fn open(config: &Config, alarms: Alarms) -> Result<Opened, Ended> {
         pending_mark: mark,
         untold: Vec::new(),
     };
-    let pki = Pki::open(config).map_err(|why| Ended::failed("open the certificates", &why))?;
+    let pki = Pki::open(config).map_err(|why| Ended::unusable(&why))?;
     Ok(Opened {
         store,
         alarms,
         metrics: Metrics::new(),
         publisher,
         keys: [record, head],
+        own_keys,
         policy,
         pki: Arc::new(pki),
         genesis,
     })
 }
 
-fn incarnation(store: &Store, config: &Config, policy: &Policy) -> Result<u64, Ended> {
-    let roots = policy.roots().map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
-    let chain = crate::commit::ledger_chain(store, &config.origin, roots);
-    chain.map(|chain| chain.incarnation()).map_err(|why| Ended::failed("read the key chain", &why))
+/// The keys for records, heads and the log. The vault is opened, too, although nothing needs it yet: a passphrase that does
+/// not fit or a damaged file must show at a start, while there is a backup, and not when a name is to be erased.
+fn open_secrets(config: &Config) -> Result<[SigningKey; 3], Ended> {
+    let passphrase = || {
+        keys::Passphrase::from_places(&config.keys.passphrase_file, &config.keys.passphrase_variable)
+            .map_err(|why| Ended::unusable(&why))
+    };
+    let sealing = passphrase()?;
+    let load = |name: &str| {
+        let path = config.paths.keys.join(name);
+        keys::load(&path, sealing.as_ref()).map_err(|why| Ended::unusable(&why))
+    };
+    let own = [load("record.key")?, load("head.key")?, load("log.key")?];
+    Vault::open(&config.paths.vault, passphrase()?).map_err(|why| Ended::unusable(&why))?;
+    Ok(own)
 }
 
 /// Tells this machine and data directory from others, without naming them.
@@ -234,6 +261,7 @@ struct Shared {
     mark: watch::Receiver<u64>,
     alarms: Alarms,
     metrics: Metrics,
+    own_keys: OwnKeys,
     pki: Arc<Pki>,
 }
 
@@ -269,6 +297,7 @@ async fn serve(
         admin: admin_service(&config, &shared),
     };
     let state = http::state(&shared.metrics, &shared.alarms, &shared.view, archive, requests.clone());
+    let asked = asked_to_end();
     let outcome = match services.listen(&mut helpers, state).await {
         Ok(addresses) => {
             if let Some(ready) = ready {
@@ -276,11 +305,16 @@ async fn serve(
             }
             tracing::info!(grpc = %addresses.grpc, http = %addresses.http, term, "serving");
             let ended = tokio::select! {
-                () = asked_to_end() => None,
+                () = asked => None,
                 why = &mut publishing => why.ok(),
                 _ = &mut watching => Some(PublishError::Fenced),
             };
-            drain(&config, &requests, shared.mark.clone(), ended).await
+            let limit = Duration::from_secs(config.drain.seconds_max);
+            match ended {
+                None => drain::drain(limit, &requests, shared.mark.clone(), serving).await,
+                Some(PublishError::Fenced) => Err(Ended::new(ExitReason::Fenced, "another writer owns the log")),
+                Some(why) => Err(Ended::new(ExitReason::Poisoned, report(&why))),
+            }
         }
         Err(why) => Err(why),
     };
@@ -317,7 +351,7 @@ fn start_writer(
     read_only: Option<String>,
     wake: mpsc::Sender<()>,
 ) -> Result<(Publisher, Shared, std::thread::JoinHandle<()>), Ended> {
-    let Opened { store, alarms, metrics, publisher, keys: [record, head], policy, pki, .. } = opened;
+    let Opened { store, alarms, metrics, publisher, keys: [record, head], own_keys, policy, pki, .. } = opened;
     let (requests, queue) = mpsc::channel(REQUESTS_MAX);
     let shared = Shared {
         requests,
@@ -327,6 +361,7 @@ fn start_writer(
         mark: publisher.mark.subscribe(),
         alarms,
         metrics,
+        own_keys,
         pki,
     };
     let roots = policy.roots().map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
@@ -385,6 +420,7 @@ fn admin_service(config: &Config, shared: &Shared) -> AdminService {
         fence: Arc::clone(&shared.fence),
         alarms: shared.alarms.clone(),
         authority: Arc::clone(&shared.pki) as Arc<dyn Authority>,
+        own_keys: shared.own_keys.clone(),
         plaintext: config.listen.plaintext_loopback,
         archive: "folder, not WORM".to_owned(),
     }
@@ -421,7 +457,7 @@ fn ingest_service(config: &Config, requests: mpsc::Sender<Request>, chains: &Cha
     IngestService::new(&config.origin, limits, requests, Arc::clone(chains), Arc::new(renew))
 }
 
-/// The gRPC side, rebuilt when the server's certificate was renewed.
+/// What answers on the ports.
 struct Services {
     config: Config,
     pki: Arc<Pki>,
@@ -435,54 +471,29 @@ impl Services {
         let grpc = TcpListener::bind(self.config.listen.grpc).await.map_err(bind)?;
         let web = TcpListener::bind(self.config.listen.http).await.map_err(bind)?;
         let addresses = Addresses { grpc: grpc.local_addr().map_err(bind)?, http: web.local_addr().map_err(bind)? };
+        helpers.push(tokio::spawn(http::serve(web, http)));
         helpers.push(tokio::spawn(async move {
-            if let Err(why) = axum::serve(web, http::router(http)).await {
-                tracing::error!(%why, "the HTTP side ended");
+            if let Err(why) = self.serve_grpc(grpc).await {
+                tracing::error!(why, "the gRPC side ended");
             }
         }));
-        helpers.push(tokio::spawn(self.serve_grpc(grpc, addresses.grpc)));
         Ok(addresses)
     }
 
-    async fn serve_grpc(self, first: TcpListener, address: std::net::SocketAddr) {
-        let mut listener = Some(first);
-        loop {
-            let listening = match listener.take() {
-                Some(listener) => Ok(listener),
-                None => TcpListener::bind(address).await,
-            };
-            let Ok(listening) = listening else {
-                clock::sleep(Duration::from_secs(1)).await;
-                continue;
-            };
-            let mut server = Server::builder()
-                .http2_keepalive_interval(Some(Duration::from_secs(30)))
-                .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-                .initial_stream_window_size(4 << 20)
-                .initial_connection_window_size(8 << 20)
-                .tcp_nodelay(true);
-            if !self.config.listen.plaintext_loopback {
-                let tls = self.pki.server_tls();
-                let tls = ServerTlsConfig::new()
-                    .identity(TlsIdentity::from_pem(tls.certificate, tls.key))
-                    .client_ca_root(Certificate::from_pem(tls.authority));
-                server = match server.tls_config(tls) {
-                    Ok(server) => server,
-                    Err(why) => {
-                        tracing::error!(%why, "the server's certificate cannot be used");
-                        return;
-                    }
-                };
-            }
-            let router = server
-                .add_service(IngestServer::new(self.ingest.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
-                .add_service(AdminServer::new(self.admin.clone()));
-            let renewed = self.pki.renewed();
-            if let Err(why) = router.serve_with_incoming_shutdown(TcpListenerStream::new(listening), renewed).await {
-                tracing::error!(%why, "the gRPC side ended");
-                return;
-            }
-        }
+    async fn serve_grpc(self, listener: TcpListener) -> Result<(), String> {
+        let router = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(8 << 20)
+            .add_service(IngestServer::new(self.ingest).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(AdminServer::new(self.admin));
+        let streams = self.config.ingest.streams_max as usize;
+        let served = match self.config.listen.plaintext_loopback {
+            true => router.serve_with_incoming(listen::plain(listener, streams)).await,
+            false => router.serve_with_incoming(listen::secure(listener, streams, self.pki)?).await,
+        };
+        served.map_err(|why| report(&why))
     }
 }
 
@@ -498,7 +509,7 @@ async fn tick(requests: mpsc::Sender<Request>, data: std::path::PathBuf, limits:
     }
 }
 
-/// Once an hour: certificates past two thirds of their life are made anew; one that nears its end all the same is an alarm.
+/// At the latest every hour: certificates past two thirds of their life are made anew; one that nears its end all the same is an alarm.
 async fn renew_certificates(pki: Arc<Pki>, alarms: Alarms) {
     loop {
         match pki.renew_due(clock::now_us()) {
@@ -509,50 +520,20 @@ async fn renew_certificates(pki: Arc<Pki>, alarms: Alarms) {
         for name in pki.expiring(clock::now_us()) {
             alarms.raise(Alarm::CertificateExpiring, format!("{name} ends soon"));
         }
-        clock::sleep(Duration::from_secs(3_600)).await;
+        clock::sleep(pki.next_look(clock::now_us())).await;
     }
 }
 
-async fn asked_to_end() {
+/// Waits for SIGTERM or SIGINT. They are heard from the call on, not from the first wait: whoever was told that this ledger
+/// serves may end it at once, and ends it with a drain.
+fn asked_to_end() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut term), Ok(mut int)) = signals else { return std::future::pending().await };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
     }
-}
-
-/// Refuse new, finish accepted, cut and seal within the stated time; else say what is unsealed.
-async fn drain(
-    config: &Config,
-    requests: &mpsc::Sender<Request>,
-    mut mark: watch::Receiver<u64>,
-    ended: Option<PublishError>,
-) -> Result<(), Ended> {
-    match ended {
-        Some(PublishError::Fenced) => return Err(Ended::new(ExitReason::Fenced, "another writer owns the log")),
-        Some(why) => return Err(Ended::new(ExitReason::Poisoned, report(&why))),
-        None => {}
-    }
-    let (reply, answer) = oneshot::channel();
-    if requests.send(Request::Drain(reply)).await.is_err() {
-        return Err(Ended::new(ExitReason::Poisoned, "the writer has ended"));
-    }
-    let Ok(number) = answer.await else { return Err(Ended::new(ExitReason::Poisoned, "the writer has ended")) };
-    let limit = Duration::from_secs(config.drain.seconds_max);
-    let sealed = tokio::time::timeout(limit, mark.wait_for(|mark| *mark >= number)).await;
-    if sealed.is_ok_and(|reached| reached.is_ok()) {
-        tracing::info!("drained: everything is archived");
-        return Ok(());
-    }
-    let left = number.saturating_sub(*mark.borrow());
-    let text = format!("{left} segments are cut and not archived (hint: they are archived at the next start)");
-    Err(Ended::new(ExitReason::Unsealed, text))
-}
-
-/// The log as it stands, for reading.
-pub fn view(view: &RwLock<LogView>) -> Option<Vec<u8>> {
-    view.read().unwrap_or_else(PoisonError::into_inner).checkpoint.as_ref().map(|signed| signed.to_bytes())
 }

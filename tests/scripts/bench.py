@@ -4,7 +4,8 @@
     bench.py [SECTION…]     all by default: limits headline sustained ingest plaintext size many postgres verifying
 
 Every section starts from an empty folder and leaves nothing behind. RECORDS (1000000 by default) is how many the verifier and
-PostgreSQL get; the verifier, and what is sustained, also ten times as many. What is missing on a machine (PostgreSQL 15) is said, not passed over.
+PostgreSQL get; the verifier, and what is sustained, also ten times as many. What is missing on a machine (PostgreSQL) is said,
+not passed over.
 """
 
 import json
@@ -20,7 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ["CUSTODY_BIN"])
-POSTGRES = Path("/usr/lib/postgresql/15/bin")
+# The newest that is installed; Debian keeps each version's programs in a folder of its own.
+POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=Path("none"))
 RECORDS = int(os.environ.get("RECORDS", 1_000_000))
 CONNECTIONS = 4
 
@@ -156,8 +158,8 @@ def many(folder):
 
 def postgres(folder):
     if not POSTGRES.exists():
-        return say("PostgreSQL 15 is not installed: apt-get install postgresql-15\n")
-    say(f"### PostgreSQL 15 (load {load():.1f})\n\n| connections | records/s | bytes a record (table and indexes) |\n| --: | --: | --: |")
+        return say("PostgreSQL is not installed: apt-get install postgresql\n")
+    say(f"### PostgreSQL {POSTGRES.parent.name} (load {load():.1f})\n\n| connections | records/s | bytes a record (table and indexes) |\n| --: | --: | --: |")
     # The server refuses to run as root, and its folder must be its own.
     root = os.getuid() == 0
     owner = pwd.getpwnam("postgres").pw_uid if root else os.getuid()

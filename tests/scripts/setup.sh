@@ -3,6 +3,7 @@
 #   build   a C and C++ compiler, make, libclang (RocksDB's bindings), the Rust toolchain of rust-toolchain.toml
 #   python  a virtual environment in .cache/venv with tests/requirements.txt
 #   test    strace, which shows that the sync comes before the answer
+#   bench   python3, and PostgreSQL to compare with
 #   node    Node 22 and the MCP servers of tests/demo/package-lock.json, in .cache/node
 #   examples  the packages of gateway-shim/examples/package-lock.json, in .cache/examples
 # System packages come through apt if root or sudo is there. Else the exact command is printed, and this ends with 1.
@@ -36,6 +37,11 @@ esac
 case "$groups" in *" python "*) has_python_venv || need python3 python3-venv ;; esac
 case "$groups" in *" node "* | *" examples "*) has npm || need npm ;; esac
 case "$groups" in *" test "*) has strace || need strace ;; esac
+case "$groups" in *" bench "*)
+    has python3 || need python3
+    # Debian keeps each version's programs in a folder of its own, off the path.
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need postgresql
+esac
 
 if [ "${#packages[@]}" -gt 0 ]; then
     install="apt-get install --yes --no-install-recommends ca-certificates ${packages[*]}"
@@ -130,7 +136,7 @@ for group in "$@"; do
     python) setup_python ;;
     node) setup_node ;;
     examples) setup_examples ;;
-    test) ;;
-    *) printf 'error: no group %s; hint: build, python, node, examples, test\n' "$group" >&2; exit 64 ;;
+    test | bench) ;;
+    *) printf 'error: no group %s; hint: build, python, node, examples, test, bench\n' "$group" >&2; exit 64 ;;
     esac
 done

@@ -36,6 +36,15 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// Waits before something is asked or sent again, because whoever answered said how long.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is waited for is not here: another process says when to come again"
+)]
+pub async fn pause(how_long: Duration) {
+    tokio::time::sleep(how_long).await;
+}
+
 /// A port of the loopback address that nobody listens on.
 pub fn free_port() -> u16 {
     let width = PORTS.end - PORTS.start;
@@ -204,7 +213,7 @@ impl Home {
                     return status;
                 }
                 // The ledger looks at disk and fence once a second; asking costs it microseconds.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                pause(Duration::from_millis(100)).await;
             }
         });
         waited.await.unwrap_or_else(|_| panic!("not within {WAIT:?}: {what}\n{:#}", self.status()))

@@ -1,3 +1,5 @@
+//! The command line: what is parsed, what is refused, and offline work with the root key.
+
 use clap::CommandFactory as _;
 use custody::{
     key::{self, Context},

@@ -1,3 +1,5 @@
+//! The authority: what its certificates say, which requests it signs, and when it renews its own.
+
 use rcgen::{KeyPair, PKCS_ED25519};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, ring};
 
@@ -131,9 +133,12 @@ fn own_certificates_renew_at_two_thirds_of_their_life() {
     let (from, until) = validity(&before.certificate).unwrap();
     let two_thirds = until - (until - from) / 3;
     assert_eq!(pki.renew_due(two_thirds - 1).unwrap(), Vec::<&str>::new());
-    let renewed = pki.renewed();
+    let renewals = pki.renewals();
+    assert_eq!(pki.next_look(two_thirds - 5 * SECOND_US), Duration::from_secs(5));
+    assert_eq!(pki.next_look(from), LOOK_MAX);
+    assert_eq!(pki.next_look(until), LOOK_MIN);
     assert_eq!(pki.renew_due(two_thirds).unwrap(), ["server", "admin"]);
-    assert!(futures::FutureExt::now_or_never(renewed).is_some(), "whoever serves was not told");
+    assert!(renewals.has_changed().unwrap(), "whoever serves was not told");
     let after = pki.server_tls();
     assert_ne!(before.certificate, after.certificate);
     assert_eq!(before.key, after.key);

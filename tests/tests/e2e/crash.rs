@@ -126,7 +126,8 @@ async fn ship_over(gateway: &mut Gateway, session: &mut Session, load: &Load, di
         match gateway.hear(session).await? {
             Heard::Receipt(_) => load.take(gateway, before),
             Heard::Pushback(pushback) => {
-                tokio::time::sleep(std::time::Duration::from_millis(u64::from(pushback.retry_after_ms))).await;
+                custody_tests::process::pause(std::time::Duration::from_millis(u64::from(pushback.retry_after_ms)))
+                    .await;
                 return Ok(false);
             }
             Heard::Rejection(rejection) => return Err(Fault::Lie(format!("refused: {rejection:?}"))),

@@ -1,9 +1,11 @@
-//! The one end-to-end test binary. `crash`: the ledger killed under load. `hostile`: bad
+//! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `crash`: the ledger killed under load. `hostile`: bad
 //! input, each with its answer. `failing`: what fails around the ledger, and administration. `sync`: the sync before the
 //! answer. `relay` and `relay_sync`: the relay with the published examples, killed under load, and traced. `tamper`: the
-//! golden archive and every lie about it. `mutated`: the golden archive, changed at random.
+//! golden archive and every lie about it. `mutated`: the golden archive, changed at random. `words`: what people read.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+#![expect(clippy::print_stdout, reason = "what was not checked on this machine is said, and the seed")]
 
+mod administration;
 mod crash;
 mod failing;
 mod hostile;
@@ -12,3 +14,4 @@ mod relay;
 mod relay_sync;
 mod sync;
 mod tamper;
+mod words;

@@ -1,0 +1,451 @@
+//! Certificates, HTTP, keys and people who administer: renewal while streams are open, the public log as strangers read it,
+//! rotation of each of the ledger's own keys, succession of the root, alarms and status over restarts.
+
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use custody::{
+    hash::{root_successor, sha256},
+    id::{KeyId, RootHash, hex, unhex},
+    key::PublicKey,
+    log::{TILE_WIDTH, tile_path},
+    merkle::{LogTree, Tree, log_leaf},
+    note::SignedCheckpoint,
+    wire::Role,
+};
+use custody_tests::{
+    oracle::{Expected, check_ledger},
+    peer::{Fault, Gateway, Session, now_us},
+    process::{Home, Process, binary, text, write},
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    },
+};
+
+const SETTINGS: &str =
+    "segment.age_seconds = 86400\nfence.read_seconds = 1\nstore.disk_low_bytes = 0\nstore.disk_full_bytes = 0\n";
+
+async fn ship(gateway: &mut Gateway, session: &mut Session, batches: u64) {
+    for _ in 0..batches {
+        let batch = gateway.batch(3);
+        session.send(batch).await.unwrap();
+        gateway.settle(session).await.unwrap();
+    }
+}
+
+fn check_all(home: &Home, policy: &Path, gateways: &[&Gateway]) {
+    let acknowledged: Vec<_> = gateways.iter().flat_map(|gateway| gateway.acknowledged.clone()).collect();
+    let count = acknowledged.len();
+    let expected = Expected { acknowledged, complete: true, ..Expected::default() };
+    assert_eq!(check_ledger(&home.archive(), policy, &expected), count);
+}
+
+fn end(process: &Process) {
+    process.terminate();
+    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+}
+
+/// A command that touches no running ledger.
+fn offline(args: &[&str]) -> String {
+    let done = Command::new(binary("ledger")).args(args).output().unwrap();
+    assert!(done.status.success(), "{args:?}: {}", text(&done.stderr));
+    text(&done.stdout)
+}
+
+/// Puts a certificate that is due for renewal in `seconds` in the place of one of the ledger's own: of its life of an hour
+/// and a half an hour is over then.
+fn shorten(home: &Home, name: &str, seconds: u64) -> String {
+    let tls = home.dir.join("tls");
+    let read = |file: &str| std::fs::read_to_string(tls.join(file)).unwrap();
+    let authority = rcgen::KeyPair::from_pem(&read("authority.key")).unwrap();
+    // What an issuer lends to a certificate is its name, which the ledger derives from the origin, and its key.
+    let mut issuer = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    issuer.distinguished_name = rcgen::DistinguishedName::new();
+    let digest = hex(&sha256(&[home.origin.as_bytes()]));
+    issuer.distinguished_name.push(rcgen::DnType::CommonName, format!("Custody authority {}", &digest[..16]));
+    issuer.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    let issuer = rcgen::Issuer::from_params(&issuer, authority);
+    let own = rcgen::KeyPair::from_pem(&read(&format!("{name}.key"))).unwrap();
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let mut params = rcgen::CertificateParams::new(if name == "server" { names } else { Vec::new() }).unwrap();
+    if name == "admin" {
+        let uri = format!("custody://{}/admin/local", home.origin);
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+    }
+    let now = Duration::from_micros(now_us());
+    params.not_before = rcgen::date_time_ymd(1970, 1, 1) + (now - Duration::from_secs(3_600 - seconds));
+    params.not_after = params.not_before + Duration::from_secs(5_400);
+    let leaf = params.signed_by(&own, &issuer).unwrap().pem();
+    write(&tls.join(format!("{name}.pem")), format!("{leaf}{}", read("authority.pem")).as_bytes());
+    leaf
+}
+
+/// The first certificate of some.
+fn leaf(pem: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+}
+
+/// The certificate that the port shows now.
+async fn shown(gateway: &Gateway, port: u16) -> CertificateDer<'static> {
+    let all = |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect::<Vec<_>>();
+    let mut roots = RootCertStore::empty();
+    for authority in all(&gateway.door.authority) {
+        roots.add(authority).unwrap();
+    }
+    let key = PrivateKeyDer::from_pem_slice(gateway.door.tls_key.as_bytes()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots);
+    let config = config.with_client_auth_cert(all(&gateway.door.certificate), key).unwrap();
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_renew_while_streams_are_open_and_the_port_stays_open() {
+    let home = Home::new("renewal", SETTINGS);
+    let mut gateway = {
+        let process = home.start();
+        let gateway = Gateway::enrol(&home, home.workspace("payments"));
+        end(&process);
+        gateway
+    };
+    // So long that the stream is open before the renewal; a machine that is too slow for it gets more time.
+    for seconds in [4, 8, 16, 30] {
+        let old = leaf(&shorten(&home, "server", seconds));
+        let admin = leaf(&shorten(&home, "admin", seconds));
+        let process = home.start();
+        let mut session = gateway.connect(home.grpc).await.unwrap();
+        ship(&mut gateway, &mut session, 1).await;
+        if shown(&gateway, home.grpc).await != old {
+            end(&process);
+            continue;
+        }
+        for name in ["server", "admin"] {
+            assert!(process.wait_line(&format!("\"certificate\":\"{name}\"")), "{}", process.log().join("\n"));
+        }
+        let file = |name: &str| leaf(&std::fs::read_to_string(home.dir.join("tls").join(name)).unwrap());
+        let fresh = shown(&gateway, home.grpc).await;
+        assert_ne!(fresh, old, "the old certificate is still shown");
+        assert_eq!(fresh, file("server.pem"));
+        assert_ne!(file("admin.pem"), admin);
+        // The stream from before goes on, another gateway comes in, and the administrator does with the new certificate.
+        ship(&mut gateway, &mut session, 2).await;
+        let mut second = Gateway::enrol(&home, gateway.workspace);
+        let mut other = second.connect(home.grpc).await.unwrap();
+        ship(&mut second, &mut other, 1).await;
+        ship(&mut gateway, &mut session, 1).await;
+        end(&process);
+        return check_all(&home, &home.policy(), &[&gateway, &second]);
+    }
+    panic!("the ledger renewed its certificate before anybody could connect, four times");
+}
+
+/// What a GET over HTTP answers: status line and body.
+async fn get(port: u16, path: &str) -> (String, Bytes) {
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let at = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8(answer[..at].to_vec()).unwrap();
+    (head.lines().next().unwrap().to_owned(), Bytes::copy_from_slice(&answer[at + 4..]))
+}
+
+/// The parts of an entry bundle (c2sp.org/tlog-tiles): each with its length in two bytes before it.
+fn entries(mut bundle: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some((length, rest)) = bundle.split_at_checked(2) {
+        let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+        all.push(rest[..length].to_vec());
+        bundle = &rest[length..];
+    }
+    assert!(bundle.is_empty());
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_reads_the_log_over_http_and_computes_its_root() {
+    // A segment for each batch.
+    let many = "segment.leaves_max = 1\npublish.unarchived_segments_max = 4096\n";
+    let home = Home::new("http", &(SETTINGS.to_owned() + many));
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    // More entries than a tile has, so that there is a full one, a partial one and one of the next level.
+    let width = TILE_WIDTH;
+    ship(&mut gateway, &mut session, width + 4).await;
+    home.say(&["cut"]);
+    let (status, note) = get(home.http, "/log/checkpoint").await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    let note = SignedCheckpoint::parse(&note).unwrap();
+    let (origin, size, root) = (&note.checkpoint.origin, note.checkpoint.size, note.checkpoint.root);
+    assert_eq!(*origin, home.origin);
+    assert!(note.is_signed_by(public_of(&home.dir.join("keys/log.key"))));
+    assert!(size > width, "{size} entries");
+    let mut tree = Tree::<LogTree>::default();
+    for tile in 0..size.div_ceil(width) {
+        let here = (size - tile * width).min(width);
+        let (status, bundle) = get(home.http, &format!("/log/{}", tile_path("entries", tile, here))).await;
+        assert_eq!(status, "HTTP/1.1 200 OK", "entries {tile}");
+        let (status, hashes) = get(home.http, &format!("/log/{}", tile_path("0", tile, here))).await;
+        assert_eq!(status, "HTTP/1.1 200 OK", "hashes {tile}");
+        let leaves: Vec<[u8; 32]> = entries(&bundle).iter().map(|entry| log_leaf(entry).0).collect();
+        assert_eq!(leaves.concat(), hashes, "tile {tile}");
+        leaves.into_iter().for_each(|leaf| tree.push(leaf));
+    }
+    assert_eq!((tree.size(), tree.root()), (size, root));
+    let (status, above) = get(home.http, &format!("/log/{}", tile_path("1", 0, 1))).await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert_eq!(tree.root_at(width).map(|root: RootHash| Bytes::copy_from_slice(&root.0)), Some(above));
+    for path in ["/log/tile/0/999", "/log/tile/0/../checkpoint", "/log/keys", "/"] {
+        assert!(get(home.http, path).await.0.contains("404"), "{path}");
+    }
+    assert!(get(home.http, "/healthz").await.0.contains("200"));
+    end(&process);
+}
+
+fn public_of(file: &Path) -> PublicKey {
+    let public = offline(&["root", "public", file.to_str().unwrap()]);
+    PublicKey::new(&unhex(public.trim()).unwrap()).unwrap()
+}
+
+/// The id of a key of the ledger's own chain.
+fn key_of(home: &Home, role: Role, file: &Path) -> KeyId {
+    let id = public_of(file).id(role);
+    assert!(home.say(&["key", "list"]).contains(&id.to_string()));
+    id
+}
+
+#[expect(clippy::disallowed_methods, reason = "a key file is put in the place of another, as an operator does it")]
+fn put_in_place(new: &Path, old: &Path) {
+    std::fs::rename(new, old).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_the_ledgers_own_keys_is_rotated_and_a_wrong_one_does_not_start() {
+    let home = Home::new("rotate", SETTINGS);
+    let mut process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let root = home.root_key().display().to_string();
+    for (name, role) in [("head", Role::Head), ("log", Role::Log), ("record", Role::Record)] {
+        let mut session = gateway.connect(home.grpc).await.unwrap();
+        ship(&mut gateway, &mut session, 2).await;
+        let current = home.dir.join(format!("keys/{name}.key"));
+        let old = key_of(&home, role, &current);
+        // While the ledger signs with it nobody revokes it.
+        let said = home.refuses(&["key", "revoke", &old.to_string(), "--root-key", &root], 1);
+        assert!(said.contains("signs with that key") && said.contains("hint:"), "{said}");
+        let new = home.dir.join(format!("new-{name}.key"));
+        offline(&["key", "make", new.to_str().unwrap()]);
+        // A key that nobody enrolled: the ledger does not start, and says what to do.
+        let kept = home.dir.join("kept.key");
+        end(&process);
+        put_in_place(&current, &kept);
+        put_in_place(&new, &current);
+        let wrong = home.spawn(&[]);
+        assert_eq!(wrong.wait_end().code(), Some(2), "{name}: {}", wrong.log().join("\n"));
+        let log = wrong.log().join("\n");
+        assert!(log.contains("is not enrolled") && log.contains("hint:"), "{log}");
+        put_in_place(&current, &new);
+        put_in_place(&kept, &current);
+        process = home.start();
+        home.say_as_root(&["key", "enrol", "--role", name, "--new-key", new.to_str().unwrap()]);
+        end(&process);
+        put_in_place(&current, &kept);
+        put_in_place(&new, &current);
+        process = home.start();
+        let mut session = gateway.connect(home.grpc).await.unwrap();
+        ship(&mut gateway, &mut session, 2).await;
+        home.say_as_root(&["key", "retire", &old.to_string()]);
+        home.say_as_root(&["key", "revoke", &old.to_string()]);
+        ship(&mut gateway, &mut session, 2).await;
+        home.say(&["cut"]);
+        // The revoked key put back does not start.
+        end(&process);
+        put_in_place(&current, &new);
+        put_in_place(&kept, &current);
+        let revoked = home.spawn(&[]);
+        assert_eq!(revoked.wait_end().code(), Some(2), "{name}: {}", revoked.log().join("\n"));
+        assert!(revoked.log().join("\n").contains("was revoked"), "{}", revoked.log().join("\n"));
+        put_in_place(&new, &current);
+        process = home.start();
+    }
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 2).await;
+    end(&process);
+    check_all(&home, &home.policy(), &[&gateway]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_is_succeeded_offline_and_the_old_one_has_no_say_any_more() {
+    let home = Home::new("succession", SETTINGS);
+    let process = home.start();
+    let workspace = home.workspace("payments");
+    let mut before = Gateway::enrol(&home, workspace);
+    let mut session = before.connect(home.grpc).await.unwrap();
+    ship(&mut before, &mut session, 2).await;
+    let path = |name: &str| home.dir.join(name).display().to_string();
+    let (successor, next) = (path("root/root-successor.key"), path("root/next.key"));
+    let (request, signed) = (path("succeed.request"), path("succeed.stmt"));
+    let public = offline(&["root", "public", &successor]);
+    let next_public = offline(&["key", "make", &next]).trim().rsplit(' ').next().unwrap().to_owned();
+    let asked = ["key", "succeed-root", "--public-key", public.trim(), "--next-public-key", &next_public];
+    home.say(&[&asked[..], &["--request-out", &request]].concat());
+    // Signed by the old root it is refused: who has that key may be a thief.
+    let stolen = path("stolen.stmt");
+    offline(&["root", "sign", &request, "--key", &home.root_key().display().to_string(), "--out", &stolen]);
+    home.refuses(&["statement", "submit", &stolen], 1);
+    offline(&["root", "sign", &request, "--key", &successor, "--out", &signed]);
+    home.say(&["statement", "submit", &signed]);
+    home.say(&["statement", "submit", &signed]);
+    // The old root has no say.
+    let (late, asking) = Gateway::request(&home, workspace);
+    let (file, answer) = late.files(&home);
+    write(file.as_ref(), asking.to_string().as_bytes());
+    let old = home.root_key().display().to_string();
+    home.refuses(&["gateway", "enrol", &file, "--out", &answer, "--root-key", &old], 1);
+    home.refuses(&["workspace", "add", "impostor", "--root-key", &old], 1);
+    // The new root has, and gateways from before go on.
+    let mut after = Gateway::enrol_signed(&home, workspace, &["--root-key", &successor]);
+    home.say(&["workspace", "add", "research", "--root-key", &successor]);
+    ship(&mut before, &mut session, 2).await;
+    let mut other = after.connect(home.grpc).await.unwrap();
+    ship(&mut after, &mut other, 2).await;
+    end(&process);
+    let process = home.start();
+    for gateway in [&mut before, &mut after] {
+        let mut session = gateway.connect(home.grpc).await.unwrap();
+        ship(gateway, &mut session, 2).await;
+    }
+    end(&process);
+    // With the policy from before the succession, and with one that names both eras.
+    check_all(&home, &home.policy(), &[&before, &after]);
+    let mut policy: serde_json::Value = serde_json::from_slice(&std::fs::read(home.policy()).unwrap()).unwrap();
+    let next_hash = root_successor(&unhex(&next_public).unwrap().try_into().unwrap());
+    let era = serde_json::json!({ "era": 2, "public_key": public.trim(), "successor_hash": hex(&next_hash) });
+    policy["roots"].as_array_mut().unwrap().push(era);
+    let both = home.dir.join("both.json");
+    write(&both, policy.to_string().as_bytes());
+    check_all(&home, &both, &[&before, &after]);
+    // A policy that names another root for the second era refutes.
+    policy["roots"][1]["public_key"] = next_public.into();
+    let wrong = home.dir.join("wrong.json");
+    write(&wrong, policy.to_string().as_bytes());
+    let mut verify = Command::new(binary("verifier"));
+    let verified = verify.arg("verify").arg(home.archive()).arg("--policy").arg(&wrong).output().unwrap();
+    assert_ne!(verified.status.code(), Some(0), "{}", text(&verified.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alarms_outlive_a_restart_and_the_status_lists_who_never_came() {
+    let home = Home::new("alarms", SETTINGS);
+    let process = home.start();
+    let workspace = home.workspace("payments");
+    let (mut gateway, silent) = (Gateway::enrol(&home, workspace), Gateway::enrol(&home, workspace));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (header, records) = (gateway.header(), gateway.records(1));
+    let second = custody::batch::Header { created_at: header.created_at + 1, ..header.clone() };
+    let (first, second) = (gateway.sign(header, &records), gateway.sign(second, &records));
+    gateway.keep(first.clone());
+    session.send(first).await.unwrap();
+    gateway.settle(&mut session).await.unwrap();
+    session.send(second).await.unwrap();
+    gateway.refusal(&mut session).await.unwrap();
+    assert!(home.alarm_stands("equivocation"));
+    let status = home.status();
+    let head = gateway.head().unwrap();
+    let shown = &status["workspaces"].as_array().unwrap().iter().find(|w| w["name"] == "payments").unwrap();
+    assert_eq!(shown["history_root"], hex(&head.history_root.0));
+    assert!(shown["head_at"].as_u64() >= Some(gateway.acknowledged[0].received_at));
+    let listed = shown["gateways"].as_array().unwrap();
+    let of = |id: &str| listed.iter().find(|gateway| gateway["gateway"] == id).unwrap();
+    assert_eq!(of(&silent.gateway.to_string())["last_heard_at"], 0);
+    assert_eq!(of(&silent.gateway.to_string())["epoch"], "");
+    assert_eq!(of(&gateway.gateway.to_string())["last_batch"], 0);
+    assert_eq!(of(&gateway.gateway.to_string())["connected"], true);
+    process.kill();
+    let process = home.start();
+    assert!(home.alarm_stands("equivocation"), "a restart dropped the alarm");
+    home.say(&["acknowledge", "equivocation"]);
+    process.kill();
+    let process = home.start();
+    assert!(!home.alarm_stands("equivocation"), "an acknowledged alarm came back");
+    end(&process);
+}
+
+#[test]
+fn a_missing_or_damaged_file_ends_the_start_for_good() {
+    let home = Home::new("files", SETTINGS);
+    for file in
+        ["policy.json", "keys/record.key", "keys/head.key", "keys/log.key", "vault/members.vault", "tls/server.key"]
+    {
+        let path = home.dir.join(file);
+        let good = std::fs::read(&path).unwrap_or_else(|why| panic!("{file}: {why}"));
+        for bad in [Some(&b"damaged"[..]), None] {
+            match bad {
+                // The permissions stay as they are.
+                Some(bytes) => write(&path, bytes),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            let process = home.spawn(&[]);
+            let (code, said) = (process.wait_end().code(), process.log().join("\n"));
+            assert!(code == Some(2) && said.contains("failed to"), "{file}: {code:?} {said}");
+        }
+        write(&path, &good);
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, private).unwrap();
+    }
+    let process = home.start();
+    end(&process);
+}
+
+#[test]
+fn a_sealed_ledger_starts_only_with_its_passphrase() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, secret) = (folder.path().join("ledger"), folder.path().join("secret"));
+    let keep = |text: &str| {
+        write(&secret, text.as_bytes());
+        std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    };
+    keep("correct horse battery\n");
+    let init = ["init", "--origin", "custody.test/e2e", "--passphrase-file", secret.to_str().unwrap(), "--dir"];
+    offline(&[&init[..], &[dir.to_str().unwrap()]].concat());
+    keep("another horse battery\n");
+    let mut serve = Command::new(binary("ledger"));
+    let process = Process::spawn(serve.arg("serve").arg("--config").arg(dir.join("ledger.toml")));
+    assert_eq!(process.wait_end().code(), Some(2), "{}", process.log().join("\n"));
+    assert!(process.log().join("\n").contains("passphrase"), "{}", process.log().join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_cannot_archive_says_what_is_left() {
+    let home = Home::new("left", SETTINGS);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 2).await;
+    // What is written is on disk, so a copy of the folder is whole, with an open segment in it.
+    let kept = tempfile::tempdir().unwrap();
+    let shared = format!(
+        "{SETTINGS}fence.folder = {:?}\narchive.folder = {:?}\n",
+        home.dir.join("fence").display().to_string(),
+        home.archive().display().to_string()
+    );
+    let copy = home.copy(&kept.path().join("copy"), &shared);
+    end(&process);
+    let process = home.start();
+    let stale = copy.start();
+    assert!(matches!(gateway.connect(copy.grpc).await, Err(Fault::Refused(_))));
+    stale.terminate();
+    assert_eq!(stale.wait_end().code(), Some(3), "{}", stale.log().join("\n"));
+    let log = stale.log().join("\n");
+    assert!(log.contains("old copy") && log.contains("hint:") && !log.contains("everything is archived"), "{log}");
+    end(&process);
+}
