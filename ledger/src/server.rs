@@ -26,6 +26,7 @@ use tonic::transport::{Certificate, Identity as TlsIdentity, Server, ServerTlsCo
 
 use crate::{
     admin::{AdminService, Authority},
+    admit::Peer,
     alarm::{Alarm, Alarms},
     archive::Archive,
     clock,
@@ -35,10 +36,7 @@ use crate::{
     exit::ExitReason,
     fence::Fence,
     http,
-    ingest::{
-        admit::Peer,
-        service::{IngestService, Limits as IngestLimits},
-    },
+    ingest::{IngestService, Limits as IngestLimits},
     keys,
     metrics::Metrics,
     pki::{Identity, Pki},
