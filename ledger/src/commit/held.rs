@@ -86,7 +86,7 @@ impl Writer {
         if workspace.must_read(head.segment) {
             let looked = &mut workspace.gateways.entry(gateway).or_default().looked_back;
             let (since, looks) =
-                looked.filter(|(since, _)| since.elapsed() < LOOKS_BACK_WITHIN).unwrap_or((Instant::now(), 0));
+                looked.filter(|(since, _)| since.elapsed() < LOOKS_BACK_WITHIN).unwrap_or_else(|| (Instant::now(), 0));
             if looks >= LOOKS_BACK_MAX {
                 return Ok(Judged::Later);
             }

@@ -16,7 +16,6 @@ use custody::{
     id::{GatewayId, KeyId, WorkspaceId},
     key,
     log::encode_entry,
-    segment::{SEGMENT_BYTES_MAX, SEGMENT_LEAVES_MAX},
     statement::{Chain, ChainHead, Roots},
     wire::{self, Role, from_ledger::Message, log_entry},
 };
@@ -37,6 +36,7 @@ use crate::{
 mod batches;
 mod equivocations;
 mod held;
+mod limits;
 mod own;
 mod statements;
 mod streams;
@@ -44,6 +44,7 @@ mod streams;
 mod tests;
 
 pub use held::KnownHeads;
+pub use limits::Limits;
 pub use own::OwnWriter;
 pub use statements::{StatementState, ledger_chain, log_index_key};
 
@@ -186,46 +187,6 @@ pub struct Parts {
     pub limits: Limits,
     /// The audit policy's roots.
     pub roots: Roots,
-}
-
-/// When segments are cut, and when batches wait.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Microseconds after a segment's first record at which it is cut.
-    pub cut_age_us: u64,
-    /// Microseconds after its first leaf at which a segment of heartbeats alone is cut.
-    pub heartbeat_age_us: u64,
-    /// Uncompressed bytes at which it is cut.
-    pub cut_bytes: u64,
-    /// Leaves at which it is cut.
-    pub cut_leaves: u64,
-    /// Queue rows that may wait for the archive before batches are pushed back.
-    pub unpublished_max: u64,
-    /// Uncompressed bytes of one workspace that may wait for the archive before its batches are pushed back.
-    pub workspace_bytes: u64,
-    /// Free bytes on the data disk below which batches are refused.
-    pub disk_low_bytes: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            cut_age_us: 300_000_000,
-            heartbeat_age_us: crate::workspace::DAY_US,
-            workspace_bytes: u64::MAX,
-            cut_bytes: SEGMENT_BYTES_MAX,
-            cut_leaves: SEGMENT_LEAVES_MAX,
-            unpublished_max: 4_096,
-            disk_low_bytes: 1 << 30,
-        }
-    }
-}
-
-impl Limits {
-    /// Segments of one workspace that may wait for the archive: a quarter, so that no workspace alone stops the others.
-    fn unpublished_share(&self) -> u64 {
-        (self.unpublished_max / 4).max(1)
-    }
 }
 
 /// The one writer.
