@@ -204,7 +204,7 @@ async fn a_head_lies_on_the_history_or_nowhere() {
 async fn a_batch_that_holds_a_head_that_was_lost_is_not_taken() {
     let dir = Dir::new("held");
     let rig = Rig::start(&dir.0).await.unwrap();
-    let (id, mut peer) = rig.workspace(11).await;
+    let (_, mut peer) = rig.workspace(11).await;
     let mut answers = peer.open(&rig, 1).await.unwrap();
     let batch = peer.batch(2);
     peer.send(&rig, 1, &mut answers, batch).await.unwrap();
@@ -219,9 +219,7 @@ async fn a_batch_that_holds_a_head_that_was_lost_is_not_taken() {
     rig.stop().await;
     let rig = Rig::start(&dir.0).await.unwrap();
     assert_eq!(rig.inspect(|writer| writer.commit_index()).await, commits, "nothing of it was kept");
-    rig.cut().await;
-    check_archive(&dir.0.join("archive"));
-    assert!(rig.inspect(move |writer| writer.workspaces().any(|w| w.id == id)).await);
+    rig.check(&BTreeMap::new());
     rig.stop().await;
 }
 

@@ -258,8 +258,9 @@ async fn a_ledger_that_lost_history_is_read_only_from_the_first_gateway_that_kno
     session.send(batch).await.unwrap();
     gateway.settle(&mut session).await.unwrap();
     process.kill();
-    std::fs::remove_dir_all(home.dir.join("data")).unwrap();
-    custody_tests::process::copy_folder(&kept.path().join("copy/data"), &home.dir.join("data"));
+    // The folder itself stays: to the fence it is the same writer.
+    std::fs::remove_dir_all(home.dir.join("data/store")).unwrap();
+    custody_tests::process::copy_folder(&kept.path().join("copy/data/store"), &home.dir.join("data/store"));
     let process = home.start();
     let mut session = other.connect(home.grpc).await.unwrap();
     assert_eq!(home.status()["state"], "serving", "nobody who knows has come");
