@@ -44,7 +44,7 @@ use crate::{
 
 pub(crate) const ORIGIN: &str = "ledger.test/rig";
 
-fn signing(n: u8) -> SigningKey {
+pub(crate) fn signing(n: u8) -> SigningKey {
     SigningKey::from_bytes(&[n; 32])
 }
 
@@ -283,11 +283,10 @@ impl Rig {
         self.submit(statement(Some(id), serial, previous, self.seen(), action)).await
     }
 
-    /// Enrols one more log key in the ledger's chain.
-    pub(crate) async fn say_of_keys(&self, n: u8) {
+    /// The next statement of the ledger's chain, signed by the root.
+    pub(crate) async fn say_of_ledger(&self, action: Action) -> Result<u64, String> {
         let head = self.inspect(|writer| writer.chain_head(None)).await.unwrap();
-        let action = enrol(None, Role::Log, &signing(n), None);
-        self.submit(statement(None, head.count, head.hash, self.seen(), action)).await.unwrap();
+        self.submit(statement(None, head.count, head.hash, self.seen(), action)).await
     }
 
     /// The store, while it runs.

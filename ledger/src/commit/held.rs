@@ -70,6 +70,16 @@ pub(super) enum Judged {
     Lost,
 }
 
+/// Counts a look, unless there were too many lately.
+fn may_look_back(looked: &mut Option<(Instant, u32)>, now: Instant) -> bool {
+    let recent = looked.filter(|(since, _)| now.saturating_duration_since(*since) < LOOKS_BACK_WITHIN);
+    let (since, looks) = recent.unwrap_or((now, 0));
+    if looks < LOOKS_BACK_MAX {
+        *looked = Some((since, looks + 1));
+    }
+    looks < LOOKS_BACK_MAX
+}
+
 impl Writer {
     /// A head that passed [`crate::admit::held_head`].
     pub(super) fn judge_head(
@@ -84,13 +94,9 @@ impl Writer {
             return Ok(Judged::Refused(Reject::new(RejectReason::Unauthorised, "no such workspace")));
         };
         if workspace.must_read(head.segment) {
-            let looked = &mut workspace.gateways.entry(gateway).or_default().looked_back;
-            let (since, looks) =
-                looked.filter(|(since, _)| since.elapsed() < LOOKS_BACK_WITHIN).unwrap_or_else(|| (Instant::now(), 0));
-            if looks >= LOOKS_BACK_MAX {
+            if !may_look_back(&mut workspace.gateways.entry(gateway).or_default().looked_back, Instant::now()) {
                 return Ok(Judged::Later);
             }
-            *looked = Some((since, looks + 1));
             workspace.read_again(&self.parts.store, head.segment)?;
         }
         match workspace.place(&self.parts.store, head, &ledger)? {
@@ -142,5 +148,30 @@ impl Writer {
             self.state = State::ReadOnly(text.to_owned());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_back_are_few_within_a_while() {
+        let start = Instant::now();
+        let (mut looked, mut other) = (None, None);
+        for _ in 0..LOOKS_BACK_MAX {
+            assert!(may_look_back(&mut looked, start));
+        }
+        assert!(!may_look_back(&mut looked, start));
+        assert!(may_look_back(&mut other, start), "another gateway has its own");
+        assert!(may_look_back(&mut looked, start + LOOKS_BACK_WITHIN));
+    }
+
+    #[test]
+    fn the_newest_heads_of_a_stream_are_known() {
+        let known = KnownHeads::default();
+        let heads: Vec<Bytes> = (0..=KNOWN_MAX).map(|n| Bytes::from(n.to_string())).collect();
+        heads.iter().for_each(|head| known.learn(head.clone()));
+        assert!(!known.knows(&heads[0]) && heads[1..].iter().all(|head| known.knows(head)));
     }
 }

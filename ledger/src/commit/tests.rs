@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use custody::{
     head::Head,
-    wire::{self, RejectReason, from_ledger::Message, statement::Action},
+    wire::{self, RejectReason, Role, from_ledger::Message, statement::Action},
 };
 
 use super::{Request, State, Writer};
 use crate::{
     alarm::Alarm,
     publish::PublishError,
-    rig::{Dir, Peer, Rig, check_archive},
+    rig::{Dir, Peer, Rig, check_archive, enrol, signing},
     workspace::Lies,
 };
 
@@ -102,7 +103,7 @@ async fn gaps_strangers_and_the_revoked_are_refused_with_their_reason() {
     let mut stranger = Peer::new(id, 99);
     let foreign = stranger.batch(1);
     assert_eq!(rejected(peer.send(&rig, 1, &mut answers, foreign).await), RejectReason::Unauthorised);
-    let key_id = custody::key::public(&peer.key).id(wire::Role::Gateway);
+    let key_id = custody::key::public(&peer.key).id(Role::Gateway);
     let revoke = wire::Revoke { key_id: key_id.into(), void_serials: Vec::new() };
     rig.say(id, Action::Revoke(revoke)).await.unwrap();
     assert_eq!(rejected(peer.send(&rig, 1, &mut answers, second).await), RejectReason::Revoked);
@@ -152,7 +153,7 @@ async fn a_head_lies_on_the_history_or_nowhere() {
         }
         // A segment that a statement of the ledger's keys cuts, too.
         if round == 2 {
-            rig.say_of_keys(60).await;
+            rig.say_of_ledger(enrol(None, Role::Log, &signing(60), None)).await.unwrap();
         }
         rig.cut().await;
     }
@@ -197,6 +198,79 @@ async fn a_head_lies_on_the_history_or_nowhere() {
     assert!(rig.inspect(|writer| matches!(writer.state(), State::ReadOnly(_))).await);
     assert!(rig.alarms.stands(Alarm::HeadNotExtendable));
     rig.check(&BTreeMap::from([(id, 24)]));
+    rig.stop().await;
+}
+
+/// Whoever has an old head key can sign what it likes, and makes nobody read-only; what the key said in its time stays said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_head_key_stops_nobody() {
+    let dir = Dir::new("old-key");
+    let rig = Rig::start(&dir.0).await.unwrap();
+    let (id, mut peer) = rig.workspace(14).await;
+    let old = signing(61);
+    rig.say_of_ledger(enrol(None, Role::Head, &old, None)).await.unwrap();
+    let mut answers = peer.open(&rig, 1).await.unwrap();
+    let batch = peer.batch(2);
+    peer.send(&rig, 1, &mut answers, batch).await.unwrap();
+    let mut head = custody::head::SignedHead::parse(&peer.last_head).unwrap().head;
+    let good = peer.last_head.clone();
+    let key_id = custody::key::public(&old).id(Role::Head);
+    head.key_id = key_id;
+    let said = Bytes::from(head.sign(&old));
+    rig.say_of_ledger(Action::Revoke(wire::Revoke { key_id: key_id.into(), void_serials: Vec::new() })).await.unwrap();
+    peer.last_head = said;
+    let mut answers = peer.open(&rig, 2).await.unwrap();
+    let batch = peer.batch(1);
+    peer.send(&rig, 2, &mut answers, batch).await.unwrap();
+    head.root.0[0] ^= 1;
+    peer.last_head = head.sign(&old).into();
+    let before = (peer.next_batch, peer.next_record, peer.previous);
+    let batch = peer.batch(1);
+    assert_eq!(rejected(peer.send(&rig, 2, &mut answers, batch).await), RejectReason::Forged);
+    assert!(peer.open(&rig, 3).await.is_err());
+    assert!(!rig.alarms.stands(Alarm::HeadNotExtendable));
+    (peer.next_batch, peer.next_record, peer.previous) = before;
+    peer.last_head = good;
+    let batch = peer.batch(1);
+    peer.send(&rig, 2, &mut answers, batch).await.unwrap();
+    rig.cut().await;
+    rig.check(&BTreeMap::from([(id, 5)]));
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_of_an_earlier_incarnation_are_superseded_where_a_later_one_has_come() {
+    let dir = Dir::new("superseded");
+    let rig = Rig::start(&dir.0).await.unwrap();
+    let (id, mut peer) = rig.workspace(15).await;
+    let mut answers = peer.open(&rig, 1).await.unwrap();
+    let batch = peer.batch(2);
+    peer.send(&rig, 1, &mut answers, batch).await.unwrap();
+    let (size, hash) = rig.seen();
+    let incarnation = wire::Incarnation {
+        number: 1,
+        log_size: size,
+        log_root: hash.into(),
+        last_seals_hash: Bytes::from_static(&[0; 32]),
+    };
+    let head = custody::head::SignedHead::parse(&peer.last_head).unwrap().head;
+    rig.say_of_ledger(Action::Incarnation(incarnation)).await.unwrap();
+    let beyond = |by: u64| Head { segment: head.segment + by, size: 7, ..head.clone() };
+    let unknown = Head { ledger_chain: custody::statement::ChainHead { count: 99, ..head.ledger_chain }, ..beyond(1) };
+    for (head, expected) in [
+        (head.clone(), Lies::Here),
+        (beyond(1), Lies::Superseded),
+        (beyond(2), Lies::Beyond),
+        (unknown, Lies::Beyond),
+        (Head { incarnation: 1, ..beyond(1) }, Lies::Nowhere),
+    ] {
+        let store = rig.store();
+        let found = rig.inspect(move |writer| {
+            let workspace = writer.workspaces().find(|workspace| workspace.id == id).unwrap();
+            workspace.place(&store, &head, writer.ledger_chain()).unwrap()
+        });
+        assert_eq!(found.await, expected);
+    }
     rig.stop().await;
 }
 
