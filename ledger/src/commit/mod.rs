@@ -272,6 +272,7 @@ impl Writer {
             clock: clock::Watch::new(),
             ended: false,
         };
+        writer.check_own_keys();
         writer.recall_lost_history()?;
         writer.share_chains();
         Ok(writer)

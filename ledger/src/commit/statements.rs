@@ -238,6 +238,19 @@ impl Writer {
         Ok(())
     }
 
+    /// At a start: what a key that is not in force signs would be refuted, for good.
+    pub(super) fn check_own_keys(&mut self) {
+        let in_force = |id, role| self.ledger_chain.key(&id).is_some_and(|key| key.role == role && !key.revoked);
+        let retired = self.ledger_chain.key(&self.own.key_id()).is_some_and(|key| key.retired);
+        let good = in_force(self.head_key_id, Role::Head) && in_force(self.own.key_id(), Role::Record) && !retired;
+        if !good {
+            let text =
+                "the head key or the record key is not in force (hint: put the enrolled one in the folder of keys)";
+            tracing::error!("{text}");
+            self.state = State::ReadOnly(text.to_owned());
+        }
+    }
+
     /// The ledger goes on signing with the keys that it has: to end one, the next comes first.
     fn check_keys_stay(&self, signed: &Signed) -> Result<(), String> {
         let (what, ended) = match &signed.statement.action {
@@ -245,7 +258,12 @@ impl Writer {
             Some(Action::Retire(retire)) => ("retires", &retire.key_id),
             _ => return Ok(()),
         };
-        if [self.head_key_id, self.own.key_id()].iter().any(|key| ended.as_ref() == key.0) {
+        let view = self.parts.view.read().unwrap_or_else(PoisonError::into_inner);
+        let signs_log = |key: &KeyState| {
+            key.role == Role::Log && view.checkpoint.as_ref().is_some_and(|newest| newest.is_signed_by(key.public_key))
+        };
+        let mut ended = self.ledger_chain.keys().filter(|(id, _)| id.0 == ended[..]);
+        if ended.any(|(id, key)| [self.head_key_id, self.own.key_id()].contains(id) || signs_log(key)) {
             return Err(format!(
                 "{what} a key that this ledger signs with (hint: enrol the next one and start the ledger with it first)"
             ));

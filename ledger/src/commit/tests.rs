@@ -12,7 +12,8 @@ use super::{Request, State, Writer};
 use crate::{
     alarm::Alarm,
     publish::PublishError,
-    rig::{Dir, Peer, Rig, check_archive, enrol, signing},
+    rig::{Dir, Peer, Rig, check_archive, enrol, signing, statement},
+    store::{Family, Store, statement_key},
     workspace::Lies,
 };
 
@@ -235,6 +236,32 @@ async fn a_revoked_head_key_stops_nobody() {
     peer.send(&rig, 2, &mut answers, batch).await.unwrap();
     rig.cut().await;
     rig.check(&BTreeMap::from([(id, 5)]));
+    rig.stop().await;
+}
+
+/// A key that was ended signs nothing more: not while the ledger runs with it, and not when it is started with it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledger_signs_with_keys_in_force_alone() {
+    let dir = Dir::new("own-keys");
+    let rig = Rig::start(&dir.0).await.unwrap();
+    let revoke = |n, role| {
+        let key_id = custody::key::public(&signing(n)).id(role).into();
+        Action::Revoke(wire::Revoke { key_id, void_serials: Vec::new() })
+    };
+    for (n, role) in [(2, Role::Record), (3, Role::Head), (4, Role::Log)] {
+        let why = rig.say_of_ledger(revoke(n, role)).await.unwrap_err();
+        assert!(why.contains("signs with"), "{role:?}: {why}");
+    }
+    let head = rig.inspect(|writer| writer.chain_head(None)).await.unwrap();
+    let object = statement(None, head.count, head.hash, rig.seen(), revoke(3, Role::Head));
+    rig.stop().await;
+    // As if the next key had been in use when the old one was ended.
+    let store = Store::open(&dir.0.join("store"), 64 << 20).unwrap();
+    let row = [&0_u64.to_be_bytes()[..], &object].concat();
+    store.commit_one(Family::Statements, statement_key(None, head.count), &row).unwrap();
+    drop(store);
+    let rig = Rig::start(&dir.0).await.unwrap();
+    assert!(rig.inspect(|writer| matches!(writer.state(), State::ReadOnly(_))).await);
     rig.stop().await;
 }
 
