@@ -22,7 +22,6 @@ use crate::{
     alarm::Alarms,
     clock,
     commit::{Request, State, Writer},
-    own_keys::OwnKeys,
     pki::{self, Identity},
     publish::{FenceState, LogView},
     workspace::Workspace,
@@ -62,8 +61,6 @@ pub struct AdminService {
     pub alarms: Alarms,
     /// Makes certificates.
     pub authority: Arc<dyn Authority>,
-    /// What this process signs with.
-    pub own_keys: OwnKeys,
     /// Without TLS whoever reaches the port is an administrator.
     pub plaintext: bool,
     /// What the archive is, for the report.
@@ -182,14 +179,9 @@ impl Admin for AdminService {
         call: Call<wire::SubmitStatementRequest>,
     ) -> Answer<wire::SubmitStatementResponse> {
         self.admit(&call)?;
-        let object = call.into_inner().statement;
-        let refusal = Signed::parse(&object).ok().and_then(|signed| self.own_keys.refusal(&signed.statement));
-        if let Some(why) = refusal {
-            return Err(Status::failed_precondition(why));
-        }
         let (reply, answer) = oneshot::channel();
         let gone = || Status::unavailable("the ledger is ending (hint: submit the same statement again)");
-        let request = Request::Statement(object, reply);
+        let request = Request::Statement(call.into_inner().statement, reply);
         self.writer.send(request).await.map_err(|_| gone())?;
         let state = answer.await.map_err(|_| gone())?.map_err(Status::failed_precondition)?;
         let archived = self.archived(state.queue_number + 1).await;

@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::failpoint;
+
 /// How far, in microseconds, wall clock and monotonic clock may part between two looks: NTP slews at most 500 ppm,
 /// so five seconds are hours of slewing, while every step that misdates records noticeably is seen.
 pub const JUMP_US_MIN: u64 = 5_000_000;
@@ -13,7 +15,7 @@ pub const JUMP_US_MIN: u64 = 5_000_000;
 #[expect(clippy::disallowed_methods, reason = "this is the clock module")]
 pub fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX).saturating_add_signed(failpoint::clock_shift_us())
 }
 
 /// Waits. For tasks that look at something every so often; never to guess that something else has happened.

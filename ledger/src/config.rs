@@ -221,9 +221,10 @@ knobs! {
         bytes_in_flight_max: u32 = 16_777_216, in 1_048_576..=268_435_456;
         /// Bytes of all streams together, so that memory has a bound whatever the number of gateways.
         bytes_in_flight_total_max: u64 = 134_217_728, in 1_048_576..=8_589_934_592;
-        /// Streams open at once: one for each gateway, 50 KiB each.
+        /// Streams open at once: one for each gateway, 50 KiB each. One gateway may have four.
         streams_max: u32 = 4096, in 1..=65536;
-        /// Records a second of one workspace, over ten seconds; 0: no limit.
+        /// Records a second of one workspace, over ten seconds, a heartbeat counting as one; 0: no limit. One batch always
+        /// passes, however low the limit.
         records_per_second_max: u64 = 200_000, in 0..=10_000_000;
         /// Bytes on disk of one workspace that are not yet archived; 0: no limit.
         disk_bytes_max: u64 = 17_179_869_184, in 0..=17_592_186_044_416;
@@ -246,7 +247,7 @@ knobs! {
     /// From the cut to the published log.
     Publish "publish" {
         /// Segments that are cut and not archived, over all workspaces, before batches are refused: while the archive is
-        /// away they fill the disk. At 64 MiB each 256 are 16 GiB.
+        /// away they fill the disk. At 64 MiB each 256 are 16 GiB. One workspace may have a quarter of them.
         unarchived_segments_max: u32 = 256, in 1..=65536;
         /// Alarm when a segment that was cut has waited so many seconds.
         alarm_seconds: u64 = 600, in 1..=86400;

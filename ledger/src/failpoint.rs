@@ -2,10 +2,16 @@
 //!
 //! `CUSTODY_FAILPOINT=name:n` kills this process with SIGKILL's effect (abort without unwinding or flushing) at the n-th
 //! passage of `name`. Set by tests of crashes alone; without the variable a passage costs one load.
+//!
+//! `CUSTODY_CLOCK_SHIFT=FILE` adds the microseconds in FILE, if there is one, to what the wall clock says: a test makes it jump.
+//! As with the kill, whoever can set this process's environment can do worse.
 
-use std::sync::{
-    LazyLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 static TARGET: LazyLock<Option<(String, u64)>> = LazyLock::new(|| {
@@ -14,6 +20,15 @@ static TARGET: LazyLock<Option<(String, u64)>> = LazyLock::new(|| {
     Some((name.to_owned(), count.parse().ok()?))
 });
 static PASSED: AtomicU64 = AtomicU64::new(0);
+
+static CLOCK_SHIFT: LazyLock<Option<PathBuf>> =
+    LazyLock::new(|| std::env::var_os("CUSTODY_CLOCK_SHIFT").map(PathBuf::from));
+
+/// Microseconds by which a test moves the wall clock.
+pub fn clock_shift_us() -> i64 {
+    let Some(file) = CLOCK_SHIFT.as_ref() else { return 0 };
+    std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
 
 /// All names, in the order of the data's way.
 pub const NAMES: &[&str] = &[

@@ -1,10 +1,11 @@
 //! The ledger: takes in signed batches, commits them, seals and archives segments, publishes the log.
 //!
-//! A module for each stage, in the order of the data's way: [`ingest`] → [`commit`] (over [`workspace`] and [`store`]) →
-//! [`seal`] → [`archive`] → [`publish`] (claims in the [`fence`]). A stage uses what is before it, never what is after it;
-//! only [`server`] knows them all.
+//! A module for each stage, in the order in which they build on one another: [`admit`] (pure), [`store`], [`workspace`] →
+//! [`commit`] → [`ingest`], which hands gateways' batches to it; [`seal`] → [`archive`] → [`publish`] (claims in the
+//! [`fence`]). A stage uses what is before it, never what is after it; only [`server`] knows them all.
 
 pub mod admin;
+pub mod admit;
 pub mod alarm;
 pub mod archive;
 pub mod cli;

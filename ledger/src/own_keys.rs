@@ -1,4 +1,4 @@
-//! The ledger's own three keys, held against its own chain: what it may start with, and what it may not be told to revoke.
+//! The ledger's own three keys, held against its own chain: what it may start with, and which of them may not be ended.
 //!
 //! What must hold: nothing is signed with a key that the chain does not name in that role, or has revoked. A gateway would
 //! call each such head a lie, a checkpoint would be in the archive for ever, and records would be refuted.
@@ -46,14 +46,18 @@ impl OwnKeys {
 
     /// Why this statement cannot be taken while this process runs; `None` if it can.
     pub fn refusal(&self, statement: &Statement) -> Option<String> {
-        let Some(Action::Revoke(revoke)) = &statement.action else { return None };
+        let ended = match &statement.action {
+            Some(Action::Revoke(revoke)) => &revoke.key_id,
+            Some(Action::Retire(retire)) => &retire.key_id,
+            _ => return None,
+        };
         if statement.workspace.is_some() {
             return None;
         }
-        let (_, name, _) = self.0.iter().find(|(.., id)| id.0[..] == revoke.key_id[..])?;
+        let (_, name, _) = self.0.iter().find(|(.., id)| id.0[..] == ended[..])?;
         Some(format!(
             "this ledger signs with that key (hint: enrol another with `ledger key enrol --role {name} --new-key FILE`, put FILE in \
-             the place of {name}.key, start again, and then revoke this one)"
+             the place of {name}.key, start again, and then end this one)"
         ))
     }
 }

@@ -32,23 +32,30 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    admit,
     alarm::Alarms,
     archive::{Archive, open_folder},
-    commit::{Chains, Limits, Opening, Parts, REQUESTS_MAX, Request, Writer},
+    commit::{Chains, KnownHeads, Limits, Opening, Parts, REQUESTS_MAX, Request, Writer},
     fence::Fence,
     metrics::Metrics,
+    own_keys::OwnKeys,
     publish::{FenceState, PublishError, Publisher},
     store::{Family, Store, statement_key},
 };
 
 pub(crate) const ORIGIN: &str = "ledger.test/rig";
 
-fn signing(n: u8) -> SigningKey {
+pub(crate) fn signing(n: u8) -> SigningKey {
     SigningKey::from_bytes(&[n; 32])
 }
 
 pub(crate) fn root() -> SigningKey {
     signing(1)
+}
+
+/// Signs the rig's heads.
+pub(crate) fn head_key() -> SigningKey {
+    signing(3)
 }
 
 /// A folder that is removed at the end.
@@ -75,6 +82,7 @@ pub(crate) struct Rig {
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) mark: watch::Receiver<u64>,
     pub(crate) alarms: Alarms,
+    pub(crate) chains: Chains,
     pub(crate) view: Arc<RwLock<crate::publish::LogView>>,
     /// Gone when nothing of the core is left: sealing goes on for a moment in a thread that cannot be aborted.
     store: std::sync::Weak<Store>,
@@ -213,14 +221,16 @@ impl Rig {
         let mark = publisher.mark.subscribe();
         let (wake, woken) = mpsc::channel(1);
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+        let chains = Chains::default();
         let held = Arc::downgrade(&store);
         let writer = Writer::load(Parts {
             store,
             origin: ORIGIN.to_owned(),
             head_key: signing(3),
             record_key: signing(2),
+            own_keys: OwnKeys::of(&signing(2), &signing(3), &signing(4)),
             term: publisher.term,
-            chains: Chains::default(),
+            chains: Arc::clone(&chains),
             view: Arc::clone(&view),
             fence: fence_state,
             publisher: wake,
@@ -232,7 +242,7 @@ impl Rig {
         })?;
         let publishing = tokio::spawn(publisher.run(woken, requests.clone()));
         let writer = std::thread::spawn(move || writer.run(queue));
-        Ok(Self { dir: dir.to_owned(), requests, mark, alarms, view, store: held, publishing, writer })
+        Ok(Self { dir: dir.to_owned(), requests, mark, alarms, chains, view, store: held, publishing, writer })
     }
 
     /// Ends as a crash would, as far as a process can: nothing is drained.
@@ -273,6 +283,17 @@ impl Rig {
         let head = self.inspect(move |writer| writer.chain_head(Some(id))).await;
         let (serial, previous) = head.map_or((0, ObjectHash::ZERO), |head| (head.count, head.hash));
         self.submit(statement(Some(id), serial, previous, self.seen(), action)).await
+    }
+
+    /// The next statement of the ledger's chain, signed by the root.
+    pub(crate) async fn say_of_ledger(&self, action: Action) -> Result<u64, String> {
+        let head = self.inspect(|writer| writer.chain_head(None)).await.unwrap();
+        self.submit(statement(None, head.count, head.hash, self.seen(), action)).await
+    }
+
+    /// The store, while it runs.
+    pub(crate) fn store(&self) -> Arc<Store> {
+        self.store.upgrade().unwrap()
     }
 
     /// Creates a workspace and enrols a gateway in it.
@@ -370,12 +391,22 @@ impl Peer {
         batch
     }
 
+    /// Begins a new epoch, which continues the last one.
+    pub(crate) fn new_epoch(&mut self) {
+        (self.epoch, self.next_batch, self.next_record) = (Epoch(crate::keys::random()), 0, 0);
+    }
+
+    /// The head that it holds, as ingest checks it.
+    pub(crate) fn held(&self, rig: &Rig, bytes: &Bytes) -> Result<Option<admit::Held>, admit::Reject> {
+        let peer = admit::Peer { origin: ORIGIN.to_owned(), workspace: self.workspace, gateway: self.gateway };
+        admit::held_head(bytes, &peer, rig.chains.read().unwrap().ledger.as_ref().unwrap())
+    }
+
     /// Opens a stream.
     pub(crate) async fn open(&self, rig: &Rig, stream: u64) -> Result<mpsc::Receiver<wire::FromLedger>, String> {
         let (outbox, answers) = mpsc::channel(4096);
         let (reply, answer) = oneshot::channel();
-        let last_head =
-            (!self.last_head.is_empty()).then(|| custody::head::SignedHead::parse(&self.last_head).unwrap());
+        let last_head = self.held(rig, &self.last_head).unwrap().map(Box::new);
         let opening = Opening {
             stream,
             workspace: self.workspace,
@@ -384,6 +415,8 @@ impl Peer {
             ledger_statements: 0,
             workspace_statements: 0,
             outbox,
+            alive: watch::Sender::new(()),
+            known: KnownHeads::default(),
             in_flight: (64, 1 << 24),
             reply,
         };
@@ -401,7 +434,8 @@ impl Peer {
         batch: Submitted,
     ) -> Result<wire::BatchInclusion, Message> {
         let number = batch.header.batch_number;
-        rig.requests.send(Request::Batch(stream, Box::new(batch), permits().await)).await.unwrap();
+        let held = self.held(rig, &batch.header.last_head).unwrap().map(Box::new);
+        rig.requests.send(Request::Batch(stream, Box::new(batch), held, permits().await)).await.unwrap();
         loop {
             match answers.recv().await.and_then(|answer| answer.message).unwrap() {
                 Message::Receipt(bytes) => {

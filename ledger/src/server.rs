@@ -25,6 +25,7 @@ use tonic::transport::Server;
 
 use crate::{
     admin::{AdminService, Authority},
+    admit::Peer,
     alarm::{Alarm, Alarms},
     archive::Archive,
     clock,
@@ -34,10 +35,7 @@ use crate::{
     exit::ExitReason,
     fence::Fence,
     http,
-    ingest::{
-        admit::Peer,
-        service::{IngestService, Limits as IngestLimits},
-    },
+    ingest::{IngestService, Limits as IngestLimits},
     keys, listen,
     metrics::Metrics,
     own_keys::OwnKeys,
@@ -261,7 +259,6 @@ struct Shared {
     mark: watch::Receiver<u64>,
     alarms: Alarms,
     metrics: Metrics,
-    own_keys: OwnKeys,
     pki: Arc<Pki>,
 }
 
@@ -361,7 +358,6 @@ fn start_writer(
         mark: publisher.mark.subscribe(),
         alarms,
         metrics,
-        own_keys,
         pki,
     };
     let roots = policy.roots().map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
@@ -370,6 +366,7 @@ fn start_writer(
         origin: config.origin.clone(),
         head_key: head,
         record_key: record,
+        own_keys,
         term: publisher.term,
         chains: Arc::clone(&shared.chains),
         view: Arc::clone(&shared.view),
@@ -420,7 +417,6 @@ fn admin_service(config: &Config, shared: &Shared) -> AdminService {
         fence: Arc::clone(&shared.fence),
         alarms: shared.alarms.clone(),
         authority: Arc::clone(&shared.pki) as Arc<dyn Authority>,
-        own_keys: shared.own_keys.clone(),
         plaintext: config.listen.plaintext_loopback,
         archive: "folder, not WORM".to_owned(),
     }

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -88,13 +89,40 @@ impl Open {
     }
 }
 
-/// A gateway's epochs here.
+/// A gateway's epochs here: those that are open, the last one, and those that the open segment's roster will name. Any other is
+/// closed, and in the store alone: a gateway that opens epochs without end fills no memory.
 #[derive(Clone, Debug, Default)]
 pub struct Gateway {
     /// Which batch may come next.
     pub numbering: Numbering,
     /// What is stored.
     pub rows: BTreeMap<Epoch, EpochRow>,
+    /// Since when, and how often since then, heads that it holds made us read a segment again.
+    pub looked_back: Option<(Instant, u32)>,
+}
+
+/// Final head of a cut segment, and what stood in its seal besides.
+#[derive(Clone, Copy, Debug)]
+struct Final {
+    size: u64,
+    root: RootHash,
+    incarnation: u64,
+    /// Statements of the ledger's chain that held within it, and of the workspace's.
+    statements: [u64; 2],
+}
+
+/// Where a head lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lies {
+    /// On this history.
+    Here,
+    /// In a segment of a later incarnation: a verifier lists it and says no more.
+    Superseded,
+    /// Of an earlier incarnation, in a segment that no later one has reached, or under keys that were lost: no batch may hold
+    /// it.
+    Beyond,
+    /// Nowhere.
+    Nowhere,
 }
 
 /// A workspace.
@@ -110,8 +138,10 @@ pub struct Workspace {
     pub next_position: u64,
     /// Final heads of the cut segments.
     pub history: Tree<HistoryTree>,
-    finals: Vec<(u64, RootHash)>,
+    finals: Vec<Final>,
     recent: VecDeque<(u64, Tree<SegmentTree>)>,
+    /// Of the older ones the one that was read again last: heads of one absence point into one segment.
+    reread: Option<(u64, Tree<SegmentTree>)>,
     /// UTC day of the last cut segment's first leaf.
     last_day: Option<u64>,
     /// By gateway.
@@ -120,6 +150,17 @@ pub struct Workspace {
     pub published: u64,
     /// Uncompressed bytes of each segment that is cut and not archived.
     unarchived: VecDeque<(u64, u64)>,
+}
+
+impl Final {
+    fn of(seal: &Seal) -> Self {
+        Self {
+            size: seal.size,
+            root: seal.root,
+            incarnation: seal.incarnation,
+            statements: [seal.ledger_chain.count, seal.workspace_chain.count],
+        }
+    }
 }
 
 /// What stands besides the tree in heads and seals.
@@ -144,6 +185,7 @@ impl Workspace {
             history: Tree::default(),
             finals: Vec::new(),
             recent: VecDeque::new(),
+            reread: None,
             last_day: None,
             gateways: BTreeMap::new(),
             published: 0,
@@ -161,7 +203,7 @@ impl Workspace {
             let (_, value) = step?;
             let row = CutRow::decode(value).map_err(|_| StoreError::Damaged("a cut"))?;
             let seal = Seal::parse(&row.seal).map_err(|_| StoreError::Damaged("a cut"))?;
-            workspace.finals.push((seal.size, seal.root));
+            workspace.finals.push(Final::of(&seal));
             workspace.history.push(history_leaf(seal.segment, seal.size, &seal.root));
             workspace.last_day = Some(seal.first_received_at / DAY_US);
             workspace.next_position = seal.next_position();
@@ -181,6 +223,7 @@ impl Workspace {
             workspace.next_position += entry.records();
             workspace.open.take(&entry, length);
         }
+        workspace.forget_epochs();
         Ok(workspace)
     }
 
@@ -237,7 +280,7 @@ impl Workspace {
         };
         self.last_day = Some(day);
         self.history.push(history_leaf(seal.segment, seal.size, &seal.root));
-        self.finals.push((seal.size, seal.root));
+        self.finals.push(Final::of(&seal));
         let next = Open::new(seal.segment + 1, self.next_position);
         let done = std::mem::replace(&mut self.open, next);
         self.unarchived.push_back((done.number, done.bytes));
@@ -270,9 +313,28 @@ impl Workspace {
         self.unarchived.retain(|(number, _)| *number > segment);
     }
 
+    /// Segments that are cut and not archived.
+    pub fn unarchived_segments(&self) -> u64 {
+        self.unarchived.len() as u64
+    }
+
     /// Uncompressed bytes that are not archived yet.
     pub fn unarchived_bytes(&self) -> u64 {
         self.open.bytes + self.unarchived.iter().map(|(_, bytes)| bytes).sum::<u64>()
+    }
+
+    /// Epochs that are closed and in no roster to come are in the store, and go from memory. Call when the store has all that
+    /// is known of them: after the write of a cut.
+    pub fn forget_epochs(&mut self) {
+        let touched = &self.open.touched;
+        for (id, gateway) in &mut self.gateways {
+            let Gateway { numbering, rows, .. } = gateway;
+            let last = numbering.last_opened;
+            numbering
+                .epochs
+                .retain(|epoch, state| !state.closed || Some(*epoch) == last || touched.contains(&(*id, *epoch)));
+            rows.retain(|epoch, _| numbering.epochs.contains_key(epoch));
+        }
     }
 
     fn roster(&self, full: bool) -> wire::Roster {
@@ -300,7 +362,7 @@ impl Workspace {
         if segment == self.open.number {
             return Ok(Cow::Borrowed(&self.open.tree));
         }
-        if let Some((_, tree)) = self.recent.iter().find(|(number, _)| *number == segment) {
+        if let Some((_, tree)) = self.recent.iter().chain(&self.reread).find(|(number, _)| *number == segment) {
             return Ok(Cow::Borrowed(tree));
         }
         let mut tree = Tree::default();
@@ -311,20 +373,64 @@ impl Workspace {
         Ok(Cow::Owned(tree))
     }
 
-    fn final_head(&self, segment: u64) -> Option<(u64, RootHash)> {
-        usize::try_from(segment).ok().and_then(|at| self.finals.get(at)).copied()
+    fn sealed(&self, segment: u64) -> Option<&Final> {
+        usize::try_from(segment).ok().and_then(|at| self.finals.get(at))
     }
 
-    /// Whether `head` lies on this workspace's history.
+    fn final_head(&self, segment: u64) -> Option<(u64, RootHash)> {
+        self.sealed(segment).map(|sealed| (sealed.size, sealed.root))
+    }
+
+    /// Whether a segment's tree is no longer in memory.
+    pub fn must_read(&self, segment: u64) -> bool {
+        segment < self.open.number && !self.recent.iter().chain(&self.reread).any(|(number, _)| *number == segment)
+    }
+
+    /// Reads a segment's tree into memory once more.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn extends(&self, store: &Store, head: &Head) -> Result<bool, StoreError> {
-        if head.segment > self.open.number {
-            return Ok(false);
+    pub fn read_again(&mut self, store: &Store, segment: u64) -> Result<(), StoreError> {
+        let tree = self.tree(store, segment)?.into_owned();
+        self.reread = Some((segment, tree));
+        Ok(())
+    }
+
+    /// Where `head` lies, by the rules of `held-head` (FORMAT.md, 13.4 step 12): a batch that is appended now may hold it if
+    /// and only if every verifier will find it there.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn place(&self, store: &Store, head: &Head, ledger: &Chain) -> Result<Lies, StoreError> {
+        // The open segment's seal will name what holds now: a statement cuts it first.
+        let sealed = match self.sealed(head.segment) {
+            Some(sealed) => *sealed,
+            None => Final {
+                size: self.open.tree.size(),
+                root: self.open.tree.root(),
+                incarnation: ledger.incarnation(),
+                statements: [ledger.head().count, self.chain.head().count],
+            },
+        };
+        if head.incarnation < sealed.incarnation {
+            let told =
+                head.segment <= self.open.number && ledger.head_at(head.ledger_chain.count) == Some(head.ledger_chain);
+            return Ok(if told { Lies::Superseded } else { Lies::Beyond });
         }
-        let agrees = self.history.root_at(head.segment) == Some(head.history_root);
-        Ok(agrees && self.tree(store, head.segment)?.root_at(head.size) == Some(head.root))
+        let chains = [(head.ledger_chain, ledger), (head.workspace_chain, &*self.chain)];
+        // A head of none may be older than the statement that came before the segment's first leaf.
+        let chained = chains.iter().zip(sealed.statements).all(|((named, chain), count)| {
+            let known = chain.head_at(named.count) == Some(*named);
+            known && (named.count == count || (named.count < count && head.size == 0))
+        });
+        let bound = head.segment <= self.open.number
+            && head.incarnation == sealed.incarnation
+            && head.size <= sealed.size
+            && self.history.root_at(head.segment) == Some(head.history_root);
+        if !chained || !bound || self.tree(store, head.segment)?.root_at(head.size) != Some(head.root) {
+            return Ok(Lies::Nowhere);
+        }
+        Ok(Lies::Here)
     }
 
     /// Consistency from `(segment, size)` to the open head; `None` if that is not behind it.

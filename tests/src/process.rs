@@ -234,7 +234,18 @@ impl Home {
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+/// A key of the ledger's that `init` left unsealed: PKCS #8, whose last field is the secret.
+pub fn unsealed_key(path: &Path) -> ed25519_dalek::SigningKey {
+    use base64::Engine as _;
+    let text = std::fs::read_to_string(path).expect("init wrote a key");
+    let body: String = text.lines().filter(|line| !line.starts_with("-----")).collect();
+    let der = base64::engine::general_purpose::STANDARD.decode(body).expect("PEM");
+    let secret = der.get(16..48).expect("a key of Ed25519").try_into().expect("32 bytes");
+    ed25519_dalek::SigningKey::from_bytes(&secret)
+}
+
+/// Copies a folder with all that is in it.
+pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder of the copy");
     for file in std::fs::read_dir(from).expect("a folder to copy") {
         let file = file.expect("a file to copy");

@@ -9,11 +9,10 @@ use custody::{
 };
 use prost::Message as _;
 
-use super::{Group, State, StreamId, Writer};
+use super::{Group, State, StreamId, Writer, held::Judged};
 use crate::{
-    alarm::Alarm,
+    admit::{self, Held, Reject},
     clock,
-    ingest::admit::{self, Reject},
     store::{EpochRow, Family, LeafPlace, StoreError, batch_key, epoch_key, leaf_key, numbered},
 };
 
@@ -32,9 +31,16 @@ impl Writer {
         &mut self,
         stream: StreamId,
         batch: Submitted,
+        held: Option<&Held>,
         group: &mut Group<'_>,
     ) -> Result<(), StoreError> {
-        let decided = self.decide_batch(&batch, group)?;
+        let mut decided = self.decide_batch(&batch, group)?;
+        // Whatever becomes a leaf, an equivocation too, brings the head that it holds into the archive.
+        if let (Decided::Append | Decided::Equivocation { keep: true }, Some(held)) = (&decided, held)
+            && let Some(refusal) = self.decide_held(stream, &batch.header, held)?
+        {
+            decided = refusal;
+        }
         match decided {
             Decided::Append => {
                 let place = self.append(LeafKind::Batch, batch, group)?;
@@ -71,7 +77,7 @@ impl Writer {
             }
             Decided::Equivocation { keep } => {
                 let header = batch.header.clone();
-                self.keep_equivocation(batch, keep, group)?;
+                self.take_equivocation(batch, keep, group)?;
                 let detail =
                     "another header stands under this number (hint: sign again what has no receipt, in a new epoch)";
                 let reject = Reject::new(RejectReason::Equivocation, detail);
@@ -79,6 +85,25 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// What becomes of a batch that could be taken, if the head that it holds stands in the way.
+    fn decide_held(&mut self, stream: StreamId, header: &Header, held: &Held) -> Result<Option<Decided>, StoreError> {
+        if self.knows(stream, held) {
+            return Ok(None);
+        }
+        let later = |detail: &str| Some(Decided::Later(detail.to_owned()));
+        Ok(match self.judge_head(header.workspace, header.gateway, held)? {
+            Judged::Good | Judged::Superseded => {
+                if let Some(stream) = self.streams.get(&stream) {
+                    stream.known.learn(held.bytes().clone());
+                }
+                None
+            }
+            Judged::Later => later("too many old heads were looked up just now"),
+            Judged::Refused(reject) => Some(Decided::Reject(reject)),
+            Judged::Lost => later("the ledger takes no batches: it cannot extend the head that is held"),
+        })
     }
 
     /// Whether the batch is next; everything else about it was checked before, but the keys may have changed since.
@@ -97,11 +122,20 @@ impl Writer {
             return Ok(Decided::Reject(reject));
         }
         let numbering = workspace.gateways.get(&header.gateway).map(|gateway| &gateway.numbering);
+        if numbering.is_none_or(|known| !known.epochs.contains_key(&header.epoch))
+            && let Some(row) = self.stored_epoch(header)?
+        {
+            // An epoch that is over: nothing is next in it.
+            return if header.batch_number <= row.last_batch { self.decide_taken(batch, group) } else { Ok(closed()) };
+        }
         let admitted = numbering.map_or_else(|| Numbering::default().admit(header), |known| known.admit(header));
         match admitted {
-            Ok(()) if self.disk_low => Ok(Decided::Later("no room on the ledger's disk".to_owned())),
+            Ok(()) if self.disk_low => Ok(no_room()),
             Ok(()) if self.backlog() > self.parts.limits.unpublished_max => {
                 Ok(Decided::Later("too many segments wait for the archive".to_owned()))
+            }
+            Ok(()) if workspace.unarchived_segments() > self.parts.limits.unpublished_share() => {
+                Ok(Decided::Later("too many segments of the workspace wait for the archive".to_owned()))
             }
             Ok(()) if workspace.unarchived_bytes() > self.parts.limits.workspace_bytes => {
                 Ok(Decided::Later("the workspace's room is used up until its segments are archived".to_owned()))
@@ -110,10 +144,7 @@ impl Writer {
             Err(NotNext::Taken) => self.decide_taken(batch, group),
             Err(NotNext::Gap { expected }) => Ok(Decided::Reject(gap(expected))),
             Err(NotNext::UnknownEpoch) => Ok(Decided::Reject(gap(0))),
-            Err(NotNext::Closed) => Ok(Decided::Reject(Reject::new(
-                RejectReason::Equivocation,
-                "the epoch was closed (hint: open a new one)",
-            ))),
+            Err(NotNext::Closed) => Ok(closed()),
             Err(NotNext::Broken(rule)) => Ok(Decided::Reject(Reject::new(RejectReason::Equivocation, rule))),
         }
     }
@@ -145,32 +176,11 @@ impl Writer {
         if hash == batch.header_hash().0 {
             return Ok(Decided::Again(place));
         }
-        let workspace = self.workspaces.get(&header.workspace);
-        let row = workspace.and_then(|w| w.gateways.get(&header.gateway)).and_then(|g| g.rows.get(&header.epoch));
-        Ok(Decided::Equivocation { keep: row.is_some_and(|row| row.equivocations == 0) })
-    }
-
-    fn keep_equivocation(&mut self, batch: Submitted, keep: bool, group: &mut Group<'_>) -> Result<(), StoreError> {
-        let header = batch.header.clone();
-        self.parts.metrics.add("custody_equivocations_total", 1);
-        self.parts.alarms.raise(
-            Alarm::Equivocation,
-            format!("gateway {} signed two batches {} in epoch {}", header.gateway, header.batch_number, header.epoch),
-        );
-        if keep {
-            self.append(LeafKind::Equivocation, batch, group)?;
+        // Not even the proof has room on a disk that is full; it will be sent again.
+        if self.disk_low {
+            return Ok(no_room());
         }
-        let Some(workspace) = self.workspaces.get_mut(&header.workspace) else { return Ok(()) };
-        let row = workspace.gateways.get_mut(&header.gateway).and_then(|gateway| gateway.rows.get_mut(&header.epoch));
-        let Some(row) = row else { return Ok(()) };
-        row.equivocations += 1;
-        group.change.put(
-            Family::Epochs,
-            epoch_key(header.workspace, header.gateway, header.epoch),
-            row.encode_to_vec(),
-        );
-        self.own.equivocation(&header, row.equivocations);
-        Ok(())
+        Ok(Decided::Equivocation { keep: self.copies(header)? == 0 })
     }
 
     /// Gives a batch its place, in memory and in the group's write.
@@ -247,6 +257,14 @@ impl Writer {
             ..Default::default()
         })
     }
+}
+
+fn closed() -> Decided {
+    Decided::Reject(Reject::new(RejectReason::Equivocation, "the epoch was closed (hint: open a new one)"))
+}
+
+fn no_room() -> Decided {
+    Decided::Later("no room on the ledger's disk".to_owned())
 }
 
 fn gap(expected: u64) -> Reject {

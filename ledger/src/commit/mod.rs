@@ -13,11 +13,9 @@ use std::{
 use bytes::Bytes;
 use custody::{
     batch::Submitted,
-    head::SignedHead,
     id::{GatewayId, KeyId, WorkspaceId},
     key,
     log::encode_entry,
-    segment::{SEGMENT_BYTES_MAX, SEGMENT_LEAVES_MAX},
     statement::{Chain, ChainHead, Roots},
     wire::{self, Role, from_ledger::Message, log_entry},
 };
@@ -26,21 +24,28 @@ use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
+    admit::Held,
     alarm::{Alarm, Alarms},
     clock, failpoint,
     metrics::Metrics,
+    own_keys::OwnKeys,
     publish::{FenceState, LogView, Published, report},
     store::{Family, QueueRow, Store, StoreError, numbered},
     workspace::{Standing, Workspace},
 };
 
 mod batches;
+mod equivocations;
+mod held;
+mod limits;
 mod own;
 mod statements;
 mod streams;
 #[cfg(test)]
 mod tests;
 
+pub use held::KnownHeads;
+pub use limits::Limits;
 pub use own::OwnWriter;
 pub use statements::{StatementState, ledger_chain, log_index_key};
 
@@ -63,8 +68,9 @@ pub enum Request {
     Open(Box<Opening>),
     /// It has gone.
     Close(StreamId),
-    /// A batch that passed [`admit::check`], and the room that it takes until it is answered.
-    Batch(StreamId, Box<Submitted>, Room),
+    /// A batch that passed [`crate::admit::check`], the head that it holds if this stream was not sent it, and the room that it
+    /// takes until it is answered.
+    Batch(StreamId, Box<Submitted>, Option<Box<Held>>, Room),
     /// A `SignedStatement`.
     Statement(Bytes, oneshot::Sender<Result<StatementState, String>>),
     /// Cut this workspace's segment, or all; answered with the queue number that must be published.
@@ -95,13 +101,17 @@ pub struct Opening {
     /// Which.
     pub gateway: GatewayId,
     /// Last head that the gateway keeps.
-    pub last_head: Option<SignedHead>,
+    pub last_head: Option<Box<Held>>,
     /// Statements of the ledger's chain that it has.
     pub ledger_statements: u64,
     /// Statements of the workspace's chain that it has.
     pub workspace_statements: u64,
     /// Where answers go: bounded, and a stream that does not read is closed.
     pub outbox: mpsc::Sender<wire::FromLedger>,
+    /// Dropped when the writer closes the stream.
+    pub alive: watch::Sender<()>,
+    /// Empty; shared with the stream's task.
+    pub known: KnownHeads,
     /// Limits, for the welcome.
     pub in_flight: (u32, u32),
     /// Whether it was opened; in words if not.
@@ -137,7 +147,16 @@ impl State {
 }
 
 /// Key chains as ingest sees them, replaced whole when a statement takes effect.
-pub type Chains = Arc<RwLock<HashMap<WorkspaceId, Arc<Chain>>>>;
+pub type Chains = Arc<RwLock<KnownChains>>;
+
+/// The ledger's key chain and every workspace's.
+#[derive(Clone, Debug, Default)]
+pub struct KnownChains {
+    /// The ledger's; `None` before the writer has read it.
+    pub ledger: Option<Arc<Chain>>,
+    /// By workspace.
+    pub workspaces: HashMap<WorkspaceId, Arc<Chain>>,
+}
 
 /// Everything that the writer is made of.
 pub struct Parts {
@@ -149,6 +168,8 @@ pub struct Parts {
     pub head_key: SigningKey,
     /// Signs the ledger's own batches.
     pub record_key: SigningKey,
+    /// These and the log's: none of them is ended while this process signs with it.
+    pub own_keys: OwnKeys,
     /// Number of this start.
     pub term: u64,
     /// Shared with ingest.
@@ -171,39 +192,6 @@ pub struct Parts {
     pub roots: Roots,
 }
 
-/// When segments are cut, and when batches wait.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Microseconds after a segment's first record at which it is cut.
-    pub cut_age_us: u64,
-    /// Microseconds after its first leaf at which a segment of heartbeats alone is cut.
-    pub heartbeat_age_us: u64,
-    /// Uncompressed bytes at which it is cut.
-    pub cut_bytes: u64,
-    /// Leaves at which it is cut.
-    pub cut_leaves: u64,
-    /// Queue rows that may wait for the archive before batches are pushed back.
-    pub unpublished_max: u64,
-    /// Uncompressed bytes of one workspace that may wait for the archive before its batches are pushed back.
-    pub workspace_bytes: u64,
-    /// Free bytes on the data disk below which batches are refused.
-    pub disk_low_bytes: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            cut_age_us: 300_000_000,
-            heartbeat_age_us: crate::workspace::DAY_US,
-            workspace_bytes: u64::MAX,
-            cut_bytes: SEGMENT_BYTES_MAX,
-            cut_leaves: SEGMENT_LEAVES_MAX,
-            unpublished_max: 4_096,
-            disk_low_bytes: 1 << 30,
-        }
-    }
-}
-
 /// The one writer.
 pub struct Writer {
     parts: Parts,
@@ -216,6 +204,7 @@ pub struct Writer {
     order: Vec<WorkspaceId>,
     streams: HashMap<StreamId, streams::Stream>,
     own: OwnWriter,
+    equivocations: equivocations::Counts,
     commit_index: u64,
     queue_next: u64,
     disk_low: bool,
@@ -237,6 +226,8 @@ struct Group<'a> {
     /// Given back when the group is answered.
     room: Vec<Room>,
     cut: bool,
+    /// A statement took effect.
+    chains: bool,
     answers: Vec<Answer>,
     /// Requests that are served when the write is done.
     after: Vec<Request>,
@@ -267,7 +258,7 @@ impl Writer {
         let queue_next = last(Family::Queue)?.map_or(mark, |number| number + 1);
         let head_key_id = key::public(&parts.head_key).id(Role::Head);
         let own = OwnWriter::load(&parts.record_key, &ledger_chain, &workspaces);
-        let writer = Self {
+        let mut writer = Self {
             parts,
             state: State::Serving,
             head_key_id,
@@ -277,12 +268,14 @@ impl Writer {
             order,
             streams: HashMap::new(),
             own,
+            equivocations: equivocations::Counts::default(),
             commit_index,
             queue_next,
             disk_low: false,
             clock: clock::Watch::new(),
             ended: false,
         };
+        writer.recall_lost_history()?;
         writer.share_chains();
         Ok(writer)
     }
@@ -328,7 +321,8 @@ impl Writer {
     }
 
     fn share_chains(&self) {
-        let chains = self.workspaces.iter().map(|(id, workspace)| (*id, Arc::clone(&workspace.chain))).collect();
+        let workspaces = self.workspaces.iter().map(|(id, workspace)| (*id, Arc::clone(&workspace.chain))).collect();
+        let chains = KnownChains { ledger: Some(Arc::clone(&self.ledger_chain)), workspaces };
         *self.parts.chains.write().unwrap_or_else(PoisonError::into_inner) = chains;
     }
 
@@ -348,7 +342,7 @@ impl Writer {
             let mut bytes = 0;
             while held.len() < GROUP_REQUESTS_MAX && bytes < GROUP_BYTES_MAX {
                 let Ok(next) = requests.try_recv() else { break };
-                bytes += if let Request::Batch(_, batch, _) = &next { batch.bytes.len() } else { 0 };
+                bytes += if let Request::Batch(_, batch, ..) = &next { batch.bytes.len() } else { 0 };
                 held.push(next);
             }
             self.serve(held.drain(..));
@@ -369,6 +363,7 @@ impl Writer {
             touched: BTreeSet::new(),
             room: Vec::new(),
             cut: false,
+            chains: false,
             answers: Vec::new(),
             after: Vec::new(),
         };
@@ -385,7 +380,7 @@ impl Writer {
             self.poison(&why);
             return;
         }
-        let Group { change, receipts, rejections, touched, cut, answers, after, room, .. } = group;
+        let Group { change, receipts, rejections, touched, cut, chains, answers, after, room, .. } = group;
         if !change.is_empty() {
             // A crash before this line returns loses what nobody was told; after it, what everybody may be told.
             let began = Instant::now();
@@ -396,7 +391,16 @@ impl Writer {
             self.parts.metrics.add("custody_commits_total", 1);
             self.parts.metrics.observe("custody_commit_seconds", began.elapsed());
         }
+        if cut {
+            for id in &touched {
+                self.workspaces.get_mut(id).into_iter().for_each(Workspace::forget_epochs);
+            }
+        }
         failpoint::hit("commit-before-answer");
+        if chains {
+            // Before any head that names the new statements: a gateway may hold it in its very next batch.
+            self.share_chains();
+        }
         for request in after {
             if let Err(why) = self.show(request) {
                 self.poison(&why);
@@ -433,9 +437,9 @@ impl Writer {
             Request::Open(_) | Request::Close(_) | Request::Published(_) | Request::Inspect(_) => {
                 group.after.push(request)
             }
-            Request::Batch(stream, batch, room) => {
+            Request::Batch(stream, batch, held, room) => {
                 group.room.push(room);
-                self.take_batch(stream, *batch, group)?;
+                self.take_batch(stream, *batch, held.as_deref(), group)?;
             }
             Request::Statement(object, reply) => self.take_statement(&object, reply, group)?,
             Request::Cut(workspace, reply) => {
@@ -451,6 +455,7 @@ impl Writer {
                     self.parts.alarms.raise(Alarm::DiskFull, "batches are refused until there is room");
                 }
                 self.disk_low = disk_low;
+                self.tell_equivocations(false, group)?;
                 self.tick(group);
             }
             Request::Drain(reply) => self.drain(reply, group)?,
@@ -474,6 +479,7 @@ impl Writer {
 
     fn drain(&mut self, reply: oneshot::Sender<u64>, group: &mut Group<'_>) -> Result<(), StoreError> {
         if self.state == State::Serving {
+            self.tell_equivocations(true, group)?;
             self.own.close();
             self.append_own(group)?;
             self.cut_some(None, group);

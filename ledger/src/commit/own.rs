@@ -13,7 +13,7 @@ use custody::{
 };
 use ed25519_dalek::SigningKey;
 
-use super::{Group, State, Writer};
+use super::{Group, State, Writer, equivocations::EpochName};
 use crate::{
     clock::{self, Jump},
     keys,
@@ -86,12 +86,17 @@ impl OwnWriter {
         self.push(Kind::LedgerEvent(event));
     }
 
-    pub(super) fn equivocation(&mut self, header: &Header, copies: u64) {
+    pub(super) fn key_id(&self) -> KeyId {
+        self.key_id
+    }
+
+    /// So many copies under one number or another of an epoch; `batch` is the newest.
+    pub(super) fn equivocation(&mut self, (workspace, gateway, epoch): EpochName, batch: u64, copies: u64) {
         self.event(LedgerEventKind::Equivocation, "batch.equivocation", "refused", |event| {
-            event.workspace = Some(header.workspace.into());
-            event.gateway = Some(header.gateway.into());
-            event.epoch = Some(header.epoch.into());
-            event.details = vec![number("batch", header.batch_number), number("copies", copies)];
+            event.workspace = Some(workspace.into());
+            event.gateway = Some(gateway.into());
+            event.epoch = Some(epoch.into());
+            event.details = vec![number("batch", batch), number("copies", copies)];
         });
     }
 

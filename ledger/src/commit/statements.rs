@@ -7,8 +7,8 @@ use custody::{
     id::{ObjectHash, WorkspaceId},
     note::Checkpoint,
     segment::{Content, Entry, Leaf, encode_entry as encode_leaf},
-    statement::{Chain, Roots, Signed},
-    wire::{LeafKind, LedgerEventKind, statement::Action},
+    statement::{Chain, KeyState, Roots, Signed},
+    wire::{self, LeafKind, LedgerEventKind, Role, statement::Action},
 };
 use prost::Message as _;
 use tokio::sync::oneshot;
@@ -104,10 +104,10 @@ impl Writer {
         group: &mut Group<'_>,
     ) -> Result<(), StoreError> {
         match self.judge(object, group)? {
-            Ok(state) => group.answers.push(Box::new(move |writer| {
-                writer.share_chains();
-                drop(reply.send(Ok(state)));
-            })),
+            Ok(state) => {
+                group.chains = true;
+                group.answers.push(Box::new(move |_| drop(reply.send(Ok(state)))));
+            }
             Err(why) => drop(reply.send(Err(why))),
         }
         Ok(())
@@ -165,6 +165,7 @@ impl Writer {
     }
 
     fn take_ledger_statement(&mut self, signed: &Signed, object: &Bytes, group: &mut Group<'_>) -> Result<(), String> {
+        self.parts.own_keys.refusal(&signed.statement).map_or(Ok(()), Err)?;
         let (chain, roots) = self.ledger_chain.extended(signed, &self.roots).map_err(|why| why.to_string())?;
         // The statement cuts every segment; whatever comes after the cut names the new chain.
         self.cut_some(None, group);
@@ -195,6 +196,9 @@ impl Writer {
             self.enqueue_statement(object, group);
             return Ok(());
         }
+        if let Some(Action::Enrol(enrol)) = &signed.statement.action {
+            self.check_id_free(enrol)?;
+        }
         let workspace = self.workspaces.get_mut(&id).ok_or("is of a workspace that does not exist")?;
         let (chain, _) = workspace.chain.extended(signed, &self.roots).map_err(|why| why.to_string())?;
         let leaf = Leaf {
@@ -222,6 +226,18 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+impl Writer {
+    /// The ledger's own batches stand in any workspace under its record key's gateway id: no gateway has the same.
+    fn check_id_free(&self, enrol: &wire::Enrol) -> Result<(), String> {
+        let own = |key: &KeyState| key.role == Role::Record && key.gateway.map(Bytes::from) == enrol.gateway;
+        if enrol.role() == Role::Gateway && self.ledger_chain.keys().any(|(_, key)| own(key)) {
+            return Err("enrols a gateway under the ledger's own id (hint: make another gateway id)".to_owned());
+        }
+        Ok(())
+    }
+
 }
 
 /// The verb of a statement, as administration's record has it.

@@ -9,17 +9,20 @@ use std::{
 use bytes::Bytes;
 use custody::{
     FORMAT_VERSION,
-    head::{Head, SignedHead, to_path},
+    head::{Head, to_path},
     id::{Epoch, GatewayId, WorkspaceId},
-    wire::{self, Role, from_ledger::Message},
+    wire::{self, from_ledger::Message},
 };
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::{Opening, State, StreamId, Writer, statements};
+use super::{
+    Opening, State, StreamId, Writer,
+    held::{Judged, KnownHeads},
+    statements,
+};
 use crate::{
-    alarm::Alarm,
-    clock,
+    admit, clock,
     publish::Published,
     store::{EpochRow, Store, StoreError},
     workspace::Workspace,
@@ -31,9 +34,13 @@ pub(super) struct Stream {
     pub(super) gateway: GatewayId,
     /// Last head that was sent.
     head: Option<Head>,
+    /// All that was sent, and what it brought that is good.
+    pub(super) known: KnownHeads,
     ledger_statements: u64,
     workspace_statements: u64,
     outbox: mpsc::Sender<wire::FromLedger>,
+    /// Dropped with the stream, after the outbox: its task ends.
+    _alive: watch::Sender<()>,
 }
 
 impl Writer {
@@ -78,9 +85,10 @@ impl Writer {
         self.send_statements(id)?;
         let Some(stream) = self.streams.get(&id) else { return Ok(()) };
         let Some(workspace) = self.workspaces.get(&stream.workspace) else { return Ok(()) };
-        let receipt = receipt(&self.parts.store, workspace, stream.head.as_ref(), signed, batches)?;
+        let receipt = receipt(&self.parts.store, workspace, stream.head.as_ref(), signed.clone(), batches)?;
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.head = Some(head);
+            stream.known.learn(signed);
         }
         self.send(id, Message::Receipt(receipt.encode_to_vec().into()));
         Ok(())
@@ -115,31 +123,18 @@ impl Writer {
     }
 
     pub(super) fn open(&mut self, opening: Opening) -> Result<(), StoreError> {
-        let Opening { stream, workspace: id, gateway, last_head, outbox, in_flight, reply, .. } = opening;
-        // Heads are signed by whoever may extend the log, and by nobody else.
-        if self.state != State::Serving {
-            drop(reply.send(Err(format!("the ledger takes no batches: {}", self.state.name()))));
-            return Ok(());
-        }
-        let Some(workspace) = self.workspaces.get(&id) else {
-            drop(reply.send(Err("no such workspace (hint: ledger workspace add)".to_owned())));
-            return Ok(());
-        };
-        let head = match last_head {
-            None => None,
-            Some(signed) => {
-                if !self.is_ours(&signed) {
-                    drop(reply.send(Err("the last head was not signed by this ledger".to_owned())));
-                    return Ok(());
-                }
-                if !workspace.extends(&self.parts.store, &signed.head)? {
-                    self.refuse_history(&signed.head, gateway);
-                    drop(reply.send(Err("the ledger cannot extend the head that this gateway holds".to_owned())));
-                    return Ok(());
-                }
-                Some(signed.head)
+        let Opening { stream, workspace: id, gateway, last_head, outbox, alive, known, in_flight, reply, .. } = opening;
+        let head = match self.may_open(id, gateway, last_head.as_deref())? {
+            Ok(head) => head,
+            Err(why) => {
+                drop(reply.send(Err(why)));
+                return Ok(());
             }
         };
+        if let (Some(held), Some(_)) = (&last_head, &head) {
+            known.learn(held.bytes().clone());
+        }
+        let workspace = self.workspaces.get(&id).ok_or(StoreError::Damaged("a workspace"))?;
         let row = workspace.gateways.get(&gateway).and_then(|g| {
             let epoch = g.numbering.last_opened?;
             Some((epoch, g.rows.get(&epoch)?.clone()))
@@ -151,12 +146,41 @@ impl Writer {
             head,
             ledger_statements: opening.ledger_statements,
             workspace_statements: opening.workspace_statements,
+            known,
             outbox,
+            _alive: alive,
         };
         // One stream for each gateway: the newest one is the one that lives.
         self.streams.retain(|_, other| (other.workspace, other.gateway) != (id, gateway));
         self.streams.insert(stream, entry);
         self.welcome(stream, row, in_flight)
+    }
+
+    /// Whether a stream may be opened; the head that its receipts go on from, or why not.
+    fn may_open(
+        &mut self,
+        id: WorkspaceId,
+        gateway: GatewayId,
+        last_head: Option<&admit::Held>,
+    ) -> Result<Result<Option<Head>, String>, StoreError> {
+        // Heads are signed by whoever may extend the log, and by nobody else.
+        if self.state != State::Serving {
+            return Ok(Err(format!("the ledger takes no batches: {}", self.state.name())));
+        }
+        let Some(workspace) = self.workspaces.get(&id) else {
+            return Ok(Err("no such workspace (hint: ledger workspace add)".to_owned()));
+        };
+        if let Err(reject) = admit::may_come(&workspace.chain, gateway) {
+            return Ok(Err(reject.detail));
+        }
+        let Some(held) = last_head else { return Ok(Ok(None)) };
+        Ok(match self.judge_head(id, gateway, held)? {
+            Judged::Good => Ok(Some(held.head().clone())),
+            Judged::Superseded => Ok(None),
+            Judged::Later => Err("too many old heads were looked up just now (hint: try again)".to_owned()),
+            Judged::Refused(reject) => Err(reject.detail),
+            Judged::Lost => Err("the ledger cannot extend the head that this gateway holds".to_owned()),
+        })
     }
 
     fn welcome(
@@ -169,7 +193,7 @@ impl Writer {
         let Some(stream) = self.streams.get(&id) else { return Ok(()) };
         let Some(workspace) = self.workspaces.get(&stream.workspace) else { return Ok(()) };
         let (head, signed) = self.sign_head(workspace);
-        let receipt = receipt(&self.parts.store, workspace, stream.head.as_ref(), signed, Vec::new())?;
+        let receipt = receipt(&self.parts.store, workspace, stream.head.as_ref(), signed.clone(), Vec::new())?;
         let published = workspace.published;
         let workspace_id = workspace.id;
         let welcome = wire::Welcome {
@@ -182,6 +206,7 @@ impl Writer {
         };
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.head = Some(head);
+            stream.known.learn(signed);
         }
         self.send(id, Message::Welcome(welcome));
         // Everything up to the newest archived segment is archived: one receipt tells the gateway so.
@@ -191,23 +216,6 @@ impl Writer {
             self.send_archived(id, &done);
         }
         Ok(())
-    }
-
-    fn is_ours(&self, signed: &SignedHead) -> bool {
-        let key = self.ledger_chain.key(&signed.head.key_id).filter(|key| key.role == Role::Head);
-        key.is_some_and(|key| signed.is_signed_by(key.public_key))
-    }
-
-    /// A gateway holds a head of ours that we cannot extend: history was lost here. Read-only until an incarnation.
-    fn refuse_history(&mut self, head: &Head, gateway: GatewayId) {
-        let text = format!(
-            "gateway {gateway} holds segment {} size {} of workspace {}, which this ledger does not have",
-            head.segment, head.size, head.workspace
-        );
-        self.parts.alarms.raise(Alarm::HeadNotExtendable, text.clone());
-        if self.state == State::Serving {
-            self.state = State::ReadOnly(text);
-        }
     }
 
     pub(super) fn tell_archived(&mut self, published: &[Published]) -> Result<(), StoreError> {

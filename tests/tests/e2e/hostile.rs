@@ -34,6 +34,35 @@ async fn refused(gateway: &mut Gateway, session: &mut Session, lie: &str, bytes:
     gateway.refusal(session).await.unwrap_or_else(|why| panic!("{lie}: {why:?}"))
 }
 
+/// Lies about the head that a batch holds: whatever a verifier refutes, for good, must not come in (FORMAT.md, 13.4).
+fn held_lies(home: &Home, gateway: &Gateway, other: &Gateway) -> Vec<(&'static str, RejectReason, Bytes)> {
+    let key = custody_tests::process::unsealed_key(&home.dir.join("keys/head.key"));
+    let head = gateway.head().unwrap().clone();
+    let holding = |held: Bytes| {
+        let header = custody::batch::Header { last_head: held, ..gateway.header() };
+        gateway.sign(header, &gateway.records(1))
+    };
+    let saying = |change: fn(&mut custody::head::Head)| {
+        let mut head = head.clone();
+        change(&mut head);
+        holding(head.sign(&key).into())
+    };
+    let stranger = SigningKey::from_bytes(&random());
+    let own = key::public(&stranger).id(Role::Head);
+    let theirs = custody::head::Head { key_id: own, ..head.clone() };
+    use RejectReason::{Forged, FutureVersion, Malformed};
+    vec![
+        ("a head that is none", Malformed, holding(Bytes::from_static(b"junk"))),
+        ("a head cut short", Malformed, holding(gateway.last_head().slice(..60))),
+        ("a head from the future", FutureVersion, holding([&[0x08, 0x02], &gateway.last_head()[2..]].concat().into())),
+        ("a head of another workspace", Forged, holding(other.last_head())),
+        ("a head of another origin", Forged, saying(|head| "elsewhere/x".clone_into(&mut head.origin))),
+        ("a head signed by another key", Forged, holding(head.sign(&stranger).into())),
+        ("a head signed by a stranger", Forged, holding(theirs.sign(&stranger).into())),
+        ("a head from before its key", Forged, saying(|head| head.ledger_chain.count = 0)),
+    ]
+}
+
 /// The good batch that the lies are told about is the gateway's next one; it is not sent.
 fn lies(gateway: &Gateway, other: &Gateway) -> Vec<(&'static str, RejectReason, Bytes)> {
     let (header, records) = (gateway.header(), gateway.records(3));
@@ -58,6 +87,21 @@ fn lies(gateway: &Gateway, other: &Gateway) -> Vec<(&'static str, RejectReason, 
     let fat: Vec<Bytes> = (0..4).map(|_| Bytes::from(vec![0; 300_000])).collect();
     let gap = custody::batch::Header { batch_number: header.batch_number + 2, ..header.clone() };
     let numbered = custody::batch::Header { first_record: header.first_record + 1, ..header.clone() };
+    let rekeyed = custody::batch::Header { key_id: custody::id::KeyId([7; 32]), ..header.clone() };
+    let unopened = custody::batch::Header {
+        batch_number: 0,
+        first_record: 0,
+        epoch: custody::id::Epoch(random()),
+        ..header.clone()
+    };
+    let reopened = custody::batch::Header {
+        opening_reason: Some(wire::OpeningReason::First),
+        previous: custody::id::HeaderHash::ZERO,
+        ..unopened.clone()
+    };
+    let foreign = custody::batch::Header { origin: "elsewhere/x".to_owned(), ..header.clone() };
+    let unopened_epoch = custody::batch::Header { epoch: custody::id::Epoch(random()), ..header.clone() };
+    let openings = [vec![peer::opened()], records.clone()].concat();
     let unchained = custody::batch::Header { previous: custody::id::HeaderHash([7; 32]), ..header.clone() };
     use RejectReason::{Equivocation, Forged, FutureVersion, Gap, Malformed, Unauthorised, WrongStream};
     vec![
@@ -70,6 +114,11 @@ fn lies(gateway: &Gateway, other: &Gateway) -> Vec<(&'static str, RejectReason, 
         ("a batch left out", Gap, gateway.sign(gap, &records)),
         ("records renumbered", Equivocation, gateway.sign(numbered, &records)),
         ("the chain of headers broken", Equivocation, gateway.sign(unchained, &records)),
+        ("another key within the epoch", Unauthorised, gateway.sign(rekeyed, &records)),
+        ("an epoch that nobody opened", Gap, gateway.sign(unopened_epoch, &records)),
+        ("an epoch without the record of its writer", Malformed, gateway.sign(unopened, &records)),
+        ("an epoch called the first that is not", Equivocation, gateway.sign(reopened, &openings)),
+        ("another origin", WrongStream, gateway.sign(foreign, &records)),
         ("more than 4096 records", Malformed, with(&long)),
         ("more than 1 MiB", Malformed, with(&fat)),
         ("truncated", Malformed, good.slice(..good.len() - 1)),
@@ -89,16 +138,19 @@ async fn every_bad_batch_has_its_answer_and_the_stream_goes_on() {
     let _process = home.start();
     let workspace = home.workspace("payments");
     let (mut gateway, other) = (Gateway::enrol(&home, workspace), Gateway::enrol(&home, workspace));
+    let mut abroad = Gateway::enrol(&home, home.workspace("research"));
+    let _abroad = abroad.connect(home.grpc).await.unwrap();
     let mut session = gateway.connect(home.grpc).await.unwrap();
     let first = gateway.batch(1);
     session.send(first.clone()).await.unwrap();
     gateway.settle(&mut session).await.unwrap();
-    for at in 0..lies(&gateway, &other).len() {
-        let (lie, reason, bytes) = lies(&gateway, &other).swap_remove(at);
+    let all = |gateway: &Gateway| [lies(gateway, &other), held_lies(&home, gateway, &abroad)].concat();
+    for at in 0..all(&gateway).len() {
+        let (lie, reason, bytes) = all(&gateway).swap_remove(at);
         let rejection = refused(&mut gateway, &mut session, lie, bytes).await;
         assert_eq!(rejection.reason(), reason, "{lie}: {rejection:?}");
         assert!(!rejection.detail.is_empty(), "{lie}");
-        if reason == RejectReason::Gap {
+        if lie == "a batch left out" {
             assert_eq!(rejection.expected_batch, gateway.next_batch, "{lie}");
         }
         let good = gateway.batch(2);
@@ -116,6 +168,8 @@ async fn every_bad_batch_has_its_answer_and_the_stream_goes_on() {
     session.send(first).await.unwrap();
     while !matches!(gateway.hear(&mut session).await.unwrap(), Heard::Receipt(0)) {}
     equivocate(&home, &mut gateway, &mut session).await;
+    closed_epochs(&home, &mut gateway, &mut session).await;
+    assert_eq!(home.status()["state"], "serving", "no lie about a head stops the ledger");
     home.say(&["cut"]);
     let expected = Expected { acknowledged: gateway.acknowledged.clone(), complete: true, ..Expected::default() };
     assert_eq!(check_ledger(&home.archive(), &home.policy(), &expected), gateway.acknowledged.len());
@@ -136,6 +190,91 @@ async fn equivocate(home: &Home, gateway: &mut Gateway, session: &mut Session) {
     let next = gateway.batch(1);
     session.send(next).await.unwrap();
     gateway.settle(session).await.unwrap();
+}
+
+/// Epochs that are over are no longer in memory after a cut, and answer as before: the same batch has its place, another one
+/// is an equivocation, one past the end is refused, and the epoch is not opened again.
+async fn closed_epochs(home: &Home, gateway: &mut Gateway, session: &mut Session) {
+    let opening = gateway.header();
+    let old = gateway.batch(1);
+    session.send(old.clone()).await.unwrap();
+    gateway.settle(session).await.unwrap();
+    let past = gateway.header();
+    gateway.new_epoch();
+    let next = gateway.batch(1);
+    session.send(next).await.unwrap();
+    gateway.settle(session).await.unwrap();
+    home.say(&["cut"]);
+    session.send(old.clone()).await.unwrap();
+    while !matches!(gateway.hear(session).await.unwrap(), Heard::Receipt(0)) {}
+    let records = gateway.records(1);
+    let twice = custody::batch::Header { created_at: opening.created_at + 1, ..opening };
+    for (lie, header) in [("twice", twice), ("past the end", past)] {
+        let rejection = refused(gateway, session, lie, gateway.sign(header, &records)).await;
+        assert_eq!(rejection.reason(), RejectReason::Equivocation, "{lie}: {rejection:?}");
+    }
+    let good = gateway.batch(1);
+    session.send(good).await.unwrap();
+    gateway.settle(session).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_of_another_workspace_opens_no_stream_and_stops_nobody() {
+    let home = Home::new("foreign-head", SETTINGS);
+    let _process = home.start();
+    let (payments, research) = (home.workspace("payments"), home.workspace("research"));
+    let (mut one, mut two) = (Gateway::enrol(&home, payments), Gateway::enrol(&home, research));
+    let mut session = two.connect(home.grpc).await.unwrap();
+    let batch = two.batch(1);
+    session.send(batch).await.unwrap();
+    two.settle(&mut session).await.unwrap();
+    let stranger = SigningKey::from_bytes(&random());
+    let forged = Bytes::from(two.head().unwrap().sign(&stranger));
+    for (lie, head) in [("another workspace's", two.last_head()), ("forged", forged)] {
+        let status = refusal_of(&one, home.grpc, wire::Hello { last_head: head, ..one.hello() }).await;
+        assert_eq!(status.code(), Code::FailedPrecondition, "{lie}: {status:?}");
+        assert_eq!(home.status()["state"], "serving", "{lie}");
+        assert!(!home.alarm_stands("head-not-extendable"), "{lie}");
+    }
+    one.connect(home.grpc).await.unwrap();
+    let batch = two.batch(1);
+    session.send(batch).await.unwrap();
+    two.settle(&mut session).await.unwrap();
+}
+
+/// A ledger whose data is an older copy, which the fence cannot tell: only the gateways know what is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_lost_history_is_read_only_from_the_first_gateway_that_knows_and_stays_so() {
+    let home = Home::new("lost", SETTINGS);
+    let process = home.start();
+    let workspace = home.workspace("payments");
+    let (mut gateway, mut other) = (Gateway::enrol(&home, workspace), Gateway::enrol(&home, workspace));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    home.say(&["cut"]);
+    // Nothing is written now, so a copy of the running ledger's folder is whole.
+    let kept = tempfile::tempdir().unwrap();
+    let _copy = home.copy(&kept.path().join("copy"), "");
+    let batch = gateway.batch(3);
+    session.send(batch).await.unwrap();
+    gateway.settle(&mut session).await.unwrap();
+    process.kill();
+    // The folder itself stays: to the fence it is the same writer.
+    std::fs::remove_dir_all(home.dir.join("data/store")).unwrap();
+    custody_tests::process::copy_folder(&kept.path().join("copy/data/store"), &home.dir.join("data/store"));
+    let process = home.start();
+    let mut session = other.connect(home.grpc).await.unwrap();
+    assert_eq!(home.status()["state"], "serving", "nobody who knows has come");
+    assert!(matches!(gateway.connect(home.grpc).await, Err(Fault::Refused(_))));
+    assert_eq!(home.status()["state"], "read-only");
+    assert!(home.alarm_stands("head-not-extendable"));
+    let batch = other.batch(1);
+    session.send(batch).await.unwrap();
+    while !matches!(other.hear(&mut session).await.unwrap(), Heard::Pushback(_)) {}
+    process.kill();
+    let _process = home.start();
+    assert_eq!(home.status()["state"], "read-only", "a restart brings nothing back");
+    assert!(home.alarm_stands("head-not-extendable"));
+    assert!(matches!(other.connect(home.grpc).await, Err(Fault::Refused(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,6 +439,25 @@ async fn keys_and_workspaces_that_are_no_longer_good_are_refused_at_once() {
         let rejection = refused(gateway, session, "no longer good", batch).await;
         assert_eq!(rejection.reason(), reason, "{rejection:?}");
     }
+    // No certificate, and no new stream, but for the one that has epochs to finish.
+    let tls = rcgen::KeyPair::generate().unwrap();
+    for ((gateway, session), comes) in gateways.iter_mut().zip(&mut sessions).zip([false, true, false]) {
+        session.say(from_gateway::Message::RenewCertificate(certificate_request(&tls))).await.unwrap();
+        let renewed = loop {
+            match gateway.hear(session).await {
+                Ok(Heard::Certificate(_)) => break true,
+                Ok(_) => {}
+                Err(Fault::Gone(_)) => break false,
+                Err(why) => panic!("{why:?}"),
+            }
+        };
+        assert_eq!(renewed, comes, "a certificate for {}", gateway.gateway);
+        match gateway.connect(home.grpc).await {
+            Ok(_) => assert!(comes, "a stream for {}", gateway.gateway),
+            Err(Fault::Refused(status)) => assert!(!comes && !status.message().is_empty(), "{status:?}"),
+            Err(why) => panic!("{why:?}"),
+        }
+    }
     home.say(&["cut"]);
     let acknowledged = gateways.iter().flat_map(|gateway| gateway.acknowledged.clone()).collect();
     check_ledger(&home.archive(), &home.policy(), &Expected { acknowledged, complete: true, ..Expected::default() });
@@ -343,6 +501,49 @@ async fn an_unknown_workspace_is_refused_also_without_tls() {
         }
         other => panic!("{:?}", other.err()),
     }
+}
+
+#[test]
+fn nobody_is_enrolled_under_the_ledgers_own_id_and_its_keys_stay() {
+    let home = Home::new("own-id", SETTINGS);
+    let _process = home.start();
+    let workspace = home.workspace("payments");
+    let keys: Vec<custody::statement::Signed> = ["record", "head"]
+        .iter()
+        .map(|name| {
+            let files = std::fs::read_dir(home.dir.join("genesis")).unwrap().map(|file| file.unwrap().path());
+            let mut found =
+                files.filter_map(|path| custody::statement::Signed::parse(&std::fs::read(path).unwrap()).ok());
+            let role = if *name == "record" { Role::Record } else { Role::Head };
+            found
+                .find(|s| matches!(&s.statement.action, Some(wire::statement::Action::Enrol(e)) if e.role() == role))
+                .unwrap()
+        })
+        .collect();
+    let enrolled = |signed: &custody::statement::Signed| match &signed.statement.action {
+        Some(wire::statement::Action::Enrol(enrol)) => enrol.clone(),
+        other => panic!("{other:?}"),
+    };
+    let (mut gateway, mut request) = Gateway::request(&home, workspace);
+    gateway.gateway = GatewayId::try_from(enrolled(&keys[0]).gateway.unwrap().as_ref()).unwrap();
+    let public = key::public(&gateway.key);
+    let proof =
+        custody::statement::possession(&home.origin, Some(workspace), Role::Gateway, public, Some(gateway.gateway));
+    request["gateway"] = gateway.gateway.to_string().into();
+    request["possession"] = custody::id::hex(&key::sign(&gateway.key, Context::Possession, &proof)).into();
+    let (asked, answered) = gateway.files(&home);
+    custody_tests::process::write(asked.as_ref(), request.to_string().as_bytes());
+    let root = home.root_key().display().to_string();
+    let said = home.refuses(&["gateway", "enrol", &asked, "--out", &answered, "--root-key", &root], 1);
+    assert!(said.contains("own id"), "{said}");
+    for (signed, verb) in keys.iter().zip(["retire", "revoke"]) {
+        let enrol = enrolled(signed);
+        let id = key::PublicKey::new(&enrol.public_key).unwrap().id(enrol.role()).to_string();
+        let said = home.refuses(&["key", verb, &id, "--root-key", &root], 1);
+        assert!(said.contains("signs with") && said.contains("hint:"), "{said}");
+    }
+    home.say(&["cut"]);
+    check_ledger(&home.archive(), &home.policy(), &Expected::default());
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `crash`: the ledger killed under load. `hostile`: bad
-//! input, each with its answer. `failing`: what fails around the ledger, and administration. `sync`: the sync before the
-//! answer. `relay` and `relay_sync`: the relay with the published examples, killed under load, and traced. `tamper`: the
-//! golden archive and every lie about it. `mutated`: the golden archive, changed at random. `words`: what people read.
+//! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `crash`: the ledger killed under load.
+//! `hostile`: bad input, each with its answer. `limits`: every limit of intake, and who goes on. `failing`: what fails around
+//! the ledger. `sync`: the sync before the answer. `relay` and `relay_sync`: the relay with the published examples, killed
+//! under load, and traced. `tamper`: the golden archive and every lie about it. `mutated`: the golden archive, changed at
+//! random. `words`: what people read.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 #![expect(clippy::print_stdout, reason = "what was not checked on this machine is said, and the seed")]
 
@@ -9,6 +10,7 @@ mod administration;
 mod crash;
 mod failing;
 mod hostile;
+mod limits;
 mod mutated;
 mod relay;
 mod relay_sync;

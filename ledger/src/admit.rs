@@ -1,9 +1,13 @@
-//! Which batch may come in: pure decisions on form, origin, authority and signature. Numbering is decided by the writer,
-//! in the same step as the append.
+//! Which batch may come in: pure decisions on form, origin, authority and signature. Numbering, and whether the head that a
+//! batch holds lies on the history, is decided by the writer, in the same step as the append.
+//!
+//! What must hold: no bytes of a gateway that a verifier would refute (FORMAT.md, 13.4) get past here and the writer. What is
+//! archived stays: one such batch, and the whole archive is refuted for ever.
 
 use bytes::Bytes;
 use custody::{
     batch::{Header, Submitted},
+    head::{Head, SignedHead},
     id::{GatewayId, KeyId, WorkspaceId},
     key::PublicKey,
     statement::{Chain, RESERVED_NAME},
@@ -89,11 +93,73 @@ pub fn signer(chain: &Chain, header: &Header) -> Result<PublicKey, Reject> {
     Ok(key.public_key)
 }
 
+/// Whether a gateway may open a stream or have its certificate renewed: its workspace takes batches, and one of its keys may
+/// still sign some. A key that is retired may: it finishes its epochs.
+///
+/// # Errors
+/// [`Reject`] with `Removed`, `Unauthorised` or `Revoked`.
+pub fn may_come(chain: &Chain, gateway: GatewayId) -> Result<(), Reject> {
+    if chain.is_removed() {
+        return Err(Reject::new(RejectReason::Removed, "the workspace was removed"));
+    }
+    let keys = chain.keys().filter(|(_, key)| key.role == Role::Gateway && key.gateway == Some(gateway));
+    let revoked: Vec<bool> = keys.map(|(_, key)| key.revoked).collect();
+    if revoked.is_empty() {
+        let detail = "the gateway has no key in this workspace (hint: ledger gateway enrol)";
+        return Err(Reject::new(RejectReason::Unauthorised, detail));
+    }
+    if revoked.into_iter().all(|revoked| revoked) {
+        return Err(Reject::new(RejectReason::Revoked, "the gateway's keys are revoked (hint: enrol a new one)"));
+    }
+    Ok(())
+}
+
+/// A head of ours that a gateway holds: it is of the stream's workspace, and a head key that was in force signed it. Whether
+/// it lies on the history, the writer knows. Made by [`held_head`] alone.
+#[derive(Clone, Debug)]
+pub struct Held {
+    bytes: Bytes,
+    head: Head,
+}
+
+impl Held {
+    /// The `SignedHead` as it came.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// What it says.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+}
+
+/// Reads the head that a gateway holds; `None` for an empty one. By the rules of `held-head-signature` (FORMAT.md, 13.4).
+///
+/// # Errors
+/// [`Reject`] with `Malformed`, `FutureVersion` or `Forged`.
+pub fn held_head(bytes: &Bytes, peer: &Peer, ledger: &Chain) -> Result<Option<Held>, Reject> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let signed = SignedHead::parse(bytes).map_err(|why| not_strict(&why))?;
+    let head = &signed.head;
+    if (&head.origin, head.workspace) != (&peer.origin, peer.workspace) {
+        return Err(Reject::new(RejectReason::Forged, "the head that is held is of another origin or workspace"));
+    }
+    // As the key stood when the head was signed: what a key said before it was revoked stays said.
+    let key = ledger.key_at(&head.key_id, head.ledger_chain.count).filter(|key| key.role == Role::Head && !key.revoked);
+    if !key.is_some_and(|key| signed.is_signed_by(key.public_key)) {
+        return Err(Reject::new(RejectReason::Forged, "the head that is held was not signed by this ledger"));
+    }
+    Ok(Some(Held { bytes: bytes.clone(), head: signed.head }))
+}
+
 fn short(id: &KeyId) -> String {
     id.to_string().chars().take(16).collect()
 }
 
-/// Everything about a batch that needs no numbering: whose it is, signature, records and their kinds.
+/// Everything about a batch that needs neither numbering nor history: whose it is, signature, records and their kinds.
 ///
 /// # Errors
 /// [`Reject`].

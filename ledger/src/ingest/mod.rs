@@ -1,4 +1,0 @@
-//! Ingest: gateways' streams, from the wire to the writer and back.
-
-pub mod admit;
-pub mod service;

@@ -1,0 +1,121 @@
+//! Tests of one stream's task without a network: what waits, and what goes on meanwhile.
+
+use futures::FutureExt as _;
+
+use super::*;
+use crate::rig::{self, Dir, Rig};
+
+/// Small batches; each limit is set to two of them by the test that is about it.
+fn limits() -> Limits {
+    Limits {
+        batches_in_flight: 100,
+        bytes_in_flight: 1 << 24,
+        bytes_in_flight_total: 1 << 26,
+        streams: 10,
+        records_per_second: 0,
+        idle: Duration::from_secs(100),
+        plaintext: true,
+    }
+}
+
+struct Bench {
+    inner: Arc<Inner>,
+    requests: mpsc::Receiver<Request>,
+    streams: u64,
+    /// Ends of what the writer would hold.
+    kept: Vec<(mpsc::Sender<wire::FromLedger>, watch::Sender<()>)>,
+}
+
+impl Bench {
+    fn new(rig: &Rig, limits: Limits) -> Self {
+        let (writer, requests) = mpsc::channel(100);
+        let renew: Renew = Arc::new(|_, _| Err("not here".to_owned()));
+        let service = IngestService::new(rig::ORIGIN, limits, writer, Arc::clone(&rig.chains), renew);
+        Self { inner: service.inner, requests, streams: 0, kept: Vec::new() }
+    }
+
+    fn pump(&mut self, peer: &rig::Peer) -> Pump {
+        let (outbox, answers) = mpsc::channel(100);
+        let (alive, gone) = watch::channel(());
+        self.streams += 1;
+        let peer = Peer { origin: rig::ORIGIN.to_owned(), workspace: peer.workspace, gateway: peer.gateway };
+        let limits = self.inner.limits;
+        let pump = Pump {
+            stream: self.streams,
+            outbox: outbox.downgrade(),
+            gone,
+            known: KnownHeads::default(),
+            held: None,
+            hearing: Hearing(Arc::new(Mutex::new(Some(answers)))),
+            places: Arc::new(Semaphore::new(limits.batches_in_flight as usize)),
+            room: Arc::new(Semaphore::new(limits.bytes_in_flight as usize)),
+            _guard: Counted::new(&self.inner, Some(&peer)).unwrap(),
+            inner: Arc::clone(&self.inner),
+            peer,
+        };
+        self.kept.push((outbox, alive));
+        pump
+    }
+}
+
+/// Two of a stream's batches go to the writer and the third waits until the writer has answered one; `others_pass`: another
+/// gateway's does not wait.
+async fn third_waits(limit: impl Fn(&mut Limits, u32), others_pass: bool) {
+    let dir = Dir::new("flight");
+    let rig = Rig::start(&dir.0).await.unwrap();
+    let ((_, mut one), (_, mut two)) = (rig.workspace(20).await, rig.workspace(21).await);
+    let batches: Vec<Bytes> = (0..3).map(|_| one.batch(3).bytes).collect();
+    let greatest = batches.iter().map(Bytes::len).max().unwrap();
+    let mut limits = limits();
+    limit(&mut limits, 2 * u32::try_from(greatest).unwrap());
+    let mut bench = Bench::new(&rig, limits);
+    let (mut pump, mut other) = (bench.pump(&one), bench.pump(&two));
+    assert_eq!(pump.batch(batches[0].clone()).now_or_never(), Some(true));
+    assert_eq!(pump.batch(batches[1].clone()).now_or_never(), Some(true));
+    {
+        let mut third = Box::pin(pump.batch(batches[2].clone()));
+        assert_eq!((&mut third).now_or_never(), None, "there is no room for the third");
+        let passed = other.batch(two.batch(1).bytes).now_or_never();
+        assert_eq!(passed, others_pass.then_some(true));
+        // Answered: the room comes back.
+        drop(bench.requests.recv().await);
+        assert_eq!((&mut third).now_or_never(), Some(true));
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_in_flight_are_bounded_for_each_stream() {
+    third_waits(|limits, _| limits.batches_in_flight = 2, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_in_flight_are_bounded_for_each_stream() {
+    third_waits(|limits, two| limits.bytes_in_flight = two, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_in_flight_are_bounded_for_all_streams_together() {
+    third_waits(|limits, two| limits.bytes_in_flight_total = u64::from(two), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_is_checked_once_and_a_known_one_never() {
+    let dir = Dir::new("known");
+    let rig = Rig::start(&dir.0).await.unwrap();
+    let (_, mut peer) = rig.workspace(22).await;
+    let mut answers = peer.open(&rig, 1).await.unwrap();
+    let batch = peer.batch(1);
+    peer.send(&rig, 1, &mut answers, batch).await.unwrap();
+    let mut bench = Bench::new(&rig, limits());
+    let mut pump = bench.pump(&peer);
+    let head = peer.last_head.clone();
+    let held = pump.held(&head).unwrap().expect("this stream was not sent it");
+    assert_eq!(held.bytes(), &head);
+    pump.held = None;
+    pump.known.learn(head.clone());
+    assert!(pump.held(&head).unwrap().is_none());
+    assert!(pump.held.is_none(), "no signature was checked");
+    assert_eq!(pump.held(&Bytes::from_static(b"junk")).unwrap_err().reason, RejectReason::Malformed);
+    rig.stop().await;
+}
