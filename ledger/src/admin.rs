@@ -22,8 +22,8 @@ use crate::{
     alarm::Alarms,
     clock,
     commit::{Request, State, Writer},
+    log_view::{FenceState, LogView},
     pki::{self, Identity},
-    publish::{FenceState, LogView},
     workspace::Workspace,
 };
 

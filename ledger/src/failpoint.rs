@@ -17,6 +17,9 @@ static PASSED: AtomicU64 = AtomicU64::new(0);
 
 /// All names, in the order of the data's way.
 pub const NAMES: &[&str] = &[
+    "start-after-term",
+    "start-after-claim",
+    "start-before-writer",
     "store-before-commit",
     "store-after-commit",
     "commit-before-answer",
@@ -28,6 +31,7 @@ pub const NAMES: &[&str] = &[
     "publish-before-claim",
     "publish-after-claim",
     "publish-after-entries",
+    "publish-between-tiles",
     "publish-after-tiles",
     "publish-after-checkpoint",
     "publish-after-mark",

@@ -19,6 +19,7 @@ pub mod http;
 pub mod ingest;
 pub mod init;
 pub mod keys;
+pub mod log_view;
 pub mod metrics;
 pub mod pki;
 pub mod publish;

@@ -28,8 +28,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use crate::{
     alarm::{Alarm, Alarms},
     clock, failpoint,
+    log_view::{FenceState, LogView, Published, report},
     metrics::Metrics,
-    publish::{FenceState, LogView, Published, report},
     store::{Family, QueueRow, Store, StoreError, numbered},
     workspace::{Standing, Workspace},
 };
@@ -71,6 +71,8 @@ pub enum Request {
     Cut(Option<WorkspaceId>, oneshot::Sender<u64>),
     /// Segments were archived.
     Published(Vec<Published>),
+    /// An invariant of sealing or publishing broke, in words; the alarm was raised.
+    Poison(String),
     /// A record of the ledger's own.
     Record(Box<wire::record::Kind>),
     /// Look at the writer's state.
@@ -446,6 +448,10 @@ impl Writer {
                 }));
             }
             Request::Record(kind) => self.own.push(*kind),
+            Request::Poison(why) => {
+                self.state = State::Poisoned(why);
+                self.streams.clear();
+            }
             Request::Tick { disk_low } => {
                 if disk_low && !self.disk_low {
                     self.parts.alarms.raise(Alarm::DiskFull, "batches are refused until there is room");

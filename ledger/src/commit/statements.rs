@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::{Group, State, Writer};
 use crate::{
     clock,
-    publish::Published,
+    log_view::Published,
     store::{Family, LeafPlace, QueueRow, Store, StoreError, as_number, leaf_key, numbered, statement_key},
     workspace::Workspace,
 };

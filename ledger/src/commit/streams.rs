@@ -20,7 +20,7 @@ use super::{Opening, State, StreamId, Writer, statements};
 use crate::{
     alarm::Alarm,
     clock,
-    publish::Published,
+    log_view::Published,
     store::{EpochRow, Store, StoreError},
     workspace::Workspace,
 };
