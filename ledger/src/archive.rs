@@ -218,6 +218,17 @@ mod tests {
         for (step, path) in expected {
             assert!(steps.contains(&(step, folder.path().join(path))), "{step} {path}: {steps:?}");
         }
+        // One that fails and is there all the same.
+        let faults = crate::rig::faults::Faults::default();
+        faults.arm(&["archive:put:"], crate::rig::faults::Mode::DoThenErr, 1);
+        let inner = open_folder(folder.path()).unwrap();
+        let store = crate::rig::faults::Faulty { inner, faults: faults.clone(), place: "archive" };
+        let faulty = Archive::over(Arc::new(store), Duration::from_secs(10));
+        let faulty = Archive { folder: Some(folder.path().to_owned()), ..faulty };
+        faulty.put("log/tile/0/001", Bytes::from_static(b"tile")).await.unwrap();
+        assert_eq!(faults.struck(), 1);
+        let steps = durable::recorder::take(folder.path());
+        assert!(steps.contains(&("sync", folder.path().join("log/tile/0/001"))), "{steps:?}");
         let other = archive.put("log/tile/0/000", Bytes::from_static(b"else")).await;
         assert!(matches!(other, Err(ArchiveError::Differs(_))), "{other:?}");
     }

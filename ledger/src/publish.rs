@@ -490,6 +490,9 @@ fn judge(why: &PublishError) -> (Alarm, Next) {
         PublishError::Seal(SealError::RootsDisagree | SealError::Differs) => (Alarm::RootsDisagree, Next::Never),
         PublishError::Fenced | PublishError::Fence(_) => (Alarm::Fenced, Next::End),
         PublishError::Stale => (Alarm::StaleDatabase, Next::Never),
+        PublishError::Store(why) | PublishError::Seal(SealError::Store(why)) if why.is_no_room() => {
+            (Alarm::DiskFull, Next::Never)
+        }
         PublishError::Store(_) | PublishError::Seal(_) => (Alarm::Poisoned, Next::Never),
     }
 }

@@ -159,14 +159,19 @@ pub fn seal(store: &Store, staging: &Path, workspace: WorkspaceId, segment: u64)
 
 /// Builds the object, makes it last, and reads it back.
 fn stage(store: &Store, seal: &Seal, roster: &[u8], path: &Path) -> Result<Bytes, SealError> {
-    let object = build(store, seal, roster)?;
+    let object = build(store, seal, roster, compress)?;
     failpoint::hit("seal-before-staging");
     durable::write(path, &object, 0o600)?;
     failpoint::hit("seal-after-staging");
     Ok(std::fs::read(path)?.into())
 }
 
-fn build(store: &Store, seal: &Seal, roster: &[u8]) -> Result<Vec<u8>, SealError> {
+fn build(
+    store: &Store,
+    seal: &Seal,
+    roster: &[u8],
+    compress: fn(&[u8]) -> std::io::Result<Vec<u8>>,
+) -> Result<Vec<u8>, SealError> {
     let header = SegmentHeader {
         origin: seal.origin.clone(),
         workspace: seal.workspace,
@@ -239,4 +244,28 @@ pub fn object_names(seal: &Seal, seal_bytes: &[u8]) -> (String, String) {
         names::segment(seal.workspace, seal.segment, seal.object_sha256),
         names::seal(seal.workspace, seal.segment, object_hash(seal_bytes)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::{Dir, Rig};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_frame_that_does_not_expand_is_damage_and_no_full_disk() {
+        let dir = Dir::new("frame");
+        let rig = Rig::start(&dir.0).await.unwrap();
+        let (id, _) = rig.workspace(41).await;
+        rig.cut().await;
+        let store = rig.store.upgrade().unwrap();
+        let row = CutRow::decode(store.value(Family::Cuts, numbered(id, 0)).unwrap().unwrap()).unwrap();
+        let seal = Seal::parse(&row.seal).unwrap();
+        let sound = build(&store, &seal, &row.roster, compress).unwrap();
+        assert_eq!(check_roots(&seal, &sound.into()).unwrap().len(), 1);
+        let damaged = build(&store, &seal, &row.roster, |_| Ok(b"no frame of zstd".to_vec())).unwrap();
+        let checked = check_roots(&seal, &damaged.into());
+        assert!(matches!(checked, Err(SealError::RootsDisagree)), "{checked:?}");
+        drop(store);
+        rig.stop().await;
+    }
 }

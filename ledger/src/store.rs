@@ -118,6 +118,14 @@ pub enum StoreError {
     Newer(u64),
 }
 
+impl StoreError {
+    /// Whether the disk had no room for a write.
+    pub fn is_no_room(&self) -> bool {
+        // RocksDB gives the reason in words alone.
+        matches!(self, Self::Database(why) if why.as_ref().contains("No space left on device"))
+    }
+}
+
 impl std::fmt::Display for StoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

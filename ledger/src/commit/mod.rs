@@ -426,6 +426,9 @@ impl Writer {
     fn poison(&mut self, why: &StoreError) {
         let text = report(why);
         self.parts.alarms.raise(Alarm::Poisoned, text.clone());
+        if why.is_no_room() {
+            self.parts.alarms.raise(Alarm::DiskFull, "a write found no room: give it room, and start the ledger again");
+        }
         self.state = State::Poisoned(text);
         self.streams.clear();
     }
