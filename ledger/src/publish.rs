@@ -40,6 +40,8 @@ use crate::{
     store::{Family, QueueRow, Store, StoreError, numbered},
 };
 
+/// How long a successor on another machine waits, until the last writer's heads carry `unfenced`.
+const SUCCESSOR_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { FENCE_SECONDS_MAX });
 /// Entries of one claim: a claim stays under 64 KiB of seals, and a checkpoint waits for at most so many segments.
 const ENTRIES_MAX: usize = 256;
 /// After so long no further segment joins a claim: gateways keep what is sealed, but not published, in their spools.
@@ -194,8 +196,11 @@ impl Publisher {
         failpoint::hit("start-after-claim");
         self.append(&entries)?;
         if waits {
-            tracing::warn!(seconds = FENCE_SECONDS_MAX, "the last writer was on another machine: waiting it out");
-            clock::sleep(Duration::from_secs(FENCE_SECONDS_MAX)).await;
+            tracing::warn!(
+                seconds = SUCCESSOR_WAIT.as_secs(),
+                "the last writer was on another machine: waiting it out"
+            );
+            clock::sleep(SUCCESSOR_WAIT).await;
         }
         let asked = Instant::now();
         if self.fence.read(self.size()).await?.is_some() {

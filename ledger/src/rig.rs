@@ -35,7 +35,7 @@ use faults::{Faults, Faulty};
 use crate::{
     alarm::Alarms,
     archive::{Archive, open_folder},
-    commit::{Chains, Limits, Opening, Parts, REQUESTS_MAX, Request, Writer},
+    commit::{Chains, Limits, Opening, Parts, REQUESTS_MAX, Request, State, Writer},
     fence::Fence,
     log_view::{FenceState, LogView},
     metrics::Metrics,
@@ -298,7 +298,14 @@ impl Rig {
     /// Cuts everything and waits until it is archived.
     pub(crate) async fn cut(&self) {
         let number = self.ask_cut(None).await.await.unwrap();
-        self.mark.clone().wait_for(|mark| *mark >= number).await.unwrap();
+        let mut mark = self.mark.clone();
+        tokio::select! {
+            biased;
+            reached = mark.wait_for(|mark| *mark >= number) => drop(reached.unwrap()),
+            () = self.until(|writer, _| matches!(writer.state(), State::Poisoned(_))) => {
+                panic!("poisoned: {:?}", self.alarms.latched());
+            }
+        }
     }
 
     /// Waits until the writer's state or whatever else is as it must be.

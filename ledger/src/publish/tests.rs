@@ -97,6 +97,36 @@ async fn of_two_copies_that_start_at_once_the_loser_never_becomes_the_writer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_waited_looks_at_the_fence_again() {
+    let (dir, ..) = stopped("waited").await;
+    let moved = copy(&dir.0, "waited-moved");
+    let log = dir.0.join("fence-store/fence/log");
+    let next = |log: &Path| {
+        std::fs::read_dir(log).unwrap().filter_map(|file| file.ok()?.file_name().into_string().ok()?.parse().ok()).max()
+    };
+    let before: u64 = next(&log).unwrap();
+    let other = async {
+        // As soon as the successor has claimed, and while it waits.
+        while next(&log) == Some(before) {
+            crate::clock::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let store = crate::archive::open_folder(&dir.0.join("fence-store")).unwrap();
+        let fence = crate::fence::Fence::over(store, crate::rig::ORIGIN, [1; 32], true).await.unwrap();
+        let entry = custody::log::encode_entry(custody::wire::log_entry::Entry::TermStart(custody::wire::TermStart {
+            term: 99,
+            incarnation: 0,
+            at: crate::clock::now_us(),
+        }));
+        // The successor's claim has one entry.
+        let index = next(&log).unwrap() + 1;
+        let claimed = fence.of_instance(Some([1; 16])).claim(index, 99, &[entry.into()]).await.unwrap();
+        assert_eq!(claimed, crate::fence::Claimed::Won);
+    };
+    let (started, ()) = tokio::join!(Rig::start(&moved.0), other);
+    assert!(matches!(started, Err(PublishError::Fenced)), "{:?}", started.err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fence_without_its_mark_is_known_by_the_claim_that_the_log_began_with() {
     let (dir, id, mut peer) = stopped("mark").await;
     let mark = dir.0.join("fence-store/fence/origin");
@@ -139,6 +169,32 @@ async fn an_archive_that_is_somewhere_else_is_not_made_anew() {
     ship(&rig, &mut peer, 3, &[1]).await;
     rig.cut().await;
     rig.check(&BTreeMap::from([(id, 9)]));
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_claimed_or_told_once_the_archive_is_out_of_sight() {
+    let (dir, id, mut peer) = stopped("sight").await;
+    let faults = Faults::default();
+    let rig = Rig::start_with(&dir.0, &faults, Limits::default()).await.unwrap();
+    let claims = || std::fs::read_dir(dir.0.join("fence-store/fence/log")).unwrap().count();
+    let read = &["archive:get:log/checkpoints/"];
+    // Seen before the first put, and not before the claim; then seen there too, and not once the checkpoint was put.
+    for (seen, claimed) in [(1, 0), (2, 1)] {
+        rig.cut().await;
+        let before = claims();
+        ship(&rig, &mut peer, 2 + seen, &[1]).await;
+        assert!(rig.alarms.acknowledge("archive-failing") || seen == 1);
+        faults.arm(read, Mode::Pass, seen + claimed);
+        faults.arm(read, Mode::Missing, u64::MAX);
+        let number = rig.ask_cut(Some(id)).await.await.unwrap();
+        rig.until(|_, alarms| alarms.stands(Alarm::ArchiveFailing)).await;
+        assert_eq!((claims() - before) as u64, claimed, "claimed");
+        assert!(*rig.mark.borrow() < number, "told");
+        faults.clear();
+    }
+    rig.cut().await;
+    rig.check(&BTreeMap::from([(id, 6)]));
     rig.stop().await;
 }
 
