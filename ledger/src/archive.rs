@@ -41,7 +41,8 @@ impl std::fmt::Display for ArchiveError {
             Self::Differs(name) => write!(f, "find in the archive what was put there: {name} holds other bytes"),
             Self::Gone(name) => write!(
                 f,
-                "find in the archive what was put there before: no {name} of this log (hint: is the archive mounted, and is archive.folder the right one?)"
+                "find in the archive what was put there before: no {name} of this log \
+                 (hint: is the archive mounted, and is archive.folder the right one?)"
             ),
         }
     }

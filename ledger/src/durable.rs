@@ -1,7 +1,8 @@
 //! Files that must last: the only place of the ledger that writes, renames or removes a file of its own.
 //!
-//! What must hold: after a function here has returned, a power cut changes nothing any more (but [`remove`] says otherwise). A file is seen whole or not at
-//! all, because its bytes reach the disk under another name first; and its name lasts, because the folder is synced, too.
+//! What must hold: after a function here has returned, a power cut changes nothing any more ([`remove`] alone may be undone by
+//! one). A file is seen whole or not at all, because its bytes reach the disk under another name first; and its name lasts,
+//! because the folder is synced, too.
 
 use std::{
     fs::{self, File, OpenOptions},
