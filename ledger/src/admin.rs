@@ -10,7 +10,7 @@ use bytes::Bytes;
 use custody::{
     FORMAT_VERSION,
     id::{GatewayId, ObjectHash, WorkspaceId},
-    statement::{Chain, Signed},
+    statement::Chain,
     strict::{self, table},
     wire::{self, Role, admin_server::Admin},
 };
@@ -22,8 +22,8 @@ use crate::{
     alarm::Alarms,
     clock,
     commit::{Request, State, Writer},
+    log_view::{FenceState, LogView},
     pki::{self, Identity},
-    publish::{FenceState, LogView},
     workspace::Workspace,
 };
 

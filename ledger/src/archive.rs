@@ -2,7 +2,7 @@
 //!
 //! What must hold: [`Archive::put`] returns when the object is there, whole, and was read back and compared; the same
 //! object again is no error, another under its name is. Every request has a limit in time, so that a store that hangs is a
-//! store that fails.
+//! store that fails; and only so many are under way at a time, so that one that hangs takes no more than so many threads.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,8 +12,13 @@ use std::{
 
 use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, local::LocalFileSystem, path::Path as Name};
+use tokio::sync::Semaphore;
 
 use crate::durable;
+
+/// Requests to one store that are under way at a time, those that were given up among them: enough for what is sealed and
+/// for readers over HTTP, and few beside the 512 threads that the process has for calls that block.
+const REQUESTS_MAX: usize = 16;
 
 /// Why an object is not in the archive, or could not be read.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub enum ArchiveError {
     TimedOut,
     /// What is there under this name is not what was put. Never repaired by itself.
     Differs(String),
+    /// What was put long ago is not there: another folder, or one that is not mounted. Nothing may be put into that.
+    Gone(String),
 }
 
 impl std::fmt::Display for ArchiveError {
@@ -32,6 +39,11 @@ impl std::fmt::Display for ArchiveError {
             Self::Store(_) => f.write_str("use the archive's store"),
             Self::TimedOut => f.write_str("get an answer from the store within the limit"),
             Self::Differs(name) => write!(f, "find in the archive what was put there: {name} holds other bytes"),
+            Self::Gone(name) => write!(
+                f,
+                "find in the archive what was put there before: no {name} of this log \
+                 (hint: is the archive mounted, and is archive.folder the right one?)"
+            ),
         }
     }
 }
@@ -57,22 +69,25 @@ pub struct Archive {
     store: Arc<dyn ObjectStore>,
     /// Where it lies, if it is a folder.
     folder: Option<PathBuf>,
-    /// For one request.
-    limit: Duration,
+    requests: Requests,
 }
 
 impl Archive {
-    /// A folder, made if it is not there; every put is fsynced with its directory.
+    /// A folder; every put is fsynced with its directory. It is made if it is not there, unless it was `used_before`: then it
+    /// is somewhere else, and a new one would be taken for it.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn folder(path: &Path, limit: Duration) -> Result<Self, ArchiveError> {
-        Ok(Self { store: open_folder(path)?, folder: Some(path.to_owned()), limit })
+    pub fn folder(path: &Path, limit: Duration, used_before: bool) -> Result<Self, ArchiveError> {
+        if used_before && !path.is_dir() {
+            return Err(ArchiveError::Gone("folder".to_owned()));
+        }
+        Ok(Self { folder: Some(path.to_owned()), ..Self::over(open_folder(path)?, limit) })
     }
 
     /// Over any store.
     pub fn over(store: Arc<dyn ObjectStore>, limit: Duration) -> Self {
-        Self { store, folder: None, limit }
+        Self { store, folder: None, requests: Requests::new(limit) }
     }
 
     /// Puts an object, reads it back and compares. Idempotent.
@@ -82,8 +97,8 @@ impl Archive {
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), ArchiveError> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let path = Name::from(name);
-        let put = in_time(self.limit, self.store.put_opts(&path, bytes.clone().into(), options)).await;
-        match put {
+        let (store, payload) = (Arc::clone(&self.store), bytes.clone().into());
+        match self.requests.run(async move { store.put_opts(&path, payload, options).await }).await {
             Ok(_) => {}
             Err(ArchiveError::Store(object_store::Error::AlreadyExists { .. })) => self.sync_existing(name).await?,
             // It may be there all the same: reading back decides.
@@ -94,7 +109,8 @@ impl Archive {
         }
         match self.get(name).await? {
             Some(found) if found == bytes => Ok(()),
-            _ => Err(ArchiveError::Differs(name.to_owned())),
+            Some(_) => Err(ArchiveError::Differs(name.to_owned())),
+            None => Err(ArchiveError::Gone(name.to_owned())),
         }
     }
 
@@ -103,15 +119,14 @@ impl Archive {
     async fn sync_existing(&self, name: &str) -> Result<(), ArchiveError> {
         let Some(folder) = self.folder.clone() else { return Ok(()) };
         let path = folder.join(name);
-        let synced = tokio::task::spawn_blocking(move || durable::sync_existing(&folder, &path));
         let failed = |source| object_store::Error::Generic { store: "folder", source };
-        in_time(self.limit, async move {
-            match synced.await {
+        let sync = async move {
+            match tokio::task::spawn_blocking(move || durable::sync_existing(&folder, &path)).await {
                 Ok(done) => done.map_err(|why| failed(Box::new(why))),
                 Err(why) => Err(failed(Box::new(why))),
             }
-        })
-        .await
+        };
+        self.requests.run(sync).await
     }
 
     /// An object's bytes; `None` if there is none of that name.
@@ -119,12 +134,22 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError`].
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, ArchiveError> {
-        let path = Name::from(name);
-        let read = async { self.store.get(&path).await?.bytes().await };
-        match in_time(self.limit, read).await {
+        let (store, path) = (Arc::clone(&self.store), Name::from(name));
+        match self.requests.run(async move { store.get(&path).await?.bytes().await }).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(ArchiveError::Store(object_store::Error::NotFound { .. })) => Ok(None),
             Err(why) => Err(why),
+        }
+    }
+
+    /// Whether it is still the archive that it was: whatever is put into another one is not archived.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Gone`] unless the object of this name is there and `is_ours`; else those of [`Self::get`].
+    pub async fn still_holds(&self, name: &str, is_ours: impl FnOnce(&[u8]) -> bool) -> Result<(), ArchiveError> {
+        match self.get(name).await? {
+            Some(found) if is_ours(&found) => Ok(()),
+            _ => Err(ArchiveError::Gone(name.to_owned())),
         }
     }
 }
@@ -136,13 +161,76 @@ pub(crate) fn open_folder(path: &Path) -> Result<Arc<dyn ObjectStore>, object_st
     Ok(Arc::new(LocalFileSystem::new_with_prefix(path)?.with_fsync(true)))
 }
 
-/// Awaits a request for at most the limit.
-pub(crate) async fn in_time<T>(
+/// Requests to one store: each for at most so long, and so many at a time. Clones share the room.
+#[derive(Clone, Debug)]
+pub(crate) struct Requests {
     limit: Duration,
-    request: impl Future<Output = Result<T, object_store::Error>>,
-) -> Result<T, ArchiveError> {
-    match tokio::time::timeout(limit, request).await {
-        Ok(done) => Ok(done?),
-        Err(_) => Err(ArchiveError::TimedOut),
+    room: Arc<Semaphore>,
+}
+
+impl Requests {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self { limit, room: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+    }
+
+    /// Awaits a request for at most the limit. One that is given up keeps its place until its thread comes back from the
+    /// store: of a store that hangs the next ones only wait for a place, in no thread.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = Result<T, object_store::Error>> + Send + 'static,
+    ) -> Result<T, ArchiveError> {
+        let room = Arc::clone(&self.room);
+        let answer = async {
+            let Ok(place) = room.acquire_owned().await else { return Err(ArchiveError::TimedOut) };
+            let asked = tokio::spawn(async move {
+                let done = request.await;
+                drop(place);
+                done
+            });
+            match asked.await {
+                Ok(done) => Ok(done?),
+                Err(why) => Err(object_store::Error::JoinError { source: why }.into()),
+            }
+        };
+        tokio::time::timeout(self.limit, answer).await.unwrap_or(Err(ArchiveError::TimedOut))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_object_that_is_there_already_counts_once_it_and_its_folders_are_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::folder(folder.path(), Duration::from_secs(10), false).unwrap();
+        archive.put("log/tile/0/000", Bytes::from_static(b"tile")).await.unwrap();
+        durable::recorder::watch(folder.path());
+        // Another process: it does not know whether the one before got to its syncs.
+        let archive = Archive::folder(folder.path(), Duration::from_secs(10), true).unwrap();
+        archive.put("log/tile/0/000", Bytes::from_static(b"tile")).await.unwrap();
+        let expected = [
+            ("sync", "log/tile/0/000"),
+            ("sync-folder", "log/tile/0"),
+            ("sync-folder", "log/tile"),
+            ("sync-folder", "log"),
+        ];
+        let steps = durable::recorder::take(folder.path());
+        for (step, path) in expected {
+            assert!(steps.contains(&(step, folder.path().join(path))), "{step} {path}: {steps:?}");
+        }
+        // One that fails and is there all the same.
+        let faults = crate::rig::faults::Faults::default();
+        faults.arm(&["archive:put:"], crate::rig::faults::Mode::DoThenErr, 1);
+        let inner = open_folder(folder.path()).unwrap();
+        let store = crate::rig::faults::Faulty { inner, faults: faults.clone(), place: "archive" };
+        let faulty = Archive::over(Arc::new(store), Duration::from_secs(10));
+        let faulty = Archive { folder: Some(folder.path().to_owned()), ..faulty };
+        faulty.put("log/tile/0/001", Bytes::from_static(b"tile")).await.unwrap();
+        assert_eq!(faults.struck(), 1);
+        let steps = durable::recorder::take(folder.path());
+        assert!(steps.contains(&("sync", folder.path().join("log/tile/0/001"))), "{steps:?}");
+        let other = archive.put("log/tile/0/000", Bytes::from_static(b"else")).await;
+        assert!(matches!(other, Err(ArchiveError::Differs(_))), "{other:?}");
     }
 }

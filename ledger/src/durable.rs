@@ -1,7 +1,8 @@
 //! Files that must last: the only place of the ledger that writes, renames or removes a file of its own.
 //!
-//! What must hold: after a function here has returned, a power cut changes nothing any more. A file is seen whole or not at
-//! all, because its bytes reach the disk under another name first; and its name lasts, because the folder is synced, too.
+//! What must hold: after a function here has returned, a power cut changes nothing any more ([`remove`] alone may be undone by
+//! one). A file is seen whole or not at all, because its bytes reach the disk under another name first; and its name lasts,
+//! because the folder is synced, too.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -11,6 +12,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+/// In the name of a file whose bytes are not synced yet.
+const TEMPORARY_MARK: &str = ".tmp.";
 /// Tells two writes of one process apart; another process has another number before it.
 static TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
@@ -21,8 +24,8 @@ static TEMPORARY: AtomicU64 = AtomicU64::new(0);
 #[expect(clippy::disallowed_methods, reason = "this is the durable-file module")]
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = write_temporary(path, bytes, mode)?;
-    // A crash before the rename leaves a file with `.tmp.` in its name, which nobody reads.
-    if let Err(why) = fs::rename(&temporary, path) {
+    // A crash before the rename leaves a file with [`TEMPORARY_MARK`] in its name, which nobody reads.
+    if let Err(why) = note("name", path).and_then(|()| fs::rename(&temporary, path)) {
         discard(&temporary);
         return Err(why);
     }
@@ -36,22 +39,26 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 pub fn create_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = write_temporary(path, bytes, mode)?;
     // A link refuses an existing name, which a rename would replace.
-    let linked = fs::hard_link(&temporary, path);
+    let linked = note("name", path).and_then(|()| fs::hard_link(&temporary, path));
     discard(&temporary);
     linked?;
     sync_dir(parent(path))
 }
 
-/// Removes a file; that there is none is no error.
+/// Removes a file; that there is none is no error. A power cut may bring it back: nothing that must be gone is removed so.
 ///
 /// # Errors
 /// Those of the file system.
 pub fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(why) => Err(why),
-        Ok(()) => sync_dir(parent(path)),
+    match note("remove", path).and_then(|()| fs::remove_file(path)) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
+        _ => Ok(()),
     }
+}
+
+/// Whether a file of this name was on its way to its own name when its process ended.
+pub fn is_temporary(name: &str) -> bool {
+    name.contains(TEMPORARY_MARK)
 }
 
 /// Makes the names in a folder last.
@@ -59,6 +66,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 /// # Errors
 /// Those of the file system.
 pub fn sync_dir(folder: &Path) -> io::Result<()> {
+    note("sync-folder", folder)?;
     File::open(folder)?.sync_all()
 }
 
@@ -68,7 +76,7 @@ pub fn sync_dir(folder: &Path) -> io::Result<()> {
 /// # Errors
 /// Those of the file system.
 pub fn sync_existing(root: &Path, path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()?;
+    sync_file(&File::open(path)?, path)?;
     for folder in path.ancestors().skip(1).take_while(|folder| folder.starts_with(root)) {
         sync_dir(folder)?;
     }
@@ -85,6 +93,7 @@ pub fn create_dir(folder: &Path, mode: u32) -> io::Result<()> {
     }
     let above = parent(folder);
     create_dir(above, mode)?;
+    note("name", folder)?;
     match fs::DirBuilder::new().mode(mode).create(folder) {
         Err(why) if why.kind() != io::ErrorKind::AlreadyExists => Err(why),
         _ => sync_dir(above),
@@ -109,7 +118,7 @@ fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> io::Result<PathBuf> 
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
     let mut temporary = name.to_os_string();
     let number = TEMPORARY.fetch_add(1, Ordering::Relaxed);
-    temporary.push(format!(".tmp.{}.{number}", std::process::id()));
+    temporary.push(format!("{TEMPORARY_MARK}{}.{number}", std::process::id()));
     let temporary = path.with_file_name(temporary);
     let filled = fill(&temporary, bytes, mode);
     if let Err(why) = filled {
@@ -125,8 +134,78 @@ fn fill(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     // The umask may have taken from the mode.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
+    note("fill", path)?;
     file.write_all(bytes)?;
+    sync_file(&file, path)
+}
+
+fn sync_file(file: &File, path: &Path) -> io::Result<()> {
+    note("sync", path)?;
     file.sync_all()
+}
+
+/// Called before each step that changes the disk or waits for it: tests look on, and let it fail.
+#[cfg(not(test))]
+fn note(_: &'static str, _: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+use recorder::note;
+
+/// The steps under the folders that a test watches, in their order; a test may let the next one of a kind fail.
+#[cfg(test)]
+pub(crate) mod recorder {
+    use std::{
+        collections::BTreeMap,
+        io,
+        path::{Path, PathBuf},
+        sync::Mutex,
+    };
+
+    #[derive(Default)]
+    struct Watched {
+        steps: Vec<(&'static str, PathBuf)>,
+        fails: Option<&'static str>,
+        failed: u64,
+    }
+
+    static WATCHED: Mutex<BTreeMap<PathBuf, Watched>> = Mutex::new(BTreeMap::new());
+
+    /// From now on the steps under `root` are kept.
+    pub(crate) fn watch(root: &Path) {
+        WATCHED.lock().unwrap().entry(root.to_owned()).or_default();
+    }
+
+    /// The steps since then.
+    pub(crate) fn take(root: &Path) -> Vec<(&'static str, PathBuf)> {
+        WATCHED.lock().unwrap().get_mut(root).map(|watched| std::mem::take(&mut watched.steps)).unwrap_or_default()
+    }
+
+    /// The next step of this kind under `root` fails, and is not done.
+    pub(crate) fn fail_once(root: &Path, step: &'static str) {
+        WATCHED.lock().unwrap().entry(root.to_owned()).or_default().fails = Some(step);
+    }
+
+    /// How many failed so.
+    pub(crate) fn failed(root: &Path) -> u64 {
+        WATCHED.lock().unwrap().get(root).map_or(0, |watched| watched.failed)
+    }
+
+    pub(super) fn note(step: &'static str, path: &Path) -> io::Result<()> {
+        for (root, watched) in WATCHED.lock().unwrap().iter_mut() {
+            if !path.starts_with(root) {
+                continue;
+            }
+            if watched.fails == Some(step) {
+                watched.fails = None;
+                watched.failed += 1;
+                return Err(io::Error::other("an injected fault"));
+            }
+            watched.steps.push((step, path.to_owned()));
+        }
+        Ok(())
+    }
 }
 
 /// A temporary file that stays behind harms nobody, and the failure that led here is the one to tell.
@@ -176,6 +255,53 @@ mod tests {
         write(&occupied, b"bytes", 0o600).unwrap_err();
         assert!(occupied.is_dir());
         assert_eq!(names(folder.path()), ["folder"]);
+    }
+
+    /// Replays the steps, each prefix a power cut that keeps nothing but what was synced: a file under its own name is whole
+    /// from the first moment, and at the end every name lasts.
+    fn check_lasting(steps: &[(&'static str, PathBuf)]) {
+        let (mut filled, mut folders) = (Vec::new(), Vec::new());
+        for (step, path) in steps {
+            match *step {
+                "fill" => filled.push(path.clone()),
+                "sync" => filled.retain(|dirty| dirty != path),
+                "name" => {
+                    let name = path.file_name().unwrap().to_str().unwrap();
+                    let temporary = |dirty: &PathBuf| {
+                        let dirty = dirty.file_name().unwrap().to_str().unwrap();
+                        dirty.starts_with(&format!("{name}{TEMPORARY_MARK}"))
+                    };
+                    assert!(!filled.iter().any(temporary), "{name} has a name before its bytes are synced: {steps:?}");
+                    folders.push(parent(path).to_owned());
+                }
+                "sync-folder" => folders.retain(|dirty| dirty != path),
+                _ => {}
+            }
+        }
+        assert!(filled.is_empty() && folders.is_empty(), "a power cut takes {filled:?}, {folders:?}: {steps:?}");
+    }
+
+    #[test]
+    fn a_power_cut_takes_nothing_of_what_was_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, path) = (folder.path(), folder.path().join("a"));
+        recorder::watch(root);
+        let steps = |what: &str| {
+            let steps = recorder::take(root);
+            assert!(!steps.is_empty(), "{what} was recorded");
+            check_lasting(&steps);
+            steps
+        };
+        write(&path, b"one", 0o600).unwrap();
+        steps("write");
+        create_new(&root.join("b"), b"one", 0o600).unwrap();
+        steps("create_new");
+        create_dir(&root.join("x/y"), 0o700).unwrap();
+        assert_eq!(steps("create_dir").iter().filter(|(step, _)| *step == "name").count(), 2);
+        File::create(root.join("x/y/c")).unwrap().write_all(b"of a process that was killed").unwrap();
+        sync_existing(root, &root.join("x/y/c")).unwrap();
+        let expected = [("sync", "x/y/c"), ("sync-folder", "x/y"), ("sync-folder", "x"), ("sync-folder", "")];
+        assert_eq!(steps("sync_existing"), expected.map(|(step, path)| (step, root.join(path))));
     }
 
     #[test]

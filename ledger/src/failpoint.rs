@@ -32,6 +32,9 @@ pub fn clock_shift_us() -> i64 {
 
 /// All names, in the order of the data's way.
 pub const NAMES: &[&str] = &[
+    "start-after-term",
+    "start-after-claim",
+    "start-before-writer",
     "store-before-commit",
     "store-after-commit",
     "commit-before-answer",
@@ -43,6 +46,7 @@ pub const NAMES: &[&str] = &[
     "publish-before-claim",
     "publish-after-claim",
     "publish-after-entries",
+    "publish-between-tiles",
     "publish-after-tiles",
     "publish-after-checkpoint",
     "publish-after-mark",

@@ -37,8 +37,8 @@ use crate::{
     archive::Archive,
     clock,
     commit::{self, Request},
+    log_view::LogView,
     metrics::Metrics,
-    publish::LogView,
 };
 
 /// How long the writer may take to say how it is: it answers between two commits, which take milliseconds. Whoever asks for

@@ -21,6 +21,7 @@ pub mod ingest;
 pub mod init;
 pub mod keys;
 pub mod listen;
+pub mod log_view;
 pub mod metrics;
 pub mod own_keys;
 pub mod pki;

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,7 +18,7 @@ use custody::{
     hash::object_hash,
     id::WorkspaceId,
     log::{Entry, TILE_WIDTH, encode_bundle, encode_entry, encode_seal_entry, tile, tiles_between},
-    merkle::{LogTree, Tree, log_leaf},
+    merkle::{Tree, log_leaf},
     note::{Checkpoint, SignedCheckpoint, sign_checkpoint},
     wire::{self, log_entry},
 };
@@ -33,11 +33,15 @@ use crate::{
     clock,
     commit::{Request, log_index_key},
     failpoint,
-    fence::{Claimed, FENCE_SECONDS_MAX, Fence, FenceError},
-    seal::{self, SealError, Sealed, Staged, object_names},
+    fence::{Claimed, Fence, FenceError, Instance},
+    keys,
+    log_view::{FENCE_SECONDS_MAX, FenceState, LogView, Published, report},
+    seal::{self, SealError, Sealed, object_names},
     store::{Family, QueueRow, Store, StoreError, numbered},
 };
 
+/// How long a successor on another machine waits, until the last writer's heads carry `unfenced`.
+const SUCCESSOR_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { FENCE_SECONDS_MAX });
 /// Entries of one claim: a claim stays under 64 KiB of seals, and a checkpoint waits for at most so many segments.
 const ENTRIES_MAX: usize = 256;
 /// After so long no further segment joins a claim: gateways keep what is sealed, but not published, in their spools.
@@ -45,54 +49,6 @@ const GATHER_MAX: Duration = Duration::from_secs(2);
 /// Segments that are sealed at one time, each with its object of some 16 MiB in memory: while one waits for the disk another
 /// is compressed.
 const SEALING_MAX: usize = 2;
-
-/// The log as it stands; shared with whoever proves.
-#[derive(Debug, Default)]
-pub struct LogView {
-    /// All entries' hashes.
-    pub tree: Tree<LogTree>,
-    /// The newest checkpoint that was read back.
-    pub checkpoint: Option<SignedCheckpoint>,
-}
-
-/// What reading the fence has told; shared with the writer.
-#[derive(Debug)]
-pub struct FenceState {
-    started: Instant,
-    read_at_ms: AtomicU64,
-    fenced: AtomicBool,
-}
-
-impl Default for FenceState {
-    fn default() -> Self {
-        Self { started: Instant::now(), read_at_ms: AtomicU64::new(0), fenced: AtomicBool::new(false) }
-    }
-}
-
-impl FenceState {
-    /// The fence was read just now, and nobody else's claim stood there.
-    pub fn seen(&self) {
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.read_at_ms.store(now.max(1), Ordering::Release);
-    }
-
-    /// Another writer owns the log.
-    pub fn fence_off(&self) {
-        self.fenced.store(true, Ordering::Release);
-    }
-
-    /// Whether another writer owns the log.
-    pub fn is_fenced(&self) -> bool {
-        self.fenced.load(Ordering::Acquire)
-    }
-
-    /// Whether the fence was read lately enough to sign heads without `unfenced`.
-    pub fn is_fresh(&self) -> bool {
-        let read = self.read_at_ms.load(Ordering::Acquire);
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        read > 0 && now.saturating_sub(read) <= FENCE_SECONDS_MAX * 1000
-    }
-}
 
 /// Why publishing stops or waits.
 #[derive(Debug)]
@@ -147,19 +103,6 @@ macro_rules! from {
 }
 
 from!(StoreError => Store, ArchiveError => Archive, FenceError => Fence, SealError => Seal);
-
-/// A segment that is archived, under a checkpoint that was read back.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// Whose.
-    pub workspace: WorkspaceId,
-    /// Which.
-    pub segment: u64,
-    /// Its seal.
-    pub seal: Bytes,
-    /// Index of its entry in the log.
-    pub log_index: u64,
-}
 
 /// The one task that extends the log.
 pub struct Publisher {
@@ -223,87 +166,108 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`]; `Stale` and `Fenced` are for good.
     pub async fn start(&mut self, genesis: Vec<Bytes>) -> Result<(), PublishError> {
-        let known_term = self.store.number("term")?.unwrap_or(0);
+        self.check_archive().await?;
         // A database that another machine or folder wrote last: its writer may still sign heads for a while.
         let last_writer = self.store.value(Family::Meta, "writer")?;
         let mut waits = last_writer.is_some_and(|last| last.as_ref() != self.fence.writer());
         while let Some(claim) = self.fence.read(self.size()).await? {
-            if claim.term > known_term {
+            // Whoever else made it, at an equal or even at a lower term, has acknowledged what this database lacks.
+            if !self.owns(&claim)? {
                 return Err(PublishError::Stale);
             }
-            waits |= !self.fence.is_own(&claim);
+            waits |= claim.writer != self.fence.writer();
             self.append(&claim.entries)?;
         }
         self.publish_checkpoint().await?;
-        self.term = known_term + 1;
-        // A crash after this line leaves a term that was never claimed; the next start takes the one after it.
-        self.store.commit_one(Family::Meta, "term", &self.term.to_be_bytes())?;
+        // The writer, which is not there yet, reads from the store what is published.
+        self.untold.clear();
+        seal::sweep(&self.staging, |id, segment| {
+            Ok(self.store.value(Family::Meta, log_index_key(id, segment))?.is_some())
+        })?;
+        self.begin_term()?;
+        failpoint::hit("start-after-term");
         let start = wire::TermStart { term: self.term, incarnation: self.incarnation, at: clock::now_us() };
         let mut entries = if self.size() == 0 { genesis } else { Vec::new() };
         entries.push(encode_entry(log_entry::Entry::TermStart(start)).into());
         if let Claimed::Lost(_) = self.fence.claim(self.size(), self.term, &entries).await? {
             return Err(PublishError::Fenced);
         }
+        // A crash from here on leaves a claim of this database's own, which the next start completes.
+        failpoint::hit("start-after-claim");
         self.append(&entries)?;
-        self.untold.clear();
         if waits {
-            tracing::warn!(seconds = FENCE_SECONDS_MAX, "the last writer was on another machine: waiting it out");
-            clock::sleep(Duration::from_secs(FENCE_SECONDS_MAX)).await;
+            tracing::warn!(
+                seconds = SUCCESSOR_WAIT.as_secs(),
+                "the last writer was on another machine: waiting it out"
+            );
+            clock::sleep(SUCCESSOR_WAIT).await;
         }
+        let asked = Instant::now();
+        if self.fence.read(self.size()).await?.is_some() {
+            return Err(PublishError::Fenced);
+        }
+        failpoint::hit("start-before-writer");
         self.store.commit_one(Family::Meta, "writer", self.fence.writer())?;
-        self.fence_state.seen();
+        self.fence_state.seen(asked);
         self.put_statements(&entries).await?;
         self.publish_checkpoint().await
     }
 
-    /// Takes what waits in the queue, until there is nothing; then sleeps until woken.
+    /// Takes the next term, and an instance by which its claims are known from those of a copy that takes the same term.
+    fn begin_term(&mut self) -> Result<(), StoreError> {
+        self.term = self.store.number("term")?.unwrap_or(0) + 1;
+        let instance: Instance = keys::random();
+        self.fence = self.fence.of_instance(Some(instance));
+        let mut change = self.store.change();
+        change.put(Family::Meta, "term", self.term.to_be_bytes());
+        change.put(Family::Meta, instance_key(self.term), instance);
+        // A crash after this line leaves a term that was never claimed; the next start takes the one after it.
+        self.store.commit(change)
+    }
+
+    /// Whether this database, and no copy of it, made a claim.
+    fn owns(&self, claim: &wire::Claim) -> Result<bool, StoreError> {
+        if claim.term > self.store.number("term")?.unwrap_or(0) {
+            return Ok(false);
+        }
+        let instance = self.store.value(Family::Meta, instance_key(claim.term))?;
+        let instance = instance.map(|value| Instance::try_from(value.as_ref()));
+        let instance = instance.transpose().map_err(|_| StoreError::Damaged("an instance"))?;
+        Ok(self.fence.of_instance(instance).is_own(claim))
+    }
+
+    /// Takes what waits in the queue, until there is nothing; then sleeps until woken. Ends only when it is fenced: whatever
+    /// else is wrong, reads and proofs go on.
     pub async fn run(mut self, mut wake: mpsc::Receiver<()>, writer: mpsc::Sender<Request>) -> PublishError {
         let mut wait = Duration::from_secs(1);
         loop {
-            match self.step(&writer).await {
-                Ok(true) => wait = Duration::from_secs(1),
-                Ok(false) => {
-                    if wake.recv().await.is_none() {
-                        return PublishError::Fenced;
-                    }
+            let why = match self.step(&writer).await {
+                Ok(true) => {
+                    wait = Duration::from_secs(1);
+                    continue;
                 }
-                Err(why) => {
-                    let Some(alarm) = self.retries(&why) else { return why };
-                    self.alarms.raise(alarm, report(&why));
+                // Nobody is left to wake it once the writer has ended.
+                Ok(false) if wake.recv().await.is_none() => return std::future::pending().await,
+                Ok(false) => continue,
+                Err(why) => why,
+            };
+            let (alarm, next) = judge(&why);
+            self.alarms.raise(alarm, report(&why));
+            match next {
+                Next::Again => {
                     // Back off to half a minute: a store that is down for an hour is asked 120 times.
                     clock::sleep(wait).await;
                     wait = (wait * 2).min(Duration::from_secs(30));
                 }
-            }
-        }
-    }
-
-    /// The alarm for an error after which the same again may work; `None` ends publishing.
-    fn retries(&self, why: &PublishError) -> Option<Alarm> {
-        match why {
-            PublishError::Archive(ArchiveError::Differs(_)) => {
-                self.alarms.raise(Alarm::ReadBackDiffers, report(why));
-                None
-            }
-            PublishError::Archive(_) => Some(Alarm::ArchiveFailing),
-            PublishError::Fence(FenceError::Store(_) | FenceError::Lost) => Some(Alarm::FenceUnreachable),
-            PublishError::Seal(SealError::Staging(_)) => Some(Alarm::DiskFull),
-            PublishError::Seal(SealError::RootsDisagree | SealError::Differs) => {
-                self.alarms.raise(Alarm::RootsDisagree, report(why));
-                None
-            }
-            PublishError::Fenced | PublishError::Fence(_) => {
-                self.fence_state.fence_off();
-                self.alarms.raise(Alarm::Fenced, report(why));
-                None
-            }
-            PublishError::Stale => {
-                self.alarms.raise(Alarm::StaleDatabase, report(why));
-                None
-            }
-            PublishError::Store(_) | PublishError::Seal(_) => {
-                self.alarms.raise(Alarm::Poisoned, report(why));
-                None
+                Next::Never => {
+                    // A writer that has ended refuses everything already.
+                    writer.send(Request::Poison(report(&why))).await.ok();
+                    return std::future::pending().await;
+                }
+                Next::End => {
+                    self.fence_state.fence_off();
+                    return why;
+                }
             }
         }
     }
@@ -317,38 +281,38 @@ impl Publisher {
         if rows.is_empty() {
             return Ok(false);
         }
-        let (entries, staged) = self.prepare(rows).await?;
+        self.check_archive().await?;
+        let entries = self.prepare(rows).await?;
         self.put_statements(&entries).await?;
+        // Again: what was put into a folder that is not the archive any more is not archived.
+        self.check_archive().await?;
         // A crash up to here leaves objects that nothing refers to yet; the next run puts the same bytes again.
         failpoint::hit("publish-before-claim");
-        let first = self.size();
-        if let Claimed::Lost(claim) = self.fence.claim(first, self.term, &entries).await? {
-            if claim.term != self.term || !self.fence.is_own(&claim) {
-                return Err(PublishError::Fenced);
-            }
+        let asked = Instant::now();
+        let entries = match self.fence.claim(self.size(), self.term, &entries).await? {
+            Claimed::Won => entries,
             // Our own claim, from before an error whose outcome we did not learn: what it names is what counts.
-            self.append(&claim.entries)?;
-            self.publish_checkpoint().await?;
-            return Ok(true);
-        }
+            Claimed::Lost(claim) if self.owns(&claim)? => claim.entries,
+            Claimed::Lost(_) => return Err(PublishError::Fenced),
+        };
         // A crash from here on leaves a claim that names all its entries, whose objects are archived: a start completes it.
         failpoint::hit("publish-after-claim");
-        self.fence_state.seen();
+        self.fence_state.seen(asked);
         self.append(&entries)?;
         failpoint::hit("publish-after-entries");
         self.publish_checkpoint().await?;
-        for object in &staged {
-            if let Err(why) = object.discard() {
-                tracing::warn!(%why, "a staged segment stays on disk");
-            }
-        }
         self.tell(writer).await;
         Ok(true)
     }
 
-    /// Tells the writer what is archived.
+    /// Tells the writer what is archived, of which no copy must be staged any more.
     async fn tell(&mut self, writer: &mpsc::Sender<Request>) {
         let published = std::mem::take(&mut self.untold);
+        for done in &published {
+            if let Err(why) = seal::unstage(&self.staging, done.workspace, done.segment) {
+                tracing::warn!(%why, "a staged segment stays on disk until the next start");
+            }
+        }
         // The writer may be gone while draining; what it would tell the gateways they ask for when they come back.
         if !published.is_empty() && writer.send(Request::Published(published)).await.is_err() {
             tracing::debug!("the writer has ended");
@@ -363,27 +327,30 @@ impl Publisher {
         Ok(rows)
     }
 
-    /// The entries that the rows become, in the rows' order, and the objects that lie staged for them. All that the entries
-    /// name is archived then.
-    async fn prepare(&self, rows: Vec<QueueRow>) -> Result<(Vec<Bytes>, Vec<Staged>), PublishError> {
-        let began = Instant::now();
-        let (mut entries, mut staged) = (Vec::new(), Vec::new());
+    /// The entries that the rows become, in the rows' order. All that they name is archived then.
+    async fn prepare(&self, rows: Vec<QueueRow>) -> Result<Vec<Bytes>, PublishError> {
+        let (began, failed) = (Instant::now(), AtomicBool::new(false));
+        let mut outcome = Ok(Vec::new());
         let mut preparing = stream::iter(rows)
-            .take_while(|_| std::future::ready(began.elapsed() < GATHER_MAX))
-            .map(|row| async move {
-                let Some(id) = row.workspace else { return Ok((row.entry, None)) };
-                let done = self.seal_and_put(&id, row.segment).await?;
-                let hash = object_hash(&done.seal_bytes);
-                let entry = Bytes::from(encode_seal_entry(done.seal.workspace, row.segment, hash));
-                Ok::<_, PublishError>((entry, Some(done.staged)))
-            })
+            .take_while(|_| std::future::ready(began.elapsed() < GATHER_MAX && !failed.load(Ordering::Relaxed)))
+            .map(|row| self.prepare_one(row))
             .buffered(SEALING_MAX);
+        // To the end, also after an error: a seal that went on in its thread would be stored beside the one of the next try.
         while let Some(prepared) = preparing.next().await {
-            let (entry, object) = prepared?;
-            entries.push(entry);
-            staged.extend(object);
+            failed.fetch_or(prepared.is_err(), Ordering::Relaxed);
+            match (prepared, &mut outcome) {
+                (Ok(entry), Ok(entries)) => entries.push(entry),
+                (Err(why), Ok(_)) => outcome = Err(why),
+                (_, Err(_)) => {}
+            }
         }
-        Ok((entries, staged))
+        outcome
+    }
+
+    async fn prepare_one(&self, row: QueueRow) -> Result<Bytes, PublishError> {
+        let Some(id) = row.workspace else { return Ok(row.entry) };
+        let done = self.seal_and_put(&id, row.segment).await?;
+        Ok(encode_seal_entry(done.seal.workspace, row.segment, object_hash(&done.seal_bytes)).into())
     }
 
     async fn seal_and_put(&self, id: &[u8], segment: u64) -> Result<Sealed, PublishError> {
@@ -425,10 +392,10 @@ impl Publisher {
         for (index, entry) in (first..).zip(entries) {
             change.put(Family::Log, index.to_be_bytes(), entry);
             let needs_row = match Entry::parse(entry) {
-                Ok(Entry::Seal { workspace, segment, .. }) => {
+                Ok(Entry::Seal { workspace, segment, seal: hash }) => {
                     change.put(Family::Meta, log_index_key(workspace, segment), index.to_be_bytes());
                     let seal = self.store.value(Family::Seals, numbered(workspace, segment))?;
-                    let seal = seal.ok_or(PublishError::Stale)?;
+                    let seal = seal.filter(|seal| object_hash(seal) == hash).ok_or(PublishError::Stale)?;
                     published.push(Published { workspace, segment, seal, log_index: index });
                     true
                 }
@@ -466,12 +433,14 @@ impl Publisher {
             for (level, number, width) in tiles_between(from, size) {
                 let bytes = self.tile(level, number, width)?;
                 self.archive.put(&names::tile(level, number, width), bytes).await?;
+                failpoint::hit("publish-between-tiles");
             }
             failpoint::hit("publish-after-tiles");
             let root = self.view.read().unwrap_or_else(PoisonError::into_inner).tree.root();
             let signed = sign_checkpoint(Checkpoint { origin: self.origin.clone(), size, root }, &self.key);
             self.archive.put(&names::checkpoint(size), signed.to_bytes().into()).await?;
             failpoint::hit("publish-after-checkpoint");
+            self.check_archive().await?;
             self.store.commit_one(Family::Meta, "published_size", &size.to_be_bytes())?;
             self.view.write().unwrap_or_else(PoisonError::into_inner).checkpoint = Some(signed);
             failpoint::hit("publish-after-mark");
@@ -480,6 +449,18 @@ impl Publisher {
         let before = *self.mark.borrow();
         self.mark.send_replace(self.pending_mark.max(before));
         Ok(())
+    }
+
+    /// The archive is the one that this log has always had: it holds the newest checkpoint. A folder that is not mounted takes
+    /// objects like any other, and gateways that were told *archived* would let go of the only copies.
+    async fn check_archive(&self) -> Result<(), ArchiveError> {
+        let newest = {
+            let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+            view.checkpoint.as_ref().map(|signed| (signed.checkpoint.size, signed.checkpoint.hash()))
+        };
+        let Some((size, hash)) = newest else { return Ok(()) };
+        let is_ours = |found: &[u8]| SignedCheckpoint::parse(found).is_ok_and(|found| found.checkpoint.hash() == hash);
+        self.archive.still_holds(&names::checkpoint(size), is_ours).await
     }
 
     fn tile(&self, level: Option<u32>, number: u64, width: u64) -> Result<Bytes, PublishError> {
@@ -495,24 +476,42 @@ impl Publisher {
     }
 }
 
+/// What an error means for publishing.
+enum Next {
+    /// The same again may work.
+    Again,
+    /// Nothing is published any more; reads and proofs go on.
+    Never,
+    /// Another writer owns the log: the process ends.
+    End,
+}
+
+fn judge(why: &PublishError) -> (Alarm, Next) {
+    match why {
+        PublishError::Archive(ArchiveError::Differs(_)) => (Alarm::ReadBackDiffers, Next::Never),
+        PublishError::Archive(_) => (Alarm::ArchiveFailing, Next::Again),
+        PublishError::Fence(FenceError::Store(_) | FenceError::Lost) => (Alarm::FenceUnreachable, Next::Again),
+        PublishError::Seal(SealError::Staging(_)) => (Alarm::DiskFull, Next::Again),
+        PublishError::Seal(SealError::RootsDisagree | SealError::Differs) => (Alarm::RootsDisagree, Next::Never),
+        PublishError::Fenced | PublishError::Fence(_) => (Alarm::Fenced, Next::End),
+        PublishError::Stale => (Alarm::StaleDatabase, Next::Never),
+        PublishError::Store(why) | PublishError::Seal(SealError::Store(why)) if why.is_no_room() => {
+            (Alarm::DiskFull, Next::Never)
+        }
+        PublishError::Store(_) | PublishError::Seal(_) => (Alarm::Poisoned, Next::Never),
+    }
+}
+
+fn instance_key(term: u64) -> Vec<u8> {
+    [b"instance/", &term.to_be_bytes()[..]].concat()
+}
+
 fn is_made_of(entry: &[u8], row: &QueueRow) -> bool {
     match (&row.workspace, Entry::parse(entry)) {
         (Some(id), Ok(Entry::Seal { workspace, segment, .. })) => *id == workspace.0[..] && row.segment == segment,
         (None, _) => row.entry == entry,
         _ => false,
     }
-}
-
-/// An error with its sources, for the log.
-pub fn report(why: &dyn std::error::Error) -> String {
-    let mut text = why.to_string();
-    let mut source = why.source();
-    while let Some(next) = source {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        source = next.source();
-    }
-    text
 }
 
 /// Reads the fence every so often: another's claim fences this writer off, and a fresh read lets heads be signed plainly.
@@ -527,14 +526,18 @@ pub async fn watch_fence(
     loop {
         clock::sleep(every).await;
         let index = view.read().unwrap_or_else(PoisonError::into_inner).tree.size();
+        let asked = Instant::now();
         match fence.read(index).await {
-            Ok(Some(claim)) if claim.term != term || !fence.is_own(&claim) => {
+            Ok(Some(claim)) if !fence.is_own(&claim) => {
                 state.fence_off();
                 alarms.raise(Alarm::Fenced, format!("term {} stands in the fence, ours is {term}", claim.term));
                 return;
             }
-            Ok(_) => state.seen(),
+            Ok(_) => state.seen(asked),
             Err(why) => alarms.raise(Alarm::FenceUnreachable, report(&why)),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

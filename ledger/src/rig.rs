@@ -27,23 +27,30 @@ use custody::{
     },
 };
 use ed25519_dalek::SigningKey;
-use object_store::ObjectStore;
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
+
+use faults::{Faults, Faulty};
 
 use crate::{
     admit,
     alarm::Alarms,
     archive::{Archive, open_folder},
-    commit::{Chains, KnownHeads, Limits, Opening, Parts, REQUESTS_MAX, Request, Writer},
+    commit::{Chains, KnownHeads, Limits, Opening, Parts, REQUESTS_MAX, Request, State, Writer},
     fence::Fence,
+    log_view::{FenceState, LogView},
     metrics::Metrics,
     own_keys::OwnKeys,
-    publish::{FenceState, PublishError, Publisher},
+    publish::{PublishError, Publisher},
     store::{Family, Store, statement_key},
 };
 
+pub(crate) mod faults;
+mod table;
+
 pub(crate) const ORIGIN: &str = "ledger.test/rig";
+/// For one request to the archive: a folder answers in milliseconds, and what hangs is to be seen soon.
+const REQUEST_LIMIT: Duration = Duration::from_secs(2);
 
 pub(crate) fn signing(n: u8) -> SigningKey {
     SigningKey::from_bytes(&[n; 32])
@@ -83,10 +90,10 @@ pub(crate) struct Rig {
     pub(crate) mark: watch::Receiver<u64>,
     pub(crate) alarms: Alarms,
     pub(crate) chains: Chains,
-    pub(crate) view: Arc<RwLock<crate::publish::LogView>>,
+    pub(crate) view: Arc<RwLock<LogView>>,
     /// Gone when nothing of the core is left: sealing goes on for a moment in a thread that cannot be aborted.
-    store: std::sync::Weak<Store>,
-    publishing: tokio::task::JoinHandle<PublishError>,
+    pub(crate) store: std::sync::Weak<Store>,
+    pub(crate) publishing: tokio::task::JoinHandle<PublishError>,
     writer: std::thread::JoinHandle<()>,
 }
 
@@ -173,19 +180,18 @@ fn roots() -> Roots {
 impl Rig {
     /// Starts over the folders in `dir`, with small segments.
     pub(crate) async fn start(dir: &Path) -> Result<Self, PublishError> {
-        let archive = open_folder(&dir.join("archive")).unwrap();
-        let fence = open_folder(&dir.join("fence-store")).unwrap();
-        Self::start_over(dir, archive, fence, Limits { cut_leaves: 40, ..Limits::default() }).await
+        Self::start_with(dir, &Faults::default(), Limits { cut_leaves: 40, ..Limits::default() }).await
     }
 
-    /// Starts over any stores.
-    pub(crate) async fn start_over(
-        dir: &Path,
-        archive: Arc<dyn ObjectStore>,
-        fence: Arc<dyn ObjectStore>,
-        limits: Limits,
-    ) -> Result<Self, PublishError> {
-        let store = Arc::new(Store::open(&dir.join("store"), 64 << 20)?);
+    /// Starts over the folders in `dir`, with faults before them.
+    pub(crate) async fn start_with(dir: &Path, faults: &Faults, limits: Limits) -> Result<Self, PublishError> {
+        let faulty = |place, folder: &str| {
+            Arc::new(Faulty { inner: open_folder(&dir.join(folder)).unwrap(), faults: faults.clone(), place })
+        };
+        let (archive, fence) = (faulty("archive", "archive"), faulty("fence", "fence-store"));
+        let mut store = Store::open(&dir.join("store"), 64 << 20)?;
+        store.faults = faults.clone();
+        let store = Arc::new(store);
         std::fs::create_dir_all(dir.join("staging")).unwrap();
         let mut first = Vec::new();
         if store.last(Family::Log, &[])?.is_none() {
@@ -203,7 +209,7 @@ impl Rig {
         let writer_digest = custody::hash::sha256(&[dir.as_os_str().as_encoded_bytes()]);
         let mut publisher = Publisher {
             store: Arc::clone(&store),
-            archive: Archive::over(archive, Duration::from_secs(2)),
+            archive: Archive::over(archive, REQUEST_LIMIT),
             fence: Fence::over(fence, ORIGIN, writer_digest, store.number("term")?.is_some()).await?,
             staging: dir.join("staging"),
             origin: ORIGIN.to_owned(),
@@ -270,12 +276,17 @@ impl Rig {
     }
 
     pub(crate) async fn inspect<T: Send + 'static>(&self, look: impl FnOnce(&Writer) -> T + Send + 'static) -> T {
+        self.try_inspect(look).await.unwrap()
+    }
+
+    /// `None` if it shared a group with what broke the writer.
+    async fn try_inspect<T: Send + 'static>(&self, look: impl FnOnce(&Writer) -> T + Send + 'static) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         let look = move |writer: &Writer| {
             reply.send(look(writer)).ok();
         };
         self.requests.send(Request::Inspect(Box::new(look))).await.unwrap();
-        answer.await.unwrap()
+        answer.await.ok()
     }
 
     /// The next statement of a workspace's chain, signed by the root.
@@ -307,10 +318,35 @@ impl Rig {
 
     /// Cuts everything and waits until it is archived.
     pub(crate) async fn cut(&self) {
+        let number = self.ask_cut(None).await.await.unwrap();
+        let mut mark = self.mark.clone();
+        tokio::select! {
+            biased;
+            reached = mark.wait_for(|mark| *mark >= number) => drop(reached.unwrap()),
+            () = self.until(|writer, _| matches!(writer.state(), State::Poisoned(_))) => {
+                panic!("poisoned: {:?}", self.alarms.latched());
+            }
+        }
+    }
+
+    /// Waits until the writer's state or whatever else is as it must be.
+    pub(crate) async fn until(&self, is_so: impl Fn(&Writer, &Alarms) -> bool + Clone + Send + 'static) {
+        let alarms = self.alarms.clone();
+        loop {
+            let (is_so, alarms) = (is_so.clone(), alarms.clone());
+            if self.try_inspect(move |writer| is_so(writer, &alarms)).await == Some(true) {
+                return;
+            }
+            // Not to keep the writer from what is waited for.
+            crate::clock::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Asks for a cut of one workspace or all, and waits for nothing.
+    pub(crate) async fn ask_cut(&self, workspace: Option<WorkspaceId>) -> oneshot::Receiver<u64> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Cut(None, reply)).await.unwrap();
-        let number = answer.await.unwrap();
-        self.mark.clone().wait_for(|mark| *mark >= number).await.unwrap();
+        self.requests.send(Request::Cut(workspace, reply)).await.unwrap();
+        answer
     }
 
     /// The oracle: the archive verifies, and holds at least these positions.
@@ -421,8 +457,36 @@ impl Peer {
             reply,
         };
         rig.requests.send(Request::Open(Box::new(opening))).await.unwrap();
-        answer.await.unwrap()?;
+        answer.await.map_err(|_| "the writer broke before it answered".to_owned())??;
         Ok(answers)
+    }
+
+    /// Waits for the receipt of a batch and takes over its head; `None` if it is pushed back or the stream is closed.
+    pub(crate) async fn receipt(
+        &mut self,
+        answers: &mut mpsc::Receiver<wire::FromLedger>,
+        number: u64,
+    ) -> Option<wire::BatchInclusion> {
+        loop {
+            match answers.recv().await?.message.unwrap() {
+                Message::Receipt(bytes) => {
+                    let receipt = wire::Receipt::decode(bytes).unwrap();
+                    self.last_head = receipt.signed_head.clone();
+                    if let Some(found) = receipt.batches.iter().find(|b| b.batch_number == number) {
+                        return Some(found.clone());
+                    }
+                }
+                Message::Pushback(_) => return None,
+                Message::Rejection(rejection) => panic!("{rejection:?}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Sends a batch, as a stream does that has looked at the head that it holds.
+    pub(crate) async fn submit(&mut self, rig: &Rig, stream: u64, batch: Submitted) {
+        let held = self.held(rig, &batch.header.last_head).unwrap().map(Box::new);
+        rig.requests.send(Request::Batch(stream, Box::new(batch), held, permits().await)).await.unwrap();
     }
 
     /// Sends a batch and waits for its receipt; takes over the head.
@@ -434,8 +498,7 @@ impl Peer {
         batch: Submitted,
     ) -> Result<wire::BatchInclusion, Message> {
         let number = batch.header.batch_number;
-        let held = self.held(rig, &batch.header.last_head).unwrap().map(Box::new);
-        rig.requests.send(Request::Batch(stream, Box::new(batch), held, permits().await)).await.unwrap();
+        self.submit(rig, stream, batch).await;
         loop {
             match answers.recv().await.and_then(|answer| answer.message).unwrap() {
                 Message::Receipt(bytes) => {

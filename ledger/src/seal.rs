@@ -10,7 +10,7 @@ use bytes::Bytes;
 use custody::{
     archive as names,
     hash::{Use, node, object_hash},
-    id::WorkspaceId,
+    id::{WorkspaceId, unhex},
     merkle::{Node, SegmentTree, Tree},
     segment::{Content, Entry, Object, Seal, SegmentHeader, Writer, object_blake3, split_frame},
 };
@@ -82,22 +82,43 @@ pub struct Sealed {
     pub object: Bytes,
     /// Statement objects among its leaves: serial, bytes.
     pub statements: Vec<(u64, Bytes)>,
-    /// Where the object lies until the log names it.
-    pub staged: Staged,
 }
 
-/// An object in the staging folder.
-#[derive(Debug)]
-pub struct Staged(PathBuf);
+/// Where an object lies until the log names it.
+fn staged(staging: &Path, workspace: WorkspaceId, segment: u64) -> PathBuf {
+    staging.join(format!("{workspace}-{segment}"))
+}
 
-impl Staged {
-    /// Forgets it: it is in the archive now, and the log names it.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn discard(&self) -> std::io::Result<()> {
-        durable::remove(&self.0)
+/// Forgets a staged object: it is in the archive now, and the log names it.
+///
+/// # Errors
+/// Those of the file system.
+pub fn unstage(staging: &Path, workspace: WorkspaceId, segment: u64) -> std::io::Result<()> {
+    durable::remove(&staged(staging, workspace, segment))
+}
+
+/// Removes what earlier runs left in the staging folder: objects of segments that `is_done`, and files that never got their
+/// name. Others' files are left alone.
+///
+/// # Errors
+/// [`SealError::Staging`], and what `is_done` says.
+pub fn sweep(staging: &Path, is_done: impl Fn(WorkspaceId, u64) -> Result<bool, StoreError>) -> Result<(), SealError> {
+    for file in std::fs::read_dir(staging)? {
+        let path = file?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let segment = name.split_once('-').and_then(|(id, segment)| {
+            let id = WorkspaceId::try_from(unhex(id)?.as_slice()).ok()?;
+            Some((id, segment.parse().ok()?))
+        });
+        let left = match segment {
+            Some((id, segment)) => is_done(id, segment)?,
+            None => durable::is_temporary(name),
+        };
+        if left {
+            durable::remove(&path)?;
+        }
     }
+    Ok(())
 }
 
 /// Seals a segment that was cut. The same call after a crash gives the same seal.
@@ -109,35 +130,48 @@ pub fn seal(store: &Store, staging: &Path, workspace: WorkspaceId, segment: u64)
     let row = store.value(Family::Cuts, key)?.ok_or(StoreError::Damaged("a cut"))?;
     let row = CutRow::decode(row).map_err(|_| StoreError::Damaged("a cut"))?;
     let mut seal = Seal::parse(&row.seal).map_err(|_| StoreError::Damaged("a cut"))?;
-    let path = staging.join(format!("{workspace}-{segment}"));
-    let stored = store.value(Family::Seals, key)?;
-    let object = match (&stored, std::fs::read(&path)) {
-        (Some(_), Ok(bytes)) => bytes,
-        _ => build(store, &seal, &row.roster)?,
-    };
-    failpoint::hit("seal-before-staging");
-    durable::write(&path, &object, 0o600)?;
-    failpoint::hit("seal-after-staging");
-    let read_back = Bytes::from(std::fs::read(&path)?);
-    let statements = check_roots(&seal, &read_back)?;
-    if let Some(bytes) = stored {
-        let seal = Seal::parse(&bytes).map_err(|_| StoreError::Damaged("a seal"))?;
-        if seal.object_sha256 != object_hash(&read_back) {
+    let path = staged(staging, workspace, segment);
+    if let Some(seal_bytes) = store.value(Family::Seals, key)? {
+        let seal = Seal::parse(&seal_bytes).map_err(|_| StoreError::Damaged("a seal"))?;
+        let is_sealed = |object: &Vec<u8>| object_hash(object) == seal.object_sha256;
+        let object = match std::fs::read(&path).ok().filter(is_sealed) {
+            Some(object) => object.into(),
+            // Lost or damaged: built again, it must be the one that the seal names.
+            None => stage(store, &seal, &row.roster, &path)?,
+        };
+        if object_hash(&object) != seal.object_sha256 {
             return Err(SealError::Differs);
         }
-        return Ok(Sealed { seal, seal_bytes: bytes, object: read_back, statements, staged: Staged(path) });
+        let statements = check_roots(&seal, &object)?;
+        return Ok(Sealed { seal, seal_bytes, object, statements });
     }
-    seal.object_length = read_back.len() as u64;
-    seal.object_blake3 = object_blake3(&read_back);
-    seal.object_sha256 = object_hash(&read_back);
+    let object = stage(store, &seal, &row.roster, &path)?;
+    let statements = check_roots(&seal, &object)?;
+    seal.object_length = object.len() as u64;
+    seal.object_blake3 = object_blake3(&object);
+    seal.object_sha256 = object_hash(&object);
     seal.sealed_at = clock::now_us();
     let seal_bytes = Bytes::from(seal.encode());
     store.commit_one(Family::Seals, key, &seal_bytes)?;
     failpoint::hit("seal-after-seal");
-    Ok(Sealed { seal, seal_bytes, object: read_back, statements, staged: Staged(path) })
+    Ok(Sealed { seal, seal_bytes, object, statements })
 }
 
-fn build(store: &Store, seal: &Seal, roster: &[u8]) -> Result<Vec<u8>, SealError> {
+/// Builds the object, makes it last, and reads it back.
+fn stage(store: &Store, seal: &Seal, roster: &[u8], path: &Path) -> Result<Bytes, SealError> {
+    let object = build(store, seal, roster, compress)?;
+    failpoint::hit("seal-before-staging");
+    durable::write(path, &object, 0o600)?;
+    failpoint::hit("seal-after-staging");
+    Ok(std::fs::read(path)?.into())
+}
+
+fn build(
+    store: &Store,
+    seal: &Seal,
+    roster: &[u8],
+    compress: fn(&[u8]) -> std::io::Result<Vec<u8>>,
+) -> Result<Vec<u8>, SealError> {
     let header = SegmentHeader {
         origin: seal.origin.clone(),
         workspace: seal.workspace,
@@ -184,7 +218,8 @@ fn check_roots(seal: &Seal, object: &Bytes) -> Result<Vec<(u64, Bytes)>, SealErr
     for frame in &parsed.frames {
         let length = usize::try_from(frame.content_length).map_err(|_| SealError::RootsDisagree)?;
         let content = parsed.frame(frame).ok_or(SealError::RootsDisagree)?;
-        let content = Bytes::from(zstd::bulk::decompress(content, length)?);
+        let content = zstd::bulk::decompress(content, length).map_err(|_| SealError::RootsDisagree)?;
+        let content = Bytes::from(content);
         for bytes in split_frame(content).map_err(|_| SealError::RootsDisagree)? {
             let entry = Entry::parse(bytes).map_err(|_| SealError::RootsDisagree)?;
             leaves.push(entry.leaf_hash());
@@ -209,4 +244,28 @@ pub fn object_names(seal: &Seal, seal_bytes: &[u8]) -> (String, String) {
         names::segment(seal.workspace, seal.segment, seal.object_sha256),
         names::seal(seal.workspace, seal.segment, object_hash(seal_bytes)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::{Dir, Rig};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_frame_that_does_not_expand_is_damage_and_no_full_disk() {
+        let dir = Dir::new("frame");
+        let rig = Rig::start(&dir.0).await.unwrap();
+        let (id, _) = rig.workspace(41).await;
+        rig.cut().await;
+        let store = rig.store.upgrade().unwrap();
+        let row = CutRow::decode(store.value(Family::Cuts, numbered(id, 0)).unwrap().unwrap()).unwrap();
+        let seal = Seal::parse(&row.seal).unwrap();
+        let sound = build(&store, &seal, &row.roster, compress).unwrap();
+        assert_eq!(check_roots(&seal, &sound.into()).unwrap().len(), 1);
+        let damaged = build(&store, &seal, &row.roster, |_| Ok(b"no frame of zstd".to_vec())).unwrap();
+        let checked = check_roots(&seal, &damaged.into());
+        assert!(matches!(checked, Err(SealError::RootsDisagree)), "{checked:?}");
+        drop(store);
+        rig.stop().await;
+    }
 }

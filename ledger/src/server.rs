@@ -37,10 +37,11 @@ use crate::{
     http,
     ingest::{IngestService, Limits as IngestLimits},
     keys, listen,
+    log_view::{FenceState, LogView, report},
     metrics::Metrics,
     own_keys::OwnKeys,
     pki::{Identity, Pki},
-    publish::{FenceState, LogView, PublishError, Publisher, report, watch_fence},
+    publish::{PublishError, Publisher, watch_fence},
     store::{Family, Store, StoreError, statement_key},
     upkeep::Upkeep,
     vault::Vault,
@@ -154,10 +155,11 @@ async fn open(config: &Config) -> Result<Opened, Ended> {
     })?;
     let store = Arc::new(store);
     let limit = Duration::from_secs(config.archive.request_seconds_max);
-    let archive =
-        Archive::folder(&config.archive.folder, limit).map_err(|why| Ended::failed("open the archive", &why))?;
+    let used = |name: &str| store.number(name).map_err(|why| Ended::failed("read the store", &why));
+    let archive = Archive::folder(&config.archive.folder, limit, used("published_size")?.is_some())
+        .map_err(|why| Ended::failed("open the archive", &why))?;
     let writer = writer_digest(&config.paths.data);
-    let used_before = store.number("term").map_err(|why| Ended::failed("read the store", &why))?.is_some();
+    let used_before = used("term")?.is_some();
     let fence = Fence::folder(&config.fence.folder, &config.origin, writer, used_before).await;
     let fence = fence.map_err(|why| Ended::failed("open the fence", &why))?;
     let broken = |why: StoreError| Ended::failed("read the store", &why);

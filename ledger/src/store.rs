@@ -18,7 +18,35 @@ use rocksdb::{
 };
 
 /// Version of this layout; a database with a newer one is not opened.
-pub const STORE_VERSION: u64 = 1;
+pub const STORE_VERSION: u64 = MIGRATIONS.len() as u64;
+
+/// Brings a database to a version from the one before. It may run again after a crash.
+type Migration = fn(&Store) -> Result<(), StoreError>;
+
+/// To version 1, 2 and so on.
+const MIGRATIONS: &[Migration] = &[to_version_1];
+
+/// Version 1 is the first that was ever written with its number; what stands in such a database is as in one without.
+fn to_version_1(_: &Store) -> Result<(), StoreError> {
+    Ok(())
+}
+
+/// Version of the database in `dir`, without changing it; `None` if there is none yet, or a crash left it without its version.
+fn stored_version(dir: &Path) -> Result<Option<u64>, StoreError> {
+    // RocksDB names its current manifest in this file; where it is missing there is no database.
+    if !dir.join("CURRENT").exists() {
+        return Ok(None);
+    }
+    let options = Options::default();
+    let meta = Family::Meta.name();
+    if !DB::list_cf(&options, dir)?.iter().any(|family| family == meta) {
+        return Ok(None);
+    }
+    let db = DB::open_cf_for_read_only(&options, dir, [meta], false)?;
+    let Some(family) = db.cf_handle(meta) else { return Ok(None) };
+    let version = db.get_cf(family, "version")?.map(|value| as_number(&value)).transpose()?;
+    version.filter(|version| *version > STORE_VERSION).map_or(Ok(version), |newer| Err(StoreError::Newer(newer)))
+}
 
 /// The column families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +118,14 @@ pub enum StoreError {
     Newer(u64),
 }
 
+impl StoreError {
+    /// Whether the disk had no room for a write.
+    pub fn is_no_room(&self) -> bool {
+        // RocksDB gives the reason in words alone.
+        matches!(self, Self::Database(why) if why.as_ref().contains("No space left on device"))
+    }
+}
+
 impl std::fmt::Display for StoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -124,11 +160,16 @@ impl From<rocksdb::Error> for StoreError {
 pub struct Change<'a> {
     store: &'a Store,
     batch: rocksdb::WriteBatch,
+    /// What it changes, by name.
+    #[cfg(test)]
+    names: String,
 }
 
 impl Change<'_> {
     /// Sets a value.
     pub fn put(&mut self, family: Family, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        #[cfg(test)]
+        self.names.push_str(&format!(" {}/{}", family.name(), String::from_utf8_lossy(key.as_ref())));
         self.batch.put_cf(self.store.family(family), key, value);
     }
 
@@ -146,6 +187,9 @@ impl Change<'_> {
 /// The open database. One process at a time: RocksDB holds a lock on the directory.
 pub struct Store {
     db: DB,
+    /// What goes wrong with its writes.
+    #[cfg(test)]
+    pub(crate) faults: crate::rig::faults::Faults,
 }
 
 impl Store {
@@ -166,15 +210,29 @@ impl Store {
         options.set_wal_bytes_per_sync(1 << 20);
         options.set_bytes_per_sync(1 << 20);
         let cache = Cache::new_lru_cache(memory_bytes / 4);
+        // Before anything is made or changed here: a newer program may have families that this one does not know.
+        let from = stored_version(dir)?.unwrap_or(STORE_VERSION);
         let families =
             Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
-        let store = Self { db: DB::open_cf_descriptors(&options, dir, families)? };
-        match store.number("version")? {
-            None => store.commit_one(Family::Meta, "version", &STORE_VERSION.to_be_bytes())?,
-            Some(version) if version > STORE_VERSION => return Err(StoreError::Newer(version)),
-            Some(_) => {}
-        }
+        let store = Self {
+            db: DB::open_cf_descriptors(&options, dir, families)?,
+            #[cfg(test)]
+            faults: crate::rig::faults::Faults::default(),
+        };
+        store.migrate(from)?;
         Ok(store)
+    }
+
+    /// Brings a database of an older version to this one, a version at a time; each step is done before the version says so.
+    fn migrate(&self, from: u64) -> Result<(), StoreError> {
+        for (version, step) in (1..).zip(MIGRATIONS).skip_while(|(version, _)| *version <= from) {
+            step(self)?;
+            self.commit_one(Family::Meta, "version", &u64::to_be_bytes(version))?;
+        }
+        if self.number("version")?.is_none() {
+            self.commit_one(Family::Meta, "version", &STORE_VERSION.to_be_bytes())?;
+        }
+        Ok(())
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
@@ -186,7 +244,12 @@ impl Store {
 
     /// An empty set of changes.
     pub fn change(&self) -> Change<'_> {
-        Change { store: self, batch: rocksdb::WriteBatch::default() }
+        Change {
+            store: self,
+            batch: rocksdb::WriteBatch::default(),
+            #[cfg(test)]
+            names: String::new(),
+        }
     }
 
     /// Writes all changes and returns when they are on disk.
@@ -197,7 +260,17 @@ impl Store {
         crate::failpoint::hit("store-before-commit");
         let mut options = WriteOptions::default();
         options.set_sync(true);
+        #[cfg(test)]
+        let fault = self.faults.strike(&format!("store:commit:{}", change.names));
+        #[cfg(test)]
+        if fault == Some(crate::rig::faults::Mode::Refuse) {
+            return Err(StoreError::Damaged("an injected fault"));
+        }
         self.db.write_opt(change.batch, &options)?;
+        #[cfg(test)]
+        if fault.is_some() {
+            return Err(StoreError::Damaged("an injected fault"));
+        }
         crate::failpoint::hit("store-after-commit");
         Ok(())
     }
@@ -471,4 +544,47 @@ pub fn numbering<'a>(rows: impl IntoIterator<Item = (&'a Epoch, &'a EpochRow)>) 
         state.closed |= Some(*epoch) != numbering.last_opened;
     }
     Ok(numbering)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::Dir;
+
+    fn families(dir: &Path) -> Vec<String> {
+        let mut families = DB::list_cf(&Options::default(), dir).unwrap();
+        families.sort();
+        families
+    }
+
+    #[test]
+    fn a_newer_database_is_refused_by_its_version_and_left_as_it_is() {
+        let dir = Dir::new("newer");
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        let db = DB::open_cf(&options, &dir.0, ["meta", "of-the-future"]).unwrap();
+        db.put_cf(db.cf_handle("meta").unwrap(), "version", (STORE_VERSION + 1).to_be_bytes()).unwrap();
+        drop(db);
+        let opened = Store::open(&dir.0, 64 << 20);
+        assert!(
+            matches!(opened, Err(StoreError::Newer(version)) if version == STORE_VERSION + 1),
+            "{:?}",
+            opened.err()
+        );
+        assert_eq!(families(&dir.0), ["default", "meta", "of-the-future"]);
+    }
+
+    #[test]
+    fn an_older_database_is_migrated_and_keeps_what_it_holds() {
+        let dir = Dir::new("older");
+        let store = Store::open(&dir.0, 64 << 20).unwrap();
+        assert_eq!(store.number("version").unwrap(), Some(STORE_VERSION));
+        store.commit_one(Family::Meta, "term", &7_u64.to_be_bytes()).unwrap();
+        store.commit_one(Family::Meta, "version", &0_u64.to_be_bytes()).unwrap();
+        drop(store);
+        let store = Store::open(&dir.0, 64 << 20).unwrap();
+        assert_eq!(store.number("version").unwrap(), Some(STORE_VERSION));
+        assert_eq!(store.number("term").unwrap(), Some(7));
+    }
 }

@@ -16,8 +16,8 @@ use crate::{
     commit::Request,
     config::Config,
     durable,
+    log_view::{FenceState, LogView},
     metrics::Metrics,
-    publish::{FenceState, LogView},
 };
 
 /// How often it looks.

@@ -27,9 +27,9 @@ use crate::{
     admit::Held,
     alarm::{Alarm, Alarms},
     clock, failpoint,
+    log_view::{FenceState, LogView, Published, report},
     metrics::Metrics,
     own_keys::OwnKeys,
-    publish::{FenceState, LogView, Published, report},
     store::{Family, QueueRow, Store, StoreError, numbered},
     workspace::{Standing, Workspace},
 };
@@ -77,6 +77,8 @@ pub enum Request {
     Cut(Option<WorkspaceId>, oneshot::Sender<u64>),
     /// Segments were archived.
     Published(Vec<Published>),
+    /// An invariant of sealing or publishing broke, in words; the alarm was raised.
+    Poison(String),
     /// A record of the ledger's own.
     Record(Box<wire::record::Kind>),
     /// Look at the writer's state.
@@ -428,6 +430,9 @@ impl Writer {
     fn poison(&mut self, why: &StoreError) {
         let text = report(why);
         self.parts.alarms.raise(Alarm::Poisoned, text.clone());
+        if why.is_no_room() {
+            self.parts.alarms.raise(Alarm::DiskFull, "a write found no room: give it room, and start the ledger again");
+        }
         self.state = State::Poisoned(text);
         self.streams.clear();
     }
@@ -450,6 +455,10 @@ impl Writer {
                 }));
             }
             Request::Record(kind) => self.own.push(*kind),
+            Request::Poison(why) => {
+                self.state = State::Poisoned(why);
+                self.streams.clear();
+            }
             Request::Tick { disk_low } => {
                 if disk_low && !self.disk_low {
                     self.parts.alarms.raise(Alarm::DiskFull, "batches are refused until there is room");

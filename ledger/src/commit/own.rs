@@ -86,10 +86,6 @@ impl OwnWriter {
         self.push(Kind::LedgerEvent(event));
     }
 
-    pub(super) fn key_id(&self) -> KeyId {
-        self.key_id
-    }
-
     /// So many copies under one number or another of an epoch; `batch` is the newest.
     pub(super) fn equivocation(&mut self, (workspace, gateway, epoch): EpochName, batch: u64, copies: u64) {
         self.event(LedgerEventKind::Equivocation, "batch.equivocation", "refused", |event| {

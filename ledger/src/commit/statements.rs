@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::{Group, State, Writer};
 use crate::{
     clock,
-    publish::Published,
+    log_view::Published,
     store::{Family, LeafPlace, QueueRow, Store, StoreError, as_number, leaf_key, numbered, statement_key},
     workspace::Workspace,
 };
@@ -237,7 +237,6 @@ impl Writer {
         }
         Ok(())
     }
-
 }
 
 /// The verb of a statement, as administration's record has it.

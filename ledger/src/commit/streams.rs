@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     admit, clock,
-    publish::Published,
+    log_view::Published,
     store::{EpochRow, Store, StoreError},
     workspace::Workspace,
 };

@@ -12,8 +12,7 @@ use super::{Request, State, Writer};
 use crate::{
     alarm::Alarm,
     publish::PublishError,
-    rig::{Dir, Peer, Rig, check_archive, enrol, signing, statement},
-    store::{Family, Store, statement_key},
+    rig::{Dir, Peer, Rig, check_archive, enrol, signing},
     workspace::Lies,
 };
 

@@ -1,6 +1,6 @@
 //! Crashes: the real ledger, killed again and again under load, loses nothing that it acknowledged and never says two things.
 //!
-//! Six kills of twenty are SIGKILL at a moment that the seed and the machine choose; the others are the fourteen named fail
+//! Two kills of twenty are SIGKILL at a moment that the seed and the machine choose; the others are the eighteen named fail
 //! points in turn, between every two durable steps. `CUSTODY_KILLS`, `CUSTODY_SEED` and `CUSTODY_ROUND` (the first kill's number)
 //! make it longer, replay it and resume it.
 
@@ -39,7 +39,10 @@ const COMPLETE_EVERY: u64 = 5;
 const IN_FLIGHT_MAX: usize = 8;
 /// In the order of `ledger::failpoint::NAMES`, with the greatest passage that is worth killing at: steps of every batch come
 /// often, those of a segment or of the log a few times between two kills.
-const FAIL_POINTS: [(&str, u64); 14] = [
+const FAIL_POINTS: [(&str, u64); 18] = [
+    ("start-after-term", 1),
+    ("start-after-claim", 1),
+    ("start-before-writer", 1),
     ("store-before-commit", 60),
     ("store-after-commit", 60),
     ("commit-before-answer", 60),
@@ -51,6 +54,7 @@ const FAIL_POINTS: [(&str, u64); 14] = [
     ("publish-before-claim", 4),
     ("publish-after-claim", 4),
     ("publish-after-entries", 4),
+    ("publish-between-tiles", 6),
     ("publish-after-tiles", 4),
     ("publish-after-checkpoint", 4),
     ("publish-after-mark", 4),
@@ -141,7 +145,7 @@ async fn kill_once(home: &Home, load: &Load, number: u64, dice: &mut Dice, up: &
     let mut progress = load.progress.subscribe();
     let so_far = *progress.borrow_and_update();
     let (ten, of_ten) = (number / 10, number % 10);
-    if [0, 3, 6].contains(&of_ten) {
+    if of_ten == 0 {
         let process = home.start();
         up.send_replace(2 * number + 1);
         let more = dice.within(1..250);
@@ -150,7 +154,7 @@ async fn kill_once(home: &Home, load: &Load, number: u64, dice: &mut Dice, up: &
         process.kill();
         return format!("SIGKILL after {more} receipts");
     }
-    let named = 7 * ten + of_ten - of_ten.min(8) / 3 - 1;
+    let named = 9 * ten + of_ten - 1;
     let (name, most) = FAIL_POINTS[usize::try_from(named).expect("kills are few") % FAIL_POINTS.len()];
     let passage = dice.within(1..most + 1);
     let process = home.spawn(&[("CUSTODY_FAILPOINT", &format!("{name}:{passage}"))]);
@@ -160,6 +164,15 @@ async fn kill_once(home: &Home, load: &Load, number: u64, dice: &mut Dice, up: &
     let status = process.wait_end();
     assert!(status.code().is_none(), "{name}:{passage}: {status:?}\n{}", process.log().join("\n"));
     format!("{name}, passage {passage}, after {} receipts", *progress.borrow() - so_far)
+}
+
+#[test]
+fn every_fail_point_of_the_ledger_is_killed_at_and_no_other() {
+    let source = include_str!("../../../ledger/src/failpoint.rs");
+    let (_, list) = source.split_once("pub const NAMES").unwrap();
+    let (list, _) = list.split_once("];").unwrap();
+    let names: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    assert_eq!(names, FAIL_POINTS.map(|(name, _)| name));
 }
 
 fn heads(gateways: &[Gateway]) -> Vec<Known> {

@@ -72,6 +72,82 @@ async fn intake_goes_on_while_the_archive_is_away_and_the_archive_catches_up() {
     }
 }
 
+/// Moves a folder of the test.
+#[expect(clippy::disallowed_methods, reason = "a folder of the test is moved, nothing is written")]
+fn rename(from: &Path, to: &Path) {
+    std::fs::rename(from, to).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_is_not_mounted_is_not_made_anew() {
+    let home = Home::new("mount", SETTINGS);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 3).await;
+    home.say(&["cut"]);
+    let away = home.archive().with_extension("away");
+    rename(&home.archive(), &away);
+    ship(&mut gateway, &mut session, 3).await;
+    home.configure("admin.timeout_seconds = 1\n");
+    home.refuses(&["cut"], 1);
+    home.configure("admin.timeout_seconds = 60\n");
+    assert!(process.wait_line("archive-failing"), "{}", process.log().join("\n"));
+    assert!(!home.archive().exists(), "another archive was made");
+    process.kill();
+    // Neither where there is nothing, nor on the empty mount point.
+    for mounted in [false, true] {
+        if mounted {
+            std::fs::create_dir(home.archive()).unwrap();
+        }
+        let refused = home.spawn(&[]);
+        assert_eq!(refused.wait_end().code(), Some(1), "{}", refused.log().join("\n"));
+        let log = refused.log().join("\n");
+        assert!(log.contains("hint: is the archive mounted"), "{log}");
+        assert_eq!(home.archive().exists(), mounted);
+    }
+    std::fs::remove_dir(home.archive()).unwrap();
+    rename(&away, &home.archive());
+    let process = home.start();
+    home.say(&["cut"]);
+    check_all(&home, &gateway);
+    process.terminate();
+    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_another_one_poisons_and_reads_go_on() {
+    let home = Home::new("differs", SETTINGS);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 3).await;
+    home.say(&["cut"]);
+    ship(&mut gateway, &mut session, 3).await;
+    let size = home.status()["log_size"].as_u64().unwrap();
+    // However many entries the next checkpoint has.
+    let foreign: Vec<_> = (1..9).map(|more| home.archive().join(format!("log/checkpoints/{}", size + more))).collect();
+    for path in &foreign {
+        write(path, b"another's");
+    }
+    home.configure("admin.timeout_seconds = 1\n");
+    home.refuses(&["cut"], 1);
+    home.configure("admin.timeout_seconds = 60\n");
+    home.status_when("it is poisoned", |status| status["state"] == "poisoned").await;
+    assert!(home.alarm_stands("read-back-differs"));
+    assert!(home.say(&["workspace", "list"]).contains("payments"), "reads go on");
+    assert!(gateway.connect(home.grpc).await.is_err(), "a poisoned ledger shows no heads");
+    process.kill();
+    for path in &foreign {
+        std::fs::remove_file(path).unwrap();
+    }
+    let process = home.start();
+    home.say(&["cut"]);
+    check_all(&home, &gateway);
+    process.terminate();
+    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_published_while_the_fence_is_away_and_intake_goes_on() {
     let home = Home::new("fence", SETTINGS);
@@ -188,7 +264,9 @@ async fn a_full_disk_refuses_batches_says_so_and_recovers() {
          store.write_buffer_bytes = 8388608\n",
     );
     let Some(disk) = Disk::mount(&home.dir.join("data"), 96) else {
-        println!("SKIPPED: no file system can be mounted here (hint: run as root), so no disk was full in this run");
+        println!(
+            "NOT CHECKED: no file system can be mounted here (hint: run as root), so no disk was full in this run"
+        );
         return;
     };
     let process = home.start();
@@ -221,6 +299,47 @@ async fn a_full_disk_refuses_batches_says_so_and_recovers() {
         }
     });
     taken.await.expect("there is room again");
+    home.say(&["cut"]);
+    check_all(&home, &gateway);
+    process.terminate();
+    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+}
+
+/// Writes until nothing more fits.
+fn fill(path: &Path) {
+    use std::io::Write as _;
+    let mut file = std::fs::File::create(path).unwrap();
+    for size in [1 << 20, 1 << 12, 1] {
+        while file.write_all(&vec![1; size]).is_ok() {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_finds_no_room_poisons_and_a_start_with_room_goes_on() {
+    let home = Home::new("enospc", "");
+    home.configure(&format!("{SETTINGS}store.cache_bytes = 8388608\nstore.write_buffer_bytes = 8388608\n"));
+    let Some(disk) = Disk::mount(&home.dir.join("data"), 64) else {
+        println!("NOT CHECKED: no file system can be mounted here (hint: run as root), so no write found no room");
+        return;
+    };
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, 3).await;
+    fill(&disk.0.join("ballast"));
+    // The file that is being written may have room of its own; then it is used up.
+    while session.send(gateway.batch(100)).await.is_ok() && gateway.settle(&mut session).await.is_ok() {}
+    let status = home.status_when("it is poisoned", |status| status["state"] == "poisoned").await;
+    assert!(status["alarms"].to_string().contains("disk-full"), "{status:#}");
+    assert!(home.say(&["workspace", "list"]).contains("payments"), "reads go on");
+    process.kill();
+    std::fs::remove_file(disk.0.join("ballast")).unwrap();
+    let process = home.start();
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    for batch in gateway.waiting.clone() {
+        session.send(batch.bytes).await.unwrap();
+    }
+    gateway.settle(&mut session).await.unwrap();
     home.say(&["cut"]);
     check_all(&home, &gateway);
     process.terminate();

@@ -196,6 +196,7 @@ fn a_trace_with_the_answer_before_the_sync_is_seen() {
 }
 
 /// Whether this machine lets a process be traced. That it does not is no reason to pass.
+#[expect(clippy::print_stdout, reason = "what was not checked is told")]
 fn can_trace() -> bool {
     let traced = Command::new("strace").args(["-f", "-e", "trace=fsync", "true"]).output();
     if traced.is_ok_and(|traced| traced.status.success()) {
@@ -216,6 +217,7 @@ fn traced(trace: &Path, program: &str) -> Command {
     command
 }
 
+#[expect(clippy::print_stdout, reason = "what was counted is told")]
 fn check_files(trace: &str, home: &Path, places: &[&str]) {
     let files = read_files(trace, &home.display().to_string());
     println!("{files:?}");
