@@ -15,8 +15,8 @@ use custody::{
 };
 use custody_tests::{
     oracle::{Expected, check_ledger},
-    peer::{Fault, Gateway, Session, now_us},
-    process::{Home, Process, binary, text, write},
+    peer::{self, Fault, Gateway, Session, now_us},
+    process::{Home, Process, binary, pause, text, write},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{
@@ -144,6 +144,35 @@ async fn certificates_renew_while_streams_are_open_and_the_port_stays_open() {
         return check_all(&home, &home.policy(), &[&gateway, &second]);
     }
     panic!("the ledger renewed its certificate before anybody could connect, four times");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_holder_of_a_certificate_takes_no_others_connections() {
+    let home = Home::new("greedy", SETTINGS);
+    let process = home.start();
+    let workspace = home.workspace("payments");
+    let (mut greedy, mut other) = (Gateway::enrol(&home, workspace), Gateway::enrol(&home, workspace));
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        held.push(greedy.door.channel(home.grpc).await.unwrap());
+    }
+    assert!(greedy.connect(home.grpc).await.is_err(), "a connection too many was taken");
+    assert!(process.wait_line("too many connections of one holder"));
+    let mut session = other.connect(home.grpc).await.unwrap();
+    ship(&mut other, &mut session, 1).await;
+    // With one given back there is room for one, as soon as the ledger has seen its end.
+    held.clear();
+    let again = tokio::time::timeout(peer::ANSWER, async {
+        loop {
+            match greedy.connect(home.grpc).await {
+                Ok(session) => return session,
+                Err(_) => pause(Duration::from_millis(50)).await,
+            }
+        }
+    });
+    let mut session = again.await.expect("connections are given back");
+    ship(&mut greedy, &mut session, 1).await;
+    end(&process);
 }
 
 /// What a GET over HTTP answers: status line and body.
