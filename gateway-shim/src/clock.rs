@@ -15,11 +15,13 @@ pub fn now_us() -> u64 {
 }
 
 /// Waits by the monotonic clock.
+#[expect(clippy::disallowed_methods, reason = "this is the clock module")]
 pub async fn sleep(wait: Duration) {
     tokio::time::sleep(wait).await;
 }
 
 /// Waits until a moment of the monotonic clock.
+#[expect(clippy::disallowed_methods, reason = "this is the clock module")]
 pub async fn sleep_until(moment: tokio::time::Instant) {
     tokio::time::sleep_until(moment).await;
 }

@@ -71,6 +71,7 @@ impl From<io::Error> for KeyError {
 ///
 /// # Panics
 /// When the operating system has none: nothing may be signed then.
+#[expect(clippy::disallowed_methods, reason = "this is the module of keys")]
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     #[expect(clippy::expect_used, reason = "without randomness there is no epoch, seed or key, so nothing can go on")]

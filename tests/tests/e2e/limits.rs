@@ -6,7 +6,7 @@ use custody::wire::{self, ingest_client::IngestClient};
 use custody_tests::{
     oracle::{Expected, check_ledger},
     peer::{Fault, Gateway, Heard, Session},
-    process::{Home, WAIT, write},
+    process::{Home, WAIT, pause, write},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -151,7 +151,7 @@ async fn a_stream_without_a_message_is_closed_and_one_with_heartbeats_is_not() {
     let beating = async {
         loop {
             ship(&mut good, &mut session, 0).await;
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            pause(std::time::Duration::from_secs(1)).await;
         }
     };
     let ended = tokio::select! {

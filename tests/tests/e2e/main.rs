@@ -4,7 +4,6 @@
 //! under load, and traced. `tamper`: the golden archive and every lie about it. `mutated`: the golden archive, changed at
 //! random. `words`: what people read.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
-#![expect(clippy::print_stdout, reason = "what was not checked on this machine is said, and the seed")]
 
 mod administration;
 mod crash;
