@@ -13,16 +13,7 @@ use std::{
 /// Lines that a file may have.
 const LINES_MAX: usize = 600;
 /// Files that are longer, and how long they may be.
-const LONGER: &[(&str, usize)] = &[
-    ("gateway-shim/src/spool.rs", 671),
-    ("gateway-shim/src/writer.rs", 655),
-    ("ledger/src/config.rs", 609),
-    ("proto/golden_tests.rs", 1130),
-    ("proto/verify/workspace.rs", 744),
-    ("tests/src/golden/ledger.rs", 651),
-    ("tests/src/lies/tamper.rs", 710),
-    ("tests/src/peer.rs", 628),
-];
+const LONGER: &[(&str, usize)] = &[];
 
 /// Words with a better one in the dictionary, as beginnings of words. Written in halves, so that this file passes.
 const BANNED: &[(&str, &str)] = &[
@@ -42,7 +33,8 @@ const BANNED: &[(&str, &str)] = &[
 const BANNED_WHOLE: &[(&str, &str)] =
     &[(concat!("t", "ip"), "open head"), (concat!("s", "th"), "checkpoint"), (concat!("not", "ary"), "witness")];
 /// What others named: file and word.
-const OTHERS_WORDS: &[(&str, &str)] = &[("proto/hash.rs", concat!("fina", "lize"))];
+const OTHERS_WORDS: &[(&str, &str)] =
+    &[("proto/hash.rs", concat!("fina", "lize")), ("ledger/src/rig/faults.rs", concat!("fn get", "_"))];
 
 /// The ledger's modules in the order of the data's way: each may use those before it.
 const ORDER: &[&str] = &[
@@ -63,8 +55,8 @@ const ORDER: &[&str] = &[
     "workspace",
     "admit",
     "log_view",
-    "ingest",
     "commit",
+    "ingest",
     "seal",
     "archive",
     "fence",
@@ -76,7 +68,7 @@ const ORDER: &[&str] = &[
     "cli",
 ];
 /// Uses against the order that there still are.
-const AGAINST_ORDER: &[(&str, &str)] = &[("ingest", "commit"), ("commit", "publish")];
+const AGAINST_ORDER: &[(&str, &str)] = &[];
 
 /// Heavy crates: which manifests may name them, and in which files of the programs (tests apart) they stand.
 const HEAVY: &[(&str, &[&str], &[&str])] = &[
@@ -89,7 +81,7 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
         &["ledger", "gateway-shim", "tests"],
         &["gateway-shim/src/certificate.rs", "gateway-shim/src/key.rs", "ledger/src/pki.rs"],
     ),
-    ("tokio_rustls", &["ledger", "tests"], &["ledger/src/listen.rs"]),
+    ("tokio_rustls", &["ledger", "gateway-shim", "tests"], &["ledger/src/listen.rs"]),
     ("argon2", &["ledger"], &["ledger/src/keys.rs"]),
     ("chacha20poly1305", &["ledger"], &["ledger/src/keys.rs"]),
     ("webpki", &["ledger"], &["ledger/src/pki.rs"]),
@@ -158,7 +150,7 @@ const SEVERAL: &[&str] = &[
     "windows-sys",
 ];
 /// One provider of TLS is enough.
-const NEVER: &[&str] = &["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys", "native-tls", "rustls-native-certs"];
+const NEVER: &[&str] = &["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys", "native-tls"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -191,7 +183,7 @@ fn is_test(path: &str) -> bool {
         ["tests/", "gateway-shim/src/testing", "gateway-shim/tests", "verifier-cli/tests", "proto/testing.rs"];
     of_tests.iter().any(|start| path.starts_with(start))
         || path.ends_with("tests.rs")
-        || path == "ledger/src/rig.rs"
+        || path.starts_with("ledger/src/rig")
         || path == "ledger/src/failing.rs"
 }
 
@@ -339,7 +331,8 @@ fn a_stage_uses_what_is_before_it() {
             wrong.push(format!("{module} has no place in the order"));
             continue;
         };
-        for other in uses(&text) {
+        // What is built for tests alone (the rig) may be hooked in anywhere.
+        for other in uses(&text).into_iter().filter(|other| other != "rig") {
             let Some(at) = place(&other) else {
                 wrong.push(format!("{path} uses {other}, which has no place in the order"));
                 continue;

@@ -315,12 +315,12 @@ async fn ship_until_pushback(rig: &Rig, peer: &mut Peer, stream: u64) -> (u64, c
 async fn hangs(words: &'static [&'static str], alarm: Alarm) {
     let (dir, id, mut peer) = stopped("hangs").await;
     let faults = Faults::default();
-    let limits = Limits { cut_leaves: 2, unpublished_max: 4, ..Limits::default() };
+    let limits = Limits { cut_leaves: 2, unpublished_max: 16, ..Limits::default() };
     let rig = Rig::start_with(&dir.0, &faults, limits).await.unwrap();
     rig.cut().await;
     faults.arm(words, Mode::Hang, u64::MAX);
     let (taken, refused) = ship_until_pushback(&rig, &mut peer, 2).await;
-    // Four segments of two leaves may wait; the fifth is one too many.
+    // A quarter of sixteen segments, of two leaves each, may wait for one workspace; the fifth is one too many.
     assert_eq!(taken, 10);
     rig.until(move |_, alarms| alarms.stands(alarm)).await;
     assert_eq!(rig.inspect(|writer| writer.state().clone()).await, State::Serving);
