@@ -303,16 +303,20 @@ async fn serve(
                 ready.send(addresses).ok();
             }
             tracing::info!(grpc = %addresses.grpc, http = %addresses.http, term, "serving");
+            let fenced = || Ended::new(ExitReason::Fenced, "another writer owns the log");
             let ended = tokio::select! {
                 () = asked => None,
-                why = &mut publishing => why.ok(),
-                _ = &mut watching => Some(PublishError::Fenced),
+                why = &mut publishing => Some(match why {
+                    Ok(PublishError::Fenced) => fenced(),
+                    Ok(why) => Ended::new(ExitReason::Poisoned, report(&why)),
+                    Err(_) => Ended::new(ExitReason::Poisoned, "the publisher broke off (hint: the log has why)"),
+                }),
+                _ = &mut watching => Some(fenced()),
             };
             let limit = Duration::from_secs(config.drain.seconds_max);
             match ended {
                 None => drain::drain(limit, &requests, shared.mark.clone(), serving).await,
-                Some(PublishError::Fenced) => Err(Ended::new(ExitReason::Fenced, "another writer owns the log")),
-                Some(why) => Err(Ended::new(ExitReason::Poisoned, report(&why))),
+                Some(ended) => Err(ended),
             }
         }
         Err(why) => Err(why),
@@ -322,8 +326,11 @@ async fn serve(
         helper.abort();
     }
     drop((shared, wake));
-    publishing.abort();
-    publishing.await.ok();
+    // A task that has ended was heard already, and is not to be asked again.
+    if !publishing.is_finished() {
+        publishing.abort();
+        publishing.await.ok();
+    }
     close(requests, writer, store).await;
     outcome
 }

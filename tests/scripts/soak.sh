@@ -3,7 +3,7 @@
 #   SEED=n    seed of the whole soak (default 1); round r runs with SEED * 1000000 + r
 #   ROUND=n   first round, to resume (default 0)
 #   ROUNDS=n  how many (default 100)
-#   FUZZ_SECONDS=n  of each parser in a round (default 120, which makes an hour of a round; the kills take minutes)
+#   FUZZ_SECONDS=n  of each test that fuzzes, in a round (default 120)
 # A round that fails ends the soak, and the line before it says how to have it again. Figures go to docs/RELIABILITY.md.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -133,7 +133,9 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawV
 /// # Errors
 /// [`Malformed`]; also for several messages in one body, which no version since 2025-06-18 allows.
 pub fn parse(body: &[u8]) -> Result<Message, Malformed> {
-    let raw: Raw = serde_json::from_slice(body).map_err(|_| match serde_json::from_slice::<&RawValue>(body) {
+    // JSON is UTF-8 (RFC 8259, 8.1). What is only skipped here would else not be looked at, and readers differ over it.
+    let body = std::str::from_utf8(body).map_err(|_| Malformed::NotJson)?;
+    let raw: Raw = serde_json::from_str(body).map_err(|_| match serde_json::from_str::<&RawValue>(body) {
         Ok(_) => Malformed::NotAMessage,
         Err(_) => Malformed::NotJson,
     })?;
@@ -328,6 +330,8 @@ mod tests {
         ] {
             assert_eq!(parse(body.as_bytes()).unwrap_err(), Malformed::NotAMessage, "{body}");
         }
+        let skipped = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":{\"x\":\"\xff\"}}";
+        assert_eq!(parse(skipped).unwrap_err(), Malformed::NotJson);
         assert_eq!(parse(b"{").unwrap_err(), Malformed::NotJson);
         assert_eq!(parse(b"{}{}").unwrap_err(), Malformed::NotJson);
     }
