@@ -1311,6 +1311,10 @@ class Run:
         self.counts = dict.fromkeys(("log_entries", "workspaces", "segments", "batches", "records", "equivocations",
                                      "statements", "heads_not_checked", "findings"), 0)
 
+    def saw_nothing(self):
+        """13.7, rule 5."""
+        return (self.since is not None or self.until is not None) and not self.counts["segments"]
+
     def found(self, name):
         self.counts["findings"] += 1
         if len(self.findings) < FINDINGS_MAX:
@@ -2164,7 +2168,7 @@ def state_of(claim, run, beyond):
         return "undecided" if all(fault.undecided for fault in mine) else "refuted"
     if claim in beyond:
         return "verified" if beyond[claim] else "undecided"
-    if run.faults or (claim == "authorised" and run.suspect):
+    if run.faults or (claim == "authorised" and run.suspect) or run.saw_nothing():
         return "undecided"
     return "verified"
 
@@ -2217,6 +2221,7 @@ class Evidence:
     def __init__(self, policy, proof):
         self.policy, self.proof, self.message = policy, proof, proof.evidence
         self.first, self.next_position, self.shown = None, None, 0
+        self.doubted = False
 
     def verify(self):
         """14.2 from step 2 on."""
@@ -2257,7 +2262,7 @@ class Evidence:
         require(range_root(SEGMENT_TREE, segment.first_leaf, leaves, seal.size, segment.path) == seal.root,
                 "segment-root", place)
         for index, leaf in enumerate(segment.leaves):
-            self.check_leaf(seal, leaf, f"{place} leaf {index}")
+            self.check_leaf(seal, segment, leaf, f"{place} leaf {index}")
         return seal
 
     def check_log(self, seal, segment, last, place):
@@ -2270,7 +2275,7 @@ class Evidence:
         require(included(LOG_TREE, segment.log_index, note.size, sha256(b"\0" + entry), path, note.root),
                 "evidence-log", place)
 
-    def check_leaf(self, seal, leaf, place):
+    def check_leaf(self, seal, segment, leaf, place):
         if leaf.kind != "BATCH":
             require(not leaf.records and not leaf.nonces and not leaf.path, "evidence-form", place)
             return
@@ -2283,7 +2288,17 @@ class Evidence:
             record = judged("record-form", place, parse_record, data)
             require(may_write(key.role, self.chain.name, record.kind), "record-kind", place)
         end = leaf.first_position + leaf.first_index + len(leaf.records)
+        if leaf.records and self.in_doubt(header.key_id, end - 1, segment.log_index):
+            self.doubted = True
         require(end <= seal.first_position + seal.record_count, "evidence-run", place)
+
+    def in_doubt(self, key_id, position, log_index):
+        """Of the last record of a leaf, after all statements of the file."""
+        for chain, role, at in ((self.chain, "GATEWAY", position), (self.ledger, "RECORD", log_index)):
+            key = chain.keys.get(key_id)
+            if key and key.role == role and key.suspect is not None and key.suspect <= at:
+                return True
+        return False
 
     def check_run(self, leaf, header, place):
         """That nothing is left out before, within or after the records of this leaf."""
@@ -2308,14 +2323,16 @@ class Evidence:
 
 
 def verify_evidence(data, policy):
+    doubted = False
     try:
         proof = judged("evidence-form", "file", parse_evidence, data)
         evidence = Evidence(policy, proof)
         evidence.verify()
+        doubted = evidence.doubted
     except Fault as fault:
         return {"exit_code": 2 if fault.undecided else 1, **faults_of([fault])}
     first = evidence.message.first_position
-    return {"exit_code": 0, **faults_of([]), "workspace": evidence.message.workspace.hex(),
+    return {"exit_code": 2 if doubted else 0, **faults_of([]), "workspace": evidence.message.workspace.hex(),
             "positions": [first, first + evidence.shown - 1]}
 
 

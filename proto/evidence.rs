@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::{
     batch::{Header, record_leaf},
     head::nodes,
-    id::{Epoch, GatewayId, WorkspaceId},
+    id::{Epoch, GatewayId, KeyId, WorkspaceId},
     key::Context,
     log::encode_seal_entry,
     merkle::{self, BatchTree, LogTree, Node, SegmentTree, log_leaf},
@@ -120,6 +120,9 @@ pub struct Shown {
     pub records: Vec<Proven>,
     /// Size of the log at the checkpoint.
     pub log_size: u64,
+    /// How many of the records were signed by a key that the file's own statements put in doubt from there on: the answer
+    /// is then undecided.
+    pub suspect: u64,
 }
 
 /// Checks an evidence file against an audit policy; the inner error is the first check that did not pass.
@@ -140,6 +143,7 @@ struct Checker<'a> {
     ledger: Chain,
     chain: Chain,
     records: Vec<Proven>,
+    suspect: u64,
 }
 
 impl<'a> Checker<'a> {
@@ -161,7 +165,7 @@ impl<'a> Checker<'a> {
         let start = Chain::new(&policy.origin, Some(workspace));
         // Nothing here tells when a statement of the workspace stood: earlier roots count as well.
         let chain = replay(Check::WorkspaceChain, start, &proof.evidence.workspace_chain, &mut roots.with_past())?;
-        Ok(Self { proof, policy, workspace, ledger, chain, records: Vec::new() })
+        Ok(Self { proof, policy, workspace, ledger, chain, records: Vec::new(), suspect: 0 })
     }
 
     fn run(mut self) -> Result<Shown, Fault> {
@@ -192,7 +196,9 @@ impl<'a> Checker<'a> {
             || "the run".to_owned(),
             || (format!("{} records from position {}", said.1, said.0), format!("{} from {}", found.1, found.0)),
         )?;
-        Ok(Shown { workspace: self.workspace, records: self.records, log_size: self.proof.checkpoint.checkpoint.size })
+        let (records, suspect) = (self.records, self.suspect);
+        let log_size = self.proof.checkpoint.checkpoint.size;
+        Ok(Shown { workspace: self.workspace, records, log_size, suspect })
     }
 
     fn check_checkpoint(&self) -> Result<(), Fault> {
@@ -263,7 +269,9 @@ impl<'a> Checker<'a> {
         for (at, leaf) in (part.first_leaf..).zip(&part.leaves) {
             let place = format!("segment {} leaf {at}", seal.segment);
             if leaf.kind() == LeafKind::Batch {
-                self.check_batch(seal, leaf, &place)?;
+                let shown = self.records.len();
+                let key_id = self.check_batch(seal, leaf, &place)?;
+                self.count_doubt(&key_id, part.log_index, shown);
             } else {
                 let bare = leaf.records.is_empty() && leaf.nonces.is_empty() && leaf.path.is_empty();
                 ensure(Check::EvidenceForm, bare, || place, || ("no records in such a leaf", "some"))?;
@@ -272,7 +280,19 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    fn check_batch(&mut self, seal: &Seal, leaf: &wire::EvidenceBatch, place: &str) -> Result<(), Fault> {
+    /// Counts the records from `first` on if all statements of the file together put their signer in doubt.
+    fn count_doubt(&mut self, key_id: &KeyId, log_index: u64, first: usize) {
+        let since = |chain: &Chain, role| chain.key(key_id).filter(|key| key.role == role)?.suspect_since;
+        let (of_gateway, of_ledger) = (since(&self.chain, Role::Gateway), since(&self.ledger, Role::Record));
+        let is_suspect = |record: &&Proven| {
+            of_gateway.is_some_and(|since| record.position >= since)
+                || of_ledger.is_some_and(|since| log_index >= since)
+        };
+        let count = self.records.iter().skip(first).filter(is_suspect).count();
+        self.suspect = self.suspect.saturating_add(count as u64);
+    }
+
+    fn check_batch(&mut self, seal: &Seal, leaf: &wire::EvidenceBatch, place: &str) -> Result<KeyId, Fault> {
         let header = Header::parse(&leaf.signed).map_err(|why| Fault::form(Check::EntryForm, place, &why))?;
         let at = || place.to_owned();
         let bound = header.origin == self.policy.origin && header.workspace == self.workspace;
@@ -288,7 +308,8 @@ impl<'a> Checker<'a> {
         })?;
         let signed = key.public_key.verifies(Context::Batch, &leaf.signed, &leaf.signature);
         ensure(Check::BatchSignature, signed, at, || ("the gateway's signature", "one that does not verify"))?;
-        self.check_records(seal, &header, leaf, key.role, place)
+        self.check_records(seal, &header, leaf, key.role, place)?;
+        Ok(header.key_id)
     }
 
     fn check_records(

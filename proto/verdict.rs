@@ -303,6 +303,8 @@ pub struct Verdict {
     pub third_party: Vec<(Claim, State, String)>,
     /// Batches whose key is suspect, batches that hold a head of a suspect key, and such checkpoints: "authorised" is then undecided.
     pub suspect_batches: u64,
+    /// A period was asked for, and no segment has anything of it: nothing is then said of what records are.
+    pub nothing_examined: bool,
 }
 
 /// Greatest number of findings that are listed one by one.
@@ -395,6 +397,9 @@ impl Verdict {
                 State::Undecided,
                 format!("{} batches, heads or checkpoints by suspect keys", self.suspect_batches),
             );
+        }
+        if self.nothing_examined {
+            return (State::Undecided, "no segment has anything of the period that was asked for".to_owned());
         }
         (State::Verified, String::new())
     }

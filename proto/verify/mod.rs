@@ -172,10 +172,11 @@ pub fn run(
         open_epochs.extend(part.open_epochs);
         Ok(())
     })?;
+    verdict.nothing_examined = (options.since.is_some() || options.until.is_some()) && verdict.counts.segments == 0;
     verdict.faults.extend(knowledge.faults());
     for place in knowledge.unsigned() {
         let text = "known from elsewhere, but not signed by a key of this ledger: it says nothing".to_owned();
-        verdict.find("unsigned", None, place.clone(), text);
+        verdict.find("unsigned", None, format!("known file on {place}").clone(), text);
     }
     let newest = verdict.counts.newest_sealed_at.unwrap_or(0);
     // Of a period that ends before the archive does nothing is said about what came after it.
@@ -310,7 +311,7 @@ fn third_parties(
     if knowledge.shows_newest() || fresh {
         say(Claim::NotRolledBack, State::Verified, "");
     } else {
-        let why = "nothing known from elsewhere was given, and no quorum of witnesses signed lately";
+        let why = "nothing that this ledger signed was given as known from elsewhere, and no quorum of witnesses signed lately";
         say(Claim::NotRolledBack, State::Undecided, why);
     }
     for claim in [Claim::NotRewritten, Claim::Dated] {

@@ -108,7 +108,7 @@ fn check_evidence(file: &Path, policy: &Path, json: bool) -> Result<u8, Failure>
             } else {
                 report::evidence_text(&proof, &shown, &policy, &printed)
             })?;
-            Ok(0)
+            Ok(if shown.suspect > 0 { 2 } else { 0 })
         }
         Err(fault) => {
             answer(&if json {

@@ -44,12 +44,16 @@ impl Subject<'_> {
     }
 
     /// What this verdict leaves open, each as a sentence.
+    fn has_period(&self) -> bool {
+        self.options.since.is_some() || self.options.until.is_some()
+    }
+
     fn not_excluded(&self) -> Vec<String> {
         let mut open = vec![
             "Calls that never passed a recording gateway are not here, and nothing here could show them.".to_owned(),
             "Whoever administers a gateway, or holds its key, can make it record what did not happen.".to_owned(),
         ];
-        if self.state(Claim::NotRolledBack) != State::Verified {
+        if self.state(Claim::NotRolledBack) == State::Undecided {
             open.push(
                 "This may be an older or shortened copy: nothing from outside the archive says how far it must reach. \
                  To exclude that, give --known with a checkpoint, head or receipt that somebody else kept."
@@ -73,7 +77,7 @@ impl Subject<'_> {
         if self.state(Claim::Dated) != State::Verified {
             open.push("Times are the word of the organisation's own clocks; no third party confirms them.".to_owned());
         }
-        if self.options.since.is_some() || self.options.until.is_some() {
+        if self.has_period() {
             open.push("Only the period that was asked for was examined.".to_owned());
         }
         if let Scope::Workspaces(_) = self.policy.scope {

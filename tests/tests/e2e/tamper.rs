@@ -10,15 +10,20 @@ use std::{
 };
 
 use custody::{
+    batch::Header,
+    key::Context,
+    statement::{Signed, encode_signed},
     strict::{Kind, Message, table},
     verdict::{Check, Claim, State},
     verify::{InTurn, Options, run},
+    wire::{self, statement::Action},
 };
 use custody_tests::{
     golden::{self, objects::Objects},
     lies::{self, GOLDEN, Lie, Recipe, Strength, target::Target},
     verdict::Outcome,
 };
+use prost::Message as _;
 
 /// Processors that the matrix uses.
 const WORKERS: usize = 2;
@@ -50,6 +55,36 @@ fn evidence_from_the_golden_archive_proves_its_records() {
         let shown = shown.unwrap_or_else(|fault| panic!("{name}: {fault:?}"));
         assert_eq!((shown.records[0].position, shown.records.len() as u64), said, "{name}");
     }
+}
+
+/// The file's own statements may put a key in doubt that signed what it shows: then it proves nothing for sure.
+#[test]
+fn evidence_whose_own_statements_doubt_its_signer_is_undecided() {
+    // Of a gateway: the ledger's own record key stands in another chain.
+    let files = golden::evidence_files(&GOLDEN.ledger, &GOLDEN.rendered);
+    let (_, proof) = files.into_iter().find(|(_, proof)| proof.evidence.workspace_chain.len() > 1).unwrap();
+    let evidence = &proof.evidence;
+    let leaf = evidence.segments.iter().flat_map(|part| &part.leaves).find(|leaf| !leaf.records.is_empty()).unwrap();
+    let header = Header::parse(&leaf.signed).unwrap();
+    let last = Signed::parse(evidence.workspace_chain.last().unwrap()).unwrap();
+    let doubt = |since: u64| {
+        let said = wire::Statement {
+            serial: last.statement.serial + 1,
+            previous: last.hash.into(),
+            era: 1,
+            registrar: None,
+            action: Some(Action::Suspect(wire::Suspect { key_id: header.key_id.into(), since })),
+            ..last.statement.clone()
+        };
+        let bytes = said.encode_to_vec();
+        let signature = custody::key::sign(&golden::keys::signing("root-1"), Context::Statement, &bytes);
+        let mut doubted = proof.clone();
+        doubted.evidence.workspace_chain.push(encode_signed(&bytes, signature).into());
+        let shown = custody::evidence::check(&doubted.to_bytes(), &golden::policy()).unwrap();
+        shown.unwrap_or_else(|fault| panic!("{fault:?}")).suspect
+    };
+    assert!(doubt(0) > 0, "nobody doubts what a suspect key signed");
+    assert_eq!(doubt(1_000_000), 0);
 }
 
 #[test]

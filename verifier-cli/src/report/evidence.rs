@@ -32,10 +32,16 @@ pub fn evidence_text(proof: &Proof, shown: &Shown, policy: &Policy, fingerprint:
         if count == 1 { format!("position {first}") } else { format!("positions {first} to {last}, all of them") };
     out.push_str(&format!("Scope        records of {origin}, workspace {}, {which}\n", shown.workspace));
     out.push_str(&format!("Policy       {fingerprint}\n\nCONCLUSION\n"));
-    let conclusion = "VERIFIED. What follows was signed by a gateway that was allowed to; the ledger holds it at this place, in \
-                      the one log whose signed summary is in this file; and within the positions shown nothing is left \
-                      out.";
-    text::paragraph(&mut out, "  ", conclusion);
+    let doubt = match shown.suspect {
+        0 => "VERIFIED. What follows was signed by a key that was allowed to (a gateway's, or the ledger's for its own records);".to_owned(),
+        some => format!(
+            "UNDECIDED. {some} of the records were signed by a key that was put in doubt from there on: the signatures \
+             verify, but whether its holder made them is open. Apart from that,"
+        ),
+    };
+    let conclusion = "the ledger holds it at this place, in the one log whose signed summary is in this file; and within the \
+                      positions shown nothing is left out.";
+    text::paragraph(&mut out, "  ", &format!("{doubt} {conclusion}"));
     out.push_str("\nWHAT THIS DOES NOT EXCLUDE\n");
     let witnesses = witnesses(proof, policy);
     if witnesses.is_empty() || (witnesses.len() as u64) < u64::from(policy.quorum) {
@@ -48,7 +54,8 @@ pub fn evidence_text(proof: &Proof, shown: &Shown, policy: &Policy, fingerprint:
     text::paragraph(
         &mut out,
         "  - ",
-        "A key may have been put in doubt, or a gateway found to lie, after this file was made.",
+        "A key may have been put in doubt, or a gateway found to lie, by what this file does not hold: it holds what was said \
+         of keys up to the last part of the records that it shows.",
     );
     for (name, at) in &witnesses {
         out.push_str(&format!("\nWitness      {name} signed the log's summary at {}\n", time::text(at * 1_000_000)));
@@ -89,7 +96,8 @@ pub fn evidence_json(outcome: Result<(&Proof, &Shown), &Fault>, policy: &Policy,
     };
     let witness = |(name, at): (String, u64)| json!({"name": name, "signed_at": time::text(at * 1_000_000)});
     to_text(&json!({
-        "schema": SCHEMA, "conclusion": "verified", "exit_code": 0, "policy_fingerprint": fingerprint,
+        "schema": SCHEMA, "conclusion": if shown.suspect > 0 { "undecided" } else { "verified" },
+        "exit_code": if shown.suspect > 0 { 2 } else { 0 }, "suspect_records": shown.suspect, "policy_fingerprint": fingerprint,
         "first_failing_check": Value::Null, "origin": policy.origin, "workspace": shown.workspace.to_string(),
         "log_size": shown.log_size, "witnesses": witnesses(proof, policy).into_iter().map(witness).collect::<Vec<_>>(),
         "records": shown.records.iter().map(record).collect::<Vec<_>>(),

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use custody::{
     policy::Scope,
-    verdict::{Claim, Fault, State},
+    verdict::{Check, Claim, Fault, State},
 };
 
 use super::{Subject, state_name, words};
@@ -76,9 +76,14 @@ fn write_conclusion(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
     let verdict = subject.verdict;
     let text = match subject.exit_code() {
         0 => format!(
-            "VERIFIED. The {} records examined are as the gateways signed them: none was changed, removed, added or put \
-             in another place afterwards, and each was signed by a key that was allowed to sign it.",
-            verdict.counts.records
+            "VERIFIED. The {} records examined are as they were signed: none was changed, removed, added or put in another \
+             place afterwards, and each was signed by a key that was allowed to sign it.{}",
+            verdict.counts.records,
+            if subject.has_period() {
+                " Only the period that was asked for was examined: of all else nothing is said, not even whether it is there."
+            } else {
+                ""
+            }
         ),
         1 => {
             let first = verdict.faults.iter().find(|fault| fault.state == State::Refuted);
@@ -107,7 +112,13 @@ fn write_exceptions(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
     out.push_str("\nEXCEPTIONS\n");
     for fault in verdict.faults.iter().take(LISTED) {
         let where_ = fault.workspace.map_or_else(|| "the log".to_owned(), |id| name_of(subject, id));
-        let state = if fault.state == State::Refuted { "" } else { " (undecided)" };
+        let state = match (fault.state, fault.check) {
+            (State::Refuted, _) => "",
+            (_, Check::SegmentPresent) => {
+                " (undecided: it may have been let go when the policy's retention had passed)"
+            }
+            _ => " (undecided)",
+        };
         paragraph(out, "  ! ", &format!("{} [{}{state}, in {where_}]", words::check(fault.check), fault.check.name()));
     }
     let mut names: Vec<&'static str> = verdict.findings.iter().map(|finding| finding.name).collect();
@@ -188,7 +199,7 @@ fn write_counts(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
     for (what, number) in [
         ("workspaces", counts.workspaces),
         ("records", counts.records),
-        ("batches, each signed by a gateway", counts.batches),
+        ("batches, each signed by a gateway, or by the ledger for its own", counts.batches),
         ("segments, each sealed by the ledger", counts.segments),
         ("entries of the log", counts.log_entries),
         ("receipts that gateways hold", counts.heads),

@@ -7,7 +7,7 @@ pub(super) fn claim(claim: Claim) -> &'static str {
     match claim {
         Claim::Unaltered => "no record was changed or put elsewhere after it was signed",
         Claim::Authorised => "every signer was allowed to sign what it signed",
-        Claim::Complete => "no record is missing up to the end of the archive",
+        Claim::Complete => "no record that was signed is missing up to the end of the archive",
         Claim::NotRolledBack => "this is not an older or shortened copy",
         Claim::NotRewritten => "the organisation keeps no second history",
         Claim::Dated => "third parties confirm the times",
@@ -42,7 +42,9 @@ fn log(check: Check) -> Option<&'static str> {
         Check::Fork => "The ledger signed two histories that contradict each other.",
         Check::Cosignature => "A witness's signature beside the log does not verify.",
         Check::LedgerStatement => "A statement on the ledger's own keys is missing from the archive.",
-        Check::WorkspacePresent => "A workspace that the policy names is not in the archive at all.",
+        Check::WorkspacePresent => {
+            "A workspace that the policy names is not there, or one is there that it does not name."
+        }
         _ => return None,
     })
 }
@@ -114,7 +116,10 @@ pub(super) fn finding(name: &str) -> &'static str {
         "equivocation" => "A gateway signed two different batches under one number.",
         "superseded" => "A gateway holds a receipt from before a loss of the ledger; it was replaced by the recovery.",
         "unfenced" => "The ledger could not be sure for a time that it was the only one writing.",
-        "unreferenced" => "There are files that nothing refers to, as a crash may leave them.",
+        "unreferenced" => {
+            "There are files that nothing examined refers to, as a crash may leave them, or what came later than was asked for."
+        }
+        "unsigned" => "Something was given as known from elsewhere that this ledger did not sign; it says nothing.",
         "not-checked" => "Something could not be checked because it is no longer kept.",
         _ => "Something that you should know.",
     }

@@ -227,6 +227,9 @@ fn a_period_and_an_earlier_size_can_be_asked_for() {
     let (verdict, code) = place.verdict(&["--since", "2026-03-01T00:00:00.020Z"]);
     assert_eq!(code, 0, "{verdict:#}");
     assert!(verdict["counts"]["records"].as_u64().unwrap() < 18);
+    // Where nothing of the period is, nothing is shown of it.
+    let (verdict, code) = place.verdict(&["--since", "2099-01-01T00:00:00Z"]);
+    assert_eq!((code, &verdict["counts"]["records"]), (2, &0.into()), "{verdict:#}");
     let (verdict, code) = place.verdict(&["--at-size", "4"]);
     assert_eq!((code, &verdict["counts"]["workspaces"]), (0, &0.into()), "{verdict:#}");
     assert_eq!(place.verdict(&["--at-size", "5"]).0["first_failing_check"], "checkpoint-present");
