@@ -75,7 +75,9 @@ impl Folder {
             } else if metadata.is_file() {
                 take(name)?;
             } else {
-                return Err(refused(&path, "neither a file nor a folder, and an archive holds nothing else"));
+                let why =
+                    "neither a file nor a folder, and an archive holds nothing else\nhint: copy the files themselves";
+                return Err(refused(&path, why));
             }
         }
         Ok(())
