@@ -740,7 +740,7 @@ class Archive:
 
 def tar_members(path):
     """Name to (file, offset, length) of a tar's files, with one folder on top taken off."""
-    members, long_name = [], None
+    members, long_name, extended = [], None, False
     with open(path, "rb") as file:
         while True:
             header = file.read(512)
@@ -753,15 +753,18 @@ def tar_members(path):
                 if name is not None and long_name is not None:
                     raise NoVerdict("two names for one member of the tar")
                 long_name = long_name if name is None else name
+                extended = extended or kind in b"xL"
             elif kind == b"5" and size > 0:
                 raise NoVerdict("a folder with content in the tar")
             elif kind in b"0\0" or kind == b"5":
-                members.append((long_name or name, kind == b"5", data_at, size))
-                long_name = None
+                members.append((name if long_name is None else long_name, kind == b"5", data_at, size))
+                long_name, extended = None, False
             else:
                 raise NoVerdict("a tar member that is neither file nor folder")
             file.seek(data_at + (size + 511) // 512 * 512)
         tar_end(file)
+    if extended:
+        raise NoVerdict("an extension header of the tar without a member")
     return tar_objects(path, members)
 
 
@@ -819,22 +822,17 @@ def tar_end(file):
 
 
 def tar_objects(path, members):
-    names = [(re.sub(r"^(\./)+", "", name).rstrip("/") if folder else re.sub(r"^(\./)+", "", name), folder, at, size)
-             for name, folder, at, size in members]
-    names = [member for member in names if member[0] not in ("", ".")]
-    tops = {name.split("/")[0] for name, _, _, _ in names}
-    wrapped = len(tops) == 1 and not tops & {"log", "workspaces"} and all(f or "/" in n for n, f, _, _ in names)
-    objects, seen = {}, set()
-    for name, folder, at, size in names:
-        name = name.partition("/")[2] if wrapped else name
-        if not name:
+    seen = {}
+    for name, folder, at, size in members:
+        if folder and name in (".", "./"):
             continue
+        name = check_object_name((name.removesuffix("/") if folder else name).removeprefix("./"))
         if name in seen:
             raise NoVerdict(f"two tar members of one name: {name}")
-        seen.add(check_object_name(name))
-        if not folder:
-            objects[name] = (path, at, size)
-    return objects
+        seen[name] = None if folder else (path, at, size)
+    tops = {name.split("/")[0] for name in seen}
+    wrapped = len(tops) == 1 and not tops & {"log", "workspaces"} and all("/" in n or p is None for n, p in seen.items())
+    return {name.partition("/")[2] if wrapped else name: place for name, place in seen.items() if place is not None}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

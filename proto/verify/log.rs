@@ -323,7 +323,7 @@ impl Log {
         let witnesses = policy.witness_keys().unwrap_or_default();
         for name in objects.list("log/cosignatures")? {
             let place = format!("log/cosignatures/{name}");
-            let size = name.split_once('/').and_then(|(size, _)| canonical_number(size));
+            let size = canonical_number(name.split_once('/').map_or(name.as_str(), |(size, _)| size));
             let Some(root) = size.and_then(|size| self.tree.root_at(size)) else {
                 verdict.find("unreferenced", None, place, "a cosignature of no checkpoint in this log".to_owned());
                 continue;

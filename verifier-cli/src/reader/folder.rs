@@ -18,13 +18,16 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Opens a folder. The folder itself may be reached over a symlink; nothing in it may be one.
+    /// Opens a folder. The folder itself may be reached over a symlink; nothing in it may be one. All names in it are
+    /// looked at here, so that what no archive holds is refused wherever it lies, and not only where a check leads there.
     ///
     /// # Errors
-    /// [`Unreadable`] when it is not there.
+    /// [`Unreadable`] when it is not there, or holds what an archive cannot hold.
     pub fn open(path: &Path) -> Result<Self, Unreadable> {
         let root = fs::canonicalize(path).map_err(|why| failed(path, &why))?;
-        Ok(Self { root })
+        let folder = Self { root };
+        folder.each("", &mut |_| {})?;
+        Ok(folder)
     }
 
     /// The path of `name` if it is there; each part of the way is looked at, so that no symlink leads elsewhere.
@@ -72,7 +75,9 @@ impl Folder {
             } else if metadata.is_file() {
                 take(name)?;
             } else {
-                return Err(refused(&path, "neither a file nor a folder, and an archive holds nothing else"));
+                let why =
+                    "neither a file nor a folder, and an archive holds nothing else\nhint: copy the files themselves";
+                return Err(refused(&path, why));
             }
         }
         Ok(())

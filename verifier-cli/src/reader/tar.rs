@@ -30,8 +30,11 @@ pub struct Tar {
     path: PathBuf,
     file: File,
     /// Offset and length of each member.
-    members: BTreeMap<String, (u64, u64)>,
+    members: BTreeMap<String, Place>,
 }
+
+/// Offset and length of a file in the tar.
+type Place = (u64, u64);
 
 impl Tar {
     /// Opens a tar file and indexes it.
@@ -76,14 +79,17 @@ impl Archive for Tar {
     }
 }
 
-/// `tar cf copy.tar archive` puts one folder on top: it is taken off.
-fn without_top(members: BTreeMap<String, (u64, u64)>) -> BTreeMap<String, (u64, u64)> {
-    let top = members.keys().next().and_then(|name| name.split_once('/')).map(|(top, _)| top.to_owned());
-    let Some(top) = top.filter(|top| top != "log" && top != "workspaces") else { return members };
-    if !members.keys().all(|name| below(name, &top).is_some()) {
-        return members;
+/// The files. `tar cf copy.tar archive` puts one folder on top of all members: it is taken off.
+fn without_top(members: BTreeMap<String, Option<Place>>) -> BTreeMap<String, Place> {
+    let top = members.keys().next().and_then(|name| name.split('/').next()).unwrap_or_default().to_owned();
+    let is_on_top =
+        |(name, place): (&String, &Option<Place>)| below(name, &top).is_some() || (*name == top && place.is_none());
+    let is_wrapped = top != "log" && top != "workspaces" && members.iter().all(is_on_top);
+    let files = members.into_iter().filter_map(|(name, place)| Some((name, place?)));
+    if !is_wrapped {
+        return files.collect();
     }
-    members.into_iter().filter_map(|(name, place)| Some((below(&name, &top)?.to_owned(), place))).collect()
+    files.filter_map(|(name, place)| Some((below(&name, &top)?.to_owned(), place))).collect()
 }
 
 struct Indexer<'a> {
@@ -91,13 +97,15 @@ struct Indexer<'a> {
     file: &'a File,
     length: u64,
     offset: u64,
-    members: BTreeMap<String, (u64, u64)>,
+    /// Each name that was seen, with the place of a file; a folder has none.
+    members: BTreeMap<String, Option<Place>>,
 }
 
 impl Indexer<'_> {
     fn run(&mut self) -> Result<(), Unreadable> {
         // Name from an extension header, for the member that follows it.
         let mut long_name: Option<String> = None;
+        let mut is_extended = false;
         while let Some(header) = self.header()? {
             self.check_fields(&header)?;
             let size = header.entry_size().map_err(|_| self.odd("a size that is no number"))?;
@@ -105,7 +113,10 @@ impl Indexer<'_> {
             let end = start.checked_add(size).filter(|end| *end <= self.length);
             let end = end.ok_or_else(|| self.odd("a member reaches past the end: the file is truncated"))?;
             self.offset = end.next_multiple_of(BLOCK);
-            match header.entry_type() {
+            let kind = header.entry_type();
+            is_extended = matches!(kind, EntryType::XHeader | EntryType::GNULongName)
+                || (is_extended && kind == EntryType::XGlobalHeader);
+            match kind {
                 EntryType::XHeader => {
                     let name = self.pax_name(start, size)?;
                     self.keep(&mut long_name, name)?;
@@ -121,12 +132,15 @@ impl Indexer<'_> {
                 }
                 // Some readers pass over its content, and some read it as headers.
                 EntryType::Directory if size > 0 => return Err(self.odd("a folder with content")),
-                EntryType::Directory => long_name = None,
-                EntryType::Regular => self.take(&header, long_name.take(), start, size)?,
+                EntryType::Directory => self.take_folder(&header, long_name.take())?,
+                EntryType::Regular => {
+                    let name = self.name(&header, long_name.take())?;
+                    self.take(&name, Some((start, size)))?;
+                }
                 other => return Err(self.odd(&format!("a member of kind {other:?}, and an archive holds only files"))),
             }
         }
-        if long_name.is_some() { Err(self.odd("a name without a member")) } else { Ok(()) }
+        if is_extended { Err(self.odd("an extension header without a member")) } else { Ok(()) }
     }
 
     /// The next header; `None` at the end, which must be there and followed by nothing but zeros.
@@ -172,22 +186,30 @@ impl Indexer<'_> {
         Ok(())
     }
 
-    fn take(&mut self, header: &Header, name: Option<String>, start: u64, size: u64) -> Result<(), Unreadable> {
-        let name = match name {
-            Some(name) => name,
-            None => self.utf8(&header.path_bytes())?,
-        };
-        let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
-        if !is_safe(&name) {
+    fn name(&self, header: &Header, long_name: Option<String>) -> Result<String, Unreadable> {
+        long_name.map_or_else(|| self.utf8(&header.path_bytes()), Ok)
+    }
+
+    fn take_folder(&mut self, header: &Header, long_name: Option<String>) -> Result<(), Unreadable> {
+        let name = self.name(header, long_name)?;
+        // The archive itself, as `tar cf copy.tar -C archive .` writes it.
+        if name == "." || name == "./" {
+            return Ok(());
+        }
+        self.take(name.strip_suffix('/').unwrap_or(&name), None)
+    }
+
+    fn take(&mut self, name: &str, place: Option<Place>) -> Result<(), Unreadable> {
+        let name = name.strip_prefix("./").unwrap_or(name);
+        if !is_safe(name) {
             return Err(self.odd(&format!("no object can be named {name:?}")));
         }
         if self.members.len() >= NAMES_MAX {
             return Err(too_many(self.path));
         }
-        if self.members.contains_key(&name) {
+        if self.members.insert(name.to_owned(), place).is_some() {
             return Err(self.odd(&format!("two members are named {name}")));
         }
-        self.members.insert(name, (start, size));
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Frames and folders that are not what they should be.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::{ffi::OsStrExt as _, fs::symlink};
 
 use super::*;
 
@@ -94,6 +94,38 @@ fn a_folder_gives_what_is_there_and_nothing_outside_it() {
     assert!(folder.list("log").unwrap_err().0.contains("neither a file nor a folder"));
     symlink("/etc", dir.path().join("log/tile")).unwrap();
     assert!(folder.get("log/tile/hostname").unwrap_err().0.contains("symlink"));
+}
+
+#[test]
+fn a_folder_with_anything_that_no_archive_holds_is_refused_wherever_it_is() {
+    let not_utf8 = |name: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(name));
+    let deep = PathBuf::from(format!("log/{}f", "a/".repeat(15)));
+    for (expected, path) in [
+        ("not UTF-8", not_utf8(b"\xff")),
+        ("not UTF-8", not_utf8(b"log/x\xff")),
+        ("no object can have", PathBuf::from("a\\b")),
+        ("no object can have", PathBuf::from("log/a\\b/c")),
+        ("too deep", deep),
+    ] {
+        let (dir, _) = folder();
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        put(&path, b"");
+        let why = Folder::open(dir.path()).expect_err(expected).0;
+        assert!(why.contains(expected), "{path:?}: {why}");
+    }
+    for name in ["x", "log/x", "log/checkpoints/x"] {
+        let (dir, _) = folder();
+        symlink("/none", dir.path().join(name)).unwrap();
+        assert!(Folder::open(dir.path()).unwrap_err().0.contains("neither a file nor a folder"), "a symlink {name}");
+        let (dir, _) = folder();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join(name)).unwrap();
+        assert!(Folder::open(dir.path()).unwrap_err().0.contains("neither a file nor a folder"), "a socket {name}");
+    }
+    let (dir, _) = folder();
+    put(&dir.path().join(".DS_Store"), b"");
+    std::fs::create_dir(dir.path().join("other")).unwrap();
+    assert!(Folder::open(dir.path()).is_ok(), "files and folders that nothing refers to");
 }
 
 #[test]

@@ -123,6 +123,18 @@ fn a_changed_byte_is_refuted_and_named() {
 }
 
 #[test]
+fn an_object_below_cosignatures_is_judged_by_its_first_component_alone() {
+    for (name, check, exit) in [("1", "cosignature", 1), ("1/w", "cosignature", 1), ("w", "", 0), ("999", "", 0)] {
+        let place = Place::new();
+        let path = place.path("archive/log/cosignatures").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        place.write(path.to_str().unwrap(), b"no line of a note\n");
+        let (verdict, code) = place.verdict(&[]);
+        assert_eq!((verdict["first_failing_check"].as_str().unwrap_or_default(), code), (check, exit), "{name}");
+    }
+}
+
+#[test]
 fn exit_codes_tell_apart_what_is_wrong() {
     let place = Place::new();
     let (archive, policy) = (place.path("archive"), place.path("policy.json"));

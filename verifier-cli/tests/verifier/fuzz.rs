@@ -210,14 +210,17 @@ fn read(path: &Path) -> Read {
     Ok(found)
 }
 
+/// Names of members as others read them, with the hash of each file's content and `None` for a folder.
+type Theirs = BTreeMap<String, Option<String>>;
+
 /// As Python's `tarfile` reads them; `None` where it refuses one.
-fn read_by_python(dir: &Path) -> BTreeMap<String, Option<BTreeMap<String, String>>> {
+fn read_by_python(dir: &Path) -> BTreeMap<String, Option<Theirs>> {
     const PROGRAM: &str = "
 import hashlib, json, os, sys, tarfile
 def read(path):
     try:
         with tarfile.open(path, 'r:') as tar:
-            of = [(m.name, hashlib.sha256(tar.extractfile(m).read()).hexdigest()) for m in tar if not m.isdir()]
+            of = [(m.name, None if m.isdir() else hashlib.sha256(tar.extractfile(m).read()).hexdigest()) for m in tar]
             assert len(dict(of)) == len(of) and [name.encode() for name in dict(of)]
             return dict(of)
     except Exception:
@@ -231,16 +234,16 @@ print(json.dumps({name: read(os.path.join(folder, name)) for name in os.listdir(
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Names as this reader gives them: without `./`, and without one folder on top of all.
-fn normal(read: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let plain: BTreeMap<String, String> =
-        read.iter().map(|(name, hash)| (name.strip_prefix("./").unwrap_or(name).to_owned(), hash.clone())).collect();
-    let top = plain.keys().next().and_then(|name| Some(name.split_once('/')?.0.to_owned())).unwrap_or_default();
-    let below = |name: &String| name.strip_prefix(&top)?.strip_prefix('/').map(str::to_owned);
-    if ["", "log", "workspaces"].contains(&top.as_str()) || plain.keys().any(|name| below(name).is_none()) {
-        return plain;
-    }
-    plain.iter().map(|(name, hash)| (below(name).unwrap(), hash.clone())).collect()
+/// Names of files as this reader gives them: without `./`, and without one folder on top of all.
+fn normal(read: &Theirs) -> BTreeMap<String, String> {
+    let plain = read.iter().map(|(name, hash)| (name.strip_prefix("./").unwrap_or(name).trim_end_matches('/'), hash));
+    let plain: BTreeMap<&str, &Option<String>> = plain.filter(|(name, _)| !["", "."].contains(name)).collect();
+    let top = plain.keys().next().and_then(|name| name.split('/').next()).unwrap_or_default();
+    let below = |name: &str| Some(name.strip_prefix(top)?.strip_prefix('/')?.to_owned());
+    let is_on_top = |(name, hash): (&&str, &&Option<String>)| below(name).is_some() || (*name == top && hash.is_none());
+    let is_wrapped = !["log", "workspaces"].contains(&top) && plain.iter().all(is_on_top);
+    let files = plain.iter().filter_map(|(name, hash)| Some((*name, hash.as_ref()?.clone())));
+    files.map(|(name, hash)| (if is_wrapped { below(name).unwrap() } else { name.to_owned() }, hash)).collect()
 }
 
 /// Tars that are held against Python's reading at a time.

@@ -62,7 +62,7 @@ type Cases = Vec<(&'static str, Vec<Vec<u8>>)>;
 
 #[test]
 fn what_is_odd_is_refused_with_a_word() {
-    for (expected, parts) in [odd_members(), odd_extensions()].concat() {
+    for (expected, parts) in [odd_members(), odd_names(), odd_extensions()].concat() {
         let why = open(&parts).expect_err(expected);
         assert!(why.contains(expected) && why.contains("hint: "), "{expected}: {why}");
     }
@@ -105,6 +105,38 @@ fn odd_members() -> Cases {
     ]
 }
 
+fn odd_names() -> Cases {
+    let good = member("log/checkpoints/7", b"seven");
+    let folder = |name: &str| typed(name, EntryType::Directory, b"");
+    let not_utf8 = header(b"log/\xff", EntryType::Directory, 0).as_bytes().to_vec();
+    let deep = format!("{}log/", "a/".repeat(16));
+    let unnamed = |name: &[u8]| vec![typed("l", EntryType::GNULongName, name), good.clone(), end()];
+    vec![
+        ("two members are named", vec![good.clone(), folder("log/checkpoints/7"), end()]),
+        ("two members are named", vec![folder("log/checkpoints/7/"), good.clone(), end()]),
+        ("two members are named", vec![folder("log/"), good.clone(), folder("./log"), end()]),
+        ("no object can be named", vec![folder("a\\b"), good.clone(), end()]),
+        ("no object can be named", vec![folder("log/../x"), good.clone(), end()]),
+        ("no object can be named", vec![folder("log//"), good.clone(), end()]),
+        ("no object can be named", vec![folder("/"), good.clone(), end()]),
+        ("no object can be named", vec![folder(""), good.clone(), end()]),
+        ("no object can be named", vec![folder(&deep), good.clone(), end()]),
+        ("no object can be named", vec![pax("path", "/log"), folder("log"), good.clone(), end()]),
+        ("a name that is not UTF-8", vec![not_utf8, good.clone(), end()]),
+        ("no object can be named", vec![member("././copy/log/x", b""), end()]),
+        ("no object can be named", vec![member("../log/x", b""), end()]),
+        ("no object can be named", vec![member("/log/x", b""), end()]),
+        ("no object can be named", vec![folder("copy"), member("copy/", b""), end()]),
+        ("no object can be named", vec![good.clone(), member(".", b""), end()]),
+        ("no object can be named", vec![good.clone(), member("./", b""), end()]),
+        ("no object can be named", vec![good.clone(), member("", b""), end()]),
+        ("no object can be named", unnamed(b".\0")),
+        ("no object can be named", unnamed(b"\0")),
+        ("no object can be named", vec![pax("path", ""), good.clone(), end()]),
+        ("no object can be named", vec![pax("path", "./"), good.clone(), end()]),
+    ]
+}
+
 fn odd_extensions() -> Cases {
     let good = member("log/checkpoints/7", b"seven");
     let raw = |kind, size| header(b"log/checkpoints/8", kind, size).as_bytes().to_vec();
@@ -121,7 +153,9 @@ fn odd_extensions() -> Cases {
             vec![cut("pax", EntryType::XHeader, b"9 path=a\n9 path=b\n", 9), good.clone(), end()],
         ),
         ("two names for one member", vec![pax("path", "a"), pax("path", "b"), good.clone(), end()]),
-        ("a name without a member", vec![pax("path", "a"), end()]),
+        ("without a member", vec![pax("path", "a"), end()]),
+        ("without a member", vec![good.clone(), pax("mtime", "1"), end()]),
+        ("without a member", vec![good.clone(), typed("l", EntryType::GNULongName, b"log/x\0"), end()]),
         ("changes the size", vec![pax("size", "3"), good.clone(), end()]),
         ("changes the size", vec![pax("GNU.sparse.major", "1"), good.clone(), end()]),
         (
@@ -180,8 +214,17 @@ fn one_folder_on_top_is_taken_off() {
     let tar =
         open(&[member("copy/log/checkpoints/7", b"seven"), member("copy/workspaces/a/seals/b", b""), end()]).unwrap();
     assert!(tar.get("log/checkpoints/7").unwrap().is_some());
-    let tar = open(&[member("copy/log/x", b""), member("other/log/x", b""), end()]).unwrap();
-    assert_eq!(tar.get("log/x"), Ok(None));
+    let folder = |name: &str| typed(name, EntryType::Directory, b"");
+    let good = member("./copy/log/x", b"");
+    let tar = open(&[folder("./"), folder("./copy/"), folder("./copy/log"), good.clone(), end()]).unwrap();
+    assert_eq!(tar.list("").unwrap(), ["log/x"]);
+    for other in
+        [member("other/log/x", b""), folder("other"), folder("copy-of/"), member("x", b""), member("copy", b"")]
+    {
+        let tar = open(&[good.clone(), other, end()]).unwrap();
+        assert_eq!(tar.get("log/x"), Ok(None));
+        assert!(tar.get("copy/log/x").unwrap().is_some());
+    }
 }
 
 #[test]
