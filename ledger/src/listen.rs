@@ -244,6 +244,14 @@ impl Door {
     }
 }
 
+/// Whether the server's certificate and key can be used: looked at before anybody is told that the ledger serves.
+///
+/// # Errors
+/// In words.
+pub fn check(tls: &ServerTls) -> Result<(), String> {
+    acceptor(tls).map(drop)
+}
+
 fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, String> {
     let words = |why: &dyn std::fmt::Display| format!("use the server's certificate: {why}");
     let pem = |text: &str| {

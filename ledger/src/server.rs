@@ -473,6 +473,11 @@ struct Services {
 impl Services {
     async fn listen(self, helpers: &mut Vec<JoinHandle<()>>, http: http::HttpState) -> Result<Addresses, Ended> {
         let bind = |why: std::io::Error| Ended::failed("listen (hint: is another process on this port?)", &why);
+        if !self.config.listen.plaintext_loopback {
+            let hint = "(hint: certificate and key in the folder tls/ belong together)";
+            let unusable = |why: String| Ended::new(ExitReason::Configuration, format!("failed to {why} {hint}"));
+            listen::check(&self.pki.server_tls()).map_err(unusable)?;
+        }
         let grpc = TcpListener::bind(self.config.listen.grpc).await.map_err(bind)?;
         let web = TcpListener::bind(self.config.listen.http).await.map_err(bind)?;
         let addresses = Addresses { grpc: grpc.local_addr().map_err(bind)?, http: web.local_addr().map_err(bind)? };

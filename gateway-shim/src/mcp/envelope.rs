@@ -1,12 +1,14 @@
 //! The envelope of one JSON-RPC message: kind, id, method, tool, `_meta`.
 
+use std::collections::BTreeMap;
+
 use custody::{
     hash::text_digest,
     id::unhex,
     strict::is_token,
     wire::{self, Outcome, call},
 };
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
 use crate::writer::Ending;
@@ -139,11 +141,15 @@ pub fn parse(body: &[u8]) -> Result<Message, Malformed> {
         Ok(_) => Malformed::NotAMessage,
         Err(_) => Malformed::NotJson,
     })?;
-    if raw.jsonrpc.as_deref() != Some("2.0") {
+    if raw.jsonrpc.as_deref() != Some("2.0")
+        || has_double(body, &["jsonrpc", "id", "method", "params", "result", "error"])
+    {
         return Err(Malformed::NotAMessage);
     }
     match (&raw.method, &raw.id) {
         (Some(_), Some(_)) if raw.result.is_none() && raw.error.is_none() => request(raw),
+        // A request without an id would be done by a server that does not look, and nobody would have it on record.
+        (Some(method), None) if !method.starts_with("notifications/") => Err(Malformed::NotAMessage),
         (Some(method), None) => {
             let params = params(raw.params.as_deref())?;
             let method = method.clone();
@@ -181,9 +187,23 @@ fn request(raw: Raw) -> Result<Message, Malformed> {
 
 fn params(raw: Option<&RawValue>) -> Result<Params, Malformed> {
     match raw {
-        Some(raw) if raw.get().starts_with('{') => serde_json::from_str(raw.get()).map_err(|_| Malformed::NotAMessage),
+        Some(raw)
+            if raw.get().starts_with('{') && !has_double(raw.get(), &["name", "uri", "arguments", "requestId"]) =>
+        {
+            serde_json::from_str(raw.get()).map_err(|_| Malformed::NotAMessage)
+        }
+        Some(raw) if raw.get().starts_with('{') => Err(Malformed::NotAMessage),
         _ => Ok(Params::default()),
     }
+}
+
+/// Whether a key of this object is one of `known` but for the case of its letters: some servers (Go's `encoding/json`) read it
+/// as that one, and would do something else than what is on record.
+fn has_double(object: &str, known: &[&str]) -> bool {
+    // Also letters that only fold to one of ASCII: U+212A and U+017F.
+    let fold = |key: &str| key.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect::<String>();
+    let keys: BTreeMap<String, IgnoredAny> = serde_json::from_str(object).unwrap_or_default();
+    keys.keys().any(|key| !known.contains(&key.as_str()) && known.iter().any(|known| fold(known) == fold(key)))
 }
 
 fn id_key(id: &RawValue) -> Option<String> {
@@ -327,6 +347,12 @@ mod tests {
             r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#,
             r#"{"id":1,"method":"ping"}"#,
             r#"{"jsonrpc":"2.0","id":1}"#,
+            r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call","params":{"name":"a"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"Params":{"name":"b"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"param\u017f":{"name":"b"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","Name":"b"}}"#,
+            r#"{"jsonrpc":"2.0","method":"notifications/x","ID":5,"Method":"tools/call"}"#,
         ] {
             assert_eq!(parse(body.as_bytes()).unwrap_err(), Malformed::NotAMessage, "{body}");
         }

@@ -312,7 +312,7 @@ async fn without_a_record_a_process_asks_nobody() {
     let session = begin(&bench).await;
     let headers = [(SESSION, session.as_str())];
     bench.gateway.drain().await.unwrap();
-    let note = r#"{"jsonrpc":"2.0","method":"ask"}"#;
+    let note = r#"{"jsonrpc":"2.0","method":"notifications/ask"}"#;
     assert_eq!(bench.post(&headers, note).await.0, StatusCode::ACCEPTED);
     let uri = format!("http://{}/mcp", bench.address);
     let request = hyper::Request::get(uri).header(SESSION, &session).body(Full::from(String::new())).unwrap();
@@ -332,8 +332,8 @@ while IFS= read -r line; do
                    printf '{"jsonrpc":"2.0","id":%s,"result":{"odd" :  1.0}}\n' "$id";;
     *'"environment"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"text":"%s|%s"}}\n' "$id" "$GIVEN" "$HOME";;
     *'"crash"'*) exit 7;;
-    *'"ask"'*) printf '{"jsonrpc":"2.0","id":77,"method":"sampling/createMessage"}\n';;
-    *1003*) printf '{"jsonrpc":"2.0","method":"told-%s"}\n' "$id";;
+    *'notifications/ask"'*) printf '{"jsonrpc":"2.0","id":77,"method":"sampling/createMessage"}\n';;
+    *1003*) printf '{"jsonrpc":"2.0","method":"notifications/told-%s"}\n' "$id";;
     *'"echo"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{}}\n' "$id";;
   esac
 done

@@ -1,9 +1,10 @@
 //! What people read: the only file of the command line that prints.
 
-/// A line of a command's result.
-#[expect(clippy::print_stdout, reason = "the result of a command is its output")]
+use std::io::Write as _;
+
+/// A line of a command's result. Whoever reads no further (`head`) has seen enough.
 pub(super) fn say(line: &str) {
-    println!("{line}");
+    writeln!(std::io::stdout(), "{line}").ok();
 }
 
 /// Why a command failed, and what to do: to standard error.

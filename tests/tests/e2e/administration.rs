@@ -431,6 +431,14 @@ fn a_missing_or_damaged_file_ends_the_start_for_good() {
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&path, private).unwrap();
     }
+    // A key in form that is not the certificate's: nobody is told that the ledger serves, while nobody could come in.
+    let (key, admin) = (home.dir.join("tls/server.key"), home.dir.join("tls/admin.key"));
+    let good = std::fs::read(&key).unwrap();
+    write(&key, &std::fs::read(admin).unwrap());
+    let process = home.spawn(&[]);
+    let (code, said) = (process.wait_end().code(), process.log().join("\n"));
+    assert!(code == Some(2) && said.contains("belong together"), "{code:?} {said}");
+    write(&key, &good);
     let process = home.start();
     end(&process);
 }
