@@ -201,17 +201,7 @@ impl Writer {
         group.change.put(Family::Entries, leaf_key(id, place.segment, place.leaf), &bytes);
         group.change.put(Family::Commits, self.commit_index.to_be_bytes(), leaf_key(id, place.segment, place.leaf));
         self.commit_index += 1;
-        let inclusion = wire::BatchInclusion {
-            version: FORMAT_VERSION,
-            epoch: header.epoch.into(),
-            batch_number: header.batch_number,
-            segment: place.segment,
-            leaf_index: place.leaf,
-            first_position: leaf.first_position,
-            received_at: leaf.received_at,
-            term: leaf.term,
-            ..Default::default()
-        };
+        let inclusion = inclusion(&header, place, &leaf);
         let entry = Entry { leaf, content: Content::Batch(Box::new(batch)) };
         workspace.open.take(&entry, bytes.len());
         if kind == LeafKind::Batch {
@@ -245,17 +235,22 @@ impl Writer {
         let stored = self.parts.store.value(Family::Entries, leaf_key(header.workspace, place.segment, place.leaf))?;
         let entry = stored.map(Entry::parse).transpose().map_err(|_| lost())?;
         let leaf = entry.ok_or_else(lost)?.leaf;
-        Ok(wire::BatchInclusion {
-            version: FORMAT_VERSION,
-            epoch: header.epoch.into(),
-            batch_number: header.batch_number,
-            segment: place.segment,
-            leaf_index: place.leaf,
-            first_position: leaf.first_position,
-            received_at: leaf.received_at,
-            term: leaf.term,
-            ..Default::default()
-        })
+        Ok(inclusion(header, place, &leaf))
+    }
+}
+
+/// Where a batch stands; its paths come when the receipt is made.
+fn inclusion(header: &Header, place: LeafPlace, leaf: &Leaf) -> wire::BatchInclusion {
+    wire::BatchInclusion {
+        version: FORMAT_VERSION,
+        epoch: header.epoch.into(),
+        batch_number: header.batch_number,
+        segment: place.segment,
+        leaf_index: place.leaf,
+        first_position: leaf.first_position,
+        received_at: leaf.received_at,
+        term: leaf.term,
+        ..Default::default()
     }
 }
 
