@@ -256,9 +256,9 @@ knobs! {
     /// The store and the disk under it.
     Store "store" {
         /// Bytes of memory for blocks that were read.
-        cache_bytes: u64 = 134_217_728, in 8_388_608..=68_719_476_736;
+        cache_bytes: u64 = 67_108_864, in 8_388_608..=68_719_476_736;
         /// Bytes of memory for what was written and not yet sorted to disk.
-        write_buffer_bytes: u64 = 134_217_728, in 8_388_608..=8_589_934_592;
+        write_buffer_bytes: u64 = 67_108_864, in 8_388_608..=8_589_934_592;
         /// Alarm below so many free bytes.
         disk_low_bytes: u64 = 4_294_967_296, in 0..=1_099_511_627_776;
         /// Refuse batches below so many free bytes: what sealing and archiving still need.

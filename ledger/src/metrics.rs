@@ -61,6 +61,9 @@ pub const TABLE: &[(&str, Kind, &str)] = &[
     ("custody_term", Kind::Gauge, "term of this start"),
     ("custody_fence_reachable", Kind::Gauge, "1 if the last read of the fence succeeded"),
     ("custody_disk_free_bytes", Kind::Gauge, "free bytes under the data folder"),
+    ("custody_store_buffer_bytes", Kind::Gauge, "memory of what was written and is not yet sorted to disk"),
+    ("custody_store_cache_bytes", Kind::Gauge, "memory of blocks that were read"),
+    ("custody_store_index_bytes", Kind::Gauge, "memory of the indexes of the store's files"),
 ];
 
 #[derive(Default)]

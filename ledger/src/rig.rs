@@ -189,7 +189,7 @@ impl Rig {
             Arc::new(Faulty { inner: open_folder(&dir.join(folder)).unwrap(), faults: faults.clone(), place })
         };
         let (archive, fence) = (faulty("archive", "archive"), faulty("fence", "fence-store"));
-        let mut store = Store::open(&dir.join("store"), 64 << 20)?;
+        let mut store = Store::open(&dir.join("store"), 8 << 20, 32 << 20)?;
         store.faults = faults.clone();
         let store = Arc::new(store);
         std::fs::create_dir_all(dir.join("staging")).unwrap();

@@ -163,6 +163,8 @@ fn stage(store: &Store, seal: &Seal, roster: &[u8], path: &Path) -> Result<Bytes
     failpoint::hit("seal-before-staging");
     durable::write(path, &object, 0o600)?;
     failpoint::hit("seal-after-staging");
+    // Not two copies of it in memory.
+    drop(object);
     Ok(std::fs::read(path)?.into())
 }
 

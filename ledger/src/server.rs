@@ -145,14 +145,16 @@ async fn open(config: &Config) -> Result<Opened, Ended> {
     let staging = config.paths.data.join("staging");
     durable::create_dir(&staging, 0o700).map_err(|why| Ended::failed("make the data folder", &why))?;
     let alarms = Alarms::kept(&config.paths.data.join(ALARMS_FILE));
-    let memory = usize::try_from(config.store.cache_bytes + config.store.write_buffer_bytes).unwrap_or(256 << 20);
-    let store = Store::open(&config.paths.data.join("store"), memory).map_err(|why| match why {
-        StoreError::Newer(_) => {
-            alarms.raise(Alarm::StoreFormat, why.to_string());
-            Ended::unusable(&why)
-        }
-        why => Ended::failed("open the store", &why),
-    })?;
+    let memory = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let (cache_bytes, write_buffer_bytes) = (memory(config.store.cache_bytes), memory(config.store.write_buffer_bytes));
+    let store =
+        Store::open(&config.paths.data.join("store"), cache_bytes, write_buffer_bytes).map_err(|why| match why {
+            StoreError::Newer(_) => {
+                alarms.raise(Alarm::StoreFormat, why.to_string());
+                Ended::unusable(&why)
+            }
+            why => Ended::failed("open the store", &why),
+        })?;
     let store = Arc::new(store);
     let limit = Duration::from_secs(config.archive.request_seconds_max);
     let used = |name: &str| store.number(name).map_err(|why| Ended::failed("read the store", &why));

@@ -12,6 +12,7 @@ use custody::{
     id::{Epoch, GatewayId, HeaderHash, KeyId, WorkspaceId},
 };
 use prost::Message as _;
+pub use rocksdb::perf::MemoryUsageStats as StoreMemory;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, IteratorMode,
     Options, WriteOptions,
@@ -187,21 +188,22 @@ impl Change<'_> {
 /// The open database. One process at a time: RocksDB holds a lock on the directory.
 pub struct Store {
     db: DB,
+    cache: Cache,
     /// What goes wrong with its writes.
     #[cfg(test)]
     pub(crate) faults: crate::rig::faults::Faults,
 }
 
 impl Store {
-    /// Opens or makes the database in `dir`, within `memory_bytes` for its caches and buffers.
+    /// Opens or makes the database in `dir`, with so much memory for blocks read and for what is not yet sorted to disk.
     ///
     /// # Errors
     /// [`StoreError`], also when another process has it open.
-    pub fn open(dir: &Path, memory_bytes: usize) -> Result<Self, StoreError> {
+    pub fn open(dir: &Path, cache_bytes: usize, write_buffer_bytes: usize) -> Result<Self, StoreError> {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
-        options.set_db_write_buffer_size(memory_bytes / 2);
+        options.set_db_write_buffer_size(write_buffer_bytes);
         options.set_max_total_wal_size(256 << 20);
         options.set_recycle_log_file_num(4);
         options.set_max_background_jobs(2);
@@ -209,13 +211,15 @@ impl Store {
         options.set_max_log_file_size(16 << 20);
         options.set_wal_bytes_per_sync(1 << 20);
         options.set_bytes_per_sync(1 << 20);
-        let cache = Cache::new_lru_cache(memory_bytes / 4);
+        let cache = Cache::new_lru_cache(cache_bytes);
         // Before anything is made or changed here: a newer program may have families that this one does not know.
         let from = stored_version(dir)?.unwrap_or(STORE_VERSION);
-        let families =
-            Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
+        let families = Family::ALL.map(|family| {
+            ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache, write_buffer_bytes))
+        });
         let store = Self {
             db: DB::open_cf_descriptors(&options, dir, families)?,
+            cache,
             #[cfg(test)]
             faults: crate::rig::faults::Faults::default(),
         };
@@ -331,25 +335,22 @@ impl Store {
         Ok(found.map(|(key, value)| (Bytes::from(key), Bytes::from(value))))
     }
 
-    /// Bytes that the database takes on disk, roughly.
-    pub fn disk_bytes(&self) -> u64 {
-        let of = |family: Family| {
-            let live =
-                self.db.property_int_value_cf(self.family(family), "rocksdb.total-sst-files-size").ok().flatten();
-            let blobs =
-                self.db.property_int_value_cf(self.family(family), "rocksdb.total-blob-file-size").ok().flatten();
-            live.unwrap_or(0) + blobs.unwrap_or(0)
-        };
-        Family::ALL.into_iter().map(of).sum()
+    /// Bytes of memory that the database holds.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn memory(&self) -> Result<StoreMemory, StoreError> {
+        Ok(rocksdb::perf::get_memory_usage_stats(Some(&[&self.db]), Some(&[&self.cache]))?)
     }
 }
 
-fn family_options(family: Family, cache: &Cache) -> Options {
+fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize) -> Options {
     let mut options = Options::default();
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(64 << 20);
+    // Two that are full and on their way to disk, one that fills, and one for all the other families.
+    options.set_write_buffer_size(write_buffer_bytes / 4);
     if matches!(family, Family::Entries) {
         // Batches are written once and read once more: blob files spare them every compaction.
         options.set_enable_blob_files(true);
@@ -566,7 +567,7 @@ mod tests {
         let db = DB::open_cf(&options, &dir.0, ["meta", "of-the-future"]).unwrap();
         db.put_cf(db.cf_handle("meta").unwrap(), "version", (STORE_VERSION + 1).to_be_bytes()).unwrap();
         drop(db);
-        let opened = Store::open(&dir.0, 64 << 20);
+        let opened = Store::open(&dir.0, 8 << 20, 32 << 20);
         assert!(
             matches!(opened, Err(StoreError::Newer(version)) if version == STORE_VERSION + 1),
             "{:?}",
@@ -578,12 +579,12 @@ mod tests {
     #[test]
     fn an_older_database_is_migrated_and_keeps_what_it_holds() {
         let dir = Dir::new("older");
-        let store = Store::open(&dir.0, 64 << 20).unwrap();
+        let store = Store::open(&dir.0, 8 << 20, 32 << 20).unwrap();
         assert_eq!(store.number("version").unwrap(), Some(STORE_VERSION));
         store.commit_one(Family::Meta, "term", &7_u64.to_be_bytes()).unwrap();
         store.commit_one(Family::Meta, "version", &0_u64.to_be_bytes()).unwrap();
         drop(store);
-        let store = Store::open(&dir.0, 64 << 20).unwrap();
+        let store = Store::open(&dir.0, 8 << 20, 32 << 20).unwrap();
         assert_eq!(store.number("version").unwrap(), Some(STORE_VERSION));
         assert_eq!(store.number("term").unwrap(), Some(7));
     }

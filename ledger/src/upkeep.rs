@@ -59,12 +59,17 @@ impl Upkeep {
             let (reply, answer) = oneshot::channel();
             // Whoever asked may be gone; then nobody wants the answer.
             let look = Request::Inspect(Box::new(move |writer| {
-                reply.send(writer.queue_next()).ok();
+                reply.send((writer.queue_next(), writer.store_memory())).ok();
             }));
             if self.writer.send(look).await.is_err() {
                 return;
             }
-            let Ok(next) = answer.await else { return };
+            let Ok((next, memory)) = answer.await else { return };
+            if let Ok(memory) = memory {
+                self.metrics.set("custody_store_buffer_bytes", memory.mem_table_total);
+                self.metrics.set("custody_store_cache_bytes", memory.cache_total);
+                self.metrics.set("custody_store_index_bytes", memory.mem_table_readers_total);
+            }
             let mark = *self.mark.borrow();
             self.metrics.set("custody_unpublished", next.saturating_sub(mark));
             if let Some(waited) = lag.look(next, mark, Instant::now()).filter(|waited| *waited > self.lag_max) {

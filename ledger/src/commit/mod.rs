@@ -30,7 +30,7 @@ use crate::{
     log_view::{FenceState, LogView, Published, report},
     metrics::Metrics,
     own_keys::OwnKeys,
-    store::{Family, QueueRow, Store, StoreError, numbered},
+    store::{Family, QueueRow, Store, StoreError, StoreMemory, numbered},
     workspace::{Standing, Workspace},
 };
 
@@ -310,6 +310,14 @@ impl Writer {
     /// Number of the next queue row.
     pub fn queue_next(&self) -> u64 {
         self.queue_next
+    }
+
+    /// What the store holds in memory.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn store_memory(&self) -> Result<StoreMemory, StoreError> {
+        self.parts.store.memory()
     }
 
     /// Number of this start.

@@ -131,7 +131,7 @@ fn admit() -> Done {
 
 /// Synced writes of the ledger's own store with its own options.
 fn stores(folder: &Path) -> Done {
-    let store = Store::open(&folder.join("limit-store"), 256 << 20)?;
+    let store = Store::open(&folder.join("limit-store"), 128 << 20, 128 << 20)?;
     let mut chain = Chain::fixed(2);
     for count in [1, 16, 256, 4_096] {
         // 4,096 records stand for what a busy group has: sixteen batches of 256.
