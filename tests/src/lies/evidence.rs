@@ -5,7 +5,7 @@ use custody::{
     evidence::Proof,
     merkle::Node,
     strict::table,
-    wire::{EvidenceBatch, EvidenceSegment},
+    wire::{EvidenceBatch, EvidenceSegment, LeafKind},
 };
 use prost::Message as _;
 
@@ -114,6 +114,13 @@ fn flip_last(objects: &mut [Bytes]) {
 
 /// Edits within the first segment shown.
 fn edit_segment(edit: &str, proof: &mut Proof) -> bool {
+    if edit == "index-in-no-batch" {
+        // Bound by no hash: such a leaf has no records to count.
+        let mut leaves = proof.evidence.segments.iter_mut().flat_map(|part| &mut part.leaves);
+        let Some(leaf) = leaves.find(|leaf| leaf.kind() != LeafKind::Batch) else { return false };
+        leaf.first_index = 5;
+        return true;
+    }
     let Some(part) = proof.evidence.segments.first_mut() else { return false };
     match edit {
         "seal-flipped" => part.seal = flip(&part.seal),
