@@ -2222,8 +2222,8 @@ def parse_evidence(data):
     path = [base64_of(line) for line in lines[3:]]
     in_form(len(path) <= 64 and all(len(one) == 32 for one in path), "proof lines")
     index = canonical_number(lines[2].removeprefix("index "))
-    evidence = decode("Evidence", base64_of(lines[1].removeprefix("extra ")))
-    return Proof(evidence, index, path, parse_note(note))
+    message, note = base64_of(lines[1].removeprefix("extra ")), parse_note(note)
+    return Proof(decode("Evidence", message), index, path, note)
 
 
 class Evidence:

@@ -70,12 +70,11 @@ impl Proof {
         if path.as_ref().is_some_and(|path| path.len() > PATH_MAX) {
             return Err(fault("more hashes than a tree of 64 bits can ask for"));
         }
-        Ok(Self {
-            evidence: strict::decode_shared(&table::EVIDENCE, extra.into())?,
-            index,
-            path: path.ok_or_else(|| fault("a hash is not 32 bytes of base64"))?,
-            checkpoint: SignedCheckpoint::parse(note.as_bytes())?,
-        })
+        let path = path.ok_or_else(|| fault("a hash is not 32 bytes of base64"))?;
+        let checkpoint = SignedCheckpoint::parse(note.as_bytes())?;
+        // Last, for what is not in form around it is so whatever its version.
+        let evidence = strict::decode_shared(&table::EVIDENCE, extra.into())?;
+        Ok(Self { evidence, index, path, checkpoint })
     }
 
     /// The file's bytes.

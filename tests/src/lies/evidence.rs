@@ -47,6 +47,10 @@ fn bytes_edit(edit: &str, proof: &Proof) -> Option<Vec<u8>> {
         "cut-in-the-middle" => Some(text.as_bytes().get(..text.len() / 2)?.to_vec()),
         "unknown-field" => inside("record_count", How::Unknown),
         "future-version" => inside("version", How::Set(2)),
+        "future-version-in-a-cut-file" => inside("version", How::Set(2)).map(|mut file| {
+            file.truncate(file.len() - 1);
+            file
+        }),
         "position-said-twice" => inside("first_position", How::Twice),
         _ => None,
     }

@@ -217,6 +217,24 @@ fn what_is_known_shows_an_older_copy() {
     assert_eq!((code, &verdict["first_failing_check"]), (1, &"known-checkpoint".into()));
 }
 
+/// FORMAT.md, 13.5: what the policy holds counts as given first.
+#[test]
+fn what_the_policy_knows_comes_before_what_is_given_beside() {
+    let place = Place::new();
+    let checkpoint = |size: u64| place.path("archive/log/checkpoints").join(size.to_string());
+    let size = (0..99).rev().find(|size| checkpoint(*size).exists()).unwrap();
+    let before = (0..size).rev().find(|size| checkpoint(*size).exists()).unwrap();
+    let [newest, beside] = [size, before].map(|size| fs::read(checkpoint(size)).unwrap());
+    fs::remove_file(checkpoint(size)).unwrap();
+    fs::remove_file(checkpoint(before)).unwrap();
+    let beside = place.write("beside", &beside);
+    place.write_policy(&Policy { known: vec![String::from_utf8(newest).unwrap()], ..ledger::policy() });
+    let (verdict, code) = place.verdict(&["--known", beside.to_str().unwrap()]);
+    let places = verdict["faults"].as_array().unwrap().iter().map(|fault| fault["place"].as_str().unwrap());
+    let expected = [size, before].map(|size| format!("log/checkpoints/{size}"));
+    assert_eq!((code, places.collect::<Vec<_>>()), (1, expected.each_ref().map(String::as_str).to_vec()));
+}
+
 #[test]
 fn witnesses_decide_what_the_ledger_alone_cannot() {
     let place = Place::new();
