@@ -362,6 +362,11 @@ def sha256(data):
     return hashlib.sha256(data).digest()
 
 
+def add(*numbers):
+    """A sum, which stops at 2^64 - 1 (1)."""
+    return min(sum(numbers), U64_MAX)
+
+
 def u32be(number):
     return number.to_bytes(4, "big")
 
@@ -708,6 +713,8 @@ class Archive:
                 self.objects = tar_members(path)
         except OSError as error:
             raise NoVerdict(f"cannot read the archive: {error}") from error
+        if not any(name.startswith(("log/", "workspaces/")) for name in self.objects):
+            raise NoVerdict("no archive: is this its top folder?")
 
     def read_folder(self, folder, prefix):
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
@@ -817,7 +824,8 @@ def tar_extension(kind, size, blocks):
 
 
 def tar_end(file):
-    if file.read().strip(b"\0"):
+    rest = file.read()
+    if len(rest) + 512 > 1_048_576 or rest.strip(b"\0"):
         raise NoVerdict("a tar with something after its end")
 
 
@@ -1374,7 +1382,7 @@ class Log:
             try:
                 sizes.append(canonical_number(name.removeprefix("log/checkpoints/")))
             except Malformed:
-                continue
+                self.run.found("unreferenced")
         return sorted(sizes)
 
     def read_checkpoint(self, size):
@@ -1585,13 +1593,13 @@ class Workspace:
                 (self.log.policy.origin, self.id, named.segment, self.log.incarnations[named.index]),
                 "seal-binding", name)
         last = self.seals[-1] if self.seals else None
-        expected = min(last.first_position + last.record_count, U64_MAX) if last else 0
+        expected = add(last.first_position, last.record_count) if last else 0
         require(seal.first_position == expected, "seal-position", name)
         require(seal.history_root == self.history.root(), "seal-history", name)
         ledger_count = self.log.ledger_counts[named.index]
         require(seal.ledger_chain.count == ledger_count and self.log.ledger.had(seal.ledger_chain),
                 "seal-ledger-chain", name)
-        statements = min(1 + sum(before.statement_count for before in self.seals), U64_MAX)
+        statements = add(1, *(before.statement_count for before in self.seals))
         require(seal.workspace_chain.count == statements, "seal-workspace-chain", name)
         seal.index, seal.name = named.index, name
         self.seals.append(seal)
@@ -1878,7 +1886,7 @@ class Segment:
             last_term = term
             self.before_term = self.before_term or leaf.entry.received_at < begun[term]
             if leaf.kind == "BATCH":
-                position = min(position + leaf.content.header.record_count, U64_MAX)
+                position = add(position, leaf.content.header.record_count)
 
     def check_counts(self):
         """Step 7."""
@@ -2120,8 +2128,13 @@ def find_at_end(run, log):
             run.found("silent")
         if silence > 3 * DAY_US:
             run.found("unclosed")
-    folders = {name.split("/")[1] for name in run.archive.below("workspaces")}
-    for _ in folders - {workspace.hex() for workspace in log.chains}:
+    created = "|".join(workspace.hex() for workspace in log.chains) or "-"
+    of_table = re.compile(r"log/(checkpoints|cosignatures|statements|tile)/.*"
+                          rf"|workspaces/({created})/(segments|seals|statements)/.*", re.DOTALL)
+    folders = {name.split("/")[1] for name in run.archive.below("workspaces")} - set(created.split("|"))
+    others = [name for name in run.archive.objects if not of_table.fullmatch(name)
+              and not (name.startswith("workspaces/") and name.split("/")[1] in folders)]
+    for _ in [*folders, *others]:
         run.found("unreferenced")
 
 
@@ -2209,8 +2222,8 @@ def parse_evidence(data):
     path = [base64_of(line) for line in lines[3:]]
     in_form(len(path) <= 64 and all(len(one) == 32 for one in path), "proof lines")
     index = canonical_number(lines[2].removeprefix("index "))
-    evidence = decode("Evidence", base64_of(lines[1].removeprefix("extra ")))
-    return Proof(evidence, index, path, parse_note(note))
+    message, note = base64_of(lines[1].removeprefix("extra ")), parse_note(note)
+    return Proof(decode("Evidence", message), index, path, note)
 
 
 class Evidence:
@@ -2251,10 +2264,10 @@ class Evidence:
         self.check_log(seal, segment, last, place)
         require(self.ledger.had(seal.ledger_chain), "seal-ledger-chain", place)
         require(seal.workspace_chain.count > 0 and self.chain.had(seal.workspace_chain), "seal-workspace-chain", place)
-        require(last or segment.first_leaf + len(segment.leaves) == seal.size, "evidence-run", place)
+        require(last or add(segment.first_leaf, len(segment.leaves)) == seal.size, "evidence-run", place)
         if before:
             require(segment.first_leaf == 0 and seal.segment == before.segment + 1
-                    and seal.first_position == before.first_position + before.record_count, "evidence-run", place)
+                    and seal.first_position == add(before.first_position, before.record_count), "evidence-run", place)
         leaves = [segment_leaf(leaf.kind, leaf.first_position, leaf.received_at, leaf.term, leaf.signed,
                                leaf.signature) for leaf in segment.leaves]
         require(range_root(SEGMENT_TREE, segment.first_leaf, leaves, seal.size, segment.path) == seal.root,
@@ -2275,7 +2288,8 @@ class Evidence:
 
     def check_leaf(self, seal, segment, leaf, place):
         if leaf.kind != "BATCH":
-            require(not leaf.records and not leaf.nonces and not leaf.path, "evidence-form", place)
+            bare = not leaf.records and not leaf.nonces and not leaf.path and leaf.first_index == 0
+            require(bare, "evidence-form", place)
             return
         header = judged("entry-form", place, parse_header, leaf.signed)
         states = KeyStates(self.ledger, seal.ledger_chain.count, self.chain, seal.workspace_chain.count)
@@ -2285,10 +2299,10 @@ class Evidence:
         for data in leaf.records:
             record = judged("record-form", place, parse_record, data)
             require(may_write(key.role, self.chain.name, record.kind), "record-kind", place)
-        end = leaf.first_position + leaf.first_index + len(leaf.records)
+        end = add(leaf.first_position, leaf.first_index, len(leaf.records))
         if leaf.records and self.in_doubt(header.key_id, end - 1, segment.log_index):
             self.doubted = True
-        require(end <= seal.first_position + seal.record_count, "evidence-run", place)
+        require(end <= add(seal.first_position, seal.record_count), "evidence-run", place)
 
     def in_doubt(self, key_id, position, log_index):
         """Of the last record of a leaf, after all statements of the file."""
@@ -2303,8 +2317,9 @@ class Evidence:
         first, count = leaf.first_index, len(leaf.records)
         if self.shown:
             require(first == 0 and self.next_position == leaf.first_position, "evidence-run", place)
-        end, run_end = leaf.first_position + first + count, self.message.first_position + self.message.record_count
-        require(first + count == header.record_count or end == run_end, "evidence-run", place)
+        end = add(leaf.first_position, first, count)
+        run_end = add(self.message.first_position, self.message.record_count)
+        require(add(first, count) == header.record_count or end == run_end, "evidence-run", place)
         require(count or (header.record_count == 0 and first == 0), "evidence-run", place)
         if count:
             self.first = leaf.first_position + first if self.first is None else self.first

@@ -2,6 +2,11 @@
 
 use crate::id::{ObjectHash, WorkspaceId};
 
+/// A canonical number: decimal digits without sign or leading zeros, of at most 64 bits.
+pub fn number(text: &str) -> Option<u64> {
+    text.parse::<u64>().ok().filter(|number| number.to_string() == text)
+}
+
 /// `workspaces/<id>/segments/<n>-<sha256>`.
 pub fn segment(workspace: WorkspaceId, number: u64, hash: ObjectHash) -> String {
     format!("workspaces/{workspace}/segments/{number}-{hash}")
@@ -24,6 +29,10 @@ pub fn statements(workspace: Option<WorkspaceId>) -> String {
 
 /// Folder of the checkpoints.
 pub const CHECKPOINTS: &str = "log/checkpoints";
+/// Folder of the cosignatures.
+pub const COSIGNATURES: &str = "log/cosignatures";
+/// Folder of the tiles.
+pub const TILES: &str = "log/tile";
 
 /// `log/checkpoints/<size>`.
 pub fn checkpoint(size: u64) -> String {
@@ -34,7 +43,7 @@ pub fn checkpoint(size: u64) -> String {
 pub fn cosignature(size: u64, witness: &str) -> String {
     let name: String =
         witness.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
-    format!("log/cosignatures/{size}/{name}")
+    format!("{COSIGNATURES}/{size}/{name}")
 }
 
 /// `log/<tile path>`.

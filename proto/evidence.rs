@@ -7,6 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 
 use crate::{
+    archive,
     batch::{Header, record_leaf},
     head::nodes,
     id::{Epoch, GatewayId, KeyId, WorkspaceId},
@@ -63,21 +64,17 @@ impl Proof {
         let extra = lines.next().and_then(|line| line.strip_prefix("extra ")).ok_or_else(|| fault("no extra line"))?;
         let extra = STANDARD.decode(extra).map_err(|_| fault("the extra line is not base64"))?;
         let index = lines.next().and_then(|line| line.strip_prefix("index ")).ok_or_else(|| fault("no index"))?;
-        let number: u64 = index.parse().map_err(|_| fault("the index is no number"))?;
-        if number.to_string() != index {
-            return Err(fault("the index is no canonical number"));
-        }
+        let index = archive::number(index).ok_or_else(|| fault("the index is no canonical number"))?;
         let hash = |line: &str| STANDARD.decode(line).ok().and_then(|bytes| bytes.try_into().ok());
         let path: Option<Vec<Node>> = lines.take(PATH_MAX.saturating_add(1)).map(hash).collect();
         if path.as_ref().is_some_and(|path| path.len() > PATH_MAX) {
             return Err(fault("more hashes than a tree of 64 bits can ask for"));
         }
-        Ok(Self {
-            evidence: strict::decode_shared(&table::EVIDENCE, extra.into())?,
-            index: number,
-            path: path.ok_or_else(|| fault("a hash is not 32 bytes of base64"))?,
-            checkpoint: SignedCheckpoint::parse(note.as_bytes())?,
-        })
+        let path = path.ok_or_else(|| fault("a hash is not 32 bytes of base64"))?;
+        let checkpoint = SignedCheckpoint::parse(note.as_bytes())?;
+        // Last, for what is not in form around it is so whatever its version.
+        let evidence = strict::decode_shared(&table::EVIDENCE, extra.into())?;
+        Ok(Self { evidence, index, path, checkpoint })
     }
 
     /// The file's bytes.
@@ -273,7 +270,9 @@ impl<'a> Checker<'a> {
                 let key_id = self.check_batch(seal, leaf, &place)?;
                 self.count_doubt(&key_id, part.log_index, shown);
             } else {
-                let bare = leaf.records.is_empty() && leaf.nonces.is_empty() && leaf.path.is_empty();
+                // Its hash does not bind them.
+                let bare =
+                    leaf.records.is_empty() && leaf.nonces.is_empty() && leaf.path.is_empty() && leaf.first_index == 0;
                 ensure(Check::EvidenceForm, bare, || place, || ("no records in such a leaf", "some"))?;
             }
         }

@@ -1,15 +1,21 @@
-//! The worked example of `docs/FORMAT.md`, section 15: one record on its way from bytes to checkpoint, in hex, made from
-//! fixed values. `CUSTODY_BLESS=1` writes it again.
+//! The worked examples of `docs/FORMAT.md`, in hex, made from fixed values: one record on its way from bytes to checkpoint
+//! (section 15), and a directory entry (5.4). `CUSTODY_BLESS=1` writes them again.
 
 use std::{fmt::Write as _, fs, path::Path};
 
 use bytes::Bytes;
+use chacha20poly1305::{
+    KeyInit as _, XChaCha20Poly1305, XNonce,
+    aead::{Aead as _, Payload},
+};
+use prost::Message as _;
 
 use crate::{
     batch::{Header, nonce, record_leaf, record_leaves, seal_header},
+    directory,
     hash::{Use, header_hash, object_hash},
     head::history_leaf,
-    id::{HeaderHash, KeyId, RootHash, hex},
+    id::{HeaderHash, KeyId, MemberId, RootHash, hex},
     key::{Context, public, sign},
     log::encode_seal_entry,
     merkle::{self, BatchTree, LogTree, SegmentTree, log_leaf},
@@ -151,22 +157,39 @@ fn segment_and_log_steps(out: &mut String, header: &[u8], signature: &[u8; 64]) 
     out.push('\n');
 }
 
+/// A directory entry: commitment, associated data, contents, ciphertext.
+fn directory_example() -> String {
+    let (key, member, revision, nonce) = ([0x4b; 32], MemberId([0xa1; 16]), 2, XNonce::from([0xbf; 24]));
+    let contents = wire::DirectoryContents {
+        version: crate::FORMAT_VERSION,
+        name: "Ada Lovelace".into(),
+        address: "ada@example.com".into(),
+    };
+    let contents = contents.encode_to_vec();
+    let data = directory::associated_data(ORIGIN, member, revision);
+    let cipher = XChaCha20Poly1305::new(&key.into());
+    let ciphertext = cipher.encrypt(&nonce, Payload { msg: &contents, aad: &data }).unwrap();
+    let commitment = directory::key_commitment(ORIGIN, member, &key);
+    let lines = [&commitment[..], &data, &contents, &ciphertext].map(|bytes| format!("    {}\n", hex(bytes)));
+    format!("\n{}\n", lines.concat())
+}
+
 #[test]
-fn the_worked_example_in_the_manual_is_made_again() {
-    const BEGIN: &str = "<!-- worked example: begin -->\n";
-    const END: &str = "<!-- worked example: end -->";
+fn the_worked_examples_in_the_manual_are_made_again() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/FORMAT.md");
     let manual = fs::read_to_string(&path).unwrap();
-    let (before, rest) = manual.split_once(BEGIN).unwrap();
-    let (found, after) = rest.split_once(END).unwrap();
-    let expected = example();
+    let mut made = manual.clone();
+    for (name, example) in [("directory", directory_example()), ("worked", example())] {
+        let [begin, end] = ["begin", "end"].map(|edge| format!("<!-- {name} example: {edge} -->\n"));
+        let (before, rest) = made.split_once(&begin).unwrap();
+        let (_, after) = rest.split_once(&end).unwrap();
+        made = format!("{before}{begin}{example}{end}{after}");
+    }
     if std::env::var_os("CUSTODY_BLESS").is_some() {
         #[expect(clippy::disallowed_methods, reason = "a file of the repository, written on request")]
-        fs::write(&path, format!("{before}{BEGIN}{expected}{END}{after}")).unwrap();
+        fs::write(&path, &made).unwrap();
         return;
     }
-    assert_eq!(
-        found, expected,
-        "docs/FORMAT.md section 15 is not what the code makes (CUSTODY_BLESS=1 writes it again)"
-    );
+    let differ = made.lines().zip(manual.lines()).find(|(made, found)| made != found);
+    assert!(made == manual, "docs/FORMAT.md is not what the code makes (CUSTODY_BLESS=1 writes it again): {differ:?}");
 }

@@ -81,20 +81,33 @@ pub fn verify_inclusion<H: TreeHash>(index: u64, size: u64, leaf: &LeafHash, pro
     let (mut at, mut last) = (index, size.saturating_sub(1));
     let mut hash = leaf.0;
     for sibling in proof {
-        if last == 0 {
-            return false;
+        match climb(&mut at, &mut last) {
+            Some(Side::Left) => hash = H::node(sibling, &hash),
+            Some(Side::Right) => hash = H::node(&hash, sibling),
+            None => return false,
         }
-        if at & 1 == 1 || at == last {
-            hash = H::node(sibling, &hash);
-            while at & 1 == 0 && at != 0 {
-                (at, last) = (at >> 1, last >> 1);
-            }
-        } else {
-            hash = H::node(&hash, sibling);
-        }
-        (at, last) = (at >> 1, last >> 1);
     }
     last == 0 && hash == root.0
+}
+
+/// Where the next hash of a proof stands.
+enum Side {
+    Left,
+    Right,
+}
+
+/// A step of the RFC's loops: from the node `at` of a level whose last one is `last` up to where the next hash is used up.
+/// `None` at the root.
+fn climb(at: &mut u64, last: &mut u64) -> Option<Side> {
+    if *last == 0 {
+        return None;
+    }
+    let side = if *at & 1 == 1 || at == last { Side::Left } else { Side::Right };
+    while matches!(side, Side::Left) && *at & 1 == 0 && *at != 0 {
+        (*at, *last) = (*at >> 1, *last >> 1);
+    }
+    (*at, *last) = (*at >> 1, *last >> 1);
+    Some(side)
 }
 
 /// Whether `proof` shows that the tree with `size` leaves and `root` begins with the one of `old_size` and `old_root`
@@ -124,19 +137,11 @@ pub fn verify_consistency<H: TreeHash>(
     let Some(first) = next.take() else { return false };
     let (mut old_hash, mut hash) = (*first, *first);
     for sibling in rest {
-        if last == 0 {
-            return false;
+        match climb(&mut at, &mut last) {
+            Some(Side::Left) => (old_hash, hash) = (H::node(sibling, &old_hash), H::node(sibling, &hash)),
+            Some(Side::Right) => hash = H::node(&hash, sibling),
+            None => return false,
         }
-        if at & 1 == 1 || at == last {
-            old_hash = H::node(sibling, &old_hash);
-            hash = H::node(sibling, &hash);
-            while at & 1 == 0 && at != 0 {
-                (at, last) = (at >> 1, last >> 1);
-            }
-        } else {
-            hash = H::node(&hash, sibling);
-        }
-        (at, last) = (at >> 1, last >> 1);
     }
     last == 0 && old_hash == old_root.0 && hash == root.0
 }

@@ -3,6 +3,7 @@
 //! `policy.json` is read strictly: an unknown key is an error, for a key that a verifier passes over is a demand unmet.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{
     hash::sha256,
@@ -104,7 +105,14 @@ impl Policy {
         if bytes.len() > POLICY_BYTES_MAX {
             return Err(BadPolicy("is longer than 1 MiB".to_owned()));
         }
-        let policy: Self = serde_json::from_slice(bytes).map_err(|why| BadPolicy(format!("is not in form: {why}")))?;
+        let form = |why: &dyn std::fmt::Display| BadPolicy(format!("is not in form: {why}"));
+        let policy: Self = serde_json::from_slice(bytes).map_err(|why| form(&why))?;
+        // The library also takes a list for an object, and an object with one key for a name.
+        let given: Map<String, Value> = serde_json::from_slice(bytes).map_err(|why| form(&why))?;
+        let read = serde_json::to_value(&policy).map_err(|why| form(&why))?;
+        if given.iter().any(|(key, value)| read.get(key) != Some(value)) {
+            return Err(form(&"a value of another type than it should have"));
+        }
         if policy.version != 1 {
             return Err(BadPolicy(format!("has version {}, and this program knows 1", policy.version)));
         }
@@ -179,4 +187,31 @@ pub fn fingerprint(bytes: &[u8]) -> String {
     let groups: Vec<&str> =
         (0..digits.len()).step_by(4).filter_map(|at| digits.get(at..at.saturating_add(4))).collect();
     groups.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn is_read(change: impl FnOnce(&mut Value)) -> bool {
+        let mut policy = serde_json::to_value(crate::golden_tests::audit_policy()).unwrap();
+        change(&mut policy);
+        Policy::parse(&serde_json::to_vec(&policy).unwrap()).is_ok()
+    }
+
+    #[test]
+    fn a_value_has_one_type() {
+        assert!(is_read(|_| {}));
+        assert!(is_read(|policy| policy["scope"] = json!("organisation")));
+        assert!(!is_read(|policy| policy["scope"] = json!({"organisation": null})));
+        assert!(is_read(|policy| policy["required"] = json!(["unaltered"])));
+        assert!(!is_read(|policy| policy["required"] = json!([{"unaltered": null}])));
+        let values = |object: &Value| object.as_object().unwrap().values().cloned().collect::<Vec<_>>();
+        let in_order = |root: &Value| json!([root["era"], root["public_key"], root["successor_hash"]]);
+        assert!(!is_read(|policy| policy["roots"][0] = in_order(&policy["roots"][0])));
+        assert!(!is_read(|policy| *policy = values(policy).into()));
+        assert!(!is_read(|policy| policy["witnesses"] = Value::Null));
+    }
 }

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::{Log, Options, parse_receipt};
+use super::{Log, Options, Unreadable, parse_receipt};
 use crate::{
     archive,
     head::{Head, SignedHead},
     id::WorkspaceId,
     merkle::{HistoryTree, SegmentTree, Tree},
     note::SignedCheckpoint,
+    policy::Policy,
     segment::{Content, Entry, Seal},
     verdict::{Check, Fault},
     wire::{self, LeafKind, Role},
@@ -56,6 +57,15 @@ pub fn parse_known(bytes: &[u8]) -> Result<Known, String> {
     let signed =
         SignedCheckpoint::parse(bytes).map_err(|why| format!("is neither head, receipt nor checkpoint: {why}"))?;
     Ok(Known::Checkpoint(signed))
+}
+
+/// The known files that a policy holds.
+///
+/// # Errors
+/// [`Unreadable`] for one that is none.
+pub fn known_in(policy: &Policy) -> Result<Vec<Known>, Unreadable> {
+    let known = policy.known.iter().map(|text| parse_known(text.as_bytes()));
+    known.collect::<Result<_, _>>().map_err(|why| Unreadable(format!("the known file in the policy {why}")))
 }
 
 /// Holds what is known against what the archive turns out to have.

@@ -116,7 +116,16 @@ impl Log {
         verdict: &mut Verdict,
     ) -> Result<Self, Stop> {
         let names = objects.list(archive::CHECKPOINTS)?;
-        let mut sizes: Vec<u64> = names.iter().filter_map(|name| canonical_number(name)).collect();
+        let mut sizes = Vec::new();
+        for name in names {
+            match archive::number(&name) {
+                Some(size) => sizes.push(size),
+                None => {
+                    let place = format!("{}/{name}", archive::CHECKPOINTS);
+                    verdict.find("unreferenced", None, place, "not the name of a checkpoint".to_owned());
+                }
+            }
+        }
         sizes.sort_unstable();
         let wanted = at_size.or_else(|| sizes.last().copied());
         let Some(size) = wanted.filter(|size| sizes.contains(size)) else {
@@ -321,9 +330,9 @@ impl Log {
         verdict: &mut Verdict,
     ) -> Result<(), Stop> {
         let witnesses = policy.witness_keys().unwrap_or_default();
-        for name in objects.list("log/cosignatures")? {
-            let place = format!("log/cosignatures/{name}");
-            let size = canonical_number(name.split_once('/').map_or(name.as_str(), |(size, _)| size));
+        for name in objects.list(archive::COSIGNATURES)? {
+            let place = format!("{}/{name}", archive::COSIGNATURES);
+            let size = archive::number(name.split_once('/').map_or(name.as_str(), |(size, _)| size));
             let Some(root) = size.and_then(|size| self.tree.root_at(size)) else {
                 verdict.find("unreferenced", None, place, "a cosignature of no checkpoint in this log".to_owned());
                 continue;
@@ -358,11 +367,13 @@ impl Log {
 
     /// The ledger's statements, which the log has in full, are also objects of their own.
     fn check_statement_objects(&self, objects: &impl Archive, verdict: &mut Verdict) -> Result<(), Stop> {
-        let mut strange: BTreeSet<String> = objects.list("log/statements")?.into_iter().collect();
+        let folder = archive::statements(None);
+        let mut strange: BTreeSet<String> =
+            objects.list(&folder)?.into_iter().map(|name| format!("{folder}/{name}")).collect();
         for state in self.ledger.iter().skip(1) {
             let head = state.chain.head();
             let name = archive::statement(None, head.count.saturating_sub(1), head.hash);
-            strange.remove(name.strip_prefix("log/statements/").unwrap_or(&name));
+            strange.remove(&name);
             let object = objects.get(&name)?;
             let found = object.as_ref().map(|bytes| crate::hash::object_hash(bytes));
             ensure(
@@ -378,8 +389,7 @@ impl Log {
             )?;
         }
         for name in strange {
-            let text = "no statement on the ledger's keys".to_owned();
-            verdict.find("unreferenced", None, format!("log/statements/{name}"), text);
+            verdict.find("unreferenced", None, name, "no statement on the ledger's keys".to_owned());
         }
         Ok(())
     }
@@ -389,11 +399,6 @@ impl Log {
 pub fn last_seals_hash(last: &[(WorkspaceId, u64, ObjectHash)]) -> [u8; 32] {
     let start = Use::LastSeals.hasher();
     last.iter().fold(start, |input, (id, segment, hash)| input.fixed(&id.0).number(*segment).fixed(&hash.0)).finish()
-}
-
-/// A decimal number without sign or leading zeros.
-fn canonical_number(text: &str) -> Option<u64> {
-    text.parse::<u64>().ok().filter(|number| number.to_string() == text)
 }
 
 fn read_checkpoint(objects: &impl Archive, policy: &Policy, size: u64) -> Result<SignedCheckpoint, Stop> {
@@ -461,8 +466,8 @@ fn check_tiles(
     tree: &Tree<LogTree>,
     verdict: &mut Verdict,
 ) -> Result<(), Stop> {
-    for name in objects.list("log/tile")? {
-        let place = format!("log/tile/{name}");
+    for name in objects.list(archive::TILES)? {
+        let place = format!("{}/{name}", archive::TILES);
         let Some((level, number, width)) = parse_tile_name(&name) else {
             verdict.find("unreferenced", None, place, "not the name of a tile".to_owned());
             continue;
@@ -493,12 +498,12 @@ fn check_tiles(
 /// Level (`None` for entries), number and width of a tile from its path below `log/tile`.
 fn parse_tile_name(name: &str) -> Option<(Option<u32>, u64, u64)> {
     let (level, rest) = name.split_once('/')?;
-    let level = if level == "entries" { None } else { Some(u32::try_from(canonical_number(level)?).ok()?) };
+    let level = if level == "entries" { None } else { Some(u32::try_from(archive::number(level)?).ok()?) };
     let (path, width) = match rest.split_once(".p/") {
-        Some((path, width)) => (path, canonical_number(width).filter(|w| (1..TILE_WIDTH).contains(w))?),
+        Some((path, width)) => (path, archive::number(width).filter(|w| (1..TILE_WIDTH).contains(w))?),
         None => (rest, TILE_WIDTH),
     };
     let number: u64 = path.replace(['x', '/'], "").parse().ok()?;
     let canonical = archive::tile(level, number, width);
-    (canonical.strip_prefix("log/tile/") == Some(name)).then_some((level, number, width))
+    (canonical.strip_prefix(archive::TILES)?.strip_prefix('/') == Some(name)).then_some((level, number, width))
 }

@@ -23,7 +23,7 @@ mod segment;
 mod strays;
 mod workspace;
 
-pub use known::{KNOWN_BYTES_MAX, Known, parse_known};
+pub use known::{KNOWN_BYTES_MAX, Known, known_in, parse_known};
 pub use log::{Log, Term, last_seals_hash};
 
 /// An object could not be read: neither there nor missing. Verification ends without a verdict.
@@ -183,7 +183,7 @@ pub fn run(
     for epoch in open_epochs.iter().filter(|_| options.until.is_none()) {
         epoch.find(newest, &mut verdict);
     }
-    strays::find_workspaces(archive, &log, &mut verdict)?;
+    strays::find_beside(archive, &log, &mut verdict)?;
     forget_omitted(&mut verdict);
     third_parties(Some((&log, &knowledge)), policy, options, &mut verdict);
     Ok(verdict)
@@ -329,7 +329,7 @@ fn third_parties(
 /// [`Unreadable`].
 pub fn newest_checkpoint(archive: &impl Archive) -> Result<Option<SignedCheckpoint>, Unreadable> {
     let sizes = archive.list(crate::archive::CHECKPOINTS)?;
-    let Some(size) = sizes.iter().filter_map(|name| name.parse::<u64>().ok()).max() else { return Ok(None) };
+    let Some(size) = sizes.iter().filter_map(|name| crate::archive::number(name)).max() else { return Ok(None) };
     Ok(archive.get(&crate::archive::checkpoint(size))?.and_then(|bytes| SignedCheckpoint::parse(&bytes).ok()))
 }
 

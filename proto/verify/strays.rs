@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use super::{Archive, Log, Unreadable};
 use crate::{
+    archive,
     id::WorkspaceId,
     verdict::{FINDINGS_MAX, Verdict},
 };
@@ -26,11 +27,11 @@ impl Strays {
         }
     }
 
-    /// Finds them in the order of their names.
-    fn find(self, workspace: Option<WorkspaceId>, folder: &str, text: &str, verdict: &mut Verdict) {
+    /// Finds them in the order of their names, before which stands `before`.
+    fn find(self, workspace: Option<WorkspaceId>, before: &str, text: &str, verdict: &mut Verdict) {
         let more = self.count.saturating_sub(self.least.len() as u64);
         for name in self.least {
-            verdict.find("unreferenced", workspace, format!("{folder}/{name}"), text.to_owned());
+            verdict.find("unreferenced", workspace, format!("{before}{name}"), text.to_owned());
         }
         verdict.findings_more = verdict.findings_more.saturating_add(more);
     }
@@ -44,10 +45,10 @@ pub(super) fn find_in(
     named: impl Fn(usize) -> Option<String>,
     verdict: &mut Verdict,
 ) -> Result<(), Unreadable> {
-    let folder = format!("workspaces/{workspace}/{folder}");
+    let folder = format!("workspaces/{workspace}/{folder}/");
     let mut strays = Strays::default();
-    objects.each(&folder, &mut |name| {
-        let number = name.split_once('-').and_then(|(number, _)| number.parse().ok());
+    objects.each(folder.trim_end_matches('/'), &mut |name| {
+        let number = name.split_once('-').and_then(|(number, _)| usize::try_from(archive::number(number)?).ok());
         if number.and_then(&named).as_deref() != Some(name) {
             strays.take(name);
         }
@@ -56,22 +57,26 @@ pub(super) fn find_in(
     Ok(())
 }
 
-/// Folders of workspaces that the log does not know.
-pub(super) fn find_workspaces(objects: &impl Archive, log: &Log, verdict: &mut Verdict) -> Result<(), Unreadable> {
+/// Folders of workspaces that the log does not know, and objects in no folder of an archive. What lies in those of the log is
+/// seen where they are read, and what lies in a known workspace's when that is verified.
+pub(super) fn find_beside(objects: &impl Archive, log: &Log, verdict: &mut Verdict) -> Result<(), Unreadable> {
     let known: BTreeSet<String> = log.workspaces.iter().map(|workspace| workspace.id.to_string()).collect();
-    let mut strays = Strays::default();
+    let (mut folders, mut others) = (Strays::default(), Strays::default());
     // Names of one folder come one after the other.
     let mut last = String::new();
-    objects.each("workspaces", &mut |name| {
-        let folder = name.split('/').next().unwrap_or_default();
-        if folder != last {
-            last = folder.to_owned();
-            if !known.contains(folder) {
-                strays.take(folder);
+    objects.each("", &mut |name| match name.splitn(4, '/').collect::<Vec<_>>().as_slice() {
+        ["log", "checkpoints" | "cosignatures" | "statements" | "tile", _, ..] => {}
+        ["workspaces", folder, ..] if !known.contains(*folder) => {
+            if last != *folder {
+                folders.take(folder);
+                (*folder).clone_into(&mut last);
             }
         }
+        ["workspaces", _, "seals" | "segments" | "statements", _] => {}
+        _ => others.take(name),
     })?;
-    strays.find(None, "workspaces", "no such workspace in the log", verdict);
+    others.find(None, "", "no object of an archive has such a name", verdict);
+    folders.find(None, "workspaces/", "no such workspace in the log", verdict);
     Ok(())
 }
 
@@ -88,7 +93,7 @@ mod tests {
         assert_eq!(strays.least.len(), FINDINGS_MAX);
         let mut verdict = Verdict::default();
         verdict.find("dropped", None, String::new(), String::new());
-        strays.find(None, "workspaces", "", &mut verdict);
+        strays.find(None, "workspaces/", "", &mut verdict);
         assert_eq!((verdict.findings.len(), verdict.findings_more), (FINDINGS_MAX, 2_001));
         assert_eq!(verdict.findings[1].place, "workspaces/00000");
         assert_eq!(verdict.findings[999].place, "workspaces/00998");

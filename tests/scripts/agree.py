@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Whether the two verifiers agree over the whole tamper matrix: six claims, exit code, first failing check. Of evidence files
-there are no claims.
+"""Whether the two verifiers agree over the whole tamper matrix: six claims, exit code, first failing check, and where nothing
+failed the findings. Of evidence files there are no claims and no findings.
 
     agree.py GOLDEN VERIFIER [DIR]
 
@@ -51,7 +51,8 @@ def first_verdict(verifier, folder, as_of):
     report = json.loads(done.stdout)
     # Without a verdict there are no claims: nothing is shown.
     claims = {claim["claim"]: claim["state"] for claim in report.get("claims", [])} or "none"
-    return {"exit": done.returncode, "first": report.get("first_failing_check"), "claims": claims}
+    findings = [finding["name"] for finding in report.get("findings", [])]
+    return archive_answer(done.returncode, report.get("first_failing_check"), claims, findings)
 
 
 def second_verdict(second, folder, as_of):
@@ -62,9 +63,14 @@ def second_verdict(second, folder, as_of):
     try:
         verdict = second.run_command(asked)
     except second.NoVerdict:
-        return {"exit": 2, "first": None, "claims": "none"}
+        return archive_answer(2, None, "none", [])
     first = (verdict["first_fault"] or {}).get("check")
-    return {"exit": verdict["exit_code"], "first": first, "claims": verdict["claims"]}
+    return archive_answer(verdict["exit_code"], first, verdict["claims"], verdict["findings"])
+
+
+def archive_answer(code, first, claims, findings):
+    """What is compared. Behind a fault it depends on the order of reading what was found."""
+    return {"exit": code, "first": first, "claims": claims, "findings": None if first else sorted(findings)}
 
 
 def first_of_evidence(verifier, folder):

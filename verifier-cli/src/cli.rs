@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use custody::archive;
 use verifier::{make_evidence::What, time};
 
 /// Checks a Custody archive or evidence file offline, trusting nothing but the audit policy.
@@ -24,7 +25,8 @@ pub(crate) enum Command {
     /// Make or check evidence: one file that proves a record, or a run of records
     #[command(subcommand)]
     Evidence(Evidence),
-    /// Copy out what the auditor of one workspace gets: the log, the workspace's objects, a policy for it
+    /// Verify and copy out what the auditor of one workspace gets: the log, the workspace's objects, a policy for it
+    #[command(after_help = EXIT_CODES)]
     Export(Export),
     /// Show records as a table or as JSON lines
     Show(Show),
@@ -55,11 +57,16 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub(crate) until: Option<u64>,
     /// Verify the archive as it was when the log had this many entries
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number)]
     pub(crate) at_size: Option<u64>,
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    let why = "not a number\nhint: digits alone, without leading zeros, as a file below log/checkpoints is named";
+    archive::number(text).ok_or_else(|| why.to_owned())
 }
 
 #[derive(Debug, Subcommand)]

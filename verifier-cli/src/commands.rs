@@ -7,7 +7,7 @@ use custody::{
     id::WorkspaceId,
     policy::{POLICY_BYTES_MAX, Policy, fingerprint},
     verdict::{Check, Fault},
-    verify::{self, KNOWN_BYTES_MAX, Known, Options, parse_known},
+    verify::{self, KNOWN_BYTES_MAX, Known, Options, known_in, parse_known},
 };
 use verifier::{
     export,
@@ -123,18 +123,21 @@ fn check_evidence(file: &Path, policy: &Path, json: bool) -> Result<u8, Failure>
 
 fn run_export(asked: &Export) -> Result<u8, Failure> {
     let (policy, _) = read_policy(&asked.policy)?;
-    let exported = export::export(&Source::open(&asked.archive)?, &policy, &asked.workspace, &asked.out)?;
+    let exported = export::export(&Source::open(&asked.archive)?, &policy, &asked.workspace, &asked.out, time::now())?;
+    let (verdict, required) = (&exported.verdict, &exported.policy.required);
+    let code = verdict.exit_code(required);
+    let open = if code == 0 { String::new() } else { format!(", but {}", report::undecided(verdict, required)) };
     answer(&format!(
-        "{}: workspace {}, {} objects, {} bytes\npolicy.json has the fingerprint\n  {}\nverify it with\n  verifier verify {} --policy {}\n",
+        "{}: workspace {}, {} objects, {} bytes, nothing in them refuted{open}\npolicy.json has the fingerprint\n  {}\nverify it with\n  verifier verify {} --policy {}\n",
         asked.out.display(),
         exported.workspace,
         exported.objects,
         exported.bytes,
-        fingerprint(&exported.policy),
+        fingerprint(&exported.policy_bytes),
         asked.out.join("archive").display(),
         asked.out.join("policy.json").display(),
     ))?;
-    Ok(0)
+    Ok(code)
 }
 
 fn run_show(asked: &Show) -> Result<u8, Failure> {
@@ -159,13 +162,15 @@ fn run_show(asked: &Show) -> Result<u8, Failure> {
     if !asked.json {
         answer(&format!("{}\n", show::HEADING))?;
     }
+    // Whoever reads may have enough before all is shown.
     show::each(&archive, &seals, *first, *end, |shown| {
         answer(&format!("{}\n", if asked.json { show::json_line(&shown) } else { show::table_line(&shown) }))
     })?;
     Ok(0)
 }
 
-fn answer(text: &str) -> Result<(), Failure> {
+/// Whether somebody still reads.
+fn answer(text: &str) -> Result<bool, Failure> {
     output::answer(text).map_err(|why| Failure::Unreadable(format!("cannot write the answer: {why}")))
 }
 
@@ -175,16 +180,13 @@ fn read_policy(path: &Path) -> Result<(Policy, String), Failure> {
     Ok((Policy::parse(&bytes)?, fingerprint(&bytes)))
 }
 
-/// What the auditor knows: the files named, and what the policy says.
+/// What the auditor knows: what the policy says, and the files named.
 fn read_known(files: &[std::path::PathBuf], policy: &Policy) -> Result<Vec<Known>, Failure> {
-    let wrong = |file: &str, why| Failure::Unreadable(format!("the known file {file} {why}"));
-    let mut known = Vec::new();
+    let mut known = known_in(policy)?;
     for file in files {
         let bytes = output::read(file, KNOWN_BYTES_MAX)?;
-        known.push(parse_known(&bytes).map_err(|why| wrong(&file.display().to_string(), why))?);
-    }
-    for text in &policy.known {
-        known.push(parse_known(text.as_bytes()).map_err(|why| wrong("in the policy", why))?);
+        let wrong = |why| Failure::Unreadable(format!("the known file {} {why}", file.display()));
+        known.push(parse_known(&bytes).map_err(wrong)?);
     }
     Ok(known)
 }

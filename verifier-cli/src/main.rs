@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Err(why) => {
             // Help and version are errors to clap that it prints to standard output.
             let code = if why.use_stderr() { USAGE } else { 0 };
-            return if why.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(2) };
+            return ExitCode::from(if output::is_read(why.print()).is_ok() { code } else { 2 });
         }
     };
     match commands::run(arguments.command) {

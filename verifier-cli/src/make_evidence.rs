@@ -56,12 +56,15 @@ impl std::str::FromStr for What {
 
     /// Reads `workspace/position`, `workspace/A..B` or `gateway/epoch/number`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "not workspace/position, workspace/A..B (B not included) or gateway/epoch/number".to_owned();
+        let wrong = || {
+            let why = "not workspace/position, workspace/A..B (B not included) or gateway/epoch/number";
+            format!("{why}\nhint: numbers are digits alone, without leading zeros, and A is below B")
+        };
         let (front, last) = text.rsplit_once('/').ok_or_else(wrong)?;
         if let Some((gateway, epoch)) = front.split_once('/')
             && let (Some(gateway), Some(epoch)) = (GatewayId::from_hex(gateway), Epoch::from_hex(epoch))
         {
-            return Ok(Self::Record { gateway, epoch, number: last.parse().map_err(|_| wrong())? });
+            return Ok(Self::Record { gateway, epoch, number: archive::number(last).ok_or_else(wrong)? });
         }
         let (first, end) = range(last).ok_or_else(wrong)?;
         Ok(Self::Positions { workspace: front.to_owned(), first, end })
@@ -71,8 +74,8 @@ impl std::str::FromStr for What {
 /// Reads `A..B` or a single position.
 fn range(text: &str) -> Option<(u64, u64)> {
     let (first, end): (u64, u64) = match text.split_once("..") {
-        Some((first, end)) => (first.parse().ok()?, end.parse().ok()?),
-        None => (text.parse().ok()?, text.parse::<u64>().ok()?.checked_add(1)?),
+        Some((first, end)) => (archive::number(first)?, archive::number(end)?),
+        None => (archive::number(text)?, archive::number(text)?.checked_add(1)?),
     };
     (first < end).then_some((first, end))
 }
@@ -163,7 +166,7 @@ impl<A: Archive> Place<'_, A> {
     fn checkpoint(&self, index: u64) -> Result<SignedCheckpoint, Failure> {
         let names = self.objects.list(archive::CHECKPOINTS)?;
         let newest = self.log.checkpoint.checkpoint.size;
-        let mut sizes: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let mut sizes: Vec<u64> = names.iter().filter_map(|name| archive::number(name)).collect();
         sizes.retain(|size| (index.saturating_add(1)..=newest).contains(size));
         sizes.sort_unstable();
         let witnesses = self.policy.witness_keys()?;
@@ -185,7 +188,7 @@ impl<A: Archive> Place<'_, A> {
         let bytes = self.objects.get(&name)?.unwrap_or_default();
         let mut signed = SignedCheckpoint::parse(&bytes)
             .map_err(|why| Fault::new(Check::CheckpointForm, &name, "a signed note", why))?;
-        let folder = format!("log/cosignatures/{size}");
+        let folder = format!("{}/{size}", archive::COSIGNATURES);
         for witness in self.objects.list(&folder)? {
             let lines = self.objects.get(&format!("{folder}/{witness}"))?.unwrap_or_default();
             let note = [signed.checkpoint.text().as_bytes(), b"\n", &lines].concat();
@@ -353,6 +356,11 @@ mod tests {
             ("acme/9..9", None),
             ("acme/9..3", None),
             ("acme/-1", None),
+            ("acme/01", None),
+            ("acme/+1", None),
+            ("acme/01..9", None),
+            ("acme/1..09", None),
+            (&format!("{gateway}/{epoch}/03"), None),
         ] {
             assert_eq!(text.parse::<What>().ok(), what, "{text}");
         }

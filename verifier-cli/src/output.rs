@@ -8,14 +8,25 @@ use std::{
 
 use crate::failure::Failure;
 
-/// Writes an answer to standard output.
+/// Writes an answer to standard output; `false` when the reader of a pipe has gone, as `head` does when it has enough: that is
+/// no failure, and what is found to be so stays so.
 ///
 /// # Errors
-/// [`io::Error`], as when the reader of a pipe has gone.
-pub fn answer(text: &str) -> io::Result<()> {
+/// [`io::Error`] of any other kind.
+pub fn answer(text: &str) -> io::Result<bool> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    is_read(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// The same for what somebody else wrote.
+///
+/// # Errors
+/// As above.
+pub fn is_read(written: io::Result<()>) -> io::Result<bool> {
+    match written {
+        Err(why) if why.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
+    }
 }
 
 /// Writes a message to standard error.

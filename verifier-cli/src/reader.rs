@@ -131,6 +131,15 @@ fn too_many(path: &Path) -> Unreadable {
     refused(path, &format!("more than {NAMES_MAX} objects"))
 }
 
+/// Whether an archive has objects of such names: without one, what was named is something else.
+fn is_of_archive(name: &str) -> bool {
+    below(name, "log").or_else(|| below(name, "workspaces")).is_some()
+}
+
+fn no_archive(path: &Path) -> Unreadable {
+    refused(path, "no archive: nothing in it is below log/ or workspaces/\nhint: is this the archive's top folder?")
+}
+
 /// The part of the name below `folder`.
 fn below<'a>(name: &'a str, folder: &str) -> Option<&'a str> {
     if folder.is_empty() {

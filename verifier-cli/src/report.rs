@@ -15,7 +15,7 @@ mod words;
 
 pub use evidence::{evidence_json, evidence_refused, evidence_text, evidence_unreadable_json};
 pub use json::{json, unreadable_json};
-pub use text::text;
+pub use text::{text, undecided};
 
 /// All that a report speaks of.
 #[derive(Clone, Copy, Debug)]

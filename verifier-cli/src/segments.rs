@@ -22,7 +22,9 @@ use crate::failure::Failure;
 /// [`Failure::NotThere`], which lists those that are.
 pub fn find_workspace(log: &Log, said: &str) -> Result<WorkspaceId, Failure> {
     let known: Vec<(WorkspaceId, &str)> = log.workspaces.iter().map(|known| (known.id, known.name())).collect();
-    let found = known.iter().find(|(id, name)| *name == said || id.to_string() == said);
+    // A name may be another workspace's id: an id means that workspace.
+    let by_id = known.iter().find(|(id, _)| id.to_string() == said);
+    let found = by_id.or_else(|| known.iter().find(|(_, name)| *name == said));
     found.map(|(id, _)| *id).ok_or_else(|| {
         let list: Vec<String> = known.iter().map(|(id, name)| format!("{name} ({id})")).collect();
         Failure::NotThere(format!("no workspace {said:?} in this archive\nhint: it has {}", list.join(", ")))
@@ -47,7 +49,7 @@ pub fn seals_listed(objects: &impl Archive, workspace: WorkspaceId) -> Result<Ve
     let mut found: Vec<(u64, ObjectHash)> = Vec::new();
     for name in objects.list(&format!("workspaces/{workspace}/seals"))? {
         let parts = name.split_once('-');
-        let number = parts.and_then(|(number, hash)| Some((number.parse().ok()?, ObjectHash::from_hex(hash)?)));
+        let number = parts.and_then(|(number, hash)| Some((archive::number(number)?, ObjectHash::from_hex(hash)?)));
         found.extend(number);
     }
     found.sort_unstable();

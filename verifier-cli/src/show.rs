@@ -38,7 +38,7 @@ pub struct Shown {
     pub fields: Map<String, Value>,
 }
 
-/// Gives the records from `first` up to `end` to `take`, in order.
+/// Gives the records from `first` up to `end` to `take`, in order, until it says `false`.
 ///
 /// # Errors
 /// [`Failure`].
@@ -47,7 +47,7 @@ pub fn each(
     seals: &[Seal],
     first: u64,
     end: u64,
-    mut take: impl FnMut(Shown) -> Result<(), Failure>,
+    mut take: impl FnMut(Shown) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
     let covered = covering(seals, first, end);
     if covered.is_empty() {
@@ -59,7 +59,9 @@ pub fn each(
         let opened = Opened::read(objects, seal)?;
         for frame in opened.frames(first, end) {
             for entry in opened.entries(frame)? {
-                each_of_entry(&entry, first, end, &mut take)?;
+                if !each_of_entry(&entry, first, end, &mut take)? {
+                    return Ok(());
+                }
             }
         }
     }
@@ -70,17 +72,17 @@ fn each_of_entry(
     entry: &Entry,
     first: u64,
     end: u64,
-    take: &mut impl FnMut(Shown) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let Content::Batch(batch) = &entry.content else { return Ok(()) };
+    take: &mut impl FnMut(Shown) -> Result<bool, Failure>,
+) -> Result<bool, Failure> {
+    let Content::Batch(batch) = &entry.content else { return Ok(true) };
     if entry.leaf.kind != LeafKind::Batch {
-        return Ok(());
+        return Ok(true);
     }
     for (index, bytes) in (0_u64..).zip(&batch.records) {
         let position = entry.leaf.first_position + index;
         if (first..end).contains(&position) {
             let odd = |why: NotStrict| Failure::Unreadable(format!("the record at position {position}: {why}"));
-            take(Shown {
+            let goes_on = take(Shown {
                 position,
                 received_at: entry.leaf.received_at,
                 gateway: batch.header.gateway.to_string(),
@@ -89,9 +91,12 @@ fn each_of_entry(
                 kind: record::check(bytes).map_err(odd)?,
                 fields: fields(bytes),
             })?;
+            if !goes_on {
+                return Ok(false);
+            }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Fields of a record that [`record::check`] passed, below its kind.

@@ -5,7 +5,7 @@ use custody::{
     evidence::Proof,
     merkle::Node,
     strict::table,
-    wire::{EvidenceBatch, EvidenceSegment},
+    wire::{EvidenceBatch, EvidenceSegment, LeafKind},
 };
 use prost::Message as _;
 
@@ -47,6 +47,10 @@ fn bytes_edit(edit: &str, proof: &Proof) -> Option<Vec<u8>> {
         "cut-in-the-middle" => Some(text.as_bytes().get(..text.len() / 2)?.to_vec()),
         "unknown-field" => inside("record_count", How::Unknown),
         "future-version" => inside("version", How::Set(2)),
+        "future-version-in-a-cut-file" => inside("version", How::Set(2)).map(|mut file| {
+            file.truncate(file.len() - 1);
+            file
+        }),
         "position-said-twice" => inside("first_position", How::Twice),
         _ => None,
     }
@@ -114,6 +118,13 @@ fn flip_last(objects: &mut [Bytes]) {
 
 /// Edits within the first segment shown.
 fn edit_segment(edit: &str, proof: &mut Proof) -> bool {
+    if edit == "index-in-no-batch" {
+        // Bound by no hash: such a leaf has no records to count.
+        let mut leaves = proof.evidence.segments.iter_mut().flat_map(|part| &mut part.leaves);
+        let Some(leaf) = leaves.find(|leaf| leaf.kind() != LeafKind::Batch) else { return false };
+        leaf.first_index = 5;
+        return true;
+    }
     let Some(part) = proof.evidence.segments.first_mut() else { return false };
     match edit {
         "seal-flipped" => part.seal = flip(&part.seal),

@@ -21,6 +21,24 @@ pub(super) fn objects(name: &str, golden: &Golden) -> Option<Result<ObjectMap, S
             objects.retain(|name, _| !name.starts_with("log/checkpoints/"));
             Ok(objects)
         }
+        "objects-that-no-archive-has" => {
+            let (alpha, nobody) = (keys::workspace("alpha"), "00".repeat(16));
+            let mut objects = golden.rendered.objects.clone();
+            for name in [
+                "README.txt".to_owned(),
+                "log/copy/0".to_owned(),
+                "log/checkpoints/xx".to_owned(),
+                "log/checkpoints/01".to_owned(),
+                format!("workspaces/{alpha}/other/1"),
+                format!("workspaces/{alpha}/seals/0/1"),
+                format!("workspaces/{nobody}/seals/0"),
+                format!("workspaces/{nobody}/seals/1"),
+                "workspaces/file".to_owned(),
+            ] {
+                objects.insert(name, bytes::Bytes::from_static(b"x"));
+            }
+            Ok(objects)
+        }
         "unsealed-passes" => whole::older(golden, "middle").map(|mut objects| {
             let segments = golden.rendered.objects.iter().filter(|(name, _)| name.contains("/segments/"));
             objects.extend(segments.map(|(name, bytes)| (name.clone(), bytes.clone())));

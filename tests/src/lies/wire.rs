@@ -204,6 +204,30 @@ fn add_part(parts: &mut Vec<Part>, field: &Field, how: How) -> Result<(), String
     Ok(())
 }
 
+/// Paths of all fields of a `message` and of the messages inside it, for [`edit`]: of those that are not there too, and of each
+/// element of those that are repeated.
+///
+/// # Errors
+/// In words, when the bytes are no message.
+pub fn paths(message: &'static Message, bytes: &[u8]) -> Result<Vec<String>, String> {
+    let parts = split(bytes).ok_or("not a message")?;
+    let mut found = Vec::new();
+    for field in message.fields {
+        let own: Vec<&Part> = parts.iter().filter(|part| part.tag == field.tag).collect();
+        let repeated = matches!(field.presence, Presence::Repeated { .. });
+        for index in 0..own.len().max(1) {
+            let name = if repeated { format!("{}.{index}", field.name) } else { field.name.to_owned() };
+            if let (Kind::Message(inner), Some(Part { value: Value::Bytes(content), .. })) =
+                (&field.kind, own.get(index))
+            {
+                found.extend(paths(inner, content)?.into_iter().map(|path| format!("{name}.{path}")));
+            }
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
 /// The content of a bytes field, replaced by what `change` makes of it.
 ///
 /// # Errors

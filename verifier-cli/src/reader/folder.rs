@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use custody::verify::{Archive, Unreadable};
 
-use super::{NAMES_MAX, bytes_max, expand, failed, is_safe, join, refused, room, too_many};
+use super::{NAMES_MAX, bytes_max, expand, failed, is_of_archive, is_safe, join, no_archive, refused, room, too_many};
 
 /// A folder with the objects of an archive as files.
 #[derive(Debug)]
@@ -22,12 +22,13 @@ impl Folder {
     /// looked at here, so that what no archive holds is refused wherever it lies, and not only where a check leads there.
     ///
     /// # Errors
-    /// [`Unreadable`] when it is not there, or holds what an archive cannot hold.
+    /// [`Unreadable`] when it is not there, is no archive, or holds what an archive cannot hold.
     pub fn open(path: &Path) -> Result<Self, Unreadable> {
         let root = fs::canonicalize(path).map_err(|why| failed(path, &why))?;
         let folder = Self { root };
-        folder.each("", &mut |_| {})?;
-        Ok(folder)
+        let mut is_archive = false;
+        folder.each("", &mut |name| is_archive |= is_of_archive(name))?;
+        if is_archive { Ok(folder) } else { Err(no_archive(path)) }
     }
 
     /// The path of `name` if it is there; each part of the way is looked at, so that no symlink leads elsewhere.

@@ -10,7 +10,10 @@ use ::tar::{EntryType, Header};
 use bytes::Bytes;
 use custody::verify::{Archive, Unreadable};
 
-use super::{NAME_BYTES_MAX, NAMES_MAX, below, bytes_max, expand, failed, is_safe, refused, room, too_many};
+use super::{
+    NAME_BYTES_MAX, NAMES_MAX, below, bytes_max, expand, failed, is_of_archive, is_safe, no_archive, refused, room,
+    too_many,
+};
 
 const BLOCK: u64 = 512;
 /// Where fields of a header begin and end (POSIX.1-2017, pax, "ustar Interchange Format").
@@ -47,6 +50,9 @@ impl Tar {
         let mut indexer = Indexer { path, file: &file, length, offset: 0, members: BTreeMap::new() };
         indexer.run()?;
         let members = without_top(indexer.members);
+        if !members.keys().any(|name| is_of_archive(name)) {
+            return Err(no_archive(path));
+        }
         Ok(Self { path: path.to_path_buf(), file, members })
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use custody::{
     policy::Scope,
-    verdict::{Check, Claim, Fault, State},
+    verdict::{Check, Claim, Fault, State, Verdict},
 };
 
 use super::{Subject, state_name, words};
@@ -90,21 +90,18 @@ fn write_conclusion(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
             let why = first.map_or("", |fault| words::check(fault.check));
             format!("REFUTED. This archive is not what it says it is. {why} Do not rely on it.")
         }
-        _ => {
-            let open: Vec<&str> = Claim::ALL
-                .into_iter()
-                .filter(|claim| subject.is_required(*claim) && subject.state(*claim) != State::Verified)
-                .map(words::claim)
-                .collect();
-            format!(
-                "UNDECIDED. Nothing is shown to be false, but it could not be shown that {}.",
-                open.join("; nor that ")
-            )
-        }
+        _ => format!("UNDECIDED. Nothing is shown to be false, but {}.", undecided(verdict, &subject.policy.required)),
     };
     out.push_str("CONCLUSION\n");
     paragraph(out, "  ", &text);
     Ok(())
+}
+
+/// What is required and was not verified, as in "it could not be shown that ...".
+pub fn undecided(verdict: &Verdict, required: &[Claim]) -> String {
+    let is_open = |claim: &Claim| required.contains(claim) && verdict.claim(*claim).0 != State::Verified;
+    let open: Vec<&str> = Claim::ALL.into_iter().filter(is_open).map(words::claim).collect();
+    format!("it could not be shown that {}", open.join("; nor that "))
 }
 
 fn write_exceptions(out: &mut String, subject: &Subject<'_>) -> fmt::Result {

@@ -149,7 +149,11 @@ fn exit_codes_tell_apart_what_is_wrong() {
         (&["verify", archive], 64),
         (&["verify", archive, "--policy", policy, "--as-of", "yesterday"], 64),
         (&["verify", archive, "--policy", policy, "--frobnicate"], 64),
+        (&["verify", archive, "--policy", policy, "--at-size", "04"], 64),
+        (&["verify", archive, "--policy", policy, "--at-size", "+4"], 64),
         (&["evidence", "make", archive, "--policy", policy, "acme", "--out", "/nowhere/x"], 64),
+        (&["evidence", "make", archive, "--policy", policy, "acme/01", "--out", "/nowhere/x"], 64),
+        (&["show", archive, "acme/0..02", "--policy", policy], 64),
         (&[], 64),
         (&["verify", "/nowhere", "--policy", policy], 2),
         (&["verify", "/dev/null", "--policy", policy], 2),
@@ -165,6 +169,7 @@ fn exit_codes_tell_apart_what_is_wrong() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
         assert!(!said.contains("panicked"), "{said}");
+        assert!(!arguments.concat().contains("/0") || said.contains("hint: "), "{said}");
     }
 }
 
@@ -212,6 +217,24 @@ fn what_is_known_shows_an_older_copy() {
     assert_eq!((code, &verdict["first_failing_check"]), (1, &"known-checkpoint".into()));
 }
 
+/// FORMAT.md, 13.5: what the policy holds counts as given first.
+#[test]
+fn what_the_policy_knows_comes_before_what_is_given_beside() {
+    let place = Place::new();
+    let checkpoint = |size: u64| place.path("archive/log/checkpoints").join(size.to_string());
+    let size = (0..99).rev().find(|size| checkpoint(*size).exists()).unwrap();
+    let before = (0..size).rev().find(|size| checkpoint(*size).exists()).unwrap();
+    let [newest, beside] = [size, before].map(|size| fs::read(checkpoint(size)).unwrap());
+    fs::remove_file(checkpoint(size)).unwrap();
+    fs::remove_file(checkpoint(before)).unwrap();
+    let beside = place.write("beside", &beside);
+    place.write_policy(&Policy { known: vec![String::from_utf8(newest).unwrap()], ..ledger::policy() });
+    let (verdict, code) = place.verdict(&["--known", beside.to_str().unwrap()]);
+    let places = verdict["faults"].as_array().unwrap().iter().map(|fault| fault["place"].as_str().unwrap());
+    let expected = [size, before].map(|size| format!("log/checkpoints/{size}"));
+    assert_eq!((code, places.collect::<Vec<_>>()), (1, expected.each_ref().map(String::as_str).to_vec()));
+}
+
 #[test]
 fn witnesses_decide_what_the_ledger_alone_cannot() {
     let place = Place::new();
@@ -247,26 +270,27 @@ fn a_period_and_an_earlier_size_can_be_asked_for() {
     assert_eq!(place.verdict(&["--at-size", "5"]).0["first_failing_check"], "checkpoint-present");
 }
 
+fn export(archive: &Path, policy: &Path, workspace: &str, out: &Path) -> Output {
+    run([
+        "export".as_ref(),
+        archive.as_os_str(),
+        "--policy".as_ref(),
+        policy.as_os_str(),
+        "--workspace".as_ref(),
+        workspace.as_ref(),
+        "--out".as_ref(),
+        out.as_os_str(),
+    ])
+}
+
 #[test]
 fn an_export_verifies_by_itself_and_holds_no_other_workspace() {
     let place = Place::new();
     let beta = &place.workspaces[1];
     let (archive, policy, out) = (place.path("archive"), place.path("policy.json"), place.path("out"));
-    let export = || {
-        run([
-            "export".as_ref(),
-            archive.as_os_str(),
-            "--policy".as_ref(),
-            policy.as_os_str(),
-            "--workspace".as_ref(),
-            "beta/eu".as_ref(),
-            "--out".as_ref(),
-            out.as_os_str(),
-        ])
-    };
-    let output = export();
+    let output = export(&archive, &policy, "beta/eu", &out);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    let again = export();
+    let again = export(&archive, &policy, "beta/eu", &out);
     assert_eq!(again.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&again.stderr).contains("hint: nothing is overwritten"));
     let (archive, policy) = (out.join("archive"), out.join("policy.json"));
@@ -283,6 +307,96 @@ fn an_export_verifies_by_itself_and_holds_no_other_workspace() {
     // Under the policy of the whole organisation the other workspace is missing.
     let (verdict, code) = verify(&place.path("policy.json"));
     assert_eq!((code, &verdict["first_failing_check"]), (Some(1), &"seal-present".into()));
+}
+
+/// Nobody hands out what its receiver would refute, or what the policy in hand does not speak of.
+#[test]
+fn what_is_refuted_or_out_of_scope_is_not_exported() {
+    let place = Place::new();
+    let (archive, policy, out) = (place.path("archive"), place.path("policy.json"), place.path("out"));
+    let object = place.object(&format!("workspaces/{}/segments", place.workspaces[0].id));
+    let mut bytes = fs::read(&object).unwrap();
+    bytes[100] ^= 1;
+    place.write(object.to_str().unwrap(), &bytes);
+    let refused = export(&archive, &policy, "acme", &out);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("segment-sha256") && said.contains("hint: ") && !out.exists(), "{said}");
+    // The lie is about the other workspace.
+    assert_eq!(export(&archive, &policy, "beta/eu", &out).status.code(), Some(0));
+    let narrowed = out.join("policy.json");
+    let beyond = export(&archive, &narrowed, "acme", &place.path("beyond"));
+    let said = String::from_utf8_lossy(&beyond.stderr);
+    assert_eq!(beyond.status.code(), Some(2), "{said}");
+    assert!(said.contains("not in the policy's scope\nhint: ") && !place.path("beyond").exists(), "{said}");
+}
+
+#[test]
+fn an_export_says_what_its_policy_asks_for_in_vain() {
+    let place = Place::new();
+    let mut policy = ledger::policy();
+    policy.required.push(custody::verdict::Claim::Dated);
+    place.write_policy(&policy);
+    let output = export(&place.path("archive"), &place.path("policy.json"), "acme", &place.path("out"));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("it could not be shown that third parties confirm the times")
+            && place.path("out/policy.json").exists(),
+        "{said}"
+    );
+}
+
+/// What is no archive is not refuted: somebody named another folder. An archive without its checkpoints is.
+#[test]
+fn a_folder_that_is_no_archive_is_unreadable() {
+    let place = Place::new();
+    let (top, policy) = (place.path(""), place.path("policy.json"));
+    let log = place.path("archive/log");
+    let tar = tar(&place, &[log.to_str().unwrap(), "."]);
+    for wrong in [&top, &log, &tar] {
+        let output = run(["verify".as_ref(), wrong.as_os_str(), "--policy".as_ref(), policy.as_os_str()]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{}: {said}", wrong.display());
+        assert!(said.contains("hint: is this the archive's top folder?"), "{said}");
+    }
+    fs::remove_dir_all(place.path("archive/log/checkpoints")).unwrap();
+    let (verdict, code) = place.verdict(&[]);
+    assert_eq!((code, &verdict["first_failing_check"]), (1, &"checkpoint-present".into()));
+    fs::remove_dir_all(&log).unwrap();
+    let (verdict, code) = place.verdict(&[]);
+    assert_eq!((code, &verdict["first_failing_check"]), (1, &"checkpoint-present".into()));
+}
+
+/// Exit code of a command whose reader leaves before the first byte, and what it says on standard error.
+fn unread(arguments: &[&str]) -> (Option<i32>, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_verifier")).args(arguments).stdout(writer).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// A closed pipe is no failure, and makes no refuted archive a verified one.
+#[test]
+fn a_reader_that_leaves_changes_no_exit_code() {
+    let place = Place::new();
+    let (archive, policy) = (place.path("archive"), place.path("policy.json"));
+    let (archive, policy) = (archive.to_str().unwrap(), policy.to_str().unwrap());
+    let quiet = |code: i32| (Some(code), String::new());
+    for arguments in [
+        &["show", archive, "acme/0..15", "--policy", policy][..],
+        &["show", archive, "acme/0..15", "--policy", policy, "--json"],
+        &["verify", archive, "--policy", policy],
+        &["verify", archive, "--policy", policy, "--json"],
+        &["fingerprint", policy],
+        &["--help"],
+        &["verify", "--help"],
+        &["--version"],
+    ] {
+        assert_eq!(unread(arguments), quiet(0), "{arguments:?}");
+    }
+    fs::remove_dir_all(place.path("archive/log/checkpoints")).unwrap();
+    assert_eq!(unread(&["verify", archive, "--policy", policy]), quiet(1));
 }
 
 #[test]
