@@ -344,6 +344,8 @@ async fn a_write_that_finds_no_room_poisons_and_a_start_with_room_goes_on() {
     check_all(&home, &gateway);
     process.terminate();
     assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+    assert!(process.wait_line("kept over a restart again"));
+    process.kill();
 }
 
 #[tokio::test(flavor = "multi_thread")]
