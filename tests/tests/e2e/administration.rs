@@ -327,11 +327,21 @@ async fn the_root_is_succeeded_offline_and_the_old_one_has_no_say_any_more() {
     let next_public = offline(&["key", "make", &next]).trim().rsplit(' ').next().unwrap().to_owned();
     let asked = ["key", "succeed-root", "--public-key", public.trim(), "--next-public-key", &next_public];
     home.say(&[&asked[..], &["--request-out", &request]].concat());
-    // Signed by the old root it is refused: who has that key may be a thief.
+    let policy = home.policy().display().to_string();
+    let old = home.root_key().display().to_string();
+    let sign = ["root", "sign", &request, "--policy", &policy];
+    // With the old root it is not signed; and signed by it all the same it is refused: who has that key may be a thief.
     let stolen = path("stolen.stmt");
-    offline(&["root", "sign", &request, "--key", &home.root_key().display().to_string(), "--out", &stolen]);
-    home.refuses(&["statement", "submit", &stolen], 1);
-    offline(&["root", "sign", &request, "--key", &successor, "--out", &signed]);
+    let refused = Command::new(binary("ledger")).args(sign).args(["--key", &old, "--out", &stolen]).output().unwrap();
+    let why = text(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && why.contains("nothing was signed") && why.contains("hint:"), "{why}");
+    let statement = std::fs::read(&request).unwrap();
+    let thief = custody_tests::process::unsealed_key(&home.root_key());
+    let signature = custody::key::sign(&thief, custody::key::Context::Statement, &statement);
+    write(stolen.as_ref(), &custody::statement::encode_signed(&statement, signature));
+    let why = home.refuses(&["statement", "submit", &stolen], 1);
+    assert!(why.contains("hint:"), "{why}");
+    offline(&[&sign[..], &["--key", &successor, "--out", &signed]].concat());
     home.say(&["statement", "submit", &signed]);
     home.say(&["statement", "submit", &signed]);
     // The old root has no say.
@@ -340,7 +350,8 @@ async fn the_root_is_succeeded_offline_and_the_old_one_has_no_say_any_more() {
     write(file.as_ref(), asking.to_string().as_bytes());
     let old = home.root_key().display().to_string();
     home.refuses(&["gateway", "enrol", &file, "--out", &answer, "--root-key", &old], 1);
-    home.refuses(&["workspace", "add", "impostor", "--root-key", &old], 1);
+    let why = home.refuses(&["workspace", "add", "impostor", "--root-key", &old], 1);
+    assert!(why.contains("the root was succeeded") && why.contains("hint:"), "{why}");
     // The new root has, and gateways from before go on.
     let mut after = Gateway::enrol_signed(&home, workspace, &["--root-key", &successor]);
     home.say(&["workspace", "add", "research", "--root-key", &successor]);

@@ -461,11 +461,16 @@ fn offline(home: &Home, asked: &str, answered: &str) {
     let (request, signed) = (request.display().to_string(), signed.display().to_string());
     home.say(&["gateway", "enrol", asked, "--out", answered, "--request-out", &request]);
     assert!(!Path::new(answered).exists());
-    let root = home.root_key();
-    let sign =
-        Command::new(binary("ledger")).args(["root", "sign", &request, "--out", &signed, "--key"]).arg(root).output();
-    let sign = sign.unwrap();
-    assert!(sign.status.success(), "{}", text(&sign.stderr));
+    let sign = |key: &Path| {
+        let mut sign = Command::new(binary("ledger"));
+        sign.args(["root", "sign", &request, "--out", &signed, "--policy"]).arg(home.policy());
+        sign.arg("--key").arg(key).output().unwrap()
+    };
+    let refused = sign(&home.dir.join("root/root-successor.key"));
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stdout));
+    assert!(text(&refused.stderr).contains("nothing was signed") && !Path::new(&signed).exists());
+    let done = sign(&home.root_key());
+    assert!(done.status.success(), "{}", text(&done.stderr));
     home.say(&["statement", "submit", &signed]);
     home.say(&["statement", "submit", &signed]);
     let said = home.say(&["gateway", "enrol", asked, "--out", answered, "--request-out", "/dev/null/none"]);
