@@ -419,6 +419,17 @@ async fn the_commands_of_an_administrator_do_what_they_say() {
     // A registrar with a cap of one.
     let registrar = home.dir.join("registrar.key").display().to_string();
     let made = Command::new(binary("ledger")).args(["key", "make", &registrar]).output().unwrap();
+#[test]
+fn a_ledger_that_is_there_and_does_not_go_on_is_waited_for_no_longer_than_asked() {
+    let home = Home::new("stopped", SETTINGS);
+    let process = home.start();
+    let stopped = Command::new("kill").args(["-STOP", &process.id().to_string()]).status();
+    assert!(stopped.unwrap().success());
+    home.configure("admin.timeout_seconds = 1\n");
+    let said = home.refuses(&["status"], 1);
+    assert!(said.contains("did not answer") && said.contains("hint:"), "{said}");
+}
+
     assert!(made.status.success(), "{}", text(&made.stderr));
     let delegate = ["key", "delegate", "--workspace", "payments", "--enrolments-max", "1", "--new-key", &registrar];
     home.say_as_root(&delegate);
