@@ -393,6 +393,20 @@ async fn alarms_outlive_a_restart_and_the_status_lists_who_never_came() {
     let (header, records) = (gateway.header(), gateway.records(1));
     let second = custody::batch::Header { created_at: header.created_at + 1, ..header.clone() };
     let (first, second) = (gateway.sign(header, &records), gateway.sign(second, &records));
+#[tokio::test(flavor = "multi_thread")]
+async fn two_machines_with_one_gateways_key_are_seen_to_replace_each_other() {
+    let home = Home::new("cloned", SETTINGS);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let _first = gateway.connect(home.grpc).await.unwrap();
+    let replaced = |body: &Bytes| text(body).lines().any(|line| line == "custody_streams_replaced_total 1");
+    assert!(!replaced(&get(home.http, "/metrics").await.1));
+    let mut second = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut second, 1).await;
+    assert!(process.wait_line("replaces its older one"));
+    assert!(replaced(&get(home.http, "/metrics").await.1));
+}
+
     gateway.keep(first.clone());
     session.send(first).await.unwrap();
     gateway.settle(&mut session).await.unwrap();

@@ -136,7 +136,10 @@ async fn an_object_that_is_another_one_poisons_and_reads_go_on() {
     home.status_when("it is poisoned", |status| status["state"] == "poisoned").await;
     assert!(home.alarm_stands("read-back-differs"));
     assert!(home.say(&["workspace", "list"]).contains("payments"), "reads go on");
-    assert!(gateway.connect(home.grpc).await.is_err(), "a poisoned ledger shows no heads");
+    match gateway.connect(home.grpc).await {
+        Err(Fault::Refused(status)) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}"),
+        other => panic!("a poisoned ledger shows no heads: {:?}", other.err()),
+    }
     process.kill();
     for path in &foreign {
         std::fs::remove_file(path).unwrap();
