@@ -60,12 +60,22 @@ pub(super) fn load_chains(store: &Store, origin: &str, roots: Roots) -> Result<(
     Ok((ledger, now, chains))
 }
 
-/// The ledger's key chain as the store has it.
+/// The ledger's key chain as the store has it; `None` if it cannot have come about under these roots, which are then
+/// another ledger's.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn ledger_chain(store: &Store, origin: &str, roots: Roots) -> Result<Chain, StoreError> {
-    Ok(load_chains(store, origin, roots)?.0)
+pub fn ledger_chain(store: &Store, origin: &str, mut roots: Roots) -> Result<Option<Chain>, StoreError> {
+    let mut chain = Chain::new(origin, None);
+    for step in store.scan(Family::Statements, &WorkspaceId::ZERO.0, &[]) {
+        let object = step?.1;
+        let signed = Signed::parse(object.get(8..).unwrap_or_default());
+        let signed = signed.map_err(|_| StoreError::Damaged("a statement"))?;
+        if chain.apply(&signed, &mut roots).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(chain))
 }
 
 /// Number of a workspace's segments that are in the log: those before the first one that still waits.
@@ -240,16 +250,6 @@ impl Writer {
     }
 }
 
-/// The verb of a statement, as administration's record has it.
-fn action_name(signed: &Signed) -> &'static str {
-    match &signed.statement.action {
-        Some(Action::Create(_)) => "workspace.create",
-        Some(Action::Remove(_)) => "workspace.remove",
-        Some(Action::Delegate(_)) => "registrar.delegate",
-        Some(Action::Enrol(_)) => "key.enrol",
-        Some(Action::Retire(_)) => "key.retire",
-        Some(Action::Revoke(_)) => "key.revoke",
-        Some(Action::Suspect(_)) => "key.suspect",
 /// What is wrong with a statement, for whoever handed it in.
 fn refusal(why: Refused, roots: &Roots) -> String {
     if !why.is_of_signer() {
@@ -261,6 +261,16 @@ fn refusal(why: Refused, roots: &Roots) -> String {
     )
 }
 
+/// The verb of a statement, as administration's record has it.
+fn action_name(signed: &Signed) -> &'static str {
+    match &signed.statement.action {
+        Some(Action::Create(_)) => "workspace.create",
+        Some(Action::Remove(_)) => "workspace.remove",
+        Some(Action::Delegate(_)) => "registrar.delegate",
+        Some(Action::Enrol(_)) => "key.enrol",
+        Some(Action::Retire(_)) => "key.retire",
+        Some(Action::Revoke(_)) => "key.revoke",
+        Some(Action::Suspect(_)) => "key.suspect",
         Some(Action::Hold(_)) => "hold.set",
         Some(Action::Release(_)) => "hold.release",
         Some(Action::SucceedRoot(_)) => "root.succeed",

@@ -310,6 +310,17 @@ async fn each_of_the_ledgers_own_keys_is_rotated_and_a_wrong_one_does_not_start(
     ship(&mut gateway, &mut session, 2).await;
     end(&process);
     check_all(&home, &home.policy(), &[&gateway]);
+    // Without the data folder that knows the new keys it is that which is missing.
+    let (data, away) = (home.dir.join("data"), home.dir.join("away"));
+    put_in_place(&data, &away);
+    let lost = home.spawn(&[]);
+    let (code, log) = (lost.wait_end().code(), lost.log().join("\n"));
+    let named =
+        ["nothing ever ran in the data folder", "is its volume mounted?", "hint:"].map(|word| log.contains(word));
+    assert!(code == Some(2) && named == [true; 3], "{code:?} {log}");
+    put_in_place(&data, &home.dir.join("empty"));
+    put_in_place(&away, &data);
+    end(&home.start());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -348,7 +359,6 @@ async fn the_root_is_succeeded_offline_and_the_old_one_has_no_say_any_more() {
     let (late, asking) = Gateway::request(&home, workspace);
     let (file, answer) = late.files(&home);
     write(file.as_ref(), asking.to_string().as_bytes());
-    let old = home.root_key().display().to_string();
     home.refuses(&["gateway", "enrol", &file, "--out", &answer, "--root-key", &old], 1);
     let why = home.refuses(&["workspace", "add", "impostor", "--root-key", &old], 1);
     assert!(why.contains("the root was succeeded") && why.contains("hint:"), "{why}");
@@ -384,16 +394,6 @@ async fn the_root_is_succeeded_offline_and_the_old_one_has_no_say_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn alarms_outlive_a_restart_and_the_status_lists_who_never_came() {
-    let home = Home::new("alarms", SETTINGS);
-    let process = home.start();
-    let workspace = home.workspace("payments");
-    let (mut gateway, silent) = (Gateway::enrol(&home, workspace), Gateway::enrol(&home, workspace));
-    let mut session = gateway.connect(home.grpc).await.unwrap();
-    let (header, records) = (gateway.header(), gateway.records(1));
-    let second = custody::batch::Header { created_at: header.created_at + 1, ..header.clone() };
-    let (first, second) = (gateway.sign(header, &records), gateway.sign(second, &records));
-#[tokio::test(flavor = "multi_thread")]
 async fn two_machines_with_one_gateways_key_are_seen_to_replace_each_other() {
     let home = Home::new("cloned", SETTINGS);
     let process = home.start();
@@ -407,6 +407,16 @@ async fn two_machines_with_one_gateways_key_are_seen_to_replace_each_other() {
     assert!(replaced(&get(home.http, "/metrics").await.1));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn alarms_outlive_a_restart_and_the_status_lists_who_never_came() {
+    let home = Home::new("alarms", SETTINGS);
+    let process = home.start();
+    let workspace = home.workspace("payments");
+    let (mut gateway, silent) = (Gateway::enrol(&home, workspace), Gateway::enrol(&home, workspace));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (header, records) = (gateway.header(), gateway.records(1));
+    let second = custody::batch::Header { created_at: header.created_at + 1, ..header.clone() };
+    let (first, second) = (gateway.sign(header, &records), gateway.sign(second, &records));
     gateway.keep(first.clone());
     session.send(first).await.unwrap();
     gateway.settle(&mut session).await.unwrap();
@@ -456,6 +466,18 @@ fn a_missing_or_damaged_file_ends_the_start_for_good() {
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&path, private).unwrap();
     }
+    // In form, and another ledger's: of another log, or of this one's name under another root.
+    let (other, good) =
+        (std::fs::read(Home::new("other", SETTINGS).policy()).unwrap(), std::fs::read(home.policy()).unwrap());
+    let renamed = text(&good).replace(&home.origin, "custody.test/other").into_bytes();
+    for (bad, word) in [(other, "another ledger's"), (renamed, "custody.test/other")] {
+        write(&home.policy(), &bad);
+        let process = home.spawn(&[]);
+        let (code, said) = (process.wait_end().code(), process.log().join("\n"));
+        let named = ["policy.json", word, "hint:"].iter().all(|word| said.contains(word));
+        assert!(code == Some(2) && named, "{code:?} {said}");
+    }
+    write(&home.policy(), &good);
     // A key in form that is not the certificate's: nobody is told that the ledger serves, while nobody could come in.
     let (key, admin) = (home.dir.join("tls/server.key"), home.dir.join("tls/admin.key"));
     let good = std::fs::read(&key).unwrap();
