@@ -282,8 +282,13 @@ fn is_tile(path: &str) -> bool {
 mod tests {
     use std::io::{Read as _, Write as _};
 
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
     use crate::alarm::Alarm;
+
+    /// Only bounds a failure.
+    const WAIT: Duration = Duration::from_secs(60);
 
     struct Files;
 
@@ -383,14 +388,18 @@ mod tests {
             silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
         }
         let asking = tokio::task::spawn_blocking(move || ask_blocking(address, "/healthz"));
-        // Only bounds a failure.
-        let answered = tokio::time::timeout(Duration::from_secs(60), asking).await;
+        let answered = tokio::time::timeout(WAIT, asking).await;
         let Ok(answer) = answered else {
             // Whoever asks in vain waits for these.
             drop(silent);
             panic!("nobody answered");
         };
         has(&answer.unwrap(), &["200 OK", "serving"]);
+        // The oldest has lost its place, and the newest has one.
+        let ended = tokio::time::timeout(WAIT, silent[0].read(&mut [0])).await;
+        assert!(ended.unwrap().is_ok_and(|bytes| bytes == 0));
+        let newest = silent.last().unwrap().try_read(&mut [0]);
+        assert!(newest.is_err_and(|why| why.kind() == std::io::ErrorKind::WouldBlock));
         server.abort();
     }
 

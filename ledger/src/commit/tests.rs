@@ -1,6 +1,6 @@
 //! Tests of the write path: commit, receipts, cuts, statements, restarts; after each the oracle.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use custody::{
@@ -132,9 +132,13 @@ async fn streams_of_a_removed_workspace_end_when_all_of_it_is_archived() {
     assert_eq!(rejected(peer.send(&rig, 1, &mut answers, late).await), RejectReason::Removed);
     faults.clear();
     let mut heard = Vec::new();
-    while let Some(answer) = answers.recv().await {
-        heard.push(answer.message.unwrap());
-    }
+    // Only bounds a failure.
+    let ended = tokio::time::timeout(Duration::from_secs(60), async {
+        while let Some(answer) = answers.recv().await {
+            heard.push(answer.message.unwrap());
+        }
+    });
+    ended.await.expect("the stream does not end");
     let archived = heard.iter().position(|message| matches!(message, Message::Archived(_)));
     assert!(archived.is_some_and(|at| at + 1 < heard.len()), "it was not told what is archived");
     let Some(Message::Rejection(rejection)) = heard.pop() else { panic!("the stream ended without a reason") };
