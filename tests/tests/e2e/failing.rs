@@ -196,6 +196,7 @@ async fn of_two_ledgers_on_one_fence_the_first_stops_for_good() {
     // Whoever ends it meanwhile need not wait: it accepted nothing.
     second.terminate();
     assert_eq!(second.wait_end().code(), Some(0), "{}", second.log().join("\n"));
+    assert!(second.log().join("\n").contains("ended before it served"), "{}", second.log().join("\n"));
     // Started again the first knows that its database is an older copy: it reads, and takes nothing.
     let stale = home.start();
     assert!(home.alarm_stands("stale-database"));
