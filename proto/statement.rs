@@ -186,6 +186,18 @@ pub struct HoldState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused(pub &'static str);
 
+impl Refused {
+    /// The root that signed is not the one that signs now.
+    const NOT_IN_FORCE: Self = Self("is of a root era that is not in force");
+    /// Another key signed than the one that the statement names.
+    const FORGED: Self = Self("has a signature that does not verify");
+
+    /// Whether the same words signed by another key could be taken.
+    pub fn is_of_signer(self) -> bool {
+        self == Self::NOT_IN_FORCE || self == Self::FORGED
+    }
+}
+
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.0)
@@ -366,7 +378,7 @@ impl Chain {
             }
         }
         let signer = match registrar {
-            None if !roots.may_sign(said.era) => return Err(Refused("is of a root era that is not in force")),
+            None if !roots.may_sign(said.era) => return Err(Refused::NOT_IN_FORCE),
             None => roots.key(said.era).ok_or(Refused("is of an unknown root era"))?,
             Some(id) => {
                 let known = self.registrars.get(&id).filter(|r| !r.revoked);
@@ -374,7 +386,7 @@ impl Chain {
             }
         };
         if !signer.verifies(Context::Statement, &signed.statement_bytes, &signed.signature) {
-            return Err(Refused("has a signature that does not verify"));
+            return Err(Refused::FORGED);
         }
         if self.workspace.is_some() && (said.serial == 0) != matches!(action, Action::Create(_)) {
             return Err(Refused("creates what exists, or changes what does not"));

@@ -120,6 +120,7 @@ impl Admin for AdminService {
         }
         status.origin.clone_from(&self.origin);
         status.fence_reachable = self.fence.is_fresh();
+        status.fence_term = self.fence.term();
         status.archive.clone_from(&self.archive);
         status.alarms =
             self.alarms.latched().into_iter().map(|(alarm, detail, _)| format!("{}: {detail}", alarm.name())).collect();

@@ -15,6 +15,9 @@ use custody::{
     wire::{RejectReason, Rejection, Role},
 };
 
+/// What a gateway of a workspace that was removed is told.
+pub const REMOVED: &str = "the workspace was removed";
+
 /// Whose stream it is; of a certificate, or of the first message where plaintext was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -100,7 +103,7 @@ pub fn signer(chain: &Chain, header: &Header) -> Result<PublicKey, Reject> {
 /// [`Reject`] with `Removed`, `Unauthorised` or `Revoked`.
 pub fn may_come(chain: &Chain, gateway: GatewayId) -> Result<(), Reject> {
     if chain.is_removed() {
-        return Err(Reject::new(RejectReason::Removed, "the workspace was removed"));
+        return Err(Reject::new(RejectReason::Removed, REMOVED));
     }
     let keys = chain.keys().filter(|(_, key)| key.role == Role::Gateway && key.gateway == Some(gateway));
     let revoked: Vec<bool> = keys.map(|(_, key)| key.revoked).collect();

@@ -3,15 +3,15 @@
 //! What must hold: an alarm that was raised stays until an operator acknowledges it, however often its cause comes and
 //! goes; each has a section in `docs/OPERATIONS.md` under the heading `### alarm: NAME` (a test compares); what is raised
 //! stands in the log at error level, in a metric and in `ledger status`, and in a file, so that a restart drops none: a file
-//! of its own, because the store may be what is broken. Keeping it is tried and not required; an alarm that cannot be kept
-//! is raised all the same. Details name no other workspace's data, no
-//! secret and no network address.
+//! of its own, because the store may be what is broken. An alarm that cannot be kept now, most often for want of room, is
+//! raised all the same, and kept as soon as it can be. Details name no other workspace's data, no secret and no network
+//! address.
 
 use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -102,8 +102,15 @@ struct Kept {
 /// The alarms of this process. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Alarms {
-    standing: Arc<Mutex<BTreeMap<Alarm, Latched>>>,
+    standing: Arc<Mutex<Standing>>,
     file: Option<Arc<PathBuf>>,
+}
+
+#[derive(Debug, Default)]
+struct Standing {
+    latched: BTreeMap<Alarm, Latched>,
+    /// The file says something else: it could not be written.
+    unkept: bool,
 }
 
 impl Alarms {
@@ -114,36 +121,59 @@ impl Alarms {
 
     /// Those that stand in `file`, where they are kept from now on.
     pub fn kept(file: &Path) -> Self {
-        let standing = read(file).unwrap_or_else(|why| {
+        let latched = read(file).unwrap_or_else(|why| {
             tracing::warn!(%why, "the alarms of earlier runs cannot be read");
             BTreeMap::new()
         });
-        for (alarm, stands) in &standing {
+        for (alarm, stands) in &latched {
             tracing::warn!(alarm = alarm.name(), "stands since an earlier run: {}", stands.detail);
         }
+        let standing = Standing { latched, unkept: false };
         Self { standing: Arc::new(Mutex::new(standing)), file: Some(Arc::new(file.to_owned())) }
     }
 
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Under the lock, so that the file is never older than what was told last.
-    fn keep(&self, standing: &BTreeMap<Alarm, Latched>) {
+    fn keep(&self, standing: &mut Standing) {
         let Some(file) = &self.file else { return };
         let kept = |(alarm, stands): (&Alarm, &Latched)| Kept {
             name: alarm.name().to_owned(),
             detail: stands.detail.clone(),
             since_us: stands.since_us,
         };
-        let all: Vec<Kept> = standing.iter().map(kept).collect();
+        let all: Vec<Kept> = standing.latched.iter().map(kept).collect();
         let written = serde_json::to_vec_pretty(&all).map_err(io::Error::from);
-        if let Err(why) = written.and_then(|bytes| durable::write(file, &bytes, FILE_MODE)) {
-            tracing::warn!(%why, "the alarms that stand are not kept over a restart");
+        match written.and_then(|bytes| durable::write(file, &bytes, FILE_MODE)) {
+            // Told once, however often it is tried again.
+            Err(why) if !standing.unkept => {
+                standing.unkept = true;
+                tracing::warn!(%why, "the alarms that stand would not outlive a restart now; tried again every second");
+            }
+            Err(_) => {}
+            Ok(()) if standing.unkept => {
+                standing.unkept = false;
+                tracing::info!("the alarms that stand are kept over a restart again");
+            }
+            Ok(()) => {}
+        }
+    }
+
+    /// Writes again what could not be kept when it was raised or taken back. To be called every so often, and at the end.
+    pub fn keep_pending(&self) {
+        let mut standing = self.standing();
+        if standing.unkept {
+            self.keep(&mut standing);
         }
     }
 
     /// Raises an alarm. While it stands, raising it again counts it and keeps the first detail: that is nearest the cause.
     pub fn raise(&self, alarm: Alarm, detail: impl Into<String>) {
         let detail = detail.into();
-        let mut latched = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stands) = latched.get_mut(&alarm) {
+        let mut standing = self.standing();
+        if let Some(stands) = standing.latched.get_mut(&alarm) {
             stands.times = stands.times.saturating_add(1);
             // A cause that returns a thousand times a second must not fill the disk with its own telling.
             if stands.times.is_power_of_two() {
@@ -152,17 +182,17 @@ impl Alarms {
             return;
         }
         tracing::error!(alarm = alarm.name(), "{detail}");
-        latched.insert(alarm, Latched { detail, since_us: clock::now_us(), times: 1 });
-        self.keep(&latched);
+        standing.latched.insert(alarm, Latched { detail, since_us: clock::now_us(), times: 1 });
+        self.keep(&mut standing);
     }
 
     /// Takes an alarm back by its name; `false` if none of that name stands.
     pub fn acknowledge(&self, name: &str) -> bool {
-        let mut latched = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = self.standing();
         let known = Alarm::ALL.iter().find(|alarm| alarm.name() == name);
-        let gone = known.is_some_and(|alarm| latched.remove(alarm).is_some());
+        let gone = known.is_some_and(|alarm| standing.latched.remove(alarm).is_some());
         if gone {
-            self.keep(&latched);
+            self.keep(&mut standing);
             tracing::info!(alarm = name, "an operator acknowledged this alarm");
         }
         gone
@@ -170,13 +200,13 @@ impl Alarms {
 
     /// The alarms that stand: which, the detail of the first time, and since when in microseconds.
     pub fn latched(&self) -> Vec<(Alarm, String, u64)> {
-        let latched = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        latched.iter().map(|(alarm, stands)| (*alarm, stands.detail.clone(), stands.since_us)).collect()
+        let standing = self.standing();
+        standing.latched.iter().map(|(alarm, stands)| (*alarm, stands.detail.clone(), stands.since_us)).collect()
     }
 
     /// Whether this one stands.
     pub fn stands(&self, alarm: Alarm) -> bool {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&alarm)
+        self.standing().latched.contains_key(&alarm)
     }
 }
 
@@ -217,6 +247,32 @@ mod tests {
             alarms.raise(Alarm::Poisoned, "x");
             assert!(alarms.stands(Alarm::Poisoned));
         }
+    }
+
+    #[test]
+    fn an_alarm_that_found_no_room_is_kept_when_there_is_some() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("alarms.json");
+        let alarms = Alarms::kept(&file);
+        durable::recorder::fail_once(folder.path(), "fill");
+        alarms.raise(Alarm::DiskFull, "x");
+        assert!(Alarms::kept(&file).latched().is_empty(), "no fault was injected");
+        // The disk stays full for a while.
+        durable::recorder::fail_once(folder.path(), "sync");
+        alarms.keep_pending();
+        assert!(Alarms::kept(&file).latched().is_empty());
+        alarms.keep_pending();
+        assert_eq!(Alarms::kept(&file).latched(), alarms.latched());
+        // What could not be taken back is taken back later; another that is raised meanwhile brings all with it.
+        durable::recorder::fail_once(folder.path(), "fill");
+        assert!(alarms.acknowledge("disk-full"));
+        assert!(Alarms::kept(&file).stands(Alarm::DiskFull));
+        alarms.raise(Alarm::DiskLow, "x");
+        assert_eq!(Alarms::kept(&file).latched(), alarms.latched());
+        // Nothing is written while nothing waits.
+        durable::recorder::take(folder.path());
+        alarms.keep_pending();
+        assert!(durable::recorder::take(folder.path()).is_empty());
     }
 
     #[test]

@@ -29,7 +29,9 @@ use crate::{
     config::Config,
     exit::ExitReason,
     init::{CONFIG_FILE, Made, Plan, init},
-    keys, server,
+    keys,
+    log_view::report,
+    server,
 };
 
 /// Greatest length in bytes of a request, statement or answer file that a command reads.
@@ -180,18 +182,7 @@ impl Fault {
 
     /// An error and its causes. Hints stand on lines of their own, after the causes.
     fn of(reason: ExitReason, why: &dyn std::error::Error) -> Self {
-        let message = why.to_string();
-        let (first, hints) = message.split_once('\n').map_or((message.as_str(), ""), |(first, hints)| (first, hints));
-        let mut text = format!("failed to {first}");
-        let mut cause = why.source();
-        while let Some(why) = cause {
-            text.push_str(&format!(": {why}"));
-            cause = why.source();
-        }
-        if !hints.is_empty() {
-            text.push_str(&format!("\n{hints}"));
-        }
-        Self::new(reason, text)
+        Self::new(reason, format!("failed to {}", report(why)))
     }
 
     fn failed(why: &dyn std::error::Error) -> Self {

@@ -29,7 +29,7 @@ use hyper_util::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
 };
 
 use crate::{
@@ -37,6 +37,7 @@ use crate::{
     archive::Archive,
     clock,
     commit::{self, Request},
+    listen::Newest,
     log_view::LogView,
     metrics::Metrics,
 };
@@ -50,7 +51,8 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 const CONNECTION_LIMIT: Duration = Duration::from_secs(300);
 /// Bytes of a request's head: no path here has a hundred.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-/// Connections at one time, each of 30 KiB; whoever comes then waits in the system's queue.
+/// Connections at one time, each of 30 KiB. Of more the oldest ends: thousands that hold one and ask nothing push out each
+/// other, and an operator who asks is answered in milliseconds.
 const CONNECTIONS_MAX: usize = 256;
 /// After a failure to accept, most often for want of file descriptors: others may be given back meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -162,12 +164,11 @@ pub async fn serve(listener: TcpListener, state: HttpState) {
 }
 
 async fn serve_with(listener: TcpListener, state: HttpState, head_limit: Duration) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = Newest::new(CONNECTIONS_MAX);
     let router = router(state);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head_limit).max_buf_size(HEAD_BYTES_MAX);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(why) => {
@@ -178,10 +179,9 @@ async fn serve_with(listener: TcpListener, state: HttpState, head_limit: Duratio
         };
         let service = TowerToHyperService::new(router.clone());
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        tokio::spawn(async move {
+        connections.spawn(async move {
             // What a client does to its own connection is no event.
             tokio::time::timeout(CONNECTION_LIMIT, connection).await.ok();
-            drop(place);
         });
     }
 }
@@ -282,8 +282,13 @@ fn is_tile(path: &str) -> bool {
 mod tests {
     use std::io::{Read as _, Write as _};
 
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
     use crate::alarm::Alarm;
+
+    /// Only bounds a failure.
+    const WAIT: Duration = Duration::from_secs(60);
 
     struct Files;
 
@@ -367,6 +372,34 @@ mod tests {
             let answer = said(text).await.unwrap();
             assert_eq!(answer.matches("200 OK").count(), answers, "{text:?}: {answer}");
         }
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn an_operator_is_answered_while_others_hold_connections_and_ask_nothing() {
+        let pulse = Pulse { serving: true, state: "serving", ..Pulse::default() };
+        let state = HttpState::new(Metrics::new(), Alarms::new(), Arc::new(Files), Arc::new(Alive(Some(pulse))));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // None of them ends by itself.
+        let server = tokio::spawn(serve_with(listener, state, Duration::from_secs(86_400)));
+        let mut silent = Vec::new();
+        for _ in 0..2 * CONNECTIONS_MAX {
+            silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+        }
+        let asking = tokio::task::spawn_blocking(move || ask_blocking(address, "/healthz"));
+        let answered = tokio::time::timeout(WAIT, asking).await;
+        let Ok(answer) = answered else {
+            // Whoever asks in vain waits for these.
+            drop(silent);
+            panic!("nobody answered");
+        };
+        has(&answer.unwrap(), &["200 OK", "serving"]);
+        // The oldest has lost its place, and the newest has one.
+        let ended = tokio::time::timeout(WAIT, silent[0].read(&mut [0])).await;
+        assert!(ended.unwrap().is_ok_and(|bytes| bytes == 0));
+        let newest = silent.last().unwrap().try_read(&mut [0]);
+        assert!(newest.is_err_and(|why| why.kind() == std::io::ErrorKind::WouldBlock));
         server.abort();
     }
 

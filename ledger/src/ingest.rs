@@ -28,7 +28,7 @@ use tonic::{Request as Call, Response, Status, Streaming};
 
 use crate::{
     admit::{self, Held, Peer, Reject},
-    commit::{Chains, KnownHeads, Opening, Request},
+    commit::{Chains, KnownHeads, Opening, Request, Unopened},
     pki::{self, Identity},
 };
 
@@ -38,6 +38,8 @@ const OUTBOX_MAX: usize = 4_096;
 const GATEWAY_STREAMS_MAX: u32 = 4;
 /// How long a stream may wait before it says whose it is: a round trip and a slow start take far less.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// How long an ended stream has for what it was told last, the reason for its end among it: a round trip over the worst line.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// Seconds over which a workspace's rate is taken.
 const RATE_SECONDS: u64 = 10;
 
@@ -152,6 +154,8 @@ impl Ingest for IngestService {
         };
         inner.open(opening).await?;
         let hearing = Hearing(Arc::new(Mutex::new(Some(answers))));
+        let (hears, heard) = oneshot::channel();
+        let answers = Heard { hearing: hearing.clone(), _hears: hears };
         let pump = Pump {
             places: Arc::new(Semaphore::new(inner.limits.batches_in_flight as usize)),
             room: Arc::new(Semaphore::new(inner.limits.bytes_in_flight as usize)),
@@ -162,11 +166,12 @@ impl Ingest for IngestService {
             gone,
             known,
             held: None,
-            hearing: hearing.clone(),
+            hearing,
+            heard,
             _guard: guard,
         };
         tokio::spawn(pump.run(incoming));
-        Ok(Response::new(Box::pin(hearing)))
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
@@ -174,11 +179,17 @@ impl Ingest for IngestService {
 #[derive(Clone)]
 struct Hearing(Arc<Mutex<Option<mpsc::Receiver<wire::FromLedger>>>>);
 
-impl Stream for Hearing {
+/// The same for whoever sends it. Dropped when all is sent, or nobody is there to read it.
+struct Heard {
+    hearing: Hearing,
+    _hears: oneshot::Sender<()>,
+}
+
+impl Stream for Heard {
     type Item = Result<wire::FromLedger, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        match self.hearing.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             Some(answers) => answers.poll_recv(context).map(|answer| answer.map(Ok)),
             None => Poll::Ready(None),
         }
@@ -257,11 +268,14 @@ impl Inner {
         Ok(said)
     }
 
-    async fn open(&self, opening: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Opening) -> Result<(), Status> {
+    async fn open(&self, opening: impl FnOnce(oneshot::Sender<Result<(), Unopened>>) -> Opening) -> Result<(), Status> {
         let (reply, answer) = oneshot::channel();
         let gone = || Status::unavailable("the ledger is ending (hint: try again)");
         self.writer.send(Request::Open(Box::new(opening(reply)))).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?.map_err(Status::failed_precondition)
+        answer.await.map_err(|_| gone())?.map_err(|why| match why {
+            Unopened::Later(why) => Status::unavailable(why),
+            Unopened::Refused(why) => Status::failed_precondition(why),
+        })
     }
 
     fn last_head(&self, peer: &Peer, hello: &wire::Hello) -> Result<Option<Box<Held>>, Status> {
@@ -323,6 +337,8 @@ struct Pump {
     /// The last one that was checked here and is not known yet.
     held: Option<Held>,
     hearing: Hearing,
+    /// Ends when nobody hears any more.
+    heard: oneshot::Receiver<()>,
     /// Batches of this stream on their way to the writer.
     places: Arc<Semaphore>,
     /// Bytes of this stream on their way to the writer.
@@ -345,8 +361,9 @@ impl Pump {
         }
         // A writer that has ended needs no farewell.
         drop(self.inner.writer.send(Request::Close(self.stream)).await);
-        // The writer drops the outbox, which wakes whoever sends the answers; what is left of them goes now.
+        // The writer drops the outbox, which wakes whoever sends the answers; what is left of them goes now, or never.
         drop(gone.changed().await);
+        tokio::time::timeout(FAREWELL_LIMIT, &mut self.heard).await.ok();
         self.hearing.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 

@@ -140,6 +140,11 @@ impl fmt::Display for KeyError {
                     "write key file {path}: it is there already\nhint: a key is never overwritten; move it away first"
                 )
             }
+            Fault::File(why) if why.kind() == io::ErrorKind::NotFound => write!(
+                f,
+                "use key file {path}\nhint: is the path right, and is its volume mounted? if the file is lost, put it back from its \
+                 backup"
+            ),
             Fault::File(_) => write!(f, "use key file {path}"),
             Fault::Open(mode) => write!(
                 f,
@@ -155,11 +160,21 @@ impl fmt::Display for KeyError {
                  configuration or --passphrase-file"
             ),
             Fault::WrongPassphrase => {
-                write!(f, "open key file {path}: the passphrase is another, or the file is damaged")
+                write!(
+                    f,
+                    "open key file {path}: the passphrase is another, or the file is damaged\nhint: give the passphrase that it was \
+                     sealed with; if it is that one, put the file back from its backup"
+                )
             }
-            Fault::NoPassphrase => write!(f, "read a passphrase from {path}: it is not set"),
+            Fault::NoPassphrase => write!(
+                f,
+                "read a passphrase from {path}: it is not set\nhint: set it where this process is started, or name a file"
+            ),
             Fault::ShortPassphrase => {
-                write!(f, "take the passphrase from {path}: it has fewer than {PASSPHRASE_BYTES_MIN} bytes")
+                write!(
+                    f,
+                    "take the passphrase from {path}: it has fewer than {PASSPHRASE_BYTES_MIN} bytes\nhint: choose a longer one"
+                )
             }
         }
     }

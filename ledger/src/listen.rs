@@ -2,11 +2,11 @@
 //!
 //! What must hold: the listener lives as long as the process, so a renewal of the server's certificate closes no port and
 //! ends no stream (the next handshake has the new certificate, open connections go on with what they have); whoever says
-//! nothing loses the connection after seconds; strangers can hold handshakes and nothing else, so that they lock nobody
-//! out; one certificate's holder has few connections, so that a gateway gone wild takes no other's place.
+//! nothing loses the connection after seconds; strangers can hold handshakes and nothing else, and of too many handshakes
+//! the oldest ends, so that they lock nobody out; one certificate's holder has few connections, so that a gateway gone wild takes no other's place.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -18,6 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::AbortHandle,
 };
 use tokio_rustls::{
     TlsAcceptor,
@@ -40,7 +41,8 @@ use crate::{
 
 /// How long a handshake may take: three packets each way, over the worst line.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// Handshakes at one time: 50 KiB each, and a millisecond of the processor.
+/// Handshakes at one time: 50 KiB each, and a millisecond of the processor. Of more the oldest ends: whoever holds thousands
+/// open, and says nothing, pushes out its own.
 const HANDSHAKES_MAX: usize = 256;
 /// Connections of one holder of a certificate: a gateway has one, and a second while the first is not known to be dead.
 const CONNECTIONS_OF_ONE_MAX: usize = 16;
@@ -96,6 +98,32 @@ impl<S: Connected> Connected for Connection<S> {
 
     fn connect_info(&self) -> Self::ConnectInfo {
         self.stream.connect_info()
+    }
+}
+
+/// Tasks of which so many run at one time: a new one takes the place of the oldest. A flood of connections that do nothing
+/// so pushes out itself, and whoever comes and does its work at once gets through.
+#[derive(Debug)]
+pub struct Newest {
+    most: usize,
+    tasks: VecDeque<AbortHandle>,
+}
+
+impl Newest {
+    /// At most so many.
+    pub fn new(most: usize) -> Self {
+        Self { most, tasks: VecDeque::new() }
+    }
+
+    /// Runs one more.
+    pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.retain(|task| !task.is_finished());
+        if self.tasks.len() >= self.most
+            && let Some(oldest) = self.tasks.pop_front()
+        {
+            oldest.abort();
+        }
+        self.tasks.push_back(tokio::spawn(task).abort_handle());
     }
 }
 
@@ -163,10 +191,19 @@ pub fn secure(
     streams_max: usize,
     pki: Arc<Pki>,
 ) -> Result<Connections<TlsStream<TcpStream>>, String> {
+    secure_within(HANDSHAKE_LIMIT, listener, streams_max, pki)
+}
+
+fn secure_within(
+    limit: Duration,
+    listener: TcpListener,
+    streams_max: usize,
+    pki: Arc<Pki>,
+) -> Result<Connections<TlsStream<TcpStream>>, String> {
     let mut renewals = pki.renewals();
     let mut acceptor = acceptor(&pki.server_tls())?;
     let (taken, connections) = mpsc::channel(WAITING_MAX);
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let mut handshakes = Newest::new(HANDSHAKES_MAX);
     let door = Arc::new(Door {
         places: Arc::new(Semaphore::new(streams_max.saturating_add(CONNECTIONS_SPARE))),
         holders: Holders::default(),
@@ -174,7 +211,6 @@ pub fn secure(
     });
     tokio::spawn(async move {
         loop {
-            let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else { return };
             let Some(stream) = accept(&listener, &door.taken).await else { return };
             if renewals.has_changed().unwrap_or(false) {
                 renewals.mark_unchanged();
@@ -184,9 +220,8 @@ pub fn secure(
                 }
             }
             let (acceptor, door) = (acceptor.clone(), Arc::clone(&door));
-            tokio::spawn(async move {
-                let greeted = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await;
-                drop(handshake);
+            handshakes.spawn(async move {
+                let greeted = tokio::time::timeout(limit, acceptor.accept(stream)).await;
                 // Who it was that failed is nobody's business but theirs, and garbage on a port is no event.
                 if let Ok(Ok(stream)) = greeted {
                     door.admit(stream).await;
@@ -275,7 +310,74 @@ fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio_rustls::{
+        TlsConnector,
+        rustls::{ClientConfig, pki_types::ServerName},
+    };
+    use tokio_stream::StreamExt as _;
+
     use super::*;
+    use crate::config::Config;
+
+    /// Only bounds a failure.
+    const WAIT: Duration = Duration::from_secs(60);
+
+    /// A port, and how the administrator comes in.
+    async fn port(
+        folder: &Path,
+        limit: Duration,
+    ) -> (std::net::SocketAddr, Connections<TlsStream<TcpStream>>, TlsConnector) {
+        let mut config = Config::new("example.org/custody");
+        config.resolve(folder);
+        crate::durable::create_dir(&config.paths.tls, 0o700).unwrap();
+        Pki::create(&config, None).unwrap();
+        let pki = Arc::new(Pki::open(&config).unwrap());
+        let pem = |name: &str| std::fs::read(config.paths.tls.join(name)).unwrap();
+        let certificates = |pem: &[u8]| CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificates(&pem("authority.pem")).remove(0)).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&pem("admin.key")).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+        let client = client.with_protocol_versions(&[&TLS13]).unwrap().with_root_certificates(roots);
+        let client = client.with_client_auth_cert(certificates(&pem("admin.pem")), key).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = secure_within(limit, listener, 8, pki).unwrap();
+        (address, connections, TlsConnector::from(Arc::new(client)))
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_handshakes_open_locks_nobody_out() {
+        let folder = tempfile::tempdir().unwrap();
+        // No handshake ends by itself.
+        let (address, mut connections, connector) = port(folder.path(), Duration::from_secs(86_400)).await;
+        let mut silent = Vec::new();
+        for _ in 0..=HANDSHAKES_MAX {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let comes = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
+        };
+        let came = tokio::time::timeout(WAIT, async { tokio::join!(comes, connections.next()) }).await;
+        let (_held, taken) = came.expect("nobody comes in");
+        assert!(taken.unwrap().is_ok());
+        // The oldest one's place was taken; the newest ones have theirs.
+        assert!(tokio::time::timeout(WAIT, silent[0].read(&mut [0])).await.unwrap().is_ok_and(|bytes| bytes == 0));
+        let newest = silent.last().unwrap();
+        assert!(newest.try_read(&mut [0]).is_err_and(|why| why.kind() == io::ErrorKind::WouldBlock));
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_loses_the_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let (address, _connections, _) = port(folder.path(), Duration::from_millis(50)).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        assert!(tokio::time::timeout(WAIT, silent.read(&mut [0])).await.unwrap().is_ok_and(|bytes| bytes == 0));
+    }
 
     #[test]
     fn one_holder_has_few_connections_and_gets_them_back() {

@@ -47,11 +47,18 @@ pub struct FenceState {
     /// Milliseconds after `started`; 0: never.
     asked_at_ms: AtomicU64,
     fenced: AtomicBool,
+    /// Of the newest claim that was seen, whoever's; 0: none.
+    term: AtomicU64,
 }
 
 impl Default for FenceState {
     fn default() -> Self {
-        Self { started: Instant::now(), asked_at_ms: AtomicU64::new(0), fenced: AtomicBool::new(false) }
+        Self {
+            started: Instant::now(),
+            asked_at_ms: AtomicU64::new(0),
+            fenced: AtomicBool::new(false),
+            term: AtomicU64::new(0),
+        }
     }
 }
 
@@ -60,6 +67,16 @@ impl FenceState {
     /// the moment of the answer does not count.
     pub fn seen(&self, asked: Instant) {
         self.asked_at_ms.fetch_max(self.ms(asked).max(1), Ordering::AcqRel);
+    }
+
+    /// A claim of this term stands there.
+    pub fn claimed(&self, term: u64) {
+        self.term.fetch_max(term, Ordering::AcqRel);
+    }
+
+    /// Term of the newest claim that was seen; 0 if there was none.
+    pub fn term(&self) -> u64 {
+        self.term.load(Ordering::Acquire)
     }
 
     /// Another writer owns the log.
@@ -87,16 +104,18 @@ impl FenceState {
     }
 }
 
-/// An error with its sources, for the log.
+/// An error with its sources, for the log and for people; hints on lines of their own come after the causes.
 pub fn report(why: &dyn std::error::Error) -> String {
-    let mut text = why.to_string();
+    let message = why.to_string();
+    let (first, hints) = message.split_at(message.find('\n').unwrap_or(message.len()));
+    let mut text = first.to_owned();
     let mut source = why.source();
     while let Some(next) = source {
         text.push_str(": ");
         text.push_str(&next.to_string());
         source = next.source();
     }
-    text
+    text + hints
 }
 
 #[cfg(test)]
@@ -104,6 +123,30 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[derive(Debug)]
+    struct Fault(&'static str, Option<Box<Self>>);
+
+    impl std::fmt::Display for Fault {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Fault {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            self.1.as_deref().map(|why| why as _)
+        }
+    }
+
+    #[test]
+    fn causes_come_before_the_hint() {
+        let cause = Fault("no such file", None);
+        assert_eq!(report(&Fault("read a", Some(Box::new(cause)))), "read a: no such file");
+        let cause = Fault("no such file", None);
+        let why = Fault("read a\nhint: make it", Some(Box::new(cause)));
+        assert_eq!(report(&why), "read a: no such file\nhint: make it");
+    }
 
     #[test]
     fn a_fence_is_fresh_from_the_question_on_and_not_once_it_is_fenced() {

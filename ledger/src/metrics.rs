@@ -50,6 +50,7 @@ pub const TABLE: &[(&str, Kind, &str)] = &[
     ("custody_batches_rejected_total", Kind::Counter, "batches refused for good"),
     ("custody_pushbacks_total", Kind::Counter, "batches sent back to be tried again later"),
     ("custody_equivocations_total", Kind::Counter, "batches signed twice under one number"),
+    ("custody_streams_replaced_total", Kind::Counter, "streams that a newer one of the same gateway ended"),
     ("custody_commits_total", Kind::Counter, "group commits, each with one fsync"),
     ("custody_commit_seconds", Kind::Histogram, "time of a group commit, fsync included"),
     ("custody_segments_cut_total", Kind::Counter, "segments cut"),

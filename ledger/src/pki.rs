@@ -117,6 +117,9 @@ pub fn peer_identity(der: &[u8]) -> Option<Identity> {
     if names.next().is_some() { None } else { identity }
 }
 
+/// The next move when a file of the folder `tls` is of no use.
+const BACKUP: &str = "hint: put the folder tls/ back from its backup, whole: its certificates and keys belong together";
+
 /// Why the authority cannot do its work.
 #[derive(Debug)]
 pub enum PkiError {
@@ -132,7 +135,7 @@ impl fmt::Display for PkiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(why) => why.fmt(f),
-            Self::File(path, _) => write!(f, "use certificate file {}", path.display()),
+            Self::File(path, _) => write!(f, "use certificate file {}\n{BACKUP}", path.display()),
             Self::Form(why) => f.write_str(why),
         }
     }
@@ -248,7 +251,10 @@ impl Pki {
             renewals: watch::channel(0).0,
         };
         for (name, pem) in pki.all() {
-            validity(&pem).ok_or_else(|| PkiError::Form(format!("read {name}.pem: it is no certificate")))?;
+            validity(&pem).ok_or_else(|| {
+                let path = folder.join(format!("{name}.pem"));
+                PkiError::Form(format!("read {}: it is no certificate\n{BACKUP}", path.display()))
+            })?;
         }
         Ok(pki)
     }
@@ -377,7 +383,7 @@ fn generate_key(folder: &Path, name: &str, passphrase: Option<&Passphrase>) -> R
 fn load_key(path: &Path, passphrase: Option<&Passphrase>) -> Result<KeyPair, PkiError> {
     let pem = keys::load_secret(path, passphrase)?;
     let key = std::str::from_utf8(&pem).ok().and_then(|pem| KeyPair::from_pem(pem).ok());
-    key.ok_or_else(|| PkiError::Form(format!("read {}: it is no key file", path.display())))
+    key.ok_or_else(|| PkiError::Form(format!("read {}: it is no key file\n{BACKUP}", path.display())))
 }
 
 fn read(path: &Path) -> Result<String, PkiError> {

@@ -167,10 +167,12 @@ impl Publisher {
     /// [`PublishError`]; `Stale` and `Fenced` are for good.
     pub async fn start(&mut self, genesis: Vec<Bytes>) -> Result<(), PublishError> {
         self.check_archive().await?;
+        self.term = self.store.number("term")?.unwrap_or(0);
         // A database that another machine or folder wrote last: its writer may still sign heads for a while.
         let last_writer = self.store.value(Family::Meta, "writer")?;
         let mut waits = last_writer.is_some_and(|last| last.as_ref() != self.fence.writer());
         while let Some(claim) = self.fence.read(self.size()).await? {
+            self.fence_state.claimed(claim.term);
             // Whoever else made it, at an equal or even at a lower term, has acknowledged what this database lacks.
             if !self.owns(&claim)? {
                 return Err(PublishError::Stale);
@@ -189,16 +191,19 @@ impl Publisher {
         let start = wire::TermStart { term: self.term, incarnation: self.incarnation, at: clock::now_us() };
         let mut entries = if self.size() == 0 { genesis } else { Vec::new() };
         entries.push(encode_entry(log_entry::Entry::TermStart(start)).into());
-        if let Claimed::Lost(_) = self.fence.claim(self.size(), self.term, &entries).await? {
+        if let Claimed::Lost(claim) = self.fence.claim(self.size(), self.term, &entries).await? {
+            self.fence_state.claimed(claim.term);
             return Err(PublishError::Fenced);
         }
+        self.fence_state.claimed(self.term);
         // A crash from here on leaves a claim of this database's own, which the next start completes.
         failpoint::hit("start-after-claim");
         self.append(&entries)?;
         if waits {
             tracing::warn!(
                 seconds = SUCCESSOR_WAIT.as_secs(),
-                "the last writer was on another machine: waiting it out"
+                "the last writer was on another machine or in another folder, and may sign heads for so long: waiting it out, and \
+                 no port is open before; it may be ended meanwhile"
             );
             clock::sleep(SUCCESSOR_WAIT).await;
         }
@@ -529,6 +534,7 @@ pub async fn watch_fence(
         let asked = Instant::now();
         match fence.read(index).await {
             Ok(Some(claim)) if !fence.is_own(&claim) => {
+                state.claimed(claim.term);
                 state.fence_off();
                 alarms.raise(Alarm::Fenced, format!("term {} stands in the fence, ours is {term}", claim.term));
                 return;
@@ -536,6 +542,23 @@ pub async fn watch_fence(
             Ok(_) => state.seen(asked),
             Err(why) => alarms.raise(Alarm::FenceUnreachable, report(&why)),
         }
+    }
+}
+
+/// Beside an old copy of the database: what the fence holds beyond it is somebody else's, and is only looked at.
+pub async fn follow_fence(fence: Fence, mut index: u64, state: Arc<FenceState>, alarms: Alarms, every: Duration) {
+    loop {
+        let asked = Instant::now();
+        match fence.read(index).await {
+            Ok(Some(claim)) => {
+                state.claimed(claim.term);
+                index = index.saturating_add((claim.entries.len() as u64).max(1));
+                continue;
+            }
+            Ok(None) => state.seen(asked),
+            Err(why) => alarms.raise(Alarm::FenceUnreachable, report(&why)),
+        }
+        clock::sleep(every).await;
     }
 }
 

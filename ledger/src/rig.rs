@@ -36,7 +36,7 @@ use crate::{
     admit,
     alarm::Alarms,
     archive::{Archive, open_folder},
-    commit::{Chains, KnownHeads, Limits, Opening, Parts, REQUESTS_MAX, Request, State, Writer},
+    commit::{Chains, KnownHeads, Limits, Opening, Parts, REQUESTS_MAX, Request, State, Unopened, Writer},
     fence::Fence,
     log_view::{FenceState, LogView},
     metrics::Metrics,
@@ -457,7 +457,8 @@ impl Peer {
             reply,
         };
         rig.requests.send(Request::Open(Box::new(opening))).await.unwrap();
-        answer.await.map_err(|_| "the writer broke before it answered".to_owned())??;
+        let opened = answer.await.map_err(|_| "the writer broke before it answered".to_owned())?;
+        opened.map_err(|(Unopened::Later(why) | Unopened::Refused(why))| why)?;
         Ok(answers)
     }
 

@@ -1,21 +1,11 @@
 //! The server: opens, recovers, starts every part in order, serves, and drains in reverse. Only this file knows them all.
 
 use std::{
-    fs,
-    path::Path,
-    sync::{Arc, RwLock, Weak},
+    sync::{Arc, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
-use bytes::Bytes;
-use custody::{
-    hash::sha256,
-    log::encode_entry,
-    policy::Policy,
-    statement::Signed,
-    wire::{admin_server::AdminServer, ingest_server::IngestServer, log_entry},
-};
-use ed25519_dalek::SigningKey;
+use custody::wire::{admin_server::AdminServer, ingest_server::IngestServer};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
@@ -23,37 +13,32 @@ use tokio::{
 };
 use tonic::transport::Server;
 
+use self::open::Opened;
 use crate::{
     admin::{AdminService, Authority},
     admit::Peer,
     alarm::{Alarm, Alarms},
-    archive::Archive,
     clock,
     commit::{Chains, Limits, Parts, REQUESTS_MAX, Request, State, Writer},
     config::Config,
-    durable,
     exit::ExitReason,
-    fence::Fence,
     http,
     ingest::{IngestService, Limits as IngestLimits},
-    keys, listen,
+    listen,
     log_view::{FenceState, LogView, report},
     metrics::Metrics,
-    own_keys::OwnKeys,
     pki::{Identity, Pki},
-    publish::{PublishError, Publisher, watch_fence},
-    store::{Family, Store, StoreError, statement_key},
+    publish::{PublishError, Publisher, follow_fence, watch_fence},
+    store::Store,
     upkeep::Upkeep,
-    vault::Vault,
 };
 
 mod drain;
+mod open;
 
 /// Longest gRPC message from a gateway: a batch of 1 MiB and its frame.
 const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
-/// Where the alarms that stand outlive a restart.
-const ALARMS_FILE: &str = "alarms.json";
 /// How long the end waits for threads that are in the store: a write and a segment that is being sealed take less.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -86,17 +71,34 @@ impl Ended {
 /// # Errors
 /// [`Ended`] for everything but a clean drain.
 pub async fn run(config: Config, ready: Option<oneshot::Sender<Addresses>>) -> Result<(), Ended> {
-    let mut parts = open(&config).await?;
+    let mut asked = Box::pin(asked_to_end());
+    let started = tokio::select! {
+        started = start(&config) => started?,
+        // What a start leaves behind the next one completes, wherever it was.
+        () = &mut asked => {
+            tracing::info!("ended before it served: this start accepted nothing");
+            return Ok(());
+        }
+    };
+    let (parts, read_only) = started;
+    serve(config, parts, read_only, ready, asked).await
+}
+
+/// Opens everything and claims the next term; with it, why the ledger is read-only if its data folder is an old copy.
+async fn start(config: &Config) -> Result<(Opened, Option<String>), Ended> {
+    let mut parts = open::open(config).await?;
     let started = parts.publisher.start(std::mem::take(&mut parts.genesis)).await;
     let read_only = match started {
         Ok(()) => None,
         Err(why @ (PublishError::Stale | PublishError::Fenced)) => {
-            parts.alarms.raise(Alarm::StaleDatabase, report(&why));
-            Some(report(&why))
+            let (own, fences) = (parts.publisher.term, parts.publisher.fence_state.term());
+            let text = format!("a stale copy of term {own}, and the fence is at {fences} or later: {}", report(&why));
+            parts.alarms.raise(Alarm::StaleDatabase, text.clone());
+            Some(text)
         }
         Err(why) => return Err(Ended::failed("start the log", &why)),
     };
-    serve(config, parts, read_only, ready).await
+    Ok((parts, read_only))
 }
 
 /// Where the ledger listens.
@@ -118,142 +120,6 @@ impl Authority for Pki {
     }
 }
 
-/// What is open before anything is served.
-struct Opened {
-    store: Arc<Store>,
-    alarms: Alarms,
-    metrics: Metrics,
-    publisher: Publisher,
-    keys: [SigningKey; 2],
-    own_keys: OwnKeys,
-    policy: Policy,
-    pki: Arc<Pki>,
-    genesis: Vec<Bytes>,
-}
-
-async fn open(config: &Config) -> Result<Opened, Ended> {
-    let no_policy = |why: &dyn std::fmt::Display| {
-        let text = format!(
-            "failed to read the audit policy {}: {why}\nhint: put back the one that `ledger init` wrote, or its backup",
-            config.paths.policy.display()
-        );
-        Ended::new(ExitReason::Configuration, text)
-    };
-    let policy = fs::read(&config.paths.policy).map_err(|why| no_policy(&why))?;
-    let policy = Policy::parse(&policy).map_err(|why| no_policy(&why))?;
-    let [record, head, log] = open_secrets(config)?;
-    let staging = config.paths.data.join("staging");
-    durable::create_dir(&staging, 0o700).map_err(|why| Ended::failed("make the data folder", &why))?;
-    let alarms = Alarms::kept(&config.paths.data.join(ALARMS_FILE));
-    let memory = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let (cache_bytes, write_buffer_bytes) = (memory(config.store.cache_bytes), memory(config.store.write_buffer_bytes));
-    let store =
-        Store::open(&config.paths.data.join("store"), cache_bytes, write_buffer_bytes).map_err(|why| match why {
-            StoreError::Newer(_) => {
-                alarms.raise(Alarm::StoreFormat, why.to_string());
-                Ended::unusable(&why)
-            }
-            why => Ended::failed("open the store", &why),
-        })?;
-    let store = Arc::new(store);
-    let limit = Duration::from_secs(config.archive.request_seconds_max);
-    let used = |name: &str| store.number(name).map_err(|why| Ended::failed("read the store", &why));
-    let archive = Archive::folder(&config.archive.folder, limit, used("published_size")?.is_some())
-        .map_err(|why| Ended::failed("open the archive", &why))?;
-    let writer = writer_digest(&config.paths.data);
-    let used_before = used("term")?.is_some();
-    let fence = Fence::folder(&config.fence.folder, &config.origin, writer, used_before).await;
-    let fence = fence.map_err(|why| Ended::failed("open the fence", &why))?;
-    let broken = |why: StoreError| Ended::failed("read the store", &why);
-    let genesis =
-        take_genesis(&store, &config.paths.genesis).map_err(|why| Ended::new(ExitReason::Configuration, why))?;
-    let view = Publisher::load_view(&store, &config.origin, &log).map_err(broken)?;
-    let mark = store.number("queue_mark").map_err(broken)?.unwrap_or(0);
-    let roots = policy.roots().map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
-    let chain = crate::commit::ledger_chain(&store, &config.origin, roots).map_err(broken)?;
-    let own_keys = OwnKeys::of(&record, &head, &log);
-    own_keys.check(&chain).map_err(|why| Ended::new(ExitReason::Configuration, why))?;
-    let publisher = Publisher {
-        store: Arc::clone(&store),
-        archive,
-        fence,
-        staging,
-        origin: config.origin.clone(),
-        key: log,
-        term: 0,
-        incarnation: chain.incarnation(),
-        view: Arc::new(RwLock::new(view)),
-        fence_state: Arc::new(FenceState::default()),
-        alarms: alarms.clone(),
-        mark: watch::Sender::new(mark),
-        pending_mark: mark,
-        untold: Vec::new(),
-    };
-    let pki = Pki::open(config).map_err(|why| Ended::unusable(&why))?;
-    Ok(Opened {
-        store,
-        alarms,
-        metrics: Metrics::new(),
-        publisher,
-        keys: [record, head],
-        own_keys,
-        policy,
-        pki: Arc::new(pki),
-        genesis,
-    })
-}
-
-/// The keys for records, heads and the log. The vault is opened, too, although nothing needs it yet: a passphrase that does
-/// not fit or a damaged file must show at a start, while there is a backup, and not when a name is to be erased.
-fn open_secrets(config: &Config) -> Result<[SigningKey; 3], Ended> {
-    let passphrase = || {
-        keys::Passphrase::from_places(&config.keys.passphrase_file, &config.keys.passphrase_variable)
-            .map_err(|why| Ended::unusable(&why))
-    };
-    let sealing = passphrase()?;
-    let load = |name: &str| {
-        let path = config.paths.keys.join(name);
-        keys::load(&path, sealing.as_ref()).map_err(|why| Ended::unusable(&why))
-    };
-    let own = [load("record.key")?, load("head.key")?, load("log.key")?];
-    Vault::open(&config.paths.vault, passphrase()?).map_err(|why| Ended::unusable(&why))?;
-    Ok(own)
-}
-
-/// Tells this machine and data directory from others, without naming them.
-fn writer_digest(data: &Path) -> [u8; 32] {
-    use std::os::unix::fs::MetadataExt as _;
-    let machine = fs::read("/etc/machine-id").unwrap_or_default();
-    let path = fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
-    let inode = fs::metadata(&path).map_or((0, 0), |meta| (meta.dev(), meta.ino()));
-    let text = format!("{}\n{}\n{}", path.display(), inode.0, inode.1);
-    sha256(&[b"custody/v1/writer\n", &machine, b"\n", text.as_bytes()])
-}
-
-/// At the first start: the statements that `init` made go into the store, and become the log's first entries.
-fn take_genesis(store: &Store, folder: &Path) -> Result<Vec<Bytes>, String> {
-    let read = |why: StoreError| report(&why);
-    if store.last(Family::Log, &[]).map_err(read)?.is_some() {
-        return Ok(Vec::new());
-    }
-    let listing = fs::read_dir(folder)
-        .map_err(|why| format!("failed to read the first statements: {why} (hint: ledger init)"))?;
-    let mut files: Vec<_> = listing.filter_map(Result::ok).map(|file| file.path()).collect();
-    files.retain(|path| path.extension().is_some_and(|end| end == "stmt"));
-    files.sort();
-    let mut change = store.change();
-    let mut entries = Vec::new();
-    for path in files {
-        let object = Bytes::from(fs::read(&path).map_err(|why| format!("failed to read a first statement: {why}"))?);
-        let signed = Signed::parse(&object).map_err(|why| format!("a first statement is not in form: {why}"))?;
-        let key = statement_key(signed.workspace(), signed.statement.serial);
-        change.put(Family::Statements, key, [&0_u64.to_be_bytes()[..], &object].concat());
-        entries.push(Bytes::from(encode_entry(log_entry::Entry::Statement(object))));
-    }
-    store.commit(change).map_err(read)?;
-    Ok(entries)
-}
-
 /// What every part shares with the writer.
 struct Shared {
     requests: mpsc::Sender<Request>,
@@ -271,9 +137,11 @@ async fn serve(
     opened: Opened,
     read_only: Option<String>,
     ready: Option<oneshot::Sender<Addresses>>,
+    asked: impl Future<Output = ()>,
 ) -> Result<(), Ended> {
     let serving = read_only.is_none();
     let (fence, term) = (opened.publisher.fence.clone(), opened.publisher.term);
+    let alarms = opened.alarms.clone();
     let store = Arc::downgrade(&opened.store);
     let (wake, woken) = mpsc::channel(1);
     let (publisher, shared, writer) = start_writer(&config, opened, read_only, wake.clone())?;
@@ -288,8 +156,11 @@ async fn serve(
     let every = Duration::from_secs(config.fence.read_seconds);
     let (view, state) = (Arc::clone(&shared.view), Arc::clone(&shared.fence));
     let mut watching = match serving {
-        true => tokio::spawn(watch_fence(fence, view, state, shared.alarms.clone(), term, every)),
-        false => tokio::spawn(std::future::pending()),
+        true => tokio::spawn(watch_fence(fence, view, state, alarms.clone(), term, every)),
+        false => {
+            let index = view.read().unwrap_or_else(PoisonError::into_inner).tree.size();
+            tokio::spawn(follow_fence(fence, index, state, alarms.clone(), every))
+        }
     };
     let services = Services {
         config: config.clone(),
@@ -298,7 +169,6 @@ async fn serve(
         admin: admin_service(&config, &shared),
     };
     let state = http::state(&shared.metrics, &shared.alarms, &shared.view, archive, requests.clone());
-    let asked = asked_to_end();
     let outcome = match services.listen(&mut helpers, state).await {
         Ok(addresses) => {
             if let Some(ready) = ready {
@@ -334,6 +204,7 @@ async fn serve(
         publishing.await.ok();
     }
     close(requests, writer, store).await;
+    alarms.keep_pending();
     outcome
 }
 
@@ -359,7 +230,7 @@ fn start_writer(
     read_only: Option<String>,
     wake: mpsc::Sender<()>,
 ) -> Result<(Publisher, Shared, std::thread::JoinHandle<()>), Ended> {
-    let Opened { store, alarms, metrics, publisher, keys: [record, head], own_keys, policy, pki, .. } = opened;
+    let Opened { store, alarms, metrics, publisher, keys: [record, head], own_keys, roots, pki, .. } = opened;
     let (requests, queue) = mpsc::channel(REQUESTS_MAX);
     let shared = Shared {
         requests,
@@ -371,7 +242,6 @@ fn start_writer(
         metrics,
         pki,
     };
-    let roots = policy.roots().map_err(|why| Ended::new(ExitReason::Configuration, why.to_string()))?;
     let parts = Parts {
         store,
         origin: config.origin.clone(),
@@ -476,8 +346,9 @@ impl Services {
     async fn listen(self, helpers: &mut Vec<JoinHandle<()>>, http: http::HttpState) -> Result<Addresses, Ended> {
         let bind = |why: std::io::Error| Ended::failed("listen (hint: is another process on this port?)", &why);
         if !self.config.listen.plaintext_loopback {
-            let hint = "(hint: certificate and key in the folder tls/ belong together)";
-            let unusable = |why: String| Ended::new(ExitReason::Configuration, format!("failed to {why} {hint}"));
+            let hint =
+                "hint: certificate and key in the folder tls/ belong together; put it back from its backup, whole";
+            let unusable = |why: String| Ended::new(ExitReason::Configuration, format!("failed to {why}\n{hint}"));
             listen::check(&self.pki.server_tls()).map_err(unusable)?;
         }
         let grpc = TcpListener::bind(self.config.listen.grpc).await.map_err(bind)?;

@@ -120,6 +120,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether another process has the database open.
+    fn is_in_use(&self) -> bool {
+        matches!(self, Self::Database(why) if why.as_ref().contains("lock file"))
+    }
+
     /// Whether the disk had no room for a write.
     pub fn is_no_room(&self) -> bool {
         // RocksDB gives the reason in words alone.
@@ -130,6 +135,10 @@ impl StoreError {
 impl std::fmt::Display for StoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Database(_) if self.is_in_use() => f.write_str(
+                "use the database: another process has it open\nhint: one data folder has one ledger; look at the one that runs with \
+                 `ledger status`, or end it first",
+            ),
             Self::Database(_) => f.write_str("use the database"),
             Self::Damaged(what) => {
                 write!(f, "read {what} from the database: it is damaged (hint: restore from the archive)")

@@ -1,6 +1,6 @@
 //! Looks at the ledger once a second, from outside the writer: what waits for the archive, and how much room is left.
 //!
-//! What it finds becomes gauges and alarms; it changes nothing.
+//! What it finds becomes gauges and alarms, and alarms that could not be kept are kept here; else it changes nothing.
 
 use std::{
     path::PathBuf,
@@ -56,6 +56,7 @@ impl Upkeep {
         let mut lag = Lag::new(Instant::now());
         loop {
             clock::sleep(EVERY).await;
+            self.alarms.keep_pending();
             let (reply, answer) = oneshot::channel();
             // Whoever asked may be gone; then nobody wants the answer.
             let look = Request::Inspect(Box::new(move |writer| {

@@ -17,10 +17,33 @@ use crate::{
     config::Config,
     exit::ExitReason,
     keys::{self, Passphrase},
+    log_view::report,
 };
 
 /// Longest answer: the greatest chain that fits, at a few hundred bytes a statement.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// How long a connection may take, TLS included: some round trips over the worst line.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long an answer may take that waits for no archive: the writer gives it between two commits. What waits for the archive
+/// has `admin.timeout_seconds`.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+/// The next move when the administrator's files are of no use.
+const CERTIFICATES: &str = "hint: copy tls/authority.pem, tls/admin.pem and tls/admin.key from the ledger's folder";
+
+/// What stands behind an error of the transport, whose own words say nothing.
+fn causes(why: &tonic::transport::Error) -> String {
+    std::error::Error::source(why).map_or_else(String::new, |why| format!(": {}", report(why)))
+}
+
+/// A ledger that is there and says nothing.
+fn silent(what: &str, limit: Duration) -> Fault {
+    Fault::failure(format!(
+        "the ledger did not answer {what} within {} s\nhint: it is there and does not go on: is its process stopped (ps shows T), its \
+         disk hanging, its machine out of memory? look at its log; admin.timeout_seconds in the configuration bounds the wait",
+        limit.as_secs()
+    ))
+}
 
 /// A running ledger, and the configuration by which it was found.
 pub(super) struct Ledger {
@@ -32,7 +55,9 @@ pub(super) struct Ledger {
 /// A refusal of the ledger, in its own words.
 fn refused(status: &Status) -> Fault {
     let text = status.message();
+    // Those who refuse with the next move need no other.
     let hint = match status.code() {
+        _ if text.contains("(hint:") => "",
         tonic::Code::Unavailable => "\nhint: is the ledger running, and is admin.url in the configuration right?",
         tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
             "\nhint: admin.timeout_seconds in the configuration bounds the wait"
@@ -42,36 +67,51 @@ fn refused(status: &Status) -> Fault {
     Fault::failure(format!("the ledger refused: {text}{hint}"))
 }
 
+/// The answer, or that there is none within the limit.
+async fn answered<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Fault> {
+    match tokio::time::timeout(limit, answer).await {
+        Err(_) => Err(silent("a question", limit)),
+        Ok(answer) => answer.map(tonic::Response::into_inner).map_err(|why| refused(&why)),
+    }
+}
+
 impl Ledger {
     /// Connects with the administrator's certificate.
     pub(super) async fn connect(config: Config) -> Result<Self, Fault> {
         let bad = |why: tonic::transport::Error| Fault::of(ExitReason::Configuration, &why);
         let timeout = Duration::from_secs(config.admin.timeout_seconds);
-        let endpoint = Endpoint::from_shared(config.admin.url.clone())
-            .map_err(bad)?
-            .connect_timeout(Duration::from_secs(10).min(timeout))
-            .timeout(timeout);
+        let endpoint = Endpoint::from_shared(config.admin.url.clone()).map_err(bad)?.timeout(timeout);
         let endpoint = match config.admin.url.starts_with("https://") {
-            true => endpoint.tls_config(tls(&config)?).map_err(bad)?,
+            true => endpoint.tls_config(tls(&config)?).map_err(|why| {
+                let folder = config.paths.tls.display();
+                let text = format!("failed to use the certificates in {folder}{}\n{CERTIFICATES}", causes(&why));
+                Fault::new(ExitReason::Configuration, text)
+            })?,
             false => endpoint,
         };
-        let channel = endpoint.connect().await.map_err(|why| {
-            let mut text = format!("failed to reach the ledger at {}", config.admin.url);
-            let mut cause = std::error::Error::source(&why);
-            while let Some(why) = cause {
-                text.push_str(&format!(": {why}"));
-                cause = why.source();
-            }
+        let limit = CONNECT_LIMIT.min(timeout);
+        let connected = tokio::time::timeout(limit, endpoint.connect()).await;
+        let connected = connected.map_err(|_| silent(&format!("to {}", config.admin.url), limit))?;
+        let channel = connected.map_err(|why| {
+            let text = format!("failed to reach the ledger at {}{}", config.admin.url, causes(&why));
             Fault::failure(format!("{text}\nhint: is it running, and is admin.url in the configuration right?"))
         })?;
         let remote = AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
         Ok(Self { config, remote })
     }
 
+    /// How long something takes at most that waits for nothing but the writer.
+    fn prompt(&self) -> Duration {
+        ANSWER_LIMIT.min(Duration::from_secs(self.config.admin.timeout_seconds))
+    }
+
     /// How it is.
     pub(super) async fn status(&mut self) -> Result<wire::StatusResponse, Fault> {
-        let answer = self.remote.status(wire::StatusRequest {}).await.map_err(|why| refused(&why))?;
-        let status = answer.into_inner();
+        let limit = self.prompt();
+        let status = answered(limit, self.remote.status(wire::StatusRequest {})).await?;
         if status.origin != self.config.origin {
             return Err(Fault::failure(format!(
                 "the ledger at {} keeps the log {}, and the configuration says {}",
@@ -108,8 +148,8 @@ impl Ledger {
             ticket: said.1.to_owned(),
             action: Some(wire::Statement { action: Some(action), ..Default::default() }),
         };
-        let answer = self.remote.prepare_statement(request).await.map_err(|why| refused(&why))?;
-        Ok(answer.into_inner().statement)
+        let limit = self.prompt();
+        Ok(answered(limit, self.remote.prepare_statement(request)).await?.statement)
     }
 
     /// Hands in a signed statement. The other part of an error is whether it may be in force all the same.
@@ -126,7 +166,8 @@ impl Ledger {
     /// All statements of a chain.
     pub(super) async fn statements(&mut self, workspace: Option<WorkspaceId>) -> Result<Vec<Bytes>, Fault> {
         let request = wire::ListStatementsRequest { workspace: workspace.map_or_else(Bytes::new, Into::into) };
-        Ok(self.remote.list_statements(request).await.map_err(|why| refused(&why))?.into_inner().statements)
+        let limit = self.prompt();
+        Ok(answered(limit, self.remote.list_statements(request)).await?.statements)
     }
 
     /// A certificate for an enrolled gateway, or for an administrator: leaf first, then the authority.
@@ -140,13 +181,15 @@ impl Ledger {
             workspace: holder.map_or_else(Bytes::new, |(workspace, _)| workspace.into()),
             gateway: holder.map_or_else(Bytes::new, |(_, gateway)| gateway.into()),
         };
-        Ok(self.remote.issue_certificate(request).await.map_err(|why| refused(&why))?.into_inner().certificate)
+        let limit = self.prompt();
+        Ok(answered(limit, self.remote.issue_certificate(request)).await?.certificate)
     }
 
     /// Takes an alarm back; `false` if none of that name stood.
     pub(super) async fn acknowledge(&mut self, alarm: &str) -> Result<bool, Fault> {
         let request = wire::AcknowledgeRequest { alarm: alarm.to_owned() };
-        Ok(self.remote.acknowledge(request).await.map_err(|why| refused(&why))?.into_inner().stood)
+        let limit = self.prompt();
+        Ok(answered(limit, self.remote.acknowledge(request)).await?.stood)
     }
 
     /// Cuts one workspace's segment or all; the size of the log when they are archived.
@@ -160,10 +203,8 @@ fn tls(config: &Config) -> Result<ClientTlsConfig, Fault> {
     let folder = &config.paths.tls;
     let read = |name: &str| {
         let path = folder.join(name);
-        fs::read(&path).map_err(|why| {
-            let hint = "hint: copy tls/authority.pem, tls/admin.pem and tls/admin.key from the ledger's folder";
-            Fault::failure(format!("failed to read {}: {why}\n{hint}", path.display()))
-        })
+        fs::read(&path)
+            .map_err(|why| Fault::failure(format!("failed to read {}: {why}\n{CERTIFICATES}", path.display())))
     };
     let passphrase = Passphrase::from_places(&config.keys.passphrase_file, &config.keys.passphrase_variable)?;
     let key = keys::load_secret(&folder.join("admin.key"), passphrase.as_ref())?;

@@ -11,7 +11,7 @@ use custody::{
     wire,
 };
 
-use super::{Done, Fault, output::say, read_input, words, write_output};
+use super::{Done, Fault, output::say, read_input, sign::check_root, words, write_output};
 use crate::keys::{self, Passphrase};
 
 #[derive(Debug, Subcommand)]
@@ -20,9 +20,12 @@ pub(super) enum RootCommand {
     Sign {
         /// The request, as --request-out wrote it.
         request: PathBuf,
-        /// File with the root key.
+        /// File with the root key of the statement's era; in a succession that of the successor.
         #[arg(long)]
         key: PathBuf,
+        /// The audit policy, which says whose key that is: with any other nothing is signed.
+        #[arg(long)]
+        policy: PathBuf,
         /// File for the signed statement; REQUEST with the ending `.stmt` if none is named.
         #[arg(long)]
         out: Option<PathBuf>,
@@ -57,16 +60,25 @@ pub(super) fn run(command: &RootCommand) -> Done {
             say(&hex(&key::public(&key).to_bytes()));
             Ok(())
         }
-        RootCommand::Sign { request, key, out, passphrase_file } => {
+        RootCommand::Sign { request, key, policy, out, passphrase_file } => {
             let bytes = read_input(request)?;
             let said: wire::Statement =
                 strict::decode(&table::STATEMENT, &bytes).map_err(|why| no_statement(request, &format!("{why:?}")))?;
             if said.registrar.is_some() {
-                return Err(Fault::failure("this statement is a registrar's, and the root cannot sign it"));
+                return Err(Fault::failure(
+                    "this statement is a registrar's, and the root cannot sign it\nhint: prepare it again, without --registrar-key",
+                ));
             }
             say(&words::statement(&said));
             let passphrase = passphrase_file.as_deref().map(Passphrase::from_file).transpose()?;
             let key = keys::load(key, passphrase.as_ref())?;
+            if !check_root(policy, &said, &key)? {
+                return Err(Fault::failure(format!(
+                    "the audit policy does not tell whose key era {} has; nothing was signed\nhint: add the roots since to a copy of it \
+                     (docs/OPERATIONS.md, \"The root key is lost or known to others\")",
+                    said.era
+                )));
+            }
             let object = encode_signed(&bytes, key::sign(&key, Context::Statement, &bytes));
             let out = out.clone().unwrap_or_else(|| request.with_extension("stmt"));
             write_output(&out, &object)?;

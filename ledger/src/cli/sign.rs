@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use custody::{
-    id::{KeyId, ObjectHash, WorkspaceId},
+    hash::root_successor,
+    id::{KeyId, ObjectHash, WorkspaceId, hex},
     key::{self, Context, PublicKey},
     policy::Policy,
     statement::encode_signed,
@@ -101,12 +102,16 @@ impl Signing {
             write_output(path, &bytes)?;
             say(&words::statement(&prepared));
             say(&format!("request written to {}; next, where the root key is:", path.display()));
-            say(&format!("  ledger root sign {} --key ROOT.key --out SIGNED.stmt", path.display()));
+            say(&format!(
+                "  ledger root sign {} --key ROOT.key --policy policy.json --out SIGNED.stmt",
+                path.display()
+            ));
             say("then here: ledger statement submit SIGNED.stmt");
             return Ok(Outcome::Requested);
         };
         if let Signer::Root(key) = &signer {
-            check_root(&ledger.config.paths.policy, &prepared, key)?;
+            // Of a later era than the policy knows: the ledger, which has the whole chain, takes the signature or refuses it.
+            let _: bool = check_root(&ledger.config.paths.policy, &prepared, key)?;
         }
         let (Signer::Root(key) | Signer::Registrar(key)) = &signer;
         let object = encode_signed(&bytes, key::sign(key, Context::Statement, &bytes));
@@ -182,18 +187,39 @@ fn as_asked(
     Ok(prepared)
 }
 
-/// Whether this is the root key of the statement's era, as far as the audit policy knows that era.
-fn check_root(policy: &Path, statement: &wire::Statement, key: &SigningKey) -> Done {
+/// Whether this is the root key of the statement's era. The audit policy says which that is: it names the era's key, or the
+/// hash of the successor of the era before. `Ok(false)`: it knows neither.
+pub(super) fn check_root(policy: &Path, statement: &wire::Statement, key: &SigningKey) -> Result<bool, Fault> {
     let bytes = read_input(policy)?;
-    let policy = Policy::parse(&bytes).map_err(|why| Fault::failure(why.to_string()))?;
-    let public = custody::id::hex(&key::public(key).to_bytes());
-    let known = policy.roots.iter().find(|root| root.era == statement.era);
-    match known {
-        Some(root) if root.public_key != public => Err(Fault::failure(format!(
-            "this is not the root key of era {}\nhint: the audit policy says {}",
-            statement.era, root.public_key
-        ))),
-        _ => Ok(()),
+    let policy = Policy::parse(&bytes).map_err(|why| Fault::failure(format!("{}: {why}", policy.display())))?;
+    if policy.origin != statement.origin {
+        return Err(Fault::failure(format!(
+            "the statement is of the log {}, and the audit policy of {}\nhint: name the policy of this log",
+            statement.origin, policy.origin
+        )));
+    }
+    let wrong = |hint: &str| {
+        Err(Fault::failure(format!(
+            "this is not the root key of era {}; nothing was signed\nhint: {hint}",
+            statement.era
+        )))
+    };
+    let public = key::public(key).to_bytes();
+    if let Some(Action::SucceedRoot(succeed)) = &statement.action
+        && succeed.public_key[..] != public
+    {
+        return wrong("a succession is signed with the key that it brings, which is the successor's");
+    }
+    let of = |era: Option<u32>| era.and_then(|era| policy.roots.iter().find(|root| root.era == era));
+    match (of(Some(statement.era)), of(statement.era.checked_sub(1))) {
+        (Some(root), _) if root.public_key != hex(&public) => {
+            wrong(&format!("the audit policy says {} (`ledger root public FILE` shows a key's)", root.public_key))
+        }
+        (None, Some(before)) if before.successor_hash != hex(&root_successor(&public)) => {
+            wrong("the root was succeeded: only the successor, whose hash the audit policy has, signs now")
+        }
+        (None, None) => Ok(false),
+        _ => Ok(true),
     }
 }
 
@@ -232,6 +258,43 @@ mod tests {
         ] {
             let why = look(&bad).unwrap_err();
             assert!(why.contains(&format!("another {word}")), "{word}: {why}");
+        }
+    }
+
+    #[test]
+    fn the_root_of_the_statements_era_signs_and_no_other() {
+        let [root, successor, third] = [1, 2, 3].map(|n| SigningKey::from_bytes(&[n; 32]));
+        let public = |key: &SigningKey| key::public(key).to_bytes();
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("policy.json");
+        let roots = serde_json::json!([{ "era": 1, "public_key": hex(&public(&root)),
+            "successor_hash": hex(&root_successor(&public(&successor))) }]);
+        let text = serde_json::json!({ "version": 1, "origin": "a", "scope": "organisation", "roots": roots,
+            "required": ["unaltered"] });
+        crate::durable::write(&policy, text.to_string().as_bytes(), 0o600).unwrap();
+        let said =
+            |era, action| wire::Statement { origin: "a".to_owned(), era, action: Some(action), ..Default::default() };
+        let create = || Action::Create(wire::Create { name: "payments".to_owned() });
+        let brings = |key: &SigningKey| {
+            let public_key = public(key).to_vec().into();
+            Action::SucceedRoot(wire::SucceedRoot { public_key, successor_hash: vec![9; 32].into() })
+        };
+        let look = |statement: &wire::Statement, key| check_root(&policy, statement, key).map_err(|fault| fault.text);
+        assert_eq!(look(&said(1, create()), &root), Ok(true));
+        assert_eq!(look(&said(2, create()), &successor), Ok(true));
+        assert_eq!(look(&said(2, brings(&successor)), &successor), Ok(true));
+        assert_eq!(look(&said(3, create()), &third), Ok(false), "nothing is known of it");
+        let foreign = wire::Statement { origin: "b".to_owned(), ..said(1, create()) };
+        for (statement, key) in [
+            (said(1, create()), &successor),
+            (said(2, create()), &root),
+            (said(2, brings(&successor)), &root),
+            (said(2, brings(&third)), &third),
+            (said(3, brings(&third)), &successor),
+            (foreign, &root),
+        ] {
+            let why = look(&statement, key).unwrap_err();
+            assert!(why.contains("hint:"), "{why}");
         }
     }
 }

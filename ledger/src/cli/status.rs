@@ -41,6 +41,11 @@ fn heading(columns: &[&str]) -> Vec<String> {
 fn report(status: &wire::StatusResponse, now_us: u64) -> String {
     let why = if status.state_reason.is_empty() { String::new() } else { format!(": {}", status.state_reason) };
     let fence = if status.fence_reachable { "reachable" } else { "OUT OF REACH" };
+    let fence = match status.fence_term {
+        0 => fence.to_owned(),
+        term if term > status.term => format!("{fence}, at term {term}: ANOTHER LEDGER WRITES"),
+        term => format!("{fence}, at term {term}"),
+    };
     let mut out = format!(
         "log {}\nstate         {}{why}\nterm          {}, incarnation {}\nfence         {fence}\narchive       {}\n\
          log           {} entries, {} waiting\ncommits       {}\n",
@@ -190,7 +195,8 @@ fn as_json(status: &wire::StatusResponse) -> Value {
     json!({
         "origin": status.origin, "term": status.term, "incarnation": status.incarnation, "state": status.state,
         "state_reason": status.state_reason, "commit_index": status.commit_index, "log_size": status.log_size,
-        "unpublished": status.unpublished, "fence_reachable": status.fence_reachable, "archive": status.archive,
+        "unpublished": status.unpublished, "fence_reachable": status.fence_reachable,
+        "fence_term": status.fence_term, "archive": status.archive,
         "alarms": status.alarms,
         "workspaces": status.workspaces.iter().map(workspace).collect::<Vec<_>>(),
         "followers": status.followers.iter().map(follower).collect::<Vec<_>>(),
@@ -224,6 +230,7 @@ mod tests {
             log_size: 9,
             unpublished: 1,
             fence_reachable: false,
+            fence_term: 4,
             alarms: vec!["disk-low: 3 GiB left".to_owned()],
             workspaces: vec![wire::WorkspaceStatus {
                 workspace: vec![1; 16].into(),
@@ -259,6 +266,6 @@ mod tests {
         assert_eq!(value["workspaces"][0]["gateways"][1]["silent_since"], 5_000_000);
         assert_eq!(value["workspaces"][0]["workspace"], "01".repeat(16));
         assert_eq!(value["certificates"][0]["not_after"], 2_000_000_000_u64);
-        assert_eq!(value.as_object().map(serde_json::Map::len), Some(14));
+        assert_eq!(value.as_object().map(serde_json::Map::len), Some(15));
     }
 }

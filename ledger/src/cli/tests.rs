@@ -26,7 +26,7 @@ fn the_command_line_is_sound() {
     line(&["key", "enrol", "--role", "head", "--public-key", "ab", "--possession", "cd", "--root-key", "k"]).unwrap();
     line(&["hold", "set", "--workspace", "w", "--since", "t", "--root-key", "k"]).unwrap();
     line(&["status", "--json"]).unwrap();
-    line(&["root", "sign", "r", "--key", "k", "--out", "o"]).unwrap();
+    line(&["root", "sign", "r", "--key", "k", "--policy", "p", "--out", "o"]).unwrap();
     for wrong in [
         &["init", "--dir", "d"][..],
         &["workspace", "add", "n", "--root-key", "k", "--request-out", "r"],
@@ -53,8 +53,16 @@ fn faults_put_the_hint_last() {
 fn the_root_signs_a_request_offline() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let root = keys::generate();
-    keys::store_new(&path("root.key"), &root, None).unwrap();
+    let made = init(&Plan {
+        dir: path("ledger"),
+        origin: "example.org/custody".to_owned(),
+        root_key_out: Some(path("root.key")),
+        root_passphrase_file: None,
+        passphrase_file: None,
+        plaintext_loopback: false,
+    });
+    let made = made.unwrap();
+    let root = keys::load(&made.root_key, None).unwrap();
     let said = wire::Statement {
         version: 1,
         origin: "example.org/custody".to_owned(),
@@ -68,10 +76,14 @@ fn the_root_signs_a_request_offline() {
     };
     let bytes = said.encode_to_vec();
     std::fs::File::create(path("request")).and_then(|mut file| std::io::Write::write_all(&mut file, &bytes)).unwrap();
-    let sign = |request: &str, out: Option<PathBuf>| {
-        let (request, key) = (path(request), path("root.key"));
-        offline::run(&offline::RootCommand::Sign { request, key, out, passphrase_file: None })
+    let sign_with = |key: &Path, request: &str, out: Option<PathBuf>| {
+        let (request, key, policy) = (path(request), key.to_owned(), made.policy.clone());
+        offline::run(&offline::RootCommand::Sign { request, key, policy, out, passphrase_file: None })
     };
+    let sign = |request: &str, out| sign_with(&made.root_key, request, out);
+    // Nothing is signed with another key than the one that the statement needs.
+    assert!(sign_with(&made.successor_key, "request", None).unwrap_err().text.contains("nothing was signed"));
+    assert!(!path("request.stmt").exists());
     sign("request", None).unwrap();
     let signed = Signed::parse(&std::fs::read(path("request.stmt")).unwrap()).unwrap();
     assert_eq!(signed.statement_bytes, bytes);

@@ -11,7 +11,7 @@ use prost::Message as _;
 
 use super::{Group, State, StreamId, Writer, held::Judged};
 use crate::{
-    admit::{self, Held, Reject},
+    admit::{self, Held, REMOVED, Reject},
     clock,
     store::{EpochRow, Family, LeafPlace, StoreError, batch_key, epoch_key, leaf_key, numbered},
 };
@@ -116,7 +116,7 @@ impl Writer {
             return Ok(Decided::Reject(Reject::new(RejectReason::Unauthorised, "no such workspace")));
         };
         if workspace.chain.is_removed() {
-            return Ok(Decided::Reject(Reject::new(RejectReason::Removed, "the workspace was removed")));
+            return Ok(Decided::Reject(Reject::new(RejectReason::Removed, REMOVED)));
         }
         if let Err(reject) = admit::signer(&workspace.chain, header) {
             return Ok(Decided::Reject(reject));

@@ -116,8 +116,17 @@ pub struct Opening {
     pub known: KnownHeads,
     /// Limits, for the welcome.
     pub in_flight: (u32, u32),
-    /// Whether it was opened; in words if not.
-    pub reply: oneshot::Sender<Result<(), String>>,
+    /// Whether it was opened; why if not.
+    pub reply: oneshot::Sender<Result<(), Unopened>>,
+}
+
+/// Why a stream was not opened, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unopened {
+    /// Not now: the ledger takes nothing as it is, and the same again may go well later.
+    Later(String),
+    /// Somebody must do something first.
+    Refused(String),
 }
 
 /// What this ledger does with writes.

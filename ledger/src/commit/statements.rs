@@ -7,7 +7,7 @@ use custody::{
     id::{ObjectHash, WorkspaceId},
     note::Checkpoint,
     segment::{Content, Entry, Leaf, encode_entry as encode_leaf},
-    statement::{Chain, KeyState, Roots, Signed},
+    statement::{Chain, KeyState, Refused, Roots, Signed},
     wire::{self, LeafKind, LedgerEventKind, Role, statement::Action},
 };
 use prost::Message as _;
@@ -60,12 +60,22 @@ pub(super) fn load_chains(store: &Store, origin: &str, roots: Roots) -> Result<(
     Ok((ledger, now, chains))
 }
 
-/// The ledger's key chain as the store has it.
+/// The ledger's key chain as the store has it; `None` if it cannot have come about under these roots, which are then
+/// another ledger's.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn ledger_chain(store: &Store, origin: &str, roots: Roots) -> Result<Chain, StoreError> {
-    Ok(load_chains(store, origin, roots)?.0)
+pub fn ledger_chain(store: &Store, origin: &str, mut roots: Roots) -> Result<Option<Chain>, StoreError> {
+    let mut chain = Chain::new(origin, None);
+    for step in store.scan(Family::Statements, &WorkspaceId::ZERO.0, &[]) {
+        let object = step?.1;
+        let signed = Signed::parse(object.get(8..).unwrap_or_default());
+        let signed = signed.map_err(|_| StoreError::Damaged("a statement"))?;
+        if chain.apply(&signed, &mut roots).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(chain))
 }
 
 /// Number of a workspace's segments that are in the log: those before the first one that still waits.
@@ -166,7 +176,8 @@ impl Writer {
 
     fn take_ledger_statement(&mut self, signed: &Signed, object: &Bytes, group: &mut Group<'_>) -> Result<(), String> {
         self.parts.own_keys.refusal(&signed.statement).map_or(Ok(()), Err)?;
-        let (chain, roots) = self.ledger_chain.extended(signed, &self.roots).map_err(|why| why.to_string())?;
+        let extended = self.ledger_chain.extended(signed, &self.roots);
+        let (chain, roots) = extended.map_err(|why| refusal(why, &self.roots))?;
         // The statement cuts every segment; whatever comes after the cut names the new chain.
         self.cut_some(None, group);
         self.ledger_chain = Arc::new(chain);
@@ -190,7 +201,7 @@ impl Writer {
                 return Err("creates a workspace that exists".to_owned());
             }
             let mut chain = Chain::new(&self.parts.origin, Some(id));
-            chain.apply(signed, &mut self.roots.clone()).map_err(|why| why.to_string())?;
+            chain.apply(signed, &mut self.roots.clone()).map_err(|why| refusal(why, &self.roots))?;
             self.workspaces.insert(id, Workspace::new(id, chain));
             self.order.push(id);
             self.enqueue_statement(object, group);
@@ -200,7 +211,7 @@ impl Writer {
             self.check_id_free(enrol)?;
         }
         let workspace = self.workspaces.get_mut(&id).ok_or("is of a workspace that does not exist")?;
-        let (chain, _) = workspace.chain.extended(signed, &self.roots).map_err(|why| why.to_string())?;
+        let (chain, _) = workspace.chain.extended(signed, &self.roots).map_err(|why| refusal(why, &self.roots))?;
         let leaf = Leaf {
             kind: LeafKind::Statement,
             first_position: workspace.next_position,
@@ -237,6 +248,17 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// What is wrong with a statement, for whoever handed it in.
+fn refusal(why: Refused, roots: &Roots) -> String {
+    if !why.is_of_signer() {
+        return why.to_string();
+    }
+    let era = roots.current();
+    format!(
+        "{why} (hint: the root of era {era} signs now, in a succession its successor; what an earlier root signs is refused)"
+    )
 }
 
 /// The verb of a statement, as administration's record has it.

@@ -11,18 +11,19 @@ use custody::{
     FORMAT_VERSION,
     head::{Head, to_path},
     id::{Epoch, GatewayId, WorkspaceId},
-    wire::{self, from_ledger::Message},
+    wire::{self, RejectReason, from_ledger::Message},
 };
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Opening, State, StreamId, Writer,
+    Opening, State, StreamId, Unopened, Writer,
     held::{Judged, KnownHeads},
     statements,
 };
 use crate::{
-    admit, clock,
+    admit::{self, REMOVED},
+    clock,
     log_view::Published,
     store::{EpochRow, Store, StoreError},
     workspace::Workspace,
@@ -150,8 +151,14 @@ impl Writer {
             outbox,
             _alive: alive,
         };
-        // One stream for each gateway: the newest one is the one that lives.
+        // One stream for each gateway: the newest one is the one that lives. Two machines with one gateway's key show here
+        // alone as long as each takes up where the other stopped.
+        let before = self.streams.len();
         self.streams.retain(|_, other| (other.workspace, other.gateway) != (id, gateway));
+        if self.streams.len() < before {
+            self.parts.metrics.add("custody_streams_replaced_total", 1);
+            tracing::warn!(workspace = %id, %gateway, "a new stream of this gateway replaces its older one");
+        }
         self.streams.insert(stream, entry);
         self.welcome(stream, row, in_flight)
     }
@@ -162,24 +169,30 @@ impl Writer {
         id: WorkspaceId,
         gateway: GatewayId,
         last_head: Option<&admit::Held>,
-    ) -> Result<Result<Option<Head>, String>, StoreError> {
+    ) -> Result<Result<Option<Head>, Unopened>, StoreError> {
         // Heads are signed by whoever may extend the log, and by nobody else.
         if self.state != State::Serving {
-            return Ok(Err(format!("the ledger takes no batches: {}", self.state.name())));
+            let state = self.state.name();
+            return Ok(Err(Unopened::Later(format!(
+                "the ledger takes no batches: {state} (hint: `ledger status` says why)"
+            ))));
         }
+        let refused = |why: &str| Ok(Err(Unopened::Refused(why.to_owned())));
         let Some(workspace) = self.workspaces.get(&id) else {
-            return Ok(Err("no such workspace (hint: ledger workspace add)".to_owned()));
+            return refused("no such workspace (hint: ledger workspace add)");
         };
         if let Err(reject) = admit::may_come(&workspace.chain, gateway) {
-            return Ok(Err(reject.detail));
+            return refused(&reject.detail);
         }
         let Some(held) = last_head else { return Ok(Ok(None)) };
         Ok(match self.judge_head(id, gateway, held)? {
             Judged::Good => Ok(Some(held.head().clone())),
             Judged::Superseded => Ok(None),
-            Judged::Later => Err("too many old heads were looked up just now (hint: try again)".to_owned()),
-            Judged::Refused(reject) => Err(reject.detail),
-            Judged::Lost => Err("the ledger cannot extend the head that this gateway holds".to_owned()),
+            Judged::Later => {
+                Err(Unopened::Later("too many old heads were looked up just now (hint: try again)".to_owned()))
+            }
+            Judged::Refused(reject) => return refused(&reject.detail),
+            Judged::Lost => return refused("the ledger cannot extend the head that this gateway holds"),
         })
     }
 
@@ -236,8 +249,25 @@ impl Writer {
                 }
                 self.send_archived(id, done);
             }
+            self.end_streams_of_removed(done.workspace);
         }
         Ok(())
+    }
+
+    /// Streams of a workspace that was removed live on until all of it is archived: gateways then know that they may let go
+    /// of what they hold, and could not come back to hear it.
+    fn end_streams_of_removed(&mut self, id: WorkspaceId) {
+        let Some(workspace) = self.workspaces.get(&id) else { return };
+        if !workspace.chain.is_removed() || workspace.published < workspace.open.number {
+            return;
+        }
+        let of_workspace = |(stream, of): (&StreamId, &Stream)| (of.workspace == id).then_some(*stream);
+        let streams: Vec<StreamId> = self.streams.iter().filter_map(of_workspace).collect();
+        for stream in streams {
+            let (reason, detail) = (RejectReason::Removed.into(), REMOVED.to_owned());
+            self.send(stream, Message::Rejection(wire::Rejection { reason, detail, ..Default::default() }));
+            self.streams.remove(&stream);
+        }
     }
 
     fn send_archived(&mut self, id: StreamId, done: &Published) {

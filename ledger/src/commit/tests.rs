@@ -1,6 +1,6 @@
 //! Tests of the write path: commit, receipts, cuts, statements, restarts; after each the oracle.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use custody::{
@@ -8,11 +8,15 @@ use custody::{
     wire::{self, RejectReason, Role, from_ledger::Message, statement::Action},
 };
 
-use super::{Request, State, Writer};
+use super::{Limits, Request, State, Writer};
 use crate::{
     alarm::Alarm,
     publish::PublishError,
-    rig::{Dir, Peer, Rig, check_archive, enrol, signing},
+    rig::{
+        Dir, Peer, Rig, check_archive, enrol,
+        faults::{Faults, Mode},
+        signing,
+    },
     workspace::Lies,
 };
 
@@ -110,6 +114,38 @@ async fn gaps_strangers_and_the_revoked_are_refused_with_their_reason() {
     rig.say(id, Action::Remove(wire::Remove {})).await.unwrap();
     rig.cut().await;
     rig.check(&BTreeMap::from([(id, 2)]));
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_a_removed_workspace_end_when_all_of_it_is_archived() {
+    let dir = Dir::new("removed");
+    let faults = Faults::default();
+    let rig = Rig::start_with(&dir.0, &faults, Limits::default()).await.unwrap();
+    let (id, mut peer) = rig.workspace(8).await;
+    let mut answers = peer.open(&rig, 1).await.unwrap();
+    let batch = peer.batch(1);
+    peer.send(&rig, 1, &mut answers, batch).await.unwrap();
+    faults.arm(&["archive:put:workspaces/"], Mode::Hang, u64::MAX);
+    rig.say(id, Action::Remove(wire::Remove {})).await.unwrap();
+    let late = peer.batch(1);
+    assert_eq!(rejected(peer.send(&rig, 1, &mut answers, late).await), RejectReason::Removed);
+    faults.clear();
+    let mut heard = Vec::new();
+    // Only bounds a failure.
+    let ended = tokio::time::timeout(Duration::from_secs(60), async {
+        while let Some(answer) = answers.recv().await {
+            heard.push(answer.message.unwrap());
+        }
+    });
+    ended.await.expect("the stream does not end");
+    let archived = heard.iter().position(|message| matches!(message, Message::Archived(_)));
+    assert!(archived.is_some_and(|at| at + 1 < heard.len()), "it was not told what is archived");
+    let Some(Message::Rejection(rejection)) = heard.pop() else { panic!("the stream ended without a reason") };
+    assert_eq!((rejection.reason(), rejection.epoch.len()), (RejectReason::Removed, 0));
+    assert!(peer.open(&rig, 2).await.unwrap_err().contains("removed"));
+    rig.cut().await;
+    rig.check(&BTreeMap::from([(id, 1)]));
     rig.stop().await;
 }
 

@@ -46,6 +46,7 @@ impl Bench {
             gone,
             known: KnownHeads::default(),
             held: None,
+            heard: oneshot::channel().1,
             hearing: Hearing(Arc::new(Mutex::new(Some(answers)))),
             places: Arc::new(Semaphore::new(limits.batches_in_flight as usize)),
             room: Arc::new(Semaphore::new(limits.bytes_in_flight as usize)),

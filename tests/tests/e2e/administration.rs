@@ -310,6 +310,17 @@ async fn each_of_the_ledgers_own_keys_is_rotated_and_a_wrong_one_does_not_start(
     ship(&mut gateway, &mut session, 2).await;
     end(&process);
     check_all(&home, &home.policy(), &[&gateway]);
+    // Without the data folder that knows the new keys it is that which is missing.
+    let (data, away) = (home.dir.join("data"), home.dir.join("away"));
+    put_in_place(&data, &away);
+    let lost = home.spawn(&[]);
+    let (code, log) = (lost.wait_end().code(), lost.log().join("\n"));
+    let named =
+        ["nothing ever ran in the data folder", "is its volume mounted?", "hint:"].map(|word| log.contains(word));
+    assert!(code == Some(2) && named == [true; 3], "{code:?} {log}");
+    put_in_place(&data, &home.dir.join("empty"));
+    put_in_place(&away, &data);
+    end(&home.start());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -327,20 +338,30 @@ async fn the_root_is_succeeded_offline_and_the_old_one_has_no_say_any_more() {
     let next_public = offline(&["key", "make", &next]).trim().rsplit(' ').next().unwrap().to_owned();
     let asked = ["key", "succeed-root", "--public-key", public.trim(), "--next-public-key", &next_public];
     home.say(&[&asked[..], &["--request-out", &request]].concat());
-    // Signed by the old root it is refused: who has that key may be a thief.
+    let policy = home.policy().display().to_string();
+    let old = home.root_key().display().to_string();
+    let sign = ["root", "sign", &request, "--policy", &policy];
+    // With the old root it is not signed; and signed by it all the same it is refused: who has that key may be a thief.
     let stolen = path("stolen.stmt");
-    offline(&["root", "sign", &request, "--key", &home.root_key().display().to_string(), "--out", &stolen]);
-    home.refuses(&["statement", "submit", &stolen], 1);
-    offline(&["root", "sign", &request, "--key", &successor, "--out", &signed]);
+    let refused = Command::new(binary("ledger")).args(sign).args(["--key", &old, "--out", &stolen]).output().unwrap();
+    let why = text(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && why.contains("nothing was signed") && why.contains("hint:"), "{why}");
+    let statement = std::fs::read(&request).unwrap();
+    let thief = custody_tests::process::unsealed_key(&home.root_key());
+    let signature = custody::key::sign(&thief, custody::key::Context::Statement, &statement);
+    write(stolen.as_ref(), &custody::statement::encode_signed(&statement, signature));
+    let why = home.refuses(&["statement", "submit", &stolen], 1);
+    assert!(why.contains("hint:"), "{why}");
+    offline(&[&sign[..], &["--key", &successor, "--out", &signed]].concat());
     home.say(&["statement", "submit", &signed]);
     home.say(&["statement", "submit", &signed]);
     // The old root has no say.
     let (late, asking) = Gateway::request(&home, workspace);
     let (file, answer) = late.files(&home);
     write(file.as_ref(), asking.to_string().as_bytes());
-    let old = home.root_key().display().to_string();
     home.refuses(&["gateway", "enrol", &file, "--out", &answer, "--root-key", &old], 1);
-    home.refuses(&["workspace", "add", "impostor", "--root-key", &old], 1);
+    let why = home.refuses(&["workspace", "add", "impostor", "--root-key", &old], 1);
+    assert!(why.contains("the root was succeeded") && why.contains("hint:"), "{why}");
     // The new root has, and gateways from before go on.
     let mut after = Gateway::enrol_signed(&home, workspace, &["--root-key", &successor]);
     home.say(&["workspace", "add", "research", "--root-key", &successor]);
@@ -370,6 +391,20 @@ async fn the_root_is_succeeded_offline_and_the_old_one_has_no_say_any_more() {
     let mut verify = Command::new(binary("verifier"));
     let verified = verify.arg("verify").arg(home.archive()).arg("--policy").arg(&wrong).output().unwrap();
     assert_ne!(verified.status.code(), Some(0), "{}", text(&verified.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_machines_with_one_gateways_key_are_seen_to_replace_each_other() {
+    let home = Home::new("cloned", SETTINGS);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let _first = gateway.connect(home.grpc).await.unwrap();
+    let replaced = |body: &Bytes| text(body).lines().any(|line| line == "custody_streams_replaced_total 1");
+    assert!(!replaced(&get(home.http, "/metrics").await.1));
+    let mut second = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut second, 1).await;
+    assert!(process.wait_line("replaces its older one"));
+    assert!(replaced(&get(home.http, "/metrics").await.1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -431,6 +466,18 @@ fn a_missing_or_damaged_file_ends_the_start_for_good() {
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&path, private).unwrap();
     }
+    // In form, and another ledger's: of another log, or of this one's name under another root.
+    let (other, good) =
+        (std::fs::read(Home::new("other", SETTINGS).policy()).unwrap(), std::fs::read(home.policy()).unwrap());
+    let renamed = text(&good).replace(&home.origin, "custody.test/other").into_bytes();
+    for (bad, word) in [(other, "another ledger's"), (renamed, "custody.test/other")] {
+        write(&home.policy(), &bad);
+        let process = home.spawn(&[]);
+        let (code, said) = (process.wait_end().code(), process.log().join("\n"));
+        let named = ["policy.json", word, "hint:"].iter().all(|word| said.contains(word));
+        assert!(code == Some(2) && named, "{code:?} {said}");
+    }
+    write(&home.policy(), &good);
     // A key in form that is not the certificate's: nobody is told that the ledger serves, while nobody could come in.
     let (key, admin) = (home.dir.join("tls/server.key"), home.dir.join("tls/admin.key"));
     let good = std::fs::read(&key).unwrap();

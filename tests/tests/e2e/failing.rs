@@ -136,7 +136,10 @@ async fn an_object_that_is_another_one_poisons_and_reads_go_on() {
     home.status_when("it is poisoned", |status| status["state"] == "poisoned").await;
     assert!(home.alarm_stands("read-back-differs"));
     assert!(home.say(&["workspace", "list"]).contains("payments"), "reads go on");
-    assert!(gateway.connect(home.grpc).await.is_err(), "a poisoned ledger shows no heads");
+    match gateway.connect(home.grpc).await {
+        Err(Fault::Refused(status)) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}"),
+        other => panic!("a poisoned ledger shows no heads: {:?}", other.err()),
+    }
     process.kill();
     for path in &foreign {
         std::fs::remove_file(path).unwrap();
@@ -190,7 +193,10 @@ async fn of_two_ledgers_on_one_fence_the_first_stops_for_good() {
     assert!(first.log().join("\n").contains("\"fenced\""), "{}", first.log().join("\n"));
     // The second waits until the first's heads are surely stale.
     assert!(second.wait_line("waiting it out"), "{}", second.log().join("\n"));
-    second.kill();
+    // Whoever ends it meanwhile need not wait: it accepted nothing.
+    second.terminate();
+    assert_eq!(second.wait_end().code(), Some(0), "{}", second.log().join("\n"));
+    assert!(second.log().join("\n").contains("ended before it served"), "{}", second.log().join("\n"));
     // Started again the first knows that its database is an older copy: it reads, and takes nothing.
     let stale = home.start();
     assert!(home.alarm_stands("stale-database"));
@@ -225,7 +231,12 @@ async fn an_old_copy_of_the_data_is_read_only_and_harms_nothing() {
     ship(&mut gateway, &mut session, 2).await;
     home.say(&["cut"]);
     let stale = copy.start();
-    assert_eq!(copy.status()["state"], "read-only");
+    // The fence answers, and says who writes; only this copy may not.
+    let told = |status: &serde_json::Value| status["fence_reachable"] == true && status["fence_term"] == 2;
+    let status = copy.status_when("it knows the fence", told).await;
+    assert!(status["state"] == "read-only" && status["term"] == 1, "{status:#}");
+    assert!(status["state_reason"].as_str().unwrap().starts_with("a stale copy of term 1, and the fence is at 2"));
+    assert!(copy.say(&["status"]).contains("reachable, at term 2: ANOTHER LEDGER WRITES"));
     assert!(copy.alarm_stands("stale-database"));
     let before = gateway.last_head();
     assert!(matches!(gateway.connect(copy.grpc).await, Err(Fault::Refused(_))));
@@ -332,9 +343,12 @@ async fn a_write_that_finds_no_room_poisons_and_a_start_with_room_goes_on() {
     let status = home.status_when("it is poisoned", |status| status["state"] == "poisoned").await;
     assert!(status["alarms"].to_string().contains("disk-full"), "{status:#}");
     assert!(home.say(&["workspace", "list"]).contains("payments"), "reads go on");
-    process.kill();
+    // The alarms found no room either; a restart drops none of them once there is some.
     std::fs::remove_file(disk.0.join("ballast")).unwrap();
+    assert!(process.wait_line("kept over a restart again"));
+    process.kill();
     let process = home.start();
+    assert!(home.alarm_stands("disk-full") && home.alarm_stands("poisoned"), "a restart dropped an alarm");
     let mut session = gateway.connect(home.grpc).await.unwrap();
     for batch in gateway.waiting.clone() {
         session.send(batch.bytes).await.unwrap();
@@ -400,8 +414,21 @@ fn one_data_folder_has_one_ledger() {
     let process = home.start();
     let second = home.spawn(&[]);
     assert_eq!(second.wait_end().code(), Some(1), "{}", second.log().join("\n"));
+    let log = second.log().join("\n");
+    assert!(log.contains("another process has it open") && log.contains("\nhint:"), "{log}");
     assert_eq!(home.status()["state"], "serving");
     drop(process);
+}
+
+#[test]
+fn a_ledger_that_is_there_and_does_not_go_on_is_waited_for_no_longer_than_asked() {
+    let home = Home::new("stopped", SETTINGS);
+    let process = home.start();
+    let stopped = Command::new("kill").args(["-STOP", &process.id().to_string()]).status();
+    assert!(stopped.unwrap().success());
+    home.configure("admin.timeout_seconds = 1\n");
+    let said = home.refuses(&["status"], 1);
+    assert!(said.contains("did not answer") && said.contains("hint:"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,11 +486,16 @@ fn offline(home: &Home, asked: &str, answered: &str) {
     let (request, signed) = (request.display().to_string(), signed.display().to_string());
     home.say(&["gateway", "enrol", asked, "--out", answered, "--request-out", &request]);
     assert!(!Path::new(answered).exists());
-    let root = home.root_key();
-    let sign =
-        Command::new(binary("ledger")).args(["root", "sign", &request, "--out", &signed, "--key"]).arg(root).output();
-    let sign = sign.unwrap();
-    assert!(sign.status.success(), "{}", text(&sign.stderr));
+    let sign = |key: &Path| {
+        let mut sign = Command::new(binary("ledger"));
+        sign.args(["root", "sign", &request, "--out", &signed, "--policy"]).arg(home.policy());
+        sign.arg("--key").arg(key).output().unwrap()
+    };
+    let refused = sign(&home.dir.join("root/root-successor.key"));
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stdout));
+    assert!(text(&refused.stderr).contains("nothing was signed") && !Path::new(&signed).exists());
+    let done = sign(&home.root_key());
+    assert!(done.status.success(), "{}", text(&done.stderr));
     home.say(&["statement", "submit", &signed]);
     home.say(&["statement", "submit", &signed]);
     let said = home.say(&["gateway", "enrol", asked, "--out", answered, "--request-out", "/dev/null/none"]);

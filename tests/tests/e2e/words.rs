@@ -66,8 +66,26 @@ fn errors_end_with_the_next_move() {
     write(&home.policy(), b"{}");
     out.push_str(&complaint(&home, &["serve"]));
     write(&home.policy(), &policy);
-    write(&file("vault/members.vault"), b"damaged");
-    out.push_str(&complaint(&home, &["serve"]));
+    let kept = |name: &str| std::fs::read(file(name)).unwrap();
+    for (name, bad) in [
+        ("keys/log.key", None),
+        ("vault/members.vault", None),
+        ("tls/authority.key", None),
+        ("tls/authority.pem", None),
+        ("tls/server.pem", Some(b"garbage")),
+        ("vault/members.vault", Some(b"damaged")),
+    ] {
+        let good = kept(name);
+        match bad {
+            Some(bytes) => write(&file(name), bytes),
+            None => std::fs::remove_file(file(name)).unwrap(),
+        }
+        out.push_str(&complaint(&home, &["serve"]));
+        write(&file(name), &good);
+        mode(name, 0o600);
+    }
+    write(&file("tls/admin.pem"), b"garbage");
+    out.push_str(&complaint(&home, &["status"]));
     home.configure("segment.leaves_max = 0\n");
     out.push_str(&complaint(&home, &["serve"]));
     std::fs::remove_file(home.config()).unwrap();
