@@ -114,7 +114,9 @@ impl From<Refused> for End {
     fn from(refused: Refused) -> Self {
         match refused {
             // What could not be kept comes again with the next connection.
-            Refused::SpoolFull => Self::Lost("the disk of the spool is full".into()),
+            Refused::SpoolFull => {
+                Self::Lost("the disk of the spool is full; hint: make room, some MiB are enough".into())
+            }
             _ => Self::Stop(Stop::Writer),
         }
     }
