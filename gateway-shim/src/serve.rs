@@ -127,6 +127,23 @@ enum Server {
     Stdio(Arc<stdio::Stdio>),
 }
 
+impl Server {
+    fn of(config: &ServeConfig) -> Result<Self, Faults> {
+        Ok(match &config.url {
+            Some(url) => Self::Http(Box::new(upstream::Upstream::new(url, config.ca.as_deref())?)),
+            None => Self::Stdio(stdio::Stdio::new(config)),
+        })
+    }
+}
+
+/// Reads every file that [`Proxy::new`] reads.
+///
+/// # Errors
+/// [`Faults`]: the same.
+pub fn check(config: &ServeConfig) -> Result<(), Faults> {
+    Server::of(config).map(drop)
+}
+
 /// The proxy in front of one server.
 pub struct Proxy {
     gateway: Gateway,
@@ -151,10 +168,7 @@ impl Proxy {
     /// [`Faults`] when the authorities of an `https://` server cannot be read.
     pub fn new(gateway: Gateway, config: ServeConfig) -> Result<Arc<Self>, Faults> {
         let agent = config.agent.as_deref().and_then(MemberId::from_hex);
-        let server = match &config.url {
-            Some(url) => Server::Http(Box::new(upstream::Upstream::new(url, config.ca.as_deref())?)),
-            None => Server::Stdio(stdio::Stdio::new(&config)),
-        };
+        let server = Server::of(&config)?;
         let (callers, counts, open) = (Mutex::default(), Counts::default(), OpenCalls::default());
         let waits = Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT };
         Ok(Arc::new(Self { gateway, config, agent, callers, counts, open, server, waits }))
