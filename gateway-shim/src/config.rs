@@ -260,8 +260,8 @@ fn fault<T>(text: impl Into<String>) -> Result<T, Faults> {
 /// What TOML finds wrong, with the section where it is: TOML itself shows only the line.
 fn of_toml(text: &str, error: &toml::de::Error) -> String {
     let end = error.span().map_or(0, |span| span.end);
-    let sections = text.get(..end).unwrap_or_default().lines().filter(|line| line.trim_start().starts_with('['));
-    let place = sections.last().map_or(String::new(), |section| format!("in {}: ", section.trim()));
+    let mut sections = text.get(..end).unwrap_or_default().lines().filter(|line| line.trim_start().starts_with('['));
+    let place = sections.next_back().map_or(String::new(), |section| format!("in {}: ", section.trim()));
     format!("{place}{}; hint: gateway-shim config template has every section and key", error.to_string().trim_end())
 }
 

@@ -22,7 +22,10 @@ use tokio_stream::{
     Stream, StreamExt as _,
     wrappers::{TcpListenerStream, UnixListenerStream},
 };
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Server, server::Connected},
+};
 
 use crate::{
     clock,
@@ -108,6 +111,14 @@ fn status(refused: Refused) -> Status {
         Refused::NotARecord => tonic::Code::InvalidArgument,
     };
     Status::new(code, format!("failed to {refused}"))
+}
+
+impl<S: Connected> Connected for listen::Connection<S> {
+    type ConnectInfo = S::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream().connect_info()
+    }
 }
 
 type Answers = Pin<Box<dyn Stream<Item = Result<PutResponse, Status>> + Send>>;

@@ -25,7 +25,6 @@ fn fill_but(disk: &Disk, bytes: u64) {
 /// Nobody makes room: what was acknowledged is shipped once the ledger comes up, also by a relay that was killed and starts
 /// on the full disk, and what is archived makes the room for new records.
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::print_stdout, reason = "what is not checked is said")]
 async fn a_relay_on_a_full_disk_ships_what_it_holds_and_recovers_by_itself() {
     let home = Home::new("relay-disk", "segment.age_seconds = 1\n");
     let ledger = home.start();
