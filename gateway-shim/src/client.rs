@@ -4,7 +4,7 @@
 //! (`writer.rs`) changes what is kept. A lost connection loses nothing: batches are resent as they are, and the same batch
 //! again is answered again. Only a fork or a final refusal ends this task.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use custody::{
@@ -16,16 +16,19 @@ use custody::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use zeroize::Zeroizing;
 
 use crate::{
-    certificate, clock, durable,
+    clock,
     flight::{Flight, Window},
     key::{self, Name},
     receipt::{Checker, Fork, Refusal},
     writer::{Command, Fetch, Progress, Refused, receipts},
 };
+
+mod link;
+
+use link::CONNECT_WAIT;
+pub use link::{Link, Tls};
 
 /// First and greatest wait before connecting again; each wait is a random part of a limit that doubles, so that a fleet
 /// does not return at once.
@@ -33,8 +36,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// The greatest wait after a refusal that somebody must mend (an enrolment, an upgrade).
 const BACKOFF_MENDED_MAX: Duration = Duration::from_secs(60);
-/// Longest wait for a connection, and for the ledger's Welcome: it may have to send many statements.
-const CONNECT_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait for the ledger's Welcome: it may have to send many statements.
 const WELCOME_WAIT: Duration = Duration::from_secs(30);
 /// Without an answer for so long, with batches on their way, the connection counts as dead.
 const PROGRESS_WAIT: Duration = Duration::from_secs(60);
@@ -46,6 +48,9 @@ const MESSAGE_BYTES_MAX: usize = 8 << 20;
 const RENEW_AGAIN: Duration = Duration::from_secs(600);
 /// How long until the spool is asked again to keep what found its disk full.
 pub const FULL_WAIT: Duration = Duration::from_secs(1);
+/// Of a ledger that has a connection and does nothing with it.
+const SILENT: &str =
+    "the ledger does not answer; hint: its port is open, so is its process stopped, or its disk very slow?";
 /// Epochs that may be begun anew, one after the other, without a receipt between: more means that the ledger refuses all.
 const REWINDS_MAX: u32 = 3;
 
@@ -61,28 +66,6 @@ pub enum Stop {
     },
     /// The writer has ended.
     Writer,
-}
-
-/// Where the ledger is, and how it knows this gateway.
-pub struct Link {
-    /// URL.
-    pub endpoint: String,
-    /// Name in the ledger's certificate; `None` for plaintext.
-    pub tls: Option<Tls>,
-}
-
-/// What mutual TLS needs.
-pub struct Tls {
-    /// Name in the ledger's certificate.
-    pub server_name: String,
-    /// PEM of the authority that is pinned.
-    pub authority: String,
-    /// PEM of the certificate, leaf first.
-    pub certificate: String,
-    /// PEM of its key.
-    pub key: Zeroizing<String>,
-    /// Where a renewed certificate is kept.
-    pub renewed: PathBuf,
 }
 
 /// The task.
@@ -114,7 +97,9 @@ impl From<Refused> for End {
     fn from(refused: Refused) -> Self {
         match refused {
             // What could not be kept comes again with the next connection.
-            Refused::SpoolFull => Self::Lost("the disk of the spool is full".into()),
+            Refused::SpoolFull => {
+                Self::Lost("the disk of the spool is full; hint: make room, some MiB are enough".into())
+            }
             _ => Self::Stop(Stop::Writer),
         }
     }
@@ -182,15 +167,15 @@ impl Client {
     }
 
     async fn connected(&mut self, rewinds: &mut u32) -> Result<End, End> {
-        let channel = self.link.connect().await?;
+        let channel = self.link.connect(CONNECT_WAIT).await?;
         let mut client = IngestClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (outbox, outgoing) = mpsc::channel(OUTBOX_MAX);
         send(&outbox, from_gateway::Message::Hello(self.hello()))?;
         let answer = tokio::time::timeout(WELCOME_WAIT, client.submit(ReceiverStream::new(outgoing)));
-        let mut incoming = answer.await.map_err(|_| End::Lost("the ledger does not answer".into()))??.into_inner();
+        let mut incoming = answer.await.map_err(|_| End::Lost(SILENT.into()))??.into_inner();
         let welcome = loop {
             let message = tokio::time::timeout(WELCOME_WAIT, incoming.message()).await;
-            let message = message.map_err(|_| End::Lost("the ledger sends no Welcome".into()))??;
+            let message = message.map_err(|_| End::Lost(SILENT.into()))??;
             match message.and_then(|message| message.message) {
                 Some(from_ledger::Message::Statement(statement)) => self.statement(statement).await?,
                 Some(from_ledger::Message::Welcome(welcome)) => break welcome,
@@ -396,7 +381,7 @@ impl Client {
     fn time_passed(&self, session: &mut Session) -> Result<(), End> {
         let now = tokio::time::Instant::now();
         if !session.flight.is_empty() && now >= session.answered_at + PROGRESS_WAIT {
-            return Err(End::Lost("the ledger does not answer".into()));
+            return Err(End::Lost(SILENT.into()));
         }
         if session.renew_at.is_some_and(|at| now >= at) {
             session.renew_at = Some(now + RENEW_AGAIN);
@@ -417,57 +402,6 @@ impl Session {
         let progress = (!self.flight.is_empty()).then_some(self.answered_at + PROGRESS_WAIT);
         let far = tokio::time::Instant::now() + PROGRESS_WAIT;
         [self.hold_until, progress, self.renew_at].into_iter().flatten().min().unwrap_or(far)
-    }
-}
-
-impl Link {
-    async fn connect(&self) -> Result<Channel, End> {
-        let lost = |error: tonic::transport::Error| {
-            let mut text = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                text = format!("{text}: {cause}");
-                source = cause.source();
-            }
-            End::Lost(text)
-        };
-        let mut endpoint = Endpoint::from_shared(self.endpoint.clone())
-            .map_err(lost)?
-            .connect_timeout(CONNECT_WAIT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .keep_alive_while_idle(true);
-        if let Some(tls) = &self.tls {
-            let config = ClientTlsConfig::new()
-                .domain_name(tls.server_name.clone())
-                .ca_certificate(Certificate::from_pem(&tls.authority))
-                .identity(Identity::from_pem(&tls.certificate, tls.key.as_bytes()));
-            endpoint = endpoint.tls_config(config).map_err(lost)?;
-        }
-        endpoint.connect().await.map_err(lost)
-    }
-
-    /// Until two thirds of the certificate's life have passed; `None` without one.
-    fn renew_in(&self) -> Option<Duration> {
-        let at = certificate::validity(&self.tls.as_ref()?.certificate)?.renew_at_us();
-        Some(Duration::from_micros(at.saturating_sub(clock::now_us())).max(Duration::from_secs(1)))
-    }
-
-    /// Keeps a new certificate and connects with it.
-    fn renewed(&mut self, pem: String) -> Option<End> {
-        let tls = self.tls.as_mut()?;
-        let (old, new) = (certificate::validity(&tls.certificate), certificate::validity(&pem));
-        let (Some(old), Some(new)) = (old, new) else { return Some(End::Lost("a certificate is malformed".into())) };
-        if new.not_after_us <= old.not_after_us {
-            return None;
-        }
-        if let Err(error) = durable::replace(&tls.renewed, pem.as_bytes()) {
-            tracing::error!(%error, "failed to keep the new certificate; it is used until this process ends");
-        }
-        tracing::info!("certificate renewed");
-        tls.certificate = pem;
-        Some(End::Renewed)
     }
 }
 

@@ -24,6 +24,9 @@ use crate::{
     key::{Enrolment, Name},
 };
 
+/// A file with every key: its unit, default, bounds and reason.
+pub const TEMPLATE: &str = include_str!("config/template.toml");
+
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -254,6 +257,14 @@ fn fault<T>(text: impl Into<String>) -> Result<T, Faults> {
     Err(Faults(vec![text.into()]))
 }
 
+/// What TOML finds wrong, with the section where it is: TOML itself shows only the line.
+fn of_toml(text: &str, error: &toml::de::Error) -> String {
+    let end = error.span().map_or(0, |span| span.end);
+    let mut sections = text.get(..end).unwrap_or_default().lines().filter(|line| line.trim_start().starts_with('['));
+    let place = sections.next_back().map_or(String::new(), |section| format!("in {}: ", section.trim()));
+    format!("{place}{}; hint: gateway-shim config template has every section and key", error.to_string().trim_end())
+}
+
 /// Collects what is wrong, so that one look finds all of it.
 #[derive(Default)]
 struct Check(Vec<String>);
@@ -287,7 +298,7 @@ impl Config {
     /// # Errors
     /// [`Faults`].
     pub fn parse(text: &str) -> Result<Self, Faults> {
-        let mut config: Self = toml::from_str(text).map_err(|error| Faults(vec![error.to_string()]))?;
+        let mut config: Self = toml::from_str(text).map_err(|error| Faults(vec![of_toml(text, &error)]))?;
         config.digest = text_digest(text.as_bytes());
         let mut check = Check::default();
         config.check(&mut check);
@@ -440,72 +451,4 @@ pub fn is_loopback(host: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = r#"
-[gateway]
-origin = "log.example"
-workspace = "01010101010101010101010101010101"
-id = "02020202020202020202020202020202"
-key = "gateway.key"
-tls_key = "tls.key"
-enrolment = "enrolment.json"
-[ledger]
-endpoint = "https://localhost:7443"
-[spool]
-dir = "spool"
-[fork]
-dir = "forks"
-[serve]
-listen = "127.0.0.1:8080"
-server = "everything"
-url = "http://127.0.0.1:3001/mcp"
-"#;
-
-    #[test]
-    fn a_good_file_is_read_and_every_lie_is_named() {
-        Config::parse(GOOD).unwrap();
-        for (from, to, says) in [
-            ("127.0.0.1:8080", "0.0.0.0:8080", "serve.listen"),
-            ("https://localhost", "http://localhost", "plaintext"),
-            ("https://localhost", "ftp://localhost", "neither"),
-            ("\"01010101", "\"0101", "gateway.workspace"),
-            ("\"everything\"", "\"every thing\"", "serve.server"),
-            ("dir = \"spool\"", "dir = \"spool\"\nmib_max = 7", "spool.mib_max is 7; hint: 8 to 65536"),
-            ("dir = \"spool\"", "dir = \"spool\"\nbananas = 7", "unknown field `bananas`"),
-            ("http://127.0.0.1:3001/mcp", "ftp://127.0.0.1:3001/mcp", "serve.url"),
-            ("http://127.0.0.1:3001/mcp", "/mcp", "serve.url"),
-            ("server = \"everything\"", "server = \"everything\"\nca = \"ca.pem\"", "serve.ca"),
-        ] {
-            let faults = Config::parse(&GOOD.replace(from, to)).unwrap_err().to_string();
-            assert!(faults.contains(says), "{to}: {faults}");
-        }
-    }
-
-    #[test]
-    fn a_hosted_server_may_have_an_authority_of_its_own() {
-        let hosted = GOOD.replace("http://127.0.0.1:3001", "https://mcp.example");
-        Config::parse(&hosted).unwrap();
-        let mut own = Config::parse(&format!("{hosted}ca = \"ca.pem\"\n")).unwrap();
-        own.take_paths_from(Path::new("/etc/custody"));
-        assert_eq!(own.serve.unwrap().ca.unwrap(), Path::new("/etc/custody/ca.pem"));
-    }
-
-    #[test]
-    fn a_proof_in_one_place_alone_is_warned_of() {
-        let warnings = Config::parse(GOOD).unwrap().warnings();
-        assert!(warnings.len() == 1 && warnings[0].contains("fork.second is missing"), "{warnings:?}");
-        let second = GOOD.replace("dir = \"forks\"", "dir = \"forks\"\nsecond = \"http://elsewhere.example/forks\"");
-        assert!(Config::parse(&second).unwrap().warnings().is_empty());
-    }
-
-    #[test]
-    fn plaintext_is_for_loopback_alone() {
-        let plain =
-            |host: &str| GOOD.replace("https://localhost:7443\"", &format!("http://{host}:1\"\nplaintext = true"));
-        Config::parse(&plain("127.0.0.1")).unwrap();
-        Config::parse(&plain("[::1]")).unwrap();
-        Config::parse(&plain("ledger.example")).unwrap_err();
-    }
-}
+mod tests;

@@ -4,11 +4,10 @@
 //! forwards it calls [`Running::finish`] afterwards. Shipping goes on behind that, whether the ledger is there or not.
 //! `serve` and `relay` use exactly this.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use custody::wire::{self, record::Kind};
 use tokio::sync::{mpsc, oneshot, watch};
-use zeroize::Zeroizing;
 
 use crate::{
     certificate,
@@ -148,31 +147,8 @@ impl Gateway {
     /// # Errors
     /// [`OpenError`].
     pub fn open(config: &Config) -> Result<Self, OpenError> {
-        let (enrolment, roots) = config.enrolment()?;
-        let who = config.name();
-        let opened = wire::Opened {
-            product: PRODUCT.to_owned(),
-            product_version: VERSION.to_owned(),
-            configuration_digest: bytes::Bytes::copy_from_slice(&config.digest),
-            clock: 0,
-            class: wire::WriterClass::from(config.gateway.class) as i32,
-            silence_us_max: config.gateway.silence_s * 1_000_000,
-        };
-        let settings = Settings {
-            who: who.clone(),
-            key: key::read_signing(&config.gateway.key)?,
-            limits: config.batch_limits(),
-            when_full: config.spool.when_full,
-            opened,
-        };
-        let tls = match config.ledger.endpoint.starts_with("http://") {
-            true => None,
-            false => Some(tls(config, enrolment.authority, enrolment.certificate)?),
-        };
-        let link = Link { endpoint: config.ledger.endpoint.clone(), tls };
+        let parts = parts(config)?;
         let folder = Folder::open(&config.spool.dir).map_err(SpoolError::from)?;
-        let drain_wait = Duration::from_secs(config.gateway.drain_s);
-        let parts = Parts { who, settings, link, roots, fork: config.fork.clone(), drain_wait };
         Self::start(Box::new(folder), spool::Limits::of_mib(config.spool.mib_max), parts)
     }
 
@@ -328,19 +304,61 @@ fn write_on_a_thread(
     Ok(())
 }
 
-/// The certificate that lasts longest: of the enrolment, or renewed since.
+/// Reads every file that a start reads, but the spool's.
+///
+/// # Errors
+/// [`OpenError`], of the configuration or a key.
+pub fn check(config: &Config) -> Result<(), OpenError> {
+    parts(config).map(drop)
+}
+
+fn parts(config: &Config) -> Result<Parts, OpenError> {
+    let (enrolment, roots) = config.enrolment()?;
+    let who = config.name();
+    let opened = wire::Opened {
+        product: PRODUCT.to_owned(),
+        product_version: VERSION.to_owned(),
+        configuration_digest: bytes::Bytes::copy_from_slice(&config.digest),
+        clock: 0,
+        class: wire::WriterClass::from(config.gateway.class) as i32,
+        silence_us_max: config.gateway.silence_s * 1_000_000,
+    };
+    let settings = Settings {
+        who: who.clone(),
+        key: key::read_signing(&config.gateway.key)?,
+        limits: config.batch_limits(),
+        when_full: config.spool.when_full,
+        opened,
+    };
+    let tls = match config.ledger.endpoint.starts_with("http://") {
+        true => None,
+        false => Some(tls(config, enrolment.authority, enrolment.certificate)?),
+    };
+    let link = Link { endpoint: config.ledger.endpoint.clone(), tls };
+    let drain_wait = Duration::from_secs(config.gateway.drain_s);
+    Ok(Parts { who, settings, link, roots, fork: config.fork.clone(), drain_wait })
+}
+
+/// The certificate that lasts longest, of the enrolment or renewed since; one that was renewed for another key does not count.
 fn tls(config: &Config, authority: String, enrolled: String) -> Result<Tls, OpenError> {
     let renewed = config.gateway.enrolment.with_extension("certificate.pem");
     let lasts = |pem: &str| certificate::validity(pem).map(|validity| validity.not_after_us);
     let newer = std::fs::read_to_string(&renewed).ok().filter(|pem| lasts(pem) > lasts(&enrolled));
     let host = config.ledger.endpoint.parse::<hyper::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
     let server_name = config.ledger.server_name.clone().or(host).unwrap_or_default();
-    let key = read_tls_key(&config.gateway.tls_key)?;
-    Ok(Tls { server_name, authority, certificate: newer.unwrap_or(enrolled), key, renewed })
-}
-
-fn read_tls_key(path: &Path) -> Result<Zeroizing<String>, OpenError> {
-    Ok(key::read_secret(path)?)
+    let key = key::read_secret(&config.gateway.tls_key)?;
+    let mut tls = Tls { server_name, authority, certificate: enrolled, key, renewed };
+    if let Some(newer) = newer {
+        let enrolled = std::mem::replace(&mut tls.certificate, newer);
+        match tls.check() {
+            Ok(()) => return Ok(tls),
+            Err(_) => tls.certificate = enrolled,
+        }
+    }
+    match tls.check() {
+        Ok(()) => Ok(tls),
+        Err(why) => Err(Faults(vec![why]).into()),
+    }
 }
 
 /// A record on its way to the disk.

@@ -14,6 +14,7 @@ pub mod flight;
 pub mod fork;
 pub mod gateway;
 pub mod key;
+pub mod listen;
 pub mod mcp;
 pub mod receipt;
 pub mod relay;

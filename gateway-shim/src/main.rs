@@ -5,6 +5,7 @@
 //! 78 the configuration cannot be used.
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -12,9 +13,9 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use gateway_shim::{
-    config::Config,
+    config::{Config, TEMPLATE},
     durable,
-    gateway::{Ended, Gateway},
+    gateway::{self, Ended, Gateway, OpenError},
     key, relay, serve,
 };
 use tokio::{
@@ -88,7 +89,9 @@ enum KeyVerb {
 
 #[derive(Subcommand)]
 enum ConfigVerb {
-    /// Says all that is wrong with it, and the next move.
+    /// Prints one with every key: its unit, default, bounds and reason.
+    Template,
+    /// Says all that is wrong with it and with the files that it names, and the next move.
     Check {
         /// Configuration file.
         #[arg(long)]
@@ -146,11 +149,14 @@ fn run(verb: Verb) -> Result<u8, Failed> {
             Ok(0)
         }
         Verb::Request { config, out } => request(&read(&config)?, &out),
+        Verb::Config { verb: ConfigVerb::Template } => {
+            let printed = std::io::stdout().write_all(TEMPLATE.as_bytes());
+            printed.map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+            Ok(0)
+        }
         Verb::Config { verb: ConfigVerb::Check { config } } => {
             let config = read(&config)?;
-            config.enrolment().map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
-            key::read_signing(&config.gateway.key).map_err(|error| Failed::of(EXIT_CONFIG)(Box::new(error)))?;
-            key::read_secret(&config.gateway.tls_key).map_err(|error| Failed::of(EXIT_CONFIG)(Box::new(error)))?;
+            check(&config)?;
             for warning in config.warnings() {
                 say(&format!("warning: {warning}"));
             }
@@ -160,6 +166,21 @@ fn run(verb: Verb) -> Result<u8, Failed> {
         Verb::Serve { config } => in_runtime(live(read(&config)?, Way::Serve)),
         Verb::Relay { config } => in_runtime(live(read(&config)?, Way::Relay)),
     }
+}
+
+/// Looks at every file that a start reads.
+fn check(config: &Config) -> Result<(), Failed> {
+    gateway::check(config).map_err(not_open)?;
+    let served = config.serve.as_ref().map_or(Ok(()), serve::check);
+    served.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))
+}
+
+fn not_open(error: OpenError) -> Failed {
+    let code = match &error {
+        OpenError::Config(_) | OpenError::Key(_) => EXIT_CONFIG,
+        OpenError::Spool(_) | OpenError::Chain(_) => EXIT_FAILED,
+    };
+    Failed::of(code)(Box::new(error))
 }
 
 fn read(path: &Path) -> Result<Config, Failed> {
@@ -201,7 +222,9 @@ async fn live(config: Config, way: Way) -> Result<u8, Failed> {
     // From here on: whoever sees it listen may ask it to end.
     let terminated = signal(SignalKind::terminate()).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
     let interrupted = signal(SignalKind::interrupt()).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
-    let gateway = Gateway::open(&config).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+    // Before an epoch is opened.
+    check(&config)?;
+    let gateway = Gateway::open(&config).map_err(not_open)?;
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(stop_on_signal(gateway.clone(), terminated, interrupted, stop));
     let wait = Duration::from_secs(config.gateway.drain_s);

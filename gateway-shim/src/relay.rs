@@ -2,7 +2,8 @@
 //! spooled and shipped.
 //!
 //! What must hold: only loopback or a Unix socket of mode 0600 is listened on; a record is answered when it is durable; what
-//! is not a record that a gateway may write is refused with the rule that it breaks, never repaired.
+//! is not a record that a gateway may write is refused with the rule that it breaks, never repaired; connections have the
+//! limits of `listen.rs`.
 
 use std::{future::Future, path::Path, pin::Pin, time::Duration};
 
@@ -21,13 +22,17 @@ use tokio_stream::{
     Stream, StreamExt as _,
     wrappers::{TcpListenerStream, UnixListenerStream},
 };
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Server, server::Connected},
+};
 
 use crate::{
     clock,
     config::RelayConfig,
     durable,
     gateway::{Gateway, Recording},
+    listen,
     writer::Refused,
 };
 
@@ -40,6 +45,9 @@ const STREAM_WINDOW_BYTES: u32 = 16 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Streams of one connection.
 const STREAMS_MAX: u32 = 32;
+/// A connection that is silent for so long is asked whether it is there, and ends if it does not answer for as long again:
+/// on one machine an answer takes milliseconds, and a process that was stopped comes back within seconds or not at all.
+const ALIVE_AFTER: Duration = Duration::from_secs(20);
 /// Call numbers below this are given by the relay; a caller that writes intents and outcomes itself uses those above.
 pub const CALLER_NUMBERS_FROM: u64 = 1 << 32;
 
@@ -105,6 +113,14 @@ fn status(refused: Refused) -> Status {
     Status::new(code, format!("failed to {refused}"))
 }
 
+impl<S: Connected> Connected for listen::Connection<S> {
+    type ConnectInfo = S::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream().connect_info()
+    }
+}
+
 type Answers = Pin<Box<dyn Stream<Item = Result<PutResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -151,10 +167,22 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
     wait: Duration,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    serve_with(gateway, config, stop, wait, listen::HEAD_LIMIT).await
+}
+
+async fn serve_with(
+    gateway: Gateway,
+    config: &RelayConfig,
+    stop: impl Future<Output = ()>,
+    wait: Duration,
+    head_limit: Duration,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let router = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(ALIVE_AFTER))
+        .http2_keepalive_timeout(Some(ALIVE_AFTER))
         .add_service(RelayServer::new(RelayService::new(gateway)));
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let graceful = async move {
@@ -169,16 +197,18 @@ pub async fn serve(
     if let Some(path) = &config.socket {
         let listener = UnixListenerStream::new(listen_unix(path)?);
         tracing::info!(socket = %path.display(), "relay listens");
+        let connections = listen::bounded(listener, listen::PREFACE_BYTES, head_limit);
         tokio::select! {
-            ended = router.serve_with_incoming_shutdown(listener, graceful) => ended?,
+            ended = router.serve_with_incoming_shutdown(connections, graceful) => ended?,
             () = cut => tracing::warn!("connections that are still open are cut"),
         }
         std::fs::remove_file(path)?;
     } else if let Some(address) = config.listen {
         let listener = TcpListener::bind(address).await?;
         tracing::info!(address = %listener.local_addr()?, "relay listens");
+        let connections = listen::bounded(TcpListenerStream::new(listener), listen::PREFACE_BYTES, head_limit);
         tokio::select! {
-            ended = router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), graceful) => ended?,
+            ended = router.serve_with_incoming_shutdown(connections, graceful) => ended?,
             () = cut => tracing::warn!("connections that are still open are cut"),
         }
     }

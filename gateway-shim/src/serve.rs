@@ -2,7 +2,8 @@
 //!
 //! Bodies are decided on by their envelope and forwarded as they came; answers are read beside their forwarding. What must
 //! hold: a request's intent is durable before the server sees it; a request that cannot be recorded is not forwarded; the
-//! caller's Authorization goes no further than here; nothing but loopback is listened on.
+//! caller's Authorization goes no further than here; nothing but loopback is listened on, and within the limits of
+//! `listen.rs`.
 //!
 //! Who may call what is not decided yet: every call is allowed under the rule that the configuration names. [`Proxy::admit`]
 //! is where that decision goes.
@@ -29,12 +30,20 @@ use custody::{
     id::MemberId,
     wire::{self, Outcome, gateway_event::Event, record::Kind},
 };
-use tokio::net::TcpListener;
+use http_body_util::LengthLimitError;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
 
 use crate::{
     clock,
     config::{Faults, ServeConfig, is_loopback},
     gateway::{Gateway, Running},
+    listen::{self, Connection},
     mcp::envelope::{self, Malformed, Message, Request},
     writer::Refused,
 };
@@ -54,6 +63,10 @@ const PROTOCOL: &str = "mcp-protocol-version";
 const CALLERS_MAX: usize = 4_096;
 /// How often counts of unrecorded traffic become a record.
 const COUNTS_EVERY: Duration = Duration::from_secs(60);
+/// How long the body of a request may take behind its head: on one machine all of it is there at once.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes of a request's head: a caller's token and what belongs to MCP have a few thousand.
+const HEAD_BYTES_MAX: usize = 64 << 10;
 /// JSON-RPC codes of our own, outside of the reserved ranges, so that no client takes them for the server's word.
 const CODE_UNREACHABLE: i32 = 1_001;
 const CODE_TIMEOUT: i32 = 1_002;
@@ -97,12 +110,38 @@ struct Counts {
     pings: AtomicU64,
     progress: AtomicU64,
     notifications: AtomicU64,
+    /// Requests whose body did not come.
+    torn: AtomicU64,
+}
+
+/// How long callers may take.
+#[derive(Clone, Copy)]
+struct Waits {
+    head: Duration,
+    body: Duration,
 }
 
 /// Whatever answers: a server over HTTP, or processes over stdio.
 enum Server {
     Http(Box<upstream::Upstream>),
     Stdio(Arc<stdio::Stdio>),
+}
+
+impl Server {
+    fn of(config: &ServeConfig) -> Result<Self, Faults> {
+        Ok(match &config.url {
+            Some(url) => Self::Http(Box::new(upstream::Upstream::new(url, config.ca.as_deref())?)),
+            None => Self::Stdio(stdio::Stdio::new(config)),
+        })
+    }
+}
+
+/// Reads every file that [`Proxy::new`] reads.
+///
+/// # Errors
+/// [`Faults`]: the same.
+pub fn check(config: &ServeConfig) -> Result<(), Faults> {
+    Server::of(config).map(drop)
 }
 
 /// The proxy in front of one server.
@@ -114,6 +153,7 @@ pub struct Proxy {
     counts: Counts,
     open: OpenCalls,
     server: Server,
+    waits: Waits,
 }
 
 /// A request that may go on, with its record begun; `None` for pings, which are only counted.
@@ -128,12 +168,10 @@ impl Proxy {
     /// [`Faults`] when the authorities of an `https://` server cannot be read.
     pub fn new(gateway: Gateway, config: ServeConfig) -> Result<Arc<Self>, Faults> {
         let agent = config.agent.as_deref().and_then(MemberId::from_hex);
-        let server = match &config.url {
-            Some(url) => Server::Http(Box::new(upstream::Upstream::new(url, config.ca.as_deref())?)),
-            None => Server::Stdio(stdio::Stdio::new(&config)),
-        };
+        let server = Server::of(&config)?;
         let (callers, counts, open) = (Mutex::default(), Counts::default(), OpenCalls::default());
-        Ok(Arc::new(Self { gateway, config, agent, callers, counts, open, server }))
+        let waits = Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT };
+        Ok(Arc::new(Self { gateway, config, agent, callers, counts, open, server, waits }))
     }
 
     /// The routes: one endpoint.
@@ -277,13 +315,32 @@ impl Proxy {
                 tracing::error!(%refused, "counts are not recorded");
             }
         }
+        // Nobody can tell what was asked, and whoever breaks off a thousand times writes no thousand records.
+        let torn = self.counts.torn.swap(0, Relaxed);
+        if torn > 0 {
+            tracing::warn!(
+                count = torn,
+                "requests whose body did not come in time are recorded as one that is malformed"
+            );
+            self.refuse(&HeaderMap::new(), 0, Outcome::Malformed).await;
+        }
     }
 
     async fn post(self: &Arc<Self>, headers: HeaderMap, body: Body) -> Answer {
         let most = self.config.request_kib_max * 1_024;
-        let Ok(body) = axum::body::to_bytes(body, most).await else {
-            self.refuse(&headers, most, Outcome::OverLimit).await;
-            return error(StatusCode::PAYLOAD_TOO_LARGE, "null", CODE_TOO_LONG, "the request is too long");
+        let body = match tokio::time::timeout(self.waits.body, axum::body::to_bytes(body, most)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(why)) if std::error::Error::source(&why).is_some_and(|why| why.is::<LengthLimitError>()) => {
+                self.refuse(&headers, most, Outcome::OverLimit).await;
+                return error(StatusCode::PAYLOAD_TOO_LARGE, "null", CODE_TOO_LONG, "the request is too long");
+            }
+            Ok(Err(_)) | Err(_) => {
+                self.counts.torn.fetch_add(1, Relaxed);
+                let text = "the rest of the request did not come in time";
+                let mut answer = error(StatusCode::REQUEST_TIMEOUT, "null", CODE_TIMEOUT, text);
+                answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+                return answer;
+            }
         };
         match envelope::parse(&body) {
             Err(malformed) => {
@@ -394,7 +451,7 @@ fn json(status: StatusCode, body: Bytes) -> Answer {
 /// Serves until `stop`, then lets requests that were accepted end within `wait`.
 ///
 /// # Errors
-/// When the address cannot be taken.
+/// When the listener has no address.
 pub async fn serve(
     proxy: Arc<Proxy>,
     listener: TcpListener,
@@ -403,19 +460,24 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     tracing::info!(address = %listener.local_addr()?, server = %proxy.config.server, "serving /mcp");
     let counting = tokio::spawn(count_on(Arc::clone(&proxy)));
-    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let graceful = async move {
-        stop.await;
-        // The other side may be gone already.
-        stopping.send(()).ok();
-    };
     let since = clock::now_us();
-    let serving = axum::serve(listener, Arc::clone(&proxy).router()).with_graceful_shutdown(graceful);
-    tokio::select! {
-        ended = serving.into_future() => ended?,
-        () = async { drop(stopped.await); clock::sleep(wait).await } => {
-            tracing::warn!("connections that are still open are cut");
+    // Each connection has an end of this channel: it hears there that it is to end, and by it we see that it has.
+    let (draining, drain) = watch::channel(false);
+    let mut stop = std::pin::pin!(stop);
+    {
+        let incoming = listen::bounded(TcpListenerStream::new(listener), 0, proxy.waits.head);
+        let mut connections = std::pin::pin!(incoming);
+        while let Some(Ok(connection)) = tokio::select! {
+            connection = connections.next() => connection,
+            () = &mut stop => None,
+        } {
+            tokio::spawn(speak(Arc::clone(&proxy), connection, drain.clone()));
         }
+    }
+    drop(drain);
+    draining.send_replace(true);
+    if tokio::time::timeout(wait, draining.closed()).await.is_err() {
+        tracing::warn!("connections that are still open are cut");
     }
     counting.abort();
     if let Server::Stdio(server) = &proxy.server {
@@ -423,6 +485,23 @@ pub async fn serve(
     }
     proxy.flush_counts(since).await;
     Ok(())
+}
+
+/// The life of one connection.
+async fn speak<S>(proxy: Arc<Proxy>, stream: Connection<S>, mut drain: watch::Receiver<bool>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(proxy.waits.head).max_buf_size(HEAD_BYTES_MAX);
+    let service = TowerToHyperService::new(proxy.router());
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        // What a client does to its own connection is no event.
+        _ = connection.as_mut() => return,
+        _ = drain.wait_for(|draining| *draining) => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await.ok();
 }
 
 async fn count_on(proxy: Arc<Proxy>) {

@@ -9,6 +9,7 @@
 //!   Nobody is answered, and no batch is sent, before the sync that covers it.
 //! - A batch is kept byte for byte until it is archived, or let go because the spool is full and the ledger has it durably.
 //! - A file is removed only after what says that it is not needed is durable.
+//! - A disk without space stops new records and nothing else, as long as the reserve (`reserve.rs`) lasts.
 //! - Live and recovering, every frame takes effect through [`State::apply`].
 //!
 //! Only the writer (`writer.rs`) uses it.
@@ -22,10 +23,12 @@ use prost::Message as _;
 use crate::durable::Disk;
 
 mod frame;
+mod reserve;
 mod state;
 
 pub use frame::{Dropped, Entry, Intent, Receipts, Received, Recorded};
 use frame::{Range, Snapshot};
+use reserve::Reserve;
 use state::PENDING_COST;
 pub use state::{Held, State};
 
@@ -37,7 +40,8 @@ pub struct Limits {
     /// A file that is longer is followed by a new one: small enough that space comes back soon, large enough that a
     /// snapshot is little beside it.
     pub file_bytes_max: u64,
-    /// Kept free of records for what must still be written when the spool is full: batches, marks and snapshots.
+    /// Kept free of records for what must still be written when the spool is full: batches, marks and snapshots. As many
+    /// again, up to 4 MiB, are set aside on the disk for when that is full.
     pub reserve_bytes: u64,
 }
 
@@ -63,7 +67,9 @@ pub enum SpoolError {
 impl std::fmt::Display for SpoolError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Full => f.write_str("write to the spool: it is full; hint: is the ledger reachable?"),
+            Self::Full => {
+                f.write_str("write to the spool: its disk has no space; hint: make room, some MiB are enough")
+            }
             Self::Disk(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 f.write_str("open the spool: another process uses it")
             }
@@ -95,11 +101,13 @@ impl From<io::Error> for SpoolError {
 impl SpoolError {
     /// Of a write that was taken back: a disk without space is full, whatever else fails is in doubt.
     fn of_write(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
-            _ => Self::Disk(error),
-        }
+        if is_full(&error) { Self::Full } else { Self::Disk(error) }
     }
+}
+
+/// Whether a write failed for want of space alone.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn name(file: u64) -> String {
@@ -129,14 +137,19 @@ pub struct Spool {
     /// All files but the one that grows, and their lengths.
     older: BTreeMap<u64, u64>,
     unsynced: bool,
+    reserve: Reserve,
+    /// The journal goes on in a new file at the next sync, whatever the length of this one.
+    turn_due: bool,
 }
 
 impl Spool {
-    /// Opens the spool and recovers what it says. Nothing is written until the first [`Self::turn`], which must be next.
+    /// Opens the spool and recovers what it says. Nothing is written to the journal until the first [`Self::turn`], which
+    /// must be next.
     ///
     /// # Errors
     /// [`SpoolError::Damaged`] and [`SpoolError::Disk`].
-    pub fn open(disk: Box<dyn Disk>, limits: Limits) -> Result<Self, SpoolError> {
+    pub fn open(mut disk: Box<dyn Disk>, limits: Limits) -> Result<Self, SpoolError> {
+        let reserve = Reserve::open(&mut *disk, &limits)?;
         let mut spool = Self {
             disk,
             limits,
@@ -147,6 +160,8 @@ impl Spool {
             length: 0,
             older: BTreeMap::new(),
             unsynced: false,
+            reserve,
+            turn_due: false,
         };
         spool.recover()?;
         spool.recover_statements()?;
@@ -257,7 +272,7 @@ impl Spool {
     /// [`SpoolError::Full`] when the disk has no space; else [`SpoolError::Disk`].
     pub fn keep_statement(&mut self, statement: Bytes) -> Result<(), SpoolError> {
         let frame = frame::encode(STATEMENTS_FILE, self.statements_length, Entry::Batch(statement.clone()));
-        self.write(STATEMENTS, self.statements_length, &frame)?;
+        self.with_reserve(|spool| spool.write(STATEMENTS, spool.statements_length, &frame))?;
         self.disk.sync(STATEMENTS)?;
         self.statements_length += frame.len() as u64;
         self.statements.push(statement);
@@ -266,39 +281,81 @@ impl Spool {
 
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
-        self.length + self.older.values().sum::<u64>()
+        self.length + self.older.values().sum::<u64>() + self.reserve.bytes()
     }
 
-    /// Whether a record of so many bytes may come: it is written twice, once by itself and once in its batch.
+    /// Whether a record of so many bytes may come: it is written twice, once by itself and once in its batch. While the
+    /// reserve is given none may.
     pub fn has_room(&self, bytes: usize) -> bool {
         let need = (bytes as u64 + 2 * PENDING_COST) * 2 + self.state.pending_bytes + self.limits.reserve_bytes;
-        self.bytes() + need <= self.limits.bytes_max
+        self.reserve.is_there() && self.bytes() + need <= self.limits.bytes_max
     }
 
-    /// Writes a frame; it counts after [`Self::sync`].
+    /// Sets the reserve aside again, if it was given and there is room now.
+    ///
+    /// # Errors
+    /// [`SpoolError::Disk`].
+    pub fn restore_reserve(&mut self) -> Result<(), SpoolError> {
+        Ok(self.reserve.make(&mut *self.disk)?)
+    }
+
+    /// Writes a frame that nobody waits for yet, a new record's; it counts after [`Self::sync`]. It never takes the reserve.
+    ///
+    /// # Errors
+    /// As [`Self::append_all`].
+    pub fn append_new(&mut self, entry: Entry) -> Result<(), SpoolError> {
+        match self.reserve.is_there() {
+            true => self.write_all(&[entry]),
+            false => Err(SpoolError::Full),
+        }
+    }
+
+    /// Writes a frame that is owed; it counts after [`Self::sync`].
     ///
     /// # Errors
     /// As [`Self::append_all`].
     pub fn append(&mut self, entry: Entry) -> Result<(), SpoolError> {
-        self.append_all([entry])
+        self.append_all(&[entry])
     }
 
-    /// Writes frames, all of them or none; they count after [`Self::sync`].
+    /// Writes frames that are owed, all of them or none; they count after [`Self::sync`].
     ///
     /// # Errors
     /// [`SpoolError::Full`] when the disk has no space and nothing was written; else [`SpoolError::Disk`].
-    pub fn append_all(&mut self, entries: impl IntoIterator<Item = Entry>) -> Result<(), SpoolError> {
-        let (mut bytes, mut at, mut written) = (Vec::new(), self.length, Vec::new());
+    pub fn append_all(&mut self, entries: &[Entry]) -> Result<(), SpoolError> {
+        self.with_reserve(|spool| spool.write_all(entries))?;
+        // What is archived in the file that grows makes room once the journal goes on in another.
+        self.turn_due |= !self.reserve.is_there() && entries.iter().any(|entry| matches!(entry, Entry::Archived(_)));
+        Ok(())
+    }
+
+    fn write_all(&mut self, entries: &[Entry]) -> Result<(), SpoolError> {
+        let (mut bytes, mut at, mut places) = (Vec::new(), self.length, Vec::new());
         for entry in entries {
             let frame = frame::encode(self.file, at, entry.clone());
-            written.push((entry, (self.file, at, frame.len())));
+            places.push((self.file, at, frame.len()));
             at += frame.len() as u64;
             bytes.extend(frame);
         }
         self.write(&name(self.file), self.length, &bytes)?;
         self.length = at;
         self.unsynced = true;
-        written.iter().try_for_each(|(entry, at)| self.state.apply(entry, *at))
+        entries.iter().zip(places).try_for_each(|(entry, at)| self.state.apply(entry, at))
+    }
+
+    /// Does a write that is owed, and if it finds no space once more without the reserve.
+    fn with_reserve(&mut self, write: impl Fn(&mut Self) -> Result<(), SpoolError>) -> Result<(), SpoolError> {
+        match write(self) {
+            Err(SpoolError::Full) if self.reserve.give(&mut *self.disk)? => {
+                tracing::warn!(
+                    "the spool's disk is full: no new records until it has space; hint: make room, some MiB"
+                );
+                // The file that grows makes room as soon as its batches are archived, if nothing comes behind them.
+                self.turn_due = true;
+                write(self)
+            }
+            done => done,
+        }
     }
 
     /// Appends to a file of this length, and takes back what a failed append left.
@@ -318,8 +375,8 @@ impl Spool {
             self.disk.sync(&name(self.file))?;
             self.unsynced = false;
         }
-        if self.length >= self.limits.file_bytes_max {
-            match self.begin_file(self.state.snapshot()) {
+        if self.length >= self.limits.file_bytes_max || self.turn_due {
+            match self.begin_file(&self.state.snapshot()) {
                 // The file goes on growing until there is space for a new one.
                 Err(SpoolError::Full) => {}
                 done => done?,
@@ -336,16 +393,25 @@ impl Spool {
     pub fn turn(&mut self, change: impl FnOnce(&mut State)) -> Result<(), SpoolError> {
         let mut after = self.state.clone();
         change(&mut after);
-        self.begin_file(after.snapshot())?;
+        self.begin_file(&after.snapshot())?;
         self.state = after;
         Ok(())
     }
 
-    fn begin_file(&mut self, snapshot: Snapshot) -> Result<(), SpoolError> {
+    fn begin_file(&mut self, snapshot: &Snapshot) -> Result<(), SpoolError> {
         debug_assert!(!self.unsynced, "a snapshot stands on batches that may be gone");
         let next = if self.length == 0 { self.file } else { self.file + 1 };
-        let frame = frame::encode(next, 0, Entry::Snapshot(snapshot));
-        let begun = self.disk.create(&name(next)).and_then(|()| self.disk.append(&name(next), &frame));
+        let frame = frame::encode(next, 0, Entry::Snapshot(snapshot.clone()));
+        self.with_reserve(|spool| spool.make_file(next, &frame))?;
+        if self.length > 0 {
+            self.older.insert(self.file, self.length);
+        }
+        (self.file, self.length, self.turn_due) = (next, frame.len() as u64, false);
+        Ok(())
+    }
+
+    fn make_file(&mut self, next: u64, frame: &[u8]) -> Result<(), SpoolError> {
+        let begun = self.disk.create(&name(next)).and_then(|()| self.disk.append(&name(next), frame));
         if let Err(error) = begun {
             // All of it may be there: it must not come back with a crash, or it would count for more than what the file
             // before it says from here on.
@@ -358,12 +424,7 @@ impl Spool {
         }
         self.disk.sync(&name(next))?;
         // A crash here leaves a file that may be missing: the one before says everything that anybody relies on.
-        self.disk.sync_dir()?;
-        if self.length > 0 {
-            self.older.insert(self.file, self.length);
-        }
-        (self.file, self.length) = (next, frame.len() as u64);
-        Ok(())
+        Ok(self.disk.sync_dir()?)
     }
 
     /// Removes files that hold no batch any more. What says so was synced before.
@@ -381,13 +442,13 @@ impl Spool {
     }
 
     /// Lets go of batches that the ledger holds durably, oldest first, until there is room for a record of so many bytes.
-    /// Gives their number.
+    /// Gives their number. On a full disk nothing is let go: what fills it may be another's, and would take that room too.
     ///
     /// # Errors
     /// [`SpoolError::Full`] when that is not enough; else [`SpoolError::Disk`].
     pub fn make_room(&mut self, bytes: usize) -> Result<u64, SpoolError> {
         let before = self.state.held.len();
-        while !self.has_room(bytes) {
+        while self.reserve.is_there() && !self.has_room(bytes) {
             let Some(last) = self.next_to_let_go() else { break };
             self.append(Entry::LetGo(last))?;
             self.sync()?;

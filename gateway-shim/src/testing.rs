@@ -1,7 +1,9 @@
 //! What only tests use: a folder that goes away, and dice whose seed is printed.
 
 use std::{
+    io,
     path::{Path, PathBuf},
+    sync::{Mutex, Once, PoisonError},
     time::Duration,
 };
 
@@ -28,6 +30,30 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         std::fs::remove_dir_all(&self.0).ok();
     }
+}
+
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct ToLog;
+
+impl io::Write for ToLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// From the first call on everything that this process logs as a warning is kept; gives the lines with these words, as JSON.
+pub(crate) fn logged(words: &str) -> Vec<serde_json::Value> {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing_subscriber::fmt().json().with_max_level(tracing::Level::WARN).with_writer(|| ToLog).init();
+    });
+    let log = String::from_utf8(LOG.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap();
+    log.lines().filter(|line| line.contains(words)).map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// What a test waits for, with a limit that is generous and only bounds a failure.

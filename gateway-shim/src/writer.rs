@@ -35,6 +35,7 @@ use crate::{
 
 mod command;
 mod kinds;
+mod rewind;
 
 pub use command::{Answer, Command, Ending, Fetch, Progress, RecordName, Refused, Ticket, receipts};
 use kinds::{complete_of, event, intent_of, outcome_of};
@@ -66,6 +67,9 @@ pub struct Settings {
     /// What the opening record says, besides the clock.
     pub opened: wire::Opened,
 }
+
+/// How a frame is written: owed, or new.
+type Write = fn(&mut Spool, Entry) -> Result<(), SpoolError>;
 
 /// A call in progress, as memory holds it; the spool holds the call, and whether its intent is a record already.
 struct Running {
@@ -99,6 +103,8 @@ pub struct Writer {
     /// Records let go since the journal last counted them.
     dropped: u64,
     counted_at: Instant,
+    /// When it was last tried to set the spool's reserve aside again.
+    reserve_at: Instant,
     /// Something that is due found no space.
     disk_full: bool,
     draining: bool,
@@ -144,6 +150,7 @@ impl Writer {
             delivery: DeliveryState::Flowing,
             dropped: 0,
             counted_at: Instant::now(),
+            reserve_at: Instant::now(),
             disk_full: false,
             draining: false,
             clock: JumpWatch::default(),
@@ -384,26 +391,37 @@ impl Writer {
         if let Err(refused) = self.room(bytes.len())? {
             return Ok(Err(refused));
         }
-        let done = self.append(kind, None, false);
+        let done = self.write(Spool::append_new, kind, None, false);
         self.or_refused(done)
     }
 
     /// Counts what was let go, before a later record takes its number.
-    fn count_dropped(&mut self) -> Result<(), SpoolError> {
+    fn count_dropped(&mut self, write: Write) -> Result<(), SpoolError> {
         if self.dropped > 0 {
             let reason = DropReason::SpoolFull as i32;
-            self.spool.append(Entry::Dropped(Dropped { count: self.dropped, reason }))?;
+            write(&mut self.spool, Entry::Dropped(Dropped { count: self.dropped, reason }))?;
         }
         // Only now: a count that found the disk full is still to be declared.
         (self.dropped, self.counted_at) = (0, Instant::now());
         Ok(())
     }
 
+    /// Writes a record that is owed.
     fn append(&mut self, kind: Kind, call: Option<u64>, ships_intent: bool) -> Result<RecordName, SpoolError> {
-        self.count_dropped()?;
+        self.write(Spool::append, kind, call, ships_intent)
+    }
+
+    fn write(
+        &mut self,
+        write: Write,
+        kind: Kind,
+        call: Option<u64>,
+        ships_intent: bool,
+    ) -> Result<RecordName, SpoolError> {
+        self.count_dropped(write)?;
         let record = Bytes::from(record::encode(kind));
         let number = self.spool.state().next_number;
-        self.spool.append(Entry::Recorded(Recorded { number, record, call, ships_intent }))?;
+        write(&mut self.spool, Entry::Recorded(Recorded { number, record, call, ships_intent }))?;
         self.oldest_pending.get_or_insert_with(Instant::now);
         let epoch = self.spool.state().place.as_ref().map_or(Epoch::ZERO, |place| place.epoch);
         Ok(RecordName { gateway: self.settings.who.gateway, epoch, number })
@@ -425,7 +443,7 @@ impl Writer {
         let ticket = self.next_call;
         self.next_call += 1;
         let intent = Intent { call: ticket, bytes, shipped: false };
-        let appended = self.spool.append(Entry::Intent(intent));
+        let appended = self.spool.append_new(Entry::Intent(intent));
         let appended = self.or_refused(appended)?;
         Ok(appended.map(|()| {
             let since = Instant::now();
@@ -458,6 +476,10 @@ impl Writer {
 
     /// What is due by time alone: what found the disk full, intents of long calls, a look at the clock.
     fn tick(&mut self, group: &mut Group) -> Result<(), SpoolError> {
+        if self.reserve_at.elapsed() >= CLOCK_LOOK {
+            self.reserve_at = Instant::now();
+            self.spool.restore_reserve()?;
+        }
         if let Some(jump) = self.clock.look()
             && !self.draining
         {
@@ -469,14 +491,15 @@ impl Writer {
             self.write_owed()?;
         }
         self.write_ended(group)?;
-        if self.counted_at.elapsed() >= CLOCK_LOOK {
-            self.count_dropped()?;
-        }
         while let Some((_, ticket)) = self.young.front().filter(|(since, _)| since.elapsed() >= INTENT_AFTER).copied() {
             if let Some(running) = self.running.get(&ticket) {
                 self.append(intent_of(running.call.clone()), Some(ticket), true)?;
             }
             self.young.pop_front();
+        }
+        // Last, because it does not take the reserve: a count each second would use it up in days.
+        if self.counted_at.elapsed() >= CLOCK_LOOK {
+            self.count_dropped(Spool::append_new)?;
         }
         Ok(())
     }
@@ -526,7 +549,7 @@ impl Writer {
 
     /// Signs all that is left, the last batch with `close`.
     fn close(&mut self) -> Result<(), SpoolError> {
-        self.count_dropped()?;
+        self.count_dropped(Spool::append)?;
         while self.spool.state().place.as_ref().is_some_and(|place| !place.closed) {
             self.sign(true)?;
         }
@@ -540,33 +563,6 @@ impl Writer {
         let unfinished = self.end_unfinished()?;
         self.close()?;
         Ok(unfinished)
-    }
-
-    /// What the ledger has no receipt for is signed again, in a new epoch that continues nothing. Batch by batch: a crash
-    /// between leaves the rest unreceived under its old name, and the ledger's next rejection leads here again.
-    fn rewind(&mut self, reason: OpeningReason) -> Result<(), SpoolError> {
-        while !self.spool.state().pending.is_empty() {
-            self.sign(false)?;
-        }
-        self.spool.sync()?;
-        let end = self.spool.state().next_order;
-        self.open_epoch(HeaderHash::ZERO, Some(reason))?;
-        while let Some((order, batch)) = self.spool.fetch(0, true, 1, usize::MAX)?.pop().filter(|(at, _)| *at < end) {
-            tracing::warn!(order, "a batch without a receipt is signed again");
-            let batch = wire::SignedBatch::decode(batch).unwrap_or_default();
-            let records = batch.records.into_iter().filter(|record| record::opened(record).is_none());
-            let again = (self.spool.state().next_number..)
-                .zip(records)
-                .map(|(number, record)| Entry::Recorded(Recorded { number, record, call: None, ships_intent: false }));
-            // All of them or none: a full disk between would sign the first of them twice.
-            self.spool.append_all(again.chain([Entry::SignedAgain(order)]))?;
-            self.sign_due(true)?;
-            self.spool.sync()?;
-        }
-        if self.draining {
-            self.close()?;
-        }
-        Ok(())
     }
 }
 

@@ -90,7 +90,7 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
         "tonic",
         &["", "ledger", "gateway-shim", "tests"],
         &[
-            "gateway-shim/src/client.rs",
+            "gateway-shim/src/client",
             "gateway-shim/src/relay.rs",
             "ledger/src/admin.rs",
             "ledger/src/cli/admin.rs",

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     durable::{
+        self,
         recorder::Recorder,
         tests::{SyncOf, fail_next},
     },
@@ -96,4 +97,27 @@ fn an_older_certificate_changes_nothing() {
     assert!(link.renewed(certificate(&pair, 2020, 2021)).is_none());
     assert!(matches!(link.renewed("nonsense".into()), Some(End::Lost(_))));
     assert_eq!(link.tls.unwrap().certificate, new);
+}
+
+/// With another gateway's certificate no ledger would let it in, and it would try for ever.
+#[test]
+fn a_key_of_another_certificate_is_named_before_anything_is_tried() {
+    let (dir, pair, other) = (TempDir::new(), rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+    let certificate = certificate(&pair, 2020, 2070);
+    tls(&dir, certificate.clone(), &pair).check().unwrap();
+    let why = tls(&dir, certificate.clone(), &other).check().unwrap_err();
+    assert!(why.contains("gateway.tls_key is not the key") && why.contains("hint: "), "{why}");
+    let why = Tls { key: "nonsense".to_owned().into(), ..tls(&dir, certificate, &pair) }.check().unwrap_err();
+    assert!(why.contains("gateway.tls_key holds no key") && why.contains("hint: "), "{why}");
+}
+
+/// A process that was stopped has its port open: the system takes the connection, and nobody answers.
+#[tokio::test]
+async fn a_ledger_that_takes_a_connection_and_says_nothing_is_not_waited_for() {
+    let (dir, pair) = (TempDir::new(), rcgen::KeyPair::generate().unwrap());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("https://{}", listener.local_addr().unwrap());
+    let link = Link { endpoint, tls: Some(tls(&dir, certificate(&pair, 2020, 2070), &pair)) };
+    let Err(End::Lost(why)) = within(link.connect(Duration::from_millis(20))).await else { panic!("connected") };
+    assert!(why.contains("hint: "), "{why}");
 }

@@ -65,7 +65,7 @@ struct Inner {
     files: BTreeMap<String, Vec<u8>>,
     /// Bytes that fit; appends beyond fail half-way.
     room: Option<usize>,
-    fault: Option<Fault>,
+    faults: Vec<Fault>,
     ignored: Option<Ignored>,
 }
 
@@ -96,13 +96,14 @@ impl Recorder {
         self.0.lock().unwrap().room = room;
     }
 
+    /// One more call that is to fail.
     pub(crate) fn fail(&self, fault: Fault) {
-        self.0.lock().unwrap().fault = Some(fault);
+        self.0.lock().unwrap().faults.push(fault);
     }
 
-    /// Whether the call that was to fail has come.
+    /// Whether all calls that were to fail have come.
     pub(crate) fn has_failed(&self) -> bool {
-        self.0.lock().unwrap().fault.is_none()
+        self.0.lock().unwrap().faults.is_empty()
     }
 
     /// Answers these syncs without doing them.
@@ -172,7 +173,8 @@ pub(crate) fn after_power_failure(
 impl Inner {
     /// Takes the fault that is meant for this call.
     fn fault(&mut self, op: &Op) -> Option<Fault> {
-        self.fault.take_if(|fault| (fault.at)(op))
+        let at = self.faults.iter().position(|fault| (fault.at)(op))?;
+        Some(self.faults.remove(at))
     }
 }
 

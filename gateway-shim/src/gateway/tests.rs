@@ -8,7 +8,7 @@ use custody::{
 
 use super::*;
 use crate::testing::{
-    TempDir,
+    TempDir, logged,
     server::{GATEWAY, Server, Trick},
 };
 
@@ -210,6 +210,49 @@ async fn an_equivocation_is_signed_again_in_a_new_epoch() {
     let ledger = server.shared.ledger.lock().unwrap();
     let reasons: Vec<_> = ledger.stored.iter().filter_map(|stored| stored.batch.header.opening_reason).collect();
     assert_eq!(reasons, vec![wire::OpeningReason::First, wire::OpeningReason::Rewound]);
+}
+
+/// Nothing but the log says what the records are called now.
+#[tokio::test]
+async fn names_that_a_new_epoch_makes_void_are_logged_with_the_new_ones() {
+    const WORDS: &str = "signed again, under new names";
+    logged(WORDS);
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let gateway = server.gateway(&dir).await;
+    let equivocation = || Trick::Reject(RejectReason::Equivocation);
+    // The first batch, which holds its writer's record as well, and whatever follows it twice.
+    server.tricks([equivocation(), equivocation(), equivocation()]);
+    let mut names = Vec::new();
+    for number in 0..14 {
+        names.push(gateway.record(complete(&format!("tool-{number}"))).await.unwrap());
+    }
+    gateway.drain().await.unwrap();
+    let text = |line: &serde_json::Value, name: &str| line["fields"][name].as_str().unwrap().to_owned();
+    let number = |line: &serde_json::Value, name: &str| line["fields"][name].as_u64().unwrap();
+    let lines = logged(WORDS);
+    let renamed = |(epoch, name): (String, u64)| {
+        let of_name = |line: &&serde_json::Value| {
+            text(line, "old_epoch") == epoch && (number(line, "old_first")..=number(line, "old_last")).contains(&name)
+        };
+        let line = lines.iter().rfind(of_name)?;
+        let new = number(line, "new_first") + name - number(line, "old_first");
+        assert!(new <= number(line, "new_last"));
+        Some((text(line, "new_epoch"), new))
+    };
+    let ledger = server.shared.ledger.lock().unwrap();
+    let mut voids = 0;
+    for (at, name) in names.iter().enumerate() {
+        let mut name = (name.epoch.to_string(), name.number);
+        while let Some(new) = renamed(name.clone()) {
+            (name, voids) = (new, voids + 1);
+        }
+        let of_epoch = ledger.stored.iter().filter(|stored| stored.batch.header.epoch.to_string() == name.0);
+        let mut records = of_epoch.flat_map(|stored| (stored.batch.header.first_record..).zip(&stored.batch.records));
+        let (_, bytes) = records.find(|(number, _)| *number == name.1).expect("it stands under its new name");
+        let Some(Kind::Call(call)) = record::decode(bytes).unwrap().kind else { panic!("another record") };
+        assert_eq!(call.target, Some(wire::call::Target::Tool(format!("tool-{at}"))));
+    }
+    assert!(voids > 3, "too few names became void for this to show anything");
 }
 
 #[tokio::test]

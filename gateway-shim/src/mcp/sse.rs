@@ -1,11 +1,12 @@
 //! Server-sent events, read before their forwarding: bytes and data of each complete event, from chunks cut anywhere.
 
-/// Greatest event that is read; a longer one is forwarded unread.
+/// Greatest event in bytes, as the greatest JSON answer that is read: memory of each stream. Behind a longer one the stream
+/// is not read on: in it, or behind it, might be a request of the server, and what cannot be read cannot be recorded.
 pub const EVENT_BYTES_MAX: usize = 16 << 20;
 /// Readers skip it at the beginning of a stream.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Bytes of a stream as they came, and the data of the event that they are; no data for what is no event, or too long.
+/// Bytes of a stream as they came, and the data of the event that they are; no data for what is no event.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Piece {
     /// As they came.
@@ -14,7 +15,7 @@ pub struct Piece {
     pub data: Option<Vec<u8>>,
 }
 
-/// Reads a stream chunk by chunk. All pieces together are the stream, byte for byte.
+/// Reads a stream chunk by chunk. All pieces together are the stream, byte for byte, up to an event that is too long.
 #[derive(Debug, Default)]
 pub struct Reader {
     /// Bytes since the last piece.
@@ -26,12 +27,12 @@ pub struct Reader {
     has_field: bool,
     /// The last byte was a carriage return: a line feed behind it ends no second line.
     returned: bool,
-    /// This event is too long to be read.
-    skipping: bool,
     /// The first line has ended.
     begun: bool,
     /// An event had an id: the stream may be taken up again on another connection.
     pub resumable: bool,
+    /// An event was longer than [`EVENT_BYTES_MAX`]: nothing of it went on, and nothing behind it is read.
+    pub over_limit: bool,
 }
 
 impl Reader {
@@ -39,6 +40,9 @@ impl Reader {
     pub fn push(&mut self, chunk: &[u8]) -> Vec<Piece> {
         let mut pieces: Vec<Piece> = Vec::new();
         for byte in chunk {
+            if self.over_limit {
+                break;
+            }
             let feed_after_return = std::mem::replace(&mut self.returned, *byte == b'\r') && *byte == b'\n';
             if feed_after_return && self.raw.is_empty() {
                 // The second half of the line end before: it goes at once, for readers that wait for it.
@@ -52,18 +56,12 @@ impl Reader {
             match byte {
                 b'\n' if feed_after_return => {}
                 b'\n' | b'\r' => pieces.extend(self.end_line()),
-                // Of a line that is too long only that it is not empty.
-                _ if !self.skipping || self.line.is_empty() => self.line.push(*byte),
-                _ => {}
+                _ => self.line.push(*byte),
             }
-            if self.raw.len() >= EVENT_BYTES_MAX {
-                (self.skipping, self.data) = (true, Vec::new());
-                self.line.truncate(1);
-                pieces.push(self.unread());
+            if self.raw.len() > EVENT_BYTES_MAX {
+                // What was kept of it is of no use any more.
+                *self = Self { over_limit: true, resumable: self.resumable, ..Self::default() };
             }
-        }
-        if self.skipping && !self.raw.is_empty() {
-            pieces.push(self.unread());
         }
         pieces
     }
@@ -88,8 +86,7 @@ impl Reader {
         if line.is_empty() {
             let (data, has_data) = (std::mem::take(&mut self.data), std::mem::take(&mut self.has_data));
             self.has_field = false;
-            let whole = !std::mem::take(&mut self.skipping) && has_data;
-            return Some(Piece { data: (whole && !data.is_empty()).then_some(data), ..self.unread() });
+            return Some(Piece { data: (has_data && !data.is_empty()).then_some(data), ..self.unread() });
         }
         if line.first() == Some(&b':') {
             return (!self.has_field).then(|| self.unread());
@@ -100,7 +97,7 @@ impl Reader {
             None => (&line[..], &[][..]),
         };
         match name {
-            b"data" if !self.skipping => {
+            b"data" => {
                 if self.has_data {
                     self.data.push(b'\n');
                 }
@@ -164,19 +161,16 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_event_takes_no_endless_memory() {
+    fn an_endless_event_takes_no_endless_memory_and_ends_the_reading() {
         let mut reader = Reader::default();
         let chunk = [b'a'; 1 << 20];
-        reader.push(b"data: ");
-        let mut forwarded = 0;
-        for _ in 0..40 {
-            let pieces = reader.push(&chunk);
-            assert!(pieces.iter().all(|piece| piece.data.is_none()));
-            forwarded += pieces.iter().map(|piece| piece.raw.len()).sum::<usize>();
+        assert_eq!(reader.push(b"data: x\n\ndata: ")[0].data.as_deref(), Some(&b"x"[..]));
+        for pushed in 1..40 {
+            assert_eq!(reader.push(&chunk), []);
+            assert_eq!(reader.over_limit, pushed >= EVENT_BYTES_MAX >> 20);
             assert!(reader.line.len() + reader.data.len() + reader.raw.len() <= 2 * EVENT_BYTES_MAX);
         }
-        assert_eq!(forwarded, 6 + (40 << 20), "it is forwarded, unread");
-        assert!(reader.push(b"\n\n").iter().all(|piece| piece.data.is_none()));
-        assert_eq!(reader.push(b"data: y\n\n")[0].data.as_deref(), Some(&b"y"[..]));
+        assert_eq!(reader.push(b"\n\ndata: y\n\n"), []);
+        assert_eq!(reader.rest(), None);
     }
 }

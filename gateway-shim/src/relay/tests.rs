@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use tonic::Code;
 
 use super::*;
-use crate::testing::{TempDir, server::Server as LedgerServer};
+use crate::testing::{TempDir, server::Server as LedgerServer, within};
 
 fn put(call: wire::Call) -> PutRequest {
     PutRequest { record: Some(wire::Record { version: 0, kind: Some(Kind::Call(call)) }) }
@@ -83,6 +83,38 @@ async fn records_are_taken_over_a_socket_of_the_owner_alone() {
         })
         .collect();
     assert!(numbers.len() >= 5_002 && numbers.is_sorted() && numbers[0] > 0, "{numbers:?}");
+}
+
+/// Four times as many as there are places say nothing, or half of what every client says first.
+#[tokio::test]
+async fn whoever_says_nothing_keeps_nobody_out() {
+    use std::io::Write as _;
+    let (ledger, dir) = (LedgerServer::start().await, TempDir::new());
+    let gateway = ledger.gateway(&dir).await;
+    let socket = dir.path().join("relay.sock");
+    let config = RelayConfig { listen: None, socket: Some(socket.clone()) };
+    let limit = Duration::from_millis(100);
+    let relay = tokio::spawn(async move {
+        serve_with(gateway, &config, std::future::pending(), Duration::ZERO, limit).await.unwrap();
+    });
+    let silent = tokio::task::spawn_blocking({
+        let socket = socket.clone();
+        move || {
+            let connect = |number: usize| loop {
+                // Until it listens, and until it has taken some of those that wait.
+                let Ok(mut stream) = std::os::unix::net::UnixStream::connect(&socket) else { continue };
+                stream.write_all(&b"PRI * HTTP/2.0"[..number % 14]).unwrap();
+                break stream;
+            };
+            (0..4 * listen::CONNECTIONS_MAX).map(connect).collect::<Vec<_>>()
+        }
+    });
+    let silent = silent.await.unwrap();
+    let target = format!("unix://{}", socket.display());
+    let channel = tonic::transport::Endpoint::from_shared(target).unwrap().connect().await.unwrap();
+    within(RelayClient::new(channel).put(put(call()))).await.unwrap();
+    drop(silent);
+    relay.abort();
 }
 
 #[test]

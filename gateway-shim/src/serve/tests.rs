@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::testing::{TempDir, server};
+use crate::testing::{TempDir, server, within};
 
 const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"tester","version":"1.0"}}}"#;
 
@@ -30,9 +30,14 @@ fn config(text: &str) -> ServeConfig {
 
 impl Bench {
     async fn new(text: &str) -> Self {
+        Self::with_waits(text, Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT }).await
+    }
+
+    async fn with_waits(text: &str, waits: Waits) -> Self {
         let (ledger, dir) = (server::Server::start().await, TempDir::new());
         let gateway = ledger.gateway(&dir).await;
-        let proxy = Proxy::new(gateway.clone(), config(text)).unwrap();
+        let mut proxy = Proxy::new(gateway.clone(), config(text)).unwrap();
+        Arc::get_mut(&mut proxy).unwrap().waits = waits;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -137,6 +142,12 @@ async fn odd_server() -> std::net::SocketAddr {
                 "id: 1\ndata:\n\nevent: message\ndata: {{\"jsonrpc\":\"2.0\",\"id\":9,\"method\":\"sampling/createMessage\"}}\n\n\
                  data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}}\r\n\r\n\
                  data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\ndata: \"result\":{{}}}}\n\n"
+            )),
+            (_, Some("long")) => sse(format!(
+                "data: {{\"jsonrpc\":\"2.0\",\"method\":\"before\"}}\n\n\
+                 data: {{\"jsonrpc\":\"2.0\",\"id\":9,\"method\":\"sampling/createMessage\",\"params\":{{\"x\":\"{}\"}}}}\n\n\
+                 data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}\n\n",
+                "x".repeat(16 << 20)
             )),
             (_, Some("teapot")) => {
                 let mut answer = Response::new(Body::from("no"));
@@ -250,6 +261,50 @@ async fn what_is_refused_here_is_on_record_too() {
             (wire::Decision::Allowed, Outcome::Ok),
         ]
     );
+}
+
+/// Four times as many as there are places: nothing, half a head, or a head whose body never comes. They lose their places,
+/// the next one is served, and what was never asked is one record.
+#[tokio::test]
+async fn whoever_says_half_keeps_nobody_out_and_fills_no_record() {
+    use std::io::Write as _;
+    let limit = Duration::from_millis(100);
+    let address = odd_server().await;
+    let text = format!("url = \"http://{address}/mcp\"\n");
+    let bench = Bench::with_waits(&text, Waits { head: limit, body: limit }).await;
+    let port = bench.address;
+    let halves = tokio::task::spawn_blocking(move || {
+        let connect = |number: usize| {
+            let mut stream = std::net::TcpStream::connect(port).unwrap();
+            let whole_head = "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{";
+            stream.write_all(["", "POST /mcp HTTP/1.1\r\nhost:", whole_head][number % 3].as_bytes()).unwrap();
+            stream
+        };
+        (0..4 * listen::CONNECTIONS_MAX).map(connect).collect::<Vec<_>>()
+    });
+    let halves = halves.await.unwrap();
+    let (status, _, _) = within(bench.post(&[], &tool_call(1, "echo"))).await;
+    assert_eq!(status, StatusCode::OK);
+    drop(halves);
+    let outcomes: Vec<_> = bench.calls().await.iter().map(|call| (call.decision(), call.outcome())).collect();
+    let one = (wire::Decision::Denied, Outcome::Malformed);
+    assert_eq!(outcomes, vec![(wire::Decision::Allowed, Outcome::Ok), one]);
+}
+
+/// An event that is too long to be read might be a request of the server: neither it nor what is behind it goes on, the
+/// client is told, and the call ends with that.
+#[tokio::test]
+async fn an_event_that_cannot_be_read_ends_its_stream_and_is_an_outcome() {
+    for session in [&[(SESSION, "session-1")][..], &[]] {
+        let bench = odd_bench().await;
+        let (_, _, body) = bench.post(session, &tool_call(7, "long")).await;
+        let body = String::from_utf8_lossy(&body);
+        assert!(body.len() < 1_000 && body.contains("before") && !body.contains("sampling"), "{}", body.len());
+        let told: Value = serde_json::from_str(body.trim_end().rsplit_once("data: ").unwrap().1).unwrap();
+        assert_eq!((&told["id"], &told["error"]["code"]), (&json!(7), &json!(CODE_TOO_LONG)));
+        let calls = bench.calls().await;
+        assert_eq!((calls.len(), summary(&calls[0]).3), (1, Outcome::OverLimit));
+    }
 }
 
 #[tokio::test]
@@ -448,8 +503,8 @@ async fn tls_server(name: &str) -> (std::net::SocketAddr, String) {
                 let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"over":"tls"}}}}"#);
                 Ok::<_, std::convert::Infallible>(json(StatusCode::OK, answer.into()))
             });
-            let io = hyper_util::rt::TokioIo::new(stream);
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, answer));
+            let io = TokioIo::new(stream);
+            tokio::spawn(http1::Builder::new().serve_connection(io, answer));
         }
     });
     (address, ca)

@@ -22,8 +22,8 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
-    Admitted, Answer, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_UNREACHABLE, NOT_RECORDED, Proxy, SESSION, Server, error,
-    error_body, open, text, tls,
+    Admitted, Answer, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_TOO_LONG, CODE_UNREACHABLE, NOT_RECORDED, Proxy, SESSION,
+    Server, error, error_body, open, text, tls,
 };
 use crate::{
     clock,
@@ -91,6 +91,8 @@ struct Pump {
 
 struct Own {
     id: String,
+    /// As it was spelt.
+    raw_id: String,
     /// `None` once it is among the open calls of its session, or only counted.
     running: Option<Running>,
 }
@@ -138,7 +140,8 @@ impl Upstream {
             };
             let (status, code, message) = match sent {
                 Ok(Ok(response)) => {
-                    let own = Own { id: request.id.clone(), running: admitted.running };
+                    let (id, raw_id) = (request.id.clone(), request.raw_id.clone());
+                    let own = Own { id, raw_id, running: admitted.running };
                     let answered = begin(&proxy, &headers, Some((own, &request)), response);
                     // A client that has gone reads nothing; the pump goes on all the same.
                     drop(answer.send(answered));
@@ -273,7 +276,16 @@ impl Pump {
                 }
                 Ok(Some(Ok(frame))) => {
                     let Ok(chunk) = frame.into_data() else { continue };
-                    let chunk = self.read(chunk).await;
+                    let mut chunk = self.read(chunk).await;
+                    if self.is_over_limit() {
+                        tracing::warn!(
+                            bytes = sse::EVENT_BYTES_MAX,
+                            "the MCP server's event is longer, and ends its stream"
+                        );
+                        chunk = [chunk, self.told_over_limit()].concat().into();
+                        drop(chunks.send(Ok(chunk)).await);
+                        break Outcome::OverLimit;
+                    }
                     if gone_at.is_none() && !chunk.is_empty() && chunks.send(Ok(chunk)).await.is_err() {
                         gone_at = Some(Instant::now());
                     }
@@ -298,6 +310,17 @@ impl Pump {
             Reading::Nothing => {}
         }
         chunk
+    }
+
+    fn is_over_limit(&self) -> bool {
+        matches!(&self.reading, Reading::Events(reader) if reader.over_limit)
+    }
+
+    /// What the client reads instead of an event that is too long: an answer to its request, if it waits for one here.
+    fn told_over_limit(&self) -> Bytes {
+        let Some(own) = &self.own else { return Bytes::new() };
+        let text = "the MCP server's event is longer than 16 MiB, so it was not passed on";
+        sse::event(&error_body(&own.raw_id, CODE_TOO_LONG, text))
     }
 
     /// What a stream that has ended left behind its last whole event.
@@ -368,7 +391,9 @@ impl Pump {
         let Some(own) = self.own.take() else { return };
         let mut ending = Ending { response_bytes: self.bytes, ..Ending::of(ended) };
         let resumable = matches!(&self.reading, Reading::Events(reader) if reader.resumable);
-        if !self.status.is_success() {
+        if ended == Outcome::OverLimit {
+            // As it is: nothing of it may be read later either.
+        } else if !self.status.is_success() {
             ending = Ending { error_code: Some(u32::from(self.status.as_u16())), ..ending };
             ending.outcome = Outcome::HttpError;
         } else if ended == Outcome::Ok {
@@ -383,7 +408,7 @@ impl Pump {
         let Some(cancelled) = self.proxy.open.state(session, &own.id) else { return };
         if cancelled {
             ending.outcome = Outcome::Cancelled;
-        } else if resumable && self.status.is_success() && ended != Outcome::Timeout {
+        } else if resumable && self.status.is_success() && ![Outcome::Timeout, Outcome::OverLimit].contains(&ended) {
             // The client may take the stream up again; the answer is then seen there.
             clock::sleep_until(deadline).await;
             ending.outcome = Outcome::Timeout;

@@ -12,11 +12,11 @@ use custody::{
 use super::*;
 use crate::{
     batcher::{self, Pending, Place, Saying},
-    durable::recorder::{ALL_UNSYNCED, Fault, Ignored, Op, Recorder, Unsynced, after_power_failure},
+    durable::recorder::{ALL_UNSYNCED, Fault, Ignored, Op, Recorder, after_power_failure},
     key::Name,
 };
 
-const LIMITS: Limits = Limits { bytes_max: 1 << 20, file_bytes_max: 2_000, reserve_bytes: 1_000 };
+const LIMITS: Limits = Limits { bytes_max: 1 << 20, file_bytes_max: 2_000, reserve_bytes: 20_000 };
 
 /// What the spool has promised so far, and must keep through any crash from then on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,14 +71,14 @@ impl Bench {
     fn record(&mut self, call: Option<u64>) {
         let number = self.spool.state().next_number;
         let recorded = Recorded { number, record: record_bytes(number), call, ships_intent: false };
-        self.spool.append(Entry::Recorded(recorded)).unwrap();
+        self.spool.append_new(Entry::Recorded(recorded)).unwrap();
         self.promises.records = number + 1;
         self.promises.intents.retain(|intent| Some(*intent) != call);
     }
 
     fn intent(&mut self, call: u64) {
         let intent = Intent { call, bytes: Bytes::from_static(b"call"), shipped: false };
-        self.spool.append(Entry::Intent(intent)).unwrap();
+        self.spool.append_new(Entry::Intent(intent)).unwrap();
         self.promises.intents.push(call);
     }
 
@@ -280,21 +280,105 @@ fn a_changed_byte_in_a_whole_file_is_damage_or_a_tear_and_never_believed() {
     }
 }
 
+impl Bench {
+    /// Nothing more fits on the disk; the reserve is there.
+    fn fill(&self) {
+        let used: usize = self.disk.files().values().map(Vec::len).sum();
+        self.disk.limit(Some(used));
+    }
+
+    /// Whether a new record is refused, for want of space and nothing else.
+    fn refuses(&mut self) -> bool {
+        let number = self.spool.state().next_number;
+        let recorded = Recorded { number, record: record_bytes(number), call: None, ships_intent: false };
+        matches!(self.spool.append_new(Entry::Recorded(recorded)), Err(SpoolError::Full))
+    }
+}
+
+/// What is there is signed, received and archived on a full disk, and that makes the room for new records: nobody else has
+/// to. All of that holds through every crash.
 #[test]
-fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
+fn a_full_disk_stops_new_records_and_nothing_else() {
+    let mut bench = Bench::new(None);
+    for _ in 0..3 {
+        bench.record(None);
+        bench.sign();
+        bench.sync();
+    }
+    bench.record(None);
+    bench.intent(7);
+    bench.sync();
+    bench.fill();
+    assert!(bench.refuses() && bench.spool.has_room(1), "a new record took the reserve");
+    bench.sign();
+    bench.sync();
+    assert!(bench.refuses() && !bench.spool.has_room(1), "a new record took what the reserve gave");
+    bench.statement();
+    bench.receipt(&[0, 1, 2, 3], 0);
+    bench.sync();
+    bench.spool.turn(|_| {}).unwrap();
+    bench.promise();
+    bench.spool.restore_reserve().unwrap();
+    assert!(bench.refuses(), "there is no room for the reserve yet");
+    bench.archive(0, &[0, 1, 2, 3]);
+    bench.sync();
+    bench.spool.restore_reserve().unwrap();
+    assert!(bench.spool.has_room(1), "what was archived made no room");
+    bench.record(Some(7));
+    bench.sync();
+    let broken = bench.broken_promises();
+    assert!(broken.is_empty(), "{} broken promises: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
+}
+
+/// A small file grows by what is owed: it goes, too, once all in it is archived.
+#[test]
+fn a_file_that_grows_on_a_full_disk_makes_room_once_its_batches_are_archived() {
+    let mut bench = Bench::new(None);
+    bench.fill();
+    for order in 0..9 {
+        bench.sign();
+        bench.sync();
+        bench.receipt(&[order], order);
+        bench.sync();
+    }
+    bench.spool.restore_reserve().unwrap();
+    assert!(bench.refuses());
+    bench.archive(8, &[0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    bench.sync();
+    bench.spool.restore_reserve().unwrap();
+    assert!(bench.spool.has_room(1));
+}
+
+#[test]
+fn a_start_on_a_full_disk_takes_the_reserve() {
     let mut bench = Bench::new(None);
     bench.record(None);
     bench.sync();
-    let used: usize = bench.disk.files().values().map(Vec::len).sum();
-    bench.disk.limit(Some(used + 20));
-    let number = bench.spool.state().next_number;
-    let recorded = Recorded { number, record: record_bytes(number), call: None, ships_intent: false };
-    assert!(matches!(bench.spool.append(Entry::Recorded(recorded)), Err(SpoolError::Full)));
-    bench.disk.limit(None);
-    bench.record(None);
-    bench.sync();
-    let files = after_power_failure(&BTreeMap::new(), &bench.disk.ops(), Unsynced::Dropped);
-    holds(&bench.promises, files).unwrap();
+    bench.fill();
+    let mut spool = Spool::open(Box::new(bench.disk.clone()), LIMITS).unwrap();
+    spool.turn(|_| {}).unwrap();
+    assert_eq!(spool.state().next_number, 2);
+    assert!(!spool.has_room(1));
+    // The next one finds neither reserve nor room.
+    bench.disk.limit(Some(0));
+    let mut spool = Spool::open(Box::new(bench.disk.clone()), LIMITS).unwrap();
+    assert!(matches!(spool.turn(|_| {}), Err(SpoolError::Full)));
+}
+
+/// A reserve that a crash cut short, or whose bytes found no room when they were synced, would be a promise on nothing.
+#[test]
+fn a_reserve_counts_only_whole_and_synced() {
+    let of_reserve = |op: &Op| matches!(op, Op::Sync(name) if name == reserve::NAME);
+    let disk = Recorder::default();
+    disk.fail(Fault { at: of_reserve, kind: io::ErrorKind::QuotaExceeded, stored: false });
+    let mut spool = Spool::open(Box::new(disk.clone()), LIMITS).unwrap();
+    assert!(disk.has_failed() && !spool.has_room(1) && !disk.files().contains_key(reserve::NAME));
+    spool.restore_reserve().unwrap();
+    assert!(spool.has_room(1));
+    let short = BTreeMap::from([(reserve::NAME.to_owned(), vec![0; 9])]);
+    let disk = Recorder::with(short);
+    assert!(Spool::open(Box::new(disk.clone()), LIMITS).unwrap().has_room(1));
+    assert_eq!(disk.files()[reserve::NAME].len() as u64, LIMITS.reserve_bytes);
 }
 
 /// Also when all of it is there although the write failed: no crash brings it back in the place of what comes after.
@@ -305,11 +389,15 @@ fn a_new_file_that_finds_the_disk_full_changes_nothing() {
         bench.record(None);
         bench.sync();
         let before = bench.spool.state().snapshot();
-        bench.disk.fail(Fault { at: |op| matches!(op, Op::Append(..)), kind: io::ErrorKind::StorageFull, stored });
+        // The second is the same write again, without the reserve.
+        for _ in 0..2 {
+            bench.disk.fail(Fault { at: |op| matches!(op, Op::Append(..)), kind: io::ErrorKind::StorageFull, stored });
+        }
         let place = Place::opening(Epoch([7; 16]), KeyId([2; 32]), HeaderHash([3; 32]), None);
         let opened = Pending { number: 0, bytes: record_bytes(0) };
         assert!(matches!(bench.spool.turn(|state| state.open(place, opened)), Err(SpoolError::Full)));
         assert_eq!(bench.spool.state().snapshot(), before);
+        bench.spool.restore_reserve().unwrap();
         bench.record(None);
         bench.sync();
         for unsynced in ALL_UNSYNCED {

@@ -29,7 +29,7 @@ impl std::fmt::Display for RecordName {
 /// Why a record was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// The spool is full of what the ledger does not hold: try again when the ledger is back.
+    /// The spool is full of what the ledger does not hold, or its disk has no space: try again later.
     SpoolFull,
     /// As above, and the configuration says to let the record go; the loss is declared.
     Dropped,
@@ -46,7 +46,9 @@ pub enum Refused {
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::SpoolFull => "record: the spool is full; hint: is the ledger reachable?",
+            Self::SpoolFull => {
+                "record: the spool or its disk is full; hint: is the ledger reachable, and is there space on the disk?"
+            }
             Self::Dropped => "record: the spool is full; it is declared as dropped: do not send it again",
             Self::Busy => "record: too many calls are in progress",
             Self::Draining => "record: the gateway is ending",

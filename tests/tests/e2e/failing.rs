@@ -251,10 +251,10 @@ async fn an_old_copy_of_the_data_is_read_only_and_harms_nothing() {
 }
 
 /// A file system of its own, where this machine lets us make one.
-struct Disk(std::path::PathBuf);
+pub(crate) struct Disk(pub(crate) std::path::PathBuf);
 
 impl Disk {
-    fn mount(folder: &Path, megabytes: u32) -> Option<Self> {
+    pub(crate) fn mount(folder: &Path, megabytes: u32) -> Option<Self> {
         let size = format!("size={megabytes}m");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder).output().ok()?;
         mounted.status.success().then(|| Self(folder.to_owned()))

@@ -74,7 +74,7 @@ impl Shim {
     }
 
     /// Starts the relay and waits until it listens.
-    fn start(&self) -> Process {
+    pub(crate) fn start(&self) -> Process {
         let process = Process::spawn(&mut self.command());
         assert!(process.wait_line("relay listens"), "{}", process.log().join("\n"));
         process
@@ -89,7 +89,7 @@ fn done(what: &str, output: &Output) -> String {
 }
 
 /// Ends a relay, which ships all that it has.
-fn drain(process: &Process) {
+pub(crate) fn drain(process: &Process) {
     process.terminate();
     assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
 }
@@ -170,7 +170,7 @@ async fn what_the_examples_ship_is_proven_by_the_names_that_they_print() {
     drop(ledger);
 }
 
-fn variable(name: &str, default: u64) -> u64 {
+pub(crate) fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
 }
 
@@ -228,7 +228,7 @@ async fn put_on(load: Arc<Load>, caller: u64) {
 }
 
 /// Tool and stable name of every call in the archive.
-fn archived_calls(home: &Home, workspace: &str) -> Vec<(String, String)> {
+pub(crate) fn archived_calls(home: &Home, workspace: &str) -> Vec<(String, String)> {
     let (archive, policy) = (home.archive(), home.policy());
     let status = home.status();
     let named = |status: &&Value| status["name"] == workspace;

@@ -1,0 +1,134 @@
+//! A good file is read, every lie is named, and the template is the truth about every key.
+
+use super::*;
+
+const GOOD: &str = r#"
+[gateway]
+origin = "log.example"
+workspace = "01010101010101010101010101010101"
+id = "02020202020202020202020202020202"
+key = "gateway.key"
+tls_key = "tls.key"
+enrolment = "enrolment.json"
+[ledger]
+endpoint = "https://localhost:7443"
+[spool]
+dir = "spool"
+[fork]
+dir = "forks"
+[serve]
+listen = "127.0.0.1:8080"
+server = "everything"
+url = "http://127.0.0.1:3001/mcp"
+"#;
+
+#[test]
+fn a_good_file_is_read_and_every_lie_is_named() {
+    Config::parse(GOOD).unwrap();
+    for (from, to, says) in [
+        ("127.0.0.1:8080", "0.0.0.0:8080", "serve.listen"),
+        ("https://localhost", "http://localhost", "plaintext"),
+        ("https://localhost", "ftp://localhost", "neither"),
+        ("\"01010101", "\"0101", "gateway.workspace"),
+        ("\"everything\"", "\"every thing\"", "serve.server"),
+        ("dir = \"spool\"", "dir = \"spool\"\nmib_max = 7", "spool.mib_max is 7; hint: 8 to 65536"),
+        ("dir = \"spool\"", "dir = \"spool\"\nbananas = 7", "unknown field `bananas`"),
+        ("http://127.0.0.1:3001/mcp", "ftp://127.0.0.1:3001/mcp", "serve.url"),
+        ("http://127.0.0.1:3001/mcp", "/mcp", "serve.url"),
+        ("server = \"everything\"", "server = \"everything\"\nca = \"ca.pem\"", "serve.ca"),
+    ] {
+        let faults = Config::parse(&GOOD.replace(from, to)).unwrap_err().to_string();
+        assert!(faults.contains(says), "{to}: {faults}");
+    }
+}
+
+#[test]
+fn a_hosted_server_may_have_an_authority_of_its_own() {
+    let hosted = GOOD.replace("http://127.0.0.1:3001", "https://mcp.example");
+    Config::parse(&hosted).unwrap();
+    let mut own = Config::parse(&format!("{hosted}ca = \"ca.pem\"\n")).unwrap();
+    own.take_paths_from(Path::new("/etc/custody"));
+    assert_eq!(own.serve.unwrap().ca.unwrap(), Path::new("/etc/custody/ca.pem"));
+}
+
+#[test]
+fn a_proof_in_one_place_alone_is_warned_of() {
+    let warnings = Config::parse(GOOD).unwrap().warnings();
+    assert!(warnings.len() == 1 && warnings[0].contains("fork.second is missing"), "{warnings:?}");
+    let second = GOOD.replace("dir = \"forks\"", "dir = \"forks\"\nsecond = \"http://elsewhere.example/forks\"");
+    assert!(Config::parse(&second).unwrap().warnings().is_empty());
+}
+
+#[test]
+fn plaintext_is_for_loopback_alone() {
+    let plain = |host: &str| GOOD.replace("https://localhost:7443\"", &format!("http://{host}:1\"\nplaintext = true"));
+    Config::parse(&plain("127.0.0.1")).unwrap();
+    Config::parse(&plain("[::1]")).unwrap();
+    Config::parse(&plain("ledger.example")).unwrap_err();
+}
+
+/// Whatever is left out, the fault says where it belongs and where an example of it is.
+#[test]
+fn what_is_missing_is_named_with_its_section() {
+    let lines: Vec<&str> = GOOD.trim().lines().collect();
+    let mut section = "";
+    for (at, line) in lines.iter().enumerate() {
+        section = if line.starts_with('[') { line } else { section };
+        let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| *key != "url") else { continue };
+        let without = [&lines[..at], &lines[at + 1..]].concat().join("\n");
+        let faults = Config::parse(&without).unwrap_err().to_string();
+        for says in
+            [&format!("in {section}: "), &format!("missing field `{key}`"), "hint: gateway-shim config template"]
+        {
+            assert!(faults.contains(says), "{key}: {faults}");
+        }
+    }
+    let faults = Config::parse(&GOOD.replace("[spool]\ndir = \"spool\"\n", "")).unwrap_err().to_string();
+    assert!(faults.contains("missing field `spool`"), "{faults}");
+}
+
+/// The template with its lines of these kinds made true.
+fn template(examples: bool) -> String {
+    let open = |line: &str| {
+        let Some(rest) = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')) else { return line.to_owned() };
+        rest.to_owned()
+    };
+    let mut example = false;
+    let mut text = String::new();
+    for line in TEMPLATE.lines() {
+        let prose = line.starts_with("# ");
+        // A paragraph of prose says that what follows has no default.
+        example = if prose { example || line.contains("No default") } else { example };
+        text += &if example && !examples { line.to_owned() } else { open(line) };
+        text.push('\n');
+        example &= prose || line.starts_with("#[");
+    }
+    text
+}
+
+#[test]
+fn the_template_has_every_key_and_its_default() {
+    let read = |text: &str| -> Config { toml::from_str(text).unwrap_or_else(|why| panic!("{why}\n{text}")) };
+    let shown = |config: Config| format!("{config:#?}");
+    assert_eq!(shown(read(TEMPLATE)), shown(read(&template(false))), "a default is another");
+    let all = template(true);
+    read(&all);
+    // The fields of the sections, as the source has them.
+    let source = include_str!("../config.rs");
+    let sections = source.split("#[serde(deny_unknown_fields").skip(1).filter_map(|text| text.split("\n}").next());
+    let fields = sections.flat_map(|section| section.lines().filter_map(|line| line.strip_prefix("    pub ")));
+    let keys: Vec<&str> = fields.filter_map(|field| field.split_once(':')).map(|(name, _)| name).collect();
+    assert!(keys.len() > 30, "{keys:?}");
+    let sections = ["gateway", "ledger", "spool", "batch", "fork", "serve", "relay", "environment", "digest"];
+    for key in keys.into_iter().filter(|key| !sections.contains(key)) {
+        assert!(all.contains(&format!("\n{key} = ")), "{key} is not in the template");
+    }
+    assert!(all.contains("[serve.environment]"));
+}
+
+/// As it stands it can be used but for what depends on the place: which way in, and which server.
+#[test]
+fn the_template_has_one_choice_left_in_each_way() {
+    let faults = Config::parse(TEMPLATE).unwrap_err();
+    assert_eq!(faults.0, ["serve needs one of url and command", "relay needs one of listen and socket"]);
+}
