@@ -7,14 +7,11 @@ use custody_tests::{
     dice::Dice,
     golden::{self, objects::Objects},
     lies::GOLDEN,
+    process::variable,
 };
 
 /// Archives of the normal tests.
 const ARCHIVES: u64 = 400;
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
-}
 
 fn pick<'a, T>(dice: &mut Dice, from: &'a [T]) -> &'a T {
     &from[usize::try_from(dice.within(0..from.len() as u64)).unwrap()]
@@ -51,8 +48,8 @@ fn is_harmless(name: &str, bytes: Option<&Bytes>, newest: &str) -> bool {
 
 #[test]
 fn archives_changed_at_random_are_not_verified() {
-    let seed = number("CUSTODY_SEED").unwrap_or(2);
-    let count = number("CUSTODY_MUTATED").unwrap_or(ARCHIVES);
+    let seed = variable("CUSTODY_SEED", 2);
+    let count = variable("CUSTODY_MUTATED", ARCHIVES);
     println!("CUSTODY_SEED={seed}, {count} archives");
     let mut dice = Dice::new(seed);
     let golden = &GOLDEN.rendered.objects;
