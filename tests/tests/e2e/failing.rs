@@ -400,7 +400,11 @@ fn enrol_offline(home: &Home, asked: &str, answered: &str) {
     let (request, signed) = (request.display().to_string(), signed.display().to_string());
     home.say(&["gateway", "enrol", asked, "--out", answered, "--request-out", &request]);
     assert!(!Path::new(answered).exists());
-    offline(&["root", "sign", &request, "--out", &signed, "--key", home.root_key().to_str().unwrap()]);
+    let root = home.root_key();
+    let sign =
+        Command::new(binary("ledger")).args(["root", "sign", &request, "--out", &signed, "--key"]).arg(root).output();
+    let sign = sign.unwrap();
+    assert!(sign.status.success(), "{}", text(&sign.stderr));
     home.say(&["statement", "submit", &signed]);
     home.say(&["statement", "submit", &signed]);
     let said = home.say(&["gateway", "enrol", asked, "--out", answered, "--request-out", "/dev/null/none"]);
