@@ -16,7 +16,10 @@ use custody::{
 };
 use verifier::{reader::Folder, workers::AllCores};
 
-use crate::peer::{Acknowledged, now_us};
+use crate::{
+    peer::{Acknowledged, Gateway, now_us},
+    process::Home,
+};
 
 /// What gateways hold.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +61,17 @@ pub fn check_ledger(archive: &Path, policy: &Path, expected: &Expected) -> usize
         held += 1;
     }
     held
+}
+
+/// The archive of a ledger in which all is archived: every batch that these gateways have a receipt for is in it.
+///
+/// # Panics
+/// As [`check_ledger`].
+pub fn check_all(home: &Home, policy: &Path, gateways: &[&Gateway]) {
+    let acknowledged: Vec<_> = gateways.iter().flat_map(|gateway| gateway.acknowledged.clone()).collect();
+    let count = acknowledged.len();
+    let expected = Expected { acknowledged, complete: true, ..Expected::default() };
+    assert_eq!(check_ledger(&home.archive(), policy, &expected), count);
 }
 
 /// All batches under the newest checkpoint, and the number of sealed segments of each workspace.

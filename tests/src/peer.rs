@@ -36,7 +36,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use crate::process::{Home, write};
+use crate::process::{Home, Process, write};
 
 mod receipts;
 
@@ -421,6 +421,14 @@ impl Gateway {
         Ok(())
     }
 
+    /// Ships its next batch, with so many calls, which must be taken.
+    pub async fn ship_one(&mut self, session: &mut Session, calls: u64) {
+        let batch = self.batch(calls);
+        let sent = session.send(batch).await;
+        sent.unwrap_or_else(|why| panic!("{why:?}"));
+        self.settle(session).await.unwrap_or_else(|why| panic!("{why:?}"));
+    }
+
     /// Hears until a batch is refused.
     ///
     /// # Errors
@@ -465,6 +473,22 @@ pub async fn open(channel: Channel, hello: wire::Hello) -> Result<Session, Fault
     let answer = answer.map_err(|_| Fault::Gone("no answer to the greeting".to_owned()))?;
     let incoming = answer.map_err(Fault::Refused)?.into_inner();
     Ok(Session { outgoing: session_out, incoming })
+}
+
+/// A ledger that serves, with one gateway in a workspace `payments`, whose stream is open.
+pub async fn served(name: &str, settings: &str) -> (Home, Process, Gateway, Session) {
+    let home = Home::new(name, settings);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let session = gateway.connect(home.grpc).await.expect("a gateway that is enrolled gets a stream");
+    (home, process, gateway, session)
+}
+
+/// Ships so many batches of three calls each, one after the other.
+pub async fn ship(gateway: &mut Gateway, session: &mut Session, batches: u64) {
+    for _ in 0..batches {
+        gateway.ship_one(session, 3).await;
+    }
 }
 
 /// A PEM certificate request for a key, naming nobody: the ledger says who it is.

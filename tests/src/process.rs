@@ -23,6 +23,10 @@ pub const WAIT: Duration = Duration::from_secs(30);
 /// Ports are taken below the range that systems give to outgoing connections.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+/// Settings of most tests: segments are cut when a test says so, the fence is read so often that nobody waits for it, and how full
+/// this machine's disk is plays no part.
+pub const SETTINGS: &str =
+    "segment.age_seconds = 86400\nfence.read_seconds = 1\nstore.disk_low_bytes = 0\nstore.disk_full_bytes = 0\n";
 
 /// A built program: from the folder in `CUSTODY_BIN`, else from where this test was built.
 pub fn binary(name: &str) -> PathBuf {
@@ -116,6 +120,12 @@ impl Home {
         home
     }
 
+    /// Settings with which a copy shares this ledger's fence and archive.
+    pub fn shared(&self) -> String {
+        let (fence, archive) = (self.dir.join("fence").display().to_string(), self.archive().display().to_string());
+        format!("fence.folder = {fence:?}\narchive.folder = {archive:?}\n")
+    }
+
     /// Puts `settings` and the ports into the configuration.
     pub fn configure(&self, settings: &str) {
         let path = self.config();
@@ -178,6 +188,14 @@ impl Home {
         complained
     }
 
+    /// `ledger cut` that nothing can archive: it gives up soon, with code 1; what it complained of.
+    pub fn cut_in_vain(&self) -> String {
+        self.configure("admin.timeout_seconds = 1\n");
+        let complained = self.refuses(&["cut"], 1);
+        self.configure("admin.timeout_seconds = 60\n");
+        complained
+    }
+
     /// A command that the root signs.
     pub fn say_as_root(&self, args: &[&str]) -> String {
         let key = self.root_key();
@@ -232,6 +250,41 @@ impl Home {
         command.arg("serve").arg("--config").arg(self.config()).current_dir(&self.dir);
         Process::spawn(command.envs(variables.iter().copied()))
     }
+}
+
+/// Runs a command of the ledger's that needs none to run, and must succeed; what it printed.
+pub fn offline(args: &[&str]) -> String {
+    let done = Command::new(binary("ledger")).args(args).output().expect("the ledger's command runs");
+    assert!(done.status.success(), "ledger {args:?}: {}", text(&done.stderr));
+    text(&done.stdout)
+}
+
+/// Ends a process with SIGTERM, after which nothing may be left to do.
+pub fn end(process: &Process) {
+    process.terminate();
+    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+}
+
+/// A program under `strace`, which looks on from aside, so that the program stays this test's own child; `None` where it cannot
+/// run and somebody has said that this is known. That it cannot is no reason to pass.
+#[expect(clippy::print_stdout, reason = "what was not checked is told")]
+pub fn traced(trace: &Path, program: &str) -> Option<Command> {
+    let tried = Command::new("strace").args(["-f", "-e", "trace=fsync", "true"]).output();
+    if !tried.is_ok_and(|tried| tried.status.success()) {
+        let skipped = std::env::var("CUSTODY_NO_STRACE").is_ok_and(|set| set == "1");
+        println!("NOT CHECKED: strace cannot run here, so nothing shows that the sync comes before the answer");
+        assert!(skipped, "strace is missing or may not trace (hint: apt-get install strace, or CUSTODY_NO_STRACE=1)");
+        return None;
+    }
+    let calls = "trace=fdatasync,fsync,write,writev,pwrite64,sendto,sendmsg,openat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat";
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-yy", "-e", calls, "-s", "0", "-o"]).arg(trace).arg(binary(program));
+    Some(command)
+}
+
+/// A number from the environment, by which a long test is made longer or replayed.
+pub fn variable(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
 }
 
 /// A key of the ledger's that `init` left unsealed: PKCS #8, whose last field is the secret.

@@ -14,9 +14,9 @@ use custody::{
     wire::Role,
 };
 use custody_tests::{
-    oracle::{Expected, check_ledger},
-    peer::{self, Fault, Gateway, Session, now_us},
-    process::{Home, Process, binary, pause, text, write},
+    oracle::check_all,
+    peer::{self, Fault, Gateway, now_us, served, ship},
+    process::{Home, Process, SETTINGS, binary, end, offline, pause, text, write},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{
@@ -26,36 +26,6 @@ use tokio_rustls::{
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     },
 };
-
-const SETTINGS: &str =
-    "segment.age_seconds = 86400\nfence.read_seconds = 1\nstore.disk_low_bytes = 0\nstore.disk_full_bytes = 0\n";
-
-async fn ship(gateway: &mut Gateway, session: &mut Session, batches: u64) {
-    for _ in 0..batches {
-        let batch = gateway.batch(3);
-        session.send(batch).await.unwrap();
-        gateway.settle(session).await.unwrap();
-    }
-}
-
-fn check_all(home: &Home, policy: &Path, gateways: &[&Gateway]) {
-    let acknowledged: Vec<_> = gateways.iter().flat_map(|gateway| gateway.acknowledged.clone()).collect();
-    let count = acknowledged.len();
-    let expected = Expected { acknowledged, complete: true, ..Expected::default() };
-    assert_eq!(check_ledger(&home.archive(), policy, &expected), count);
-}
-
-fn end(process: &Process) {
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
-}
-
-/// A command that touches no running ledger.
-fn offline(args: &[&str]) -> String {
-    let done = Command::new(binary("ledger")).args(args).output().unwrap();
-    assert!(done.status.success(), "{args:?}: {}", text(&done.stderr));
-    text(&done.stdout)
-}
 
 /// Puts a certificate that is due for renewal in `seconds` in the place of one of the ledger's own: of its life of an hour
 /// and a half an hour is over then.
@@ -203,10 +173,7 @@ fn entries(mut bundle: &[u8]) -> Vec<Vec<u8>> {
 async fn a_stranger_reads_the_log_over_http_and_computes_its_root() {
     // A segment for each batch.
     let many = "segment.leaves_max = 1\npublish.unarchived_segments_max = 4096\n";
-    let home = Home::new("http", &(SETTINGS.to_owned() + many));
-    let process = home.start();
-    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
-    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (home, process, mut gateway, mut session) = served("http", &(SETTINGS.to_owned() + many)).await;
     // More entries than a tile has, so that there is a full one, a partial one and one of the next level.
     let width = TILE_WIDTH;
     ship(&mut gateway, &mut session, width + 4).await;
@@ -510,19 +477,11 @@ fn a_sealed_ledger_starts_only_with_its_passphrase() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_that_cannot_archive_says_what_is_left() {
-    let home = Home::new("left", SETTINGS);
-    let process = home.start();
-    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
-    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (home, process, mut gateway, mut session) = served("left", SETTINGS).await;
     ship(&mut gateway, &mut session, 2).await;
     // What is written is on disk, so a copy of the folder is whole, with an open segment in it.
     let kept = tempfile::tempdir().unwrap();
-    let shared = format!(
-        "{SETTINGS}fence.folder = {:?}\narchive.folder = {:?}\n",
-        home.dir.join("fence").display().to_string(),
-        home.archive().display().to_string()
-    );
-    let copy = home.copy(&kept.path().join("copy"), &shared);
+    let copy = home.copy(&kept.path().join("copy"), &home.shared());
     end(&process);
     let process = home.start();
     let stale = copy.start();

@@ -14,7 +14,7 @@ use custody_tests::{
     dice::Dice,
     oracle::{Expected, check_ledger},
     peer::{ANSWER, Acknowledged, Fault, Gateway, Heard, Session},
-    process::{Home, Process},
+    process::{Home, Process, end, variable},
 };
 use tokio::sync::watch;
 
@@ -59,10 +59,6 @@ const FAIL_POINTS: [(&str, u64); 18] = [
     ("publish-after-checkpoint", 4),
     ("publish-after-mark", 4),
 ];
-
-fn variable(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
-}
 
 /// What all gateways share with whoever kills.
 struct Load {
@@ -251,7 +247,6 @@ async fn kill_one_ledger(seed: u64, kills: std::ops::Range<u64>) {
     let total = acknowledged.len();
     let expected = Expected { acknowledged, known: heads(&gateways), complete: true };
     assert_eq!(check_ledger(&home.archive(), &home.policy(), &expected), total);
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+    end(&process);
     println!("{total} batches acknowledged, all archived where their receipts say");
 }

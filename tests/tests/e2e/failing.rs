@@ -3,25 +3,13 @@
 use std::{path::Path, process::Command};
 
 use custody_tests::{
-    oracle::{Expected, check_ledger},
-    peer::{Fault, Gateway, Heard, Session},
-    process::{Home, Process, binary, text, write},
+    oracle::{self, Expected, check_ledger},
+    peer::{Fault, Gateway, Heard, served, ship},
+    process::{Home, Process, SETTINGS, WAIT, binary, end, offline, pause, text, write},
 };
 
-const SETTINGS: &str =
-    "segment.age_seconds = 86400\nfence.read_seconds = 1\nstore.disk_low_bytes = 0\nstore.disk_full_bytes = 0\n";
-
-async fn ship(gateway: &mut Gateway, session: &mut Session, batches: u64) {
-    for _ in 0..batches {
-        let batch = gateway.batch(3);
-        session.send(batch).await.unwrap();
-        gateway.settle(session).await.unwrap();
-    }
-}
-
 fn check_all(home: &Home, gateway: &Gateway) {
-    let expected = Expected { acknowledged: gateway.acknowledged.clone(), complete: true, ..Expected::default() };
-    assert_eq!(check_ledger(&home.archive(), &home.policy(), &expected), gateway.acknowledged.len());
+    oracle::check_all(home, &home.policy(), &[gateway]);
 }
 
 /// A folder that is out of reach: its name is another file's, so that every use of it fails, root's too.
@@ -46,18 +34,13 @@ impl Away {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn intake_goes_on_while_the_archive_is_away_and_the_archive_catches_up() {
-    let home = Home::new("archive", SETTINGS);
-    let process = home.start();
-    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
-    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (home, process, mut gateway, mut session) = served("archive", SETTINGS).await;
     ship(&mut gateway, &mut session, 3).await;
     home.say(&["cut"]);
     let away = Away::new(&home.archive());
     ship(&mut gateway, &mut session, 3).await;
-    home.configure("admin.timeout_seconds = 1\n");
-    let said = home.refuses(&["cut"], 1);
+    let said = home.cut_in_vain();
     assert!(said.contains("hint:"), "{said}");
-    home.configure("admin.timeout_seconds = 60\n");
     assert!(process.wait_line("archive-failing"), "{}", process.log().join("\n"));
     assert!(home.alarm_stands("archive-failing"));
     ship(&mut gateway, &mut session, 3).await;
@@ -80,18 +63,13 @@ fn rename(from: &Path, to: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_that_is_not_mounted_is_not_made_anew() {
-    let home = Home::new("mount", SETTINGS);
-    let process = home.start();
-    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
-    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (home, process, mut gateway, mut session) = served("mount", SETTINGS).await;
     ship(&mut gateway, &mut session, 3).await;
     home.say(&["cut"]);
     let away = home.archive().with_extension("away");
     rename(&home.archive(), &away);
     ship(&mut gateway, &mut session, 3).await;
-    home.configure("admin.timeout_seconds = 1\n");
-    home.refuses(&["cut"], 1);
-    home.configure("admin.timeout_seconds = 60\n");
+    home.cut_in_vain();
     assert!(process.wait_line("archive-failing"), "{}", process.log().join("\n"));
     assert!(!home.archive().exists(), "another archive was made");
     process.kill();
@@ -111,16 +89,12 @@ async fn an_archive_that_is_not_mounted_is_not_made_anew() {
     let process = home.start();
     home.say(&["cut"]);
     check_all(&home, &gateway);
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+    end(&process);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_is_another_one_poisons_and_reads_go_on() {
-    let home = Home::new("differs", SETTINGS);
-    let process = home.start();
-    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
-    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (home, process, mut gateway, mut session) = served("differs", SETTINGS).await;
     ship(&mut gateway, &mut session, 3).await;
     home.say(&["cut"]);
     ship(&mut gateway, &mut session, 3).await;
@@ -130,9 +104,7 @@ async fn an_object_that_is_another_one_poisons_and_reads_go_on() {
     for path in &foreign {
         write(path, b"another's");
     }
-    home.configure("admin.timeout_seconds = 1\n");
-    home.refuses(&["cut"], 1);
-    home.configure("admin.timeout_seconds = 60\n");
+    home.cut_in_vain();
     home.status_when("it is poisoned", |status| status["state"] == "poisoned").await;
     assert!(home.alarm_stands("read-back-differs"));
     assert!(home.say(&["workspace", "list"]).contains("payments"), "reads go on");
@@ -147,24 +119,18 @@ async fn an_object_that_is_another_one_poisons_and_reads_go_on() {
     let process = home.start();
     home.say(&["cut"]);
     check_all(&home, &gateway);
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+    end(&process);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_published_while_the_fence_is_away_and_intake_goes_on() {
-    let home = Home::new("fence", SETTINGS);
-    let process = home.start();
-    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
-    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (home, process, mut gateway, mut session) = served("fence", SETTINGS).await;
     ship(&mut gateway, &mut session, 3).await;
     let size = home.status()["log_size"].as_u64().unwrap();
     let away = Away::new(&home.dir.join("fence"));
     assert!(process.wait_line("fence-unreachable"), "{}", process.log().join("\n"));
     ship(&mut gateway, &mut session, 3).await;
-    home.configure("admin.timeout_seconds = 1\n");
-    home.refuses(&["cut"], 1);
-    home.configure("admin.timeout_seconds = 60\n");
+    home.cut_in_vain();
     assert_eq!(home.status()["log_size"].as_u64(), Some(size));
     assert!(home.alarm_stands("fence-unreachable"));
     away.back();
@@ -182,12 +148,7 @@ async fn of_two_ledgers_on_one_fence_the_first_stops_for_good() {
     home.say(&["cut"]);
     // Nothing is written now, so a copy of the running ledger's folder is whole.
     let kept = tempfile::tempdir().unwrap();
-    let shared = format!(
-        "{SETTINGS}fence.folder = {:?}\narchive.folder = {:?}\n",
-        home.dir.join("fence").display().to_string(),
-        home.archive().display().to_string()
-    );
-    let copy = home.copy(&kept.path().join("copy"), &shared);
+    let copy = home.copy(&kept.path().join("copy"), &home.shared());
     let second = copy.spawn(&[]);
     assert_eq!(first.wait_end().code(), Some(4), "{}", first.log().join("\n"));
     assert!(first.log().join("\n").contains("\"fenced\""), "{}", first.log().join("\n"));
@@ -205,27 +166,17 @@ async fn of_two_ledgers_on_one_fence_the_first_stops_for_good() {
     home.say(&["workspace", "list"]);
     let key = home.root_key().display().to_string();
     home.refuses(&["workspace", "add", "late", "--root-key", &key], 1);
-    stale.terminate();
-    assert_eq!(stale.wait_end().code(), Some(0), "{}", stale.log().join("\n"));
+    end(&stale);
     check_all(&home, &gateway);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_copy_of_the_data_is_read_only_and_harms_nothing() {
-    let home = Home::new("stale", SETTINGS);
-    let process = home.start();
-    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
-    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (home, process, mut gateway, mut session) = served("stale", SETTINGS).await;
     ship(&mut gateway, &mut session, 2).await;
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0));
+    end(&process);
     let kept = tempfile::tempdir().unwrap();
-    let shared = format!(
-        "{SETTINGS}fence.folder = {:?}\narchive.folder = {:?}\n",
-        home.dir.join("fence").display().to_string(),
-        home.archive().display().to_string()
-    );
-    let copy = home.copy(&kept.path().join("copy"), &shared);
+    let copy = home.copy(&kept.path().join("copy"), &home.shared());
     let process = home.start();
     let mut session = gateway.connect(home.grpc).await.unwrap();
     ship(&mut gateway, &mut session, 2).await;
@@ -241,13 +192,11 @@ async fn an_old_copy_of_the_data_is_read_only_and_harms_nothing() {
     let before = gateway.last_head();
     assert!(matches!(gateway.connect(copy.grpc).await, Err(Fault::Refused(_))));
     assert_eq!(gateway.last_head(), before, "a stale copy signed a head");
-    stale.terminate();
-    assert_eq!(stale.wait_end().code(), Some(0), "{}", stale.log().join("\n"));
+    end(&stale);
     ship(&mut gateway, &mut session, 2).await;
     home.say(&["cut"]);
     check_all(&home, &gateway);
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0));
+    end(&process);
 }
 
 /// A file system of its own, where this machine lets us make one.
@@ -300,20 +249,18 @@ async fn a_full_disk_refuses_batches_says_so_and_recovers() {
     assert!(home.say(&["workspace", "list"]).contains("payments"), "reads go on");
     std::fs::remove_file(disk.0.join("ballast")).unwrap();
     // The same batch again, as the pushback asks, until it is taken.
-    let taken = tokio::time::timeout(custody_tests::process::WAIT, async {
+    let taken = tokio::time::timeout(WAIT, async {
         while !gateway.waiting.is_empty() {
             session.send(batch.clone()).await.unwrap();
             if let Heard::Pushback(pushback) = gateway.hear(&mut session).await.unwrap() {
-                custody_tests::process::pause(std::time::Duration::from_millis(u64::from(pushback.retry_after_ms)))
-                    .await;
+                pause(std::time::Duration::from_millis(u64::from(pushback.retry_after_ms))).await;
             }
         }
     });
     taken.await.expect("there is room again");
     home.say(&["cut"]);
     check_all(&home, &gateway);
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+    end(&process);
 }
 
 /// Writes until nothing more fits.
@@ -356,19 +303,15 @@ async fn a_write_that_finds_no_room_poisons_and_a_start_with_room_goes_on() {
     gateway.settle(&mut session).await.unwrap();
     home.say(&["cut"]);
     check_all(&home, &gateway);
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+    end(&process);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_archives_everything_and_one_that_cannot_says_so() {
-    let home = Home::new("drain", &(SETTINGS.to_owned() + "drain.seconds_max = 1\n"));
-    let process = home.start();
-    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
-    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (home, process, mut gateway, mut session) =
+        served("drain", &(SETTINGS.to_owned() + "drain.seconds_max = 1\n")).await;
     ship(&mut gateway, &mut session, 5).await;
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+    end(&process);
     check_all(&home, &gateway);
     let process = home.start();
     let mut session = gateway.connect(home.grpc).await.unwrap();
@@ -382,8 +325,7 @@ async fn a_drain_archives_everything_and_one_that_cannot_says_so() {
     let process = home.start();
     home.say(&["cut"]);
     check_all(&home, &gateway);
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+    end(&process);
 }
 
 #[test]
@@ -443,8 +385,7 @@ async fn the_commands_of_an_administrator_do_what_they_say() {
     assert!(home.refuses(&["workspace", "add", "impostor", "--root-key", &wrong], 1).contains("not the root key"));
     // A registrar with a cap of one.
     let registrar = home.dir.join("registrar.key").display().to_string();
-    let made = Command::new(binary("ledger")).args(["key", "make", &registrar]).output().unwrap();
-    assert!(made.status.success(), "{}", text(&made.stderr));
+    offline(&["key", "make", &registrar]);
     let delegate = ["key", "delegate", "--workspace", "payments", "--enrolments-max", "1", "--new-key", &registrar];
     home.say_as_root(&delegate);
     let signing = ["--registrar-key", registrar.as_str()];
@@ -456,7 +397,7 @@ async fn the_commands_of_an_administrator_do_what_they_say() {
     write(asked.as_ref(), request.to_string().as_bytes());
     home.refuses(&[&["gateway", "enrol", &asked, "--out", &answered], &signing[..]].concat(), 1);
     // The same gateway offline: a request file, the root's signature, and the same command again.
-    offline(&home, &asked, &answered);
+    enrol_offline(&home, &asked, &answered);
     let id = custody::key::public(&gateway.key).id(custody::wire::Role::Gateway).to_string();
     home.say_as_root(&["key", "suspect", &id, "--workspace", "payments", "--since", "1"]);
     assert!(home.say(&["key", "list", "--workspace", "payments"]).contains("suspect since 1"));
@@ -481,7 +422,7 @@ async fn the_commands_of_an_administrator_do_what_they_say() {
     assert!(text(&verified.stdout).contains("suspect"), "{}", text(&verified.stdout));
 }
 
-fn offline(home: &Home, asked: &str, answered: &str) {
+fn enrol_offline(home: &Home, asked: &str, answered: &str) {
     let (request, signed) = (home.dir.join("enrol.request"), home.dir.join("enrol.stmt"));
     let (request, signed) = (request.display().to_string(), signed.display().to_string());
     home.say(&["gateway", "enrol", asked, "--out", answered, "--request-out", &request]);
@@ -511,8 +452,7 @@ async fn the_development_server_serves_without_tls_and_ends_like_any_other() {
     assert!(process.wait_line("serving"), "{}", process.log().join("\n"));
     home.workspace("payments");
     assert_eq!(home.status()["state"], "serving");
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
+    end(&process);
     let empty = Expected::default();
     assert_eq!(check_ledger(&home.archive(), &home.policy(), &empty), 0);
 }

@@ -9,18 +9,14 @@ use custody::{
     wire::{self, RejectReason, Role, admin_client::AdminClient, from_gateway},
 };
 use custody_tests::{
-    oracle::{Expected, check_ledger},
-    peer::{self, Fault, Gateway, Heard, Session, call, certificate_request, now_us, random},
-    process::Home,
+    oracle::{Expected, check_all, check_ledger},
+    peer::{self, Fault, Gateway, Heard, Session, call, certificate_request, now_us, random, served},
+    process::{Home, SETTINGS},
 };
 use ed25519_dalek::SigningKey;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::{Code, transport::Channel};
-
-/// Segments are cut when a test says so.
-const SETTINGS: &str =
-    "segment.age_seconds = 86400\nfence.read_seconds = 1\nstore.disk_low_bytes = 0\nstore.disk_full_bytes = 0\n";
 
 /// What a lie does to the message of a good batch.
 fn changed(good: &Bytes, change: impl FnOnce(&mut wire::SignedBatch)) -> Bytes {
@@ -171,8 +167,7 @@ async fn every_bad_batch_has_its_answer_and_the_stream_goes_on() {
     closed_epochs(&home, &mut gateway, &mut session).await;
     assert_eq!(home.status()["state"], "serving", "no lie about a head stops the ledger");
     home.say(&["cut"]);
-    let expected = Expected { acknowledged: gateway.acknowledged.clone(), complete: true, ..Expected::default() };
-    assert_eq!(check_ledger(&home.archive(), &home.policy(), &expected), gateway.acknowledged.len());
+    check_all(&home, &home.policy(), &[&gateway]);
 }
 
 /// Two batches under one number: the second is kept as proof, and the gateway goes on in a new epoch.
@@ -187,9 +182,7 @@ async fn equivocate(home: &Home, gateway: &mut Gateway, session: &mut Session) {
     assert_eq!(rejection.reason(), RejectReason::Equivocation);
     assert!(home.alarm_stands("equivocation"));
     gateway.new_epoch();
-    let next = gateway.batch(1);
-    session.send(next).await.unwrap();
-    gateway.settle(session).await.unwrap();
+    gateway.ship_one(session, 1).await;
 }
 
 /// Epochs that are over are no longer in memory after a cut, and answer as before: the same batch has its place, another one
@@ -201,9 +194,7 @@ async fn closed_epochs(home: &Home, gateway: &mut Gateway, session: &mut Session
     gateway.settle(session).await.unwrap();
     let past = gateway.header();
     gateway.new_epoch();
-    let next = gateway.batch(1);
-    session.send(next).await.unwrap();
-    gateway.settle(session).await.unwrap();
+    gateway.ship_one(session, 1).await;
     home.say(&["cut"]);
     session.send(old.clone()).await.unwrap();
     while !matches!(gateway.hear(session).await.unwrap(), Heard::Receipt(0)) {}
@@ -225,9 +216,7 @@ async fn closed_epochs(home: &Home, gateway: &mut Gateway, session: &mut Session
         let rejection = refused(gateway, session, lie, gateway.sign(header, records)).await;
         assert_eq!(rejection.reason(), RejectReason::Equivocation, "{lie}: {rejection:?}");
     }
-    let good = gateway.batch(1);
-    session.send(good).await.unwrap();
-    gateway.settle(session).await.unwrap();
+    gateway.ship_one(session, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,9 +226,7 @@ async fn a_head_of_another_workspace_opens_no_stream_and_stops_nobody() {
     let (payments, research) = (home.workspace("payments"), home.workspace("research"));
     let (mut one, mut two) = (Gateway::enrol(&home, payments), Gateway::enrol(&home, research));
     let mut session = two.connect(home.grpc).await.unwrap();
-    let batch = two.batch(1);
-    session.send(batch).await.unwrap();
-    two.settle(&mut session).await.unwrap();
+    two.ship_one(&mut session, 1).await;
     let stranger = SigningKey::from_bytes(&random());
     let forged = Bytes::from(two.head().unwrap().sign(&stranger));
     for (lie, head) in [("another workspace's", two.last_head()), ("forged", forged)] {
@@ -249,9 +236,7 @@ async fn a_head_of_another_workspace_opens_no_stream_and_stops_nobody() {
         assert!(!home.alarm_stands("head-not-extendable"), "{lie}");
     }
     one.connect(home.grpc).await.unwrap();
-    let batch = two.batch(1);
-    session.send(batch).await.unwrap();
-    two.settle(&mut session).await.unwrap();
+    two.ship_one(&mut session, 1).await;
 }
 
 /// A ledger whose data is an older copy, which the fence cannot tell: only the gateways know what is lost.
@@ -266,9 +251,7 @@ async fn a_ledger_that_lost_history_is_read_only_from_the_first_gateway_that_kno
     // Nothing is written now, so a copy of the running ledger's folder is whole.
     let kept = tempfile::tempdir().unwrap();
     let _copy = home.copy(&kept.path().join("copy"), "");
-    let batch = gateway.batch(3);
-    session.send(batch).await.unwrap();
-    gateway.settle(&mut session).await.unwrap();
+    gateway.ship_one(&mut session, 3).await;
     process.kill();
     // The folder itself stays: to the fence it is the same writer.
     std::fs::remove_dir_all(home.dir.join("data/store")).unwrap();
@@ -291,10 +274,7 @@ async fn a_ledger_that_lost_history_is_read_only_from_the_first_gateway_that_kno
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_longer_than_any_batch_ends_only_its_own_stream() {
-    let home = Home::new("long", SETTINGS);
-    let _process = home.start();
-    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
-    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (home, _process, mut gateway, mut session) = served("long", SETTINGS).await;
     session.send(Bytes::from(vec![0; 3 << 20])).await.unwrap();
     let ended = loop {
         match gateway.hear(&mut session).await {
@@ -304,9 +284,7 @@ async fn what_is_longer_than_any_batch_ends_only_its_own_stream() {
     };
     assert!(matches!(ended, Fault::Gone(_)), "{ended:?}");
     let mut session = gateway.connect(home.grpc).await.unwrap();
-    let good = gateway.batch(1);
-    session.send(good).await.unwrap();
-    gateway.settle(&mut session).await.unwrap();
+    gateway.ship_one(&mut session, 1).await;
 }
 
 async fn refusal_of(gateway: &Gateway, port: u16, hello: wire::Hello) -> tonic::Status {
@@ -365,10 +343,7 @@ async fn a_stream_is_opened_only_by_whom_its_certificate_names() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_on_the_ports_is_answered_by_silence_and_harms_nobody() {
-    let home = Home::new("garbage", SETTINGS);
-    let process = home.start();
-    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
-    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (home, process, mut gateway, mut session) = served("garbage", SETTINGS).await;
     let noise: [u8; 4096] = random();
     let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for port in [home.grpc, home.http] {
@@ -381,9 +356,7 @@ async fn garbage_on_the_ports_is_answered_by_silence_and_harms_nobody() {
             let read = tokio::time::timeout(peer::ANSWER, stream.read_to_end(&mut answer)).await;
             assert!(read.is_ok(), "the port {port} holds a connection that said {garbage:?}");
         }
-        let good = gateway.batch(1);
-        session.send(good).await.unwrap();
-        gateway.settle(&mut session).await.unwrap();
+        gateway.ship_one(&mut session, 1).await;
     }
     let log = process.log().join("\n");
     assert!(!log.contains("panicked"), "{log}");
@@ -408,9 +381,7 @@ async fn a_gateway_that_never_reads_is_closed_and_slows_no_other() {
     });
     let mut session = good.connect(home.grpc).await.unwrap();
     for _ in 0..50 {
-        let batch = good.batch(5);
-        session.send(batch).await.unwrap();
-        good.settle(&mut session).await.unwrap();
+        good.ship_one(&mut session, 5).await;
     }
     assert!(process.wait_line("does not keep up"), "{}", process.log().join("\n"));
     sending.abort();
@@ -431,9 +402,7 @@ async fn keys_and_workspaces_that_are_no_longer_good_are_refused_at_once() {
     let mut sessions = Vec::new();
     for gateway in &mut gateways {
         let mut session = gateway.connect(home.grpc).await.unwrap();
-        let batch = gateway.batch(1);
-        session.send(batch).await.unwrap();
-        gateway.settle(&mut session).await.unwrap();
+        gateway.ship_one(&mut session, 1).await;
         sessions.push(session);
     }
     let key_id = |gateway: &Gateway| key::public(&gateway.key).id(Role::Gateway).to_string();
@@ -441,9 +410,7 @@ async fn keys_and_workspaces_that_are_no_longer_good_are_refused_at_once() {
     home.say_as_root(&["key", "retire", &key_id(&gateways[1]), "--workspace", "payments"]);
     home.say_as_root(&["workspace", "remove", "research"]);
     // Retired: the open epoch may go on, and no other begins.
-    let batch = gateways[1].batch(1);
-    sessions[1].send(batch).await.unwrap();
-    gateways[1].settle(&mut sessions[1]).await.unwrap();
+    gateways[1].ship_one(&mut sessions[1], 1).await;
     gateways[1].new_epoch();
     for (gateway, session) in gateways.iter_mut().zip(&mut sessions).take(2) {
         let batch = gateway.sign(gateway.header(), &gateway.records(1));
@@ -484,16 +451,12 @@ async fn keys_and_workspaces_that_are_no_longer_good_are_refused_at_once() {
         }
     }
     home.say(&["cut"]);
-    let acknowledged = gateways.iter().flat_map(|gateway| gateway.acknowledged.clone()).collect();
-    check_ledger(&home.archive(), &home.policy(), &Expected { acknowledged, complete: true, ..Expected::default() });
+    check_all(&home, &home.policy(), &gateways.each_ref());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_renewed_over_the_stream() {
-    let home = Home::new("renew", SETTINGS);
-    let _process = home.start();
-    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
-    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (home, _process, mut gateway, mut session) = served("renew", SETTINGS).await;
     let tls = rcgen::KeyPair::generate().unwrap();
     session.say(from_gateway::Message::RenewCertificate("no request".to_owned())).await.unwrap();
     session.say(from_gateway::Message::RenewCertificate(certificate_request(&tls))).await.unwrap();
@@ -505,9 +468,7 @@ async fn a_certificate_is_renewed_over_the_stream() {
     assert_ne!(renewed, gateway.door.certificate);
     (gateway.door.certificate, gateway.door.tls_key) = (renewed, tls.serialize_pem());
     let mut session = gateway.connect(home.grpc).await.unwrap();
-    let batch = gateway.batch(1);
-    session.send(batch).await.unwrap();
-    gateway.settle(&mut session).await.unwrap();
+    gateway.ship_one(&mut session, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,25 +4,16 @@
 
 use custody::wire::{self, ingest_client::IngestClient};
 use custody_tests::{
-    oracle::{Expected, check_ledger},
+    oracle::check_all,
     peer::{Fault, Gateway, Heard, Session},
-    process::{Home, WAIT, pause, write},
+    process::{Home, SETTINGS, WAIT, pause, write},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-const SETTINGS: &str =
-    "segment.age_seconds = 86400\nfence.read_seconds = 1\nstore.disk_low_bytes = 0\nstore.disk_full_bytes = 0\n";
-
 fn home(name: &str, settings: &str) -> Home {
     Home::new(name, &(SETTINGS.to_owned() + settings))
-}
-
-async fn ship(gateway: &mut Gateway, session: &mut Session, calls: u64) {
-    let batch = gateway.batch(calls);
-    session.send(batch).await.unwrap();
-    gateway.settle(session).await.unwrap();
 }
 
 /// Sends a batch and hears that it must come again, and why.
@@ -78,10 +69,10 @@ async fn of_too_many_streams_the_last_is_refused_until_one_ends() {
         Err(Fault::Refused(status)) => assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}"),
         other => panic!("{:?}", other.err()),
     }
-    ship(&mut gateways[0], &mut one, 1).await;
+    gateways[0].ship_one(&mut one, 1).await;
     drop(two);
     let mut three = connect_at_last(&mut gateways[2], &home).await;
-    ship(&mut gateways[2], &mut three, 1).await;
+    gateways[2].ship_one(&mut three, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,14 +92,14 @@ async fn a_gateway_that_opens_streams_and_says_nothing_locks_out_itself_alone() 
         }));
     }
     let mut session = good.connect(home.grpc).await.unwrap();
-    ship(&mut good, &mut session, 1).await;
+    good.ship_one(&mut session, 1).await;
     let mut codes = Vec::new();
     for task in waiting {
         codes.push(task.await.unwrap().unwrap());
     }
     let counted = |code: Code| codes.iter().filter(|found| **found == code).count();
     assert_eq!((counted(Code::ResourceExhausted), counted(Code::InvalidArgument)), (2, 4), "{codes:?}");
-    ship(&mut good, &mut session, 1).await;
+    good.ship_one(&mut session, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +121,7 @@ async fn a_gateway_that_comes_again_ends_its_older_streams_at_once() {
         };
         assert!(matches!(ended, Fault::Gone(_)), "{ended:?}");
     }
-    ship(&mut gateway, &mut newest, 1).await;
+    gateway.ship_one(&mut newest, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +141,7 @@ async fn a_stream_without_a_message_is_closed_and_one_with_heartbeats_is_not() {
     };
     let beating = async {
         loop {
-            ship(&mut good, &mut session, 0).await;
+            good.ship_one(&mut session, 0).await;
             pause(std::time::Duration::from_secs(1)).await;
         }
     };
@@ -159,7 +150,7 @@ async fn a_stream_without_a_message_is_closed_and_one_with_heartbeats_is_not() {
         () = beating => unreachable!("it goes on for ever"),
     };
     assert!(matches!(&ended, Fault::Gone(why) if why.contains("ended")), "{ended:?}");
-    ship(&mut good, &mut session, 1).await;
+    good.ship_one(&mut session, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,13 +161,13 @@ async fn a_workspace_over_its_rate_waits_and_no_other_does() {
         (Gateway::enrol(&home, home.workspace("payments")), Gateway::enrol(&home, home.workspace("research")));
     let mut session = fast.connect(home.grpc).await.unwrap();
     // More than ten seconds' worth in one batch: it passes, or it would never.
-    ship(&mut fast, &mut session, 20).await;
+    fast.ship_one(&mut session, 20).await;
     for calls in [1, 0] {
         let pushback = pushed_back(&mut fast, &mut session, calls).await;
         assert!(pushback.detail.contains("rate") && pushback.retry_after_ms <= 10_000, "{pushback:?}");
     }
     let mut other = good.connect(home.grpc).await.unwrap();
-    ship(&mut good, &mut other, 1).await;
+    good.ship_one(&mut other, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,11 +177,11 @@ async fn a_workspace_over_its_room_waits_for_the_archive_and_no_other_does() {
     let (mut full, mut good) =
         (Gateway::enrol(&home, home.workspace("payments")), Gateway::enrol(&home, home.workspace("research")));
     let mut session = full.connect(home.grpc).await.unwrap();
-    ship(&mut full, &mut session, 100).await;
+    full.ship_one(&mut session, 100).await;
     let pushback = pushed_back(&mut full, &mut session, 1).await;
     assert!(pushback.detail.contains("room"), "{pushback:?}");
     let mut other = good.connect(home.grpc).await.unwrap();
-    ship(&mut good, &mut other, 1).await;
+    good.ship_one(&mut other, 1).await;
     home.say(&["cut"]);
     taken_at_last(&mut full, &mut session).await;
 }
@@ -209,20 +200,19 @@ async fn a_workspace_that_waits_for_the_archive_leaves_the_others_their_share() 
     write(&home.archive(), b"");
     // A quarter may wait, and the one that is on its way.
     for _ in 0..11 {
-        ship(&mut busy, &mut session, 1).await;
+        busy.ship_one(&mut session, 1).await;
     }
     let pushback = pushed_back(&mut busy, &mut session, 1).await;
     assert!(pushback.detail.contains("of the workspace"), "{pushback:?}");
     for _ in 0..5 {
-        ship(&mut good, &mut other, 1).await;
+        good.ship_one(&mut other, 1).await;
     }
     std::fs::remove_file(home.archive()).unwrap();
     std::fs::rename(&away, home.archive()).unwrap();
     home.say(&["cut"]);
     taken_at_last(&mut busy, &mut session).await;
     home.say(&["cut"]);
-    let acknowledged = [busy.acknowledged, good.acknowledged].concat();
-    check_ledger(&home.archive(), &home.policy(), &Expected { acknowledged, complete: true, ..Expected::default() });
+    check_all(&home, &home.policy(), &[&busy, &good]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,19 +223,18 @@ async fn a_clock_that_jumps_is_an_alarm_and_a_record_and_the_archive_verifies() 
     assert!(process.wait_serving(), "{}", process.log().join("\n"));
     let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
     let mut session = gateway.connect(home.grpc).await.unwrap();
-    ship(&mut gateway, &mut session, 2).await;
+    gateway.ship_one(&mut session, 2).await;
     // Two days back, within a segment.
     write(&shift, b"-172800000000");
     assert!(process.wait_line("clock-jumped"), "{}", process.log().join("\n"));
     assert!(home.alarm_stands("clock-jumped"));
-    ship(&mut gateway, &mut session, 2).await;
+    gateway.ship_one(&mut session, 2).await;
     home.say(&["cut"]);
-    ship(&mut gateway, &mut session, 2).await;
+    gateway.ship_one(&mut session, 2).await;
     home.say(&["cut"]);
     let times: Vec<u64> = gateway.acknowledged.iter().map(|batch| batch.received_at).collect();
     assert!(times[0] > times[1], "the clock went back: {times:?}");
-    let expected = Expected { acknowledged: gateway.acknowledged.clone(), complete: true, ..Expected::default() };
-    assert_eq!(check_ledger(&home.archive(), &home.policy(), &expected), gateway.acknowledged.len());
+    check_all(&home, &home.policy(), &[&gateway]);
     let workspaces = home.status()["workspaces"].as_array().unwrap().clone();
     let own = workspaces.iter().find(|workspace| workspace["name"] == "ledger").unwrap();
     home.say(&["cut"]);

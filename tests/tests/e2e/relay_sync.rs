@@ -1,9 +1,9 @@
 //! Traces of the shim's system calls: what it answers for, and the keys that it makes, were synced before, and so was every
 //! folder on the way there. SIGKILL keeps the page cache, so no kill of a process can show this.
 
-use std::{collections::HashMap, path::Path, process::Command};
+use std::{collections::HashMap, path::Path};
 
-use custody_tests::process::{Home, Process, binary, free_port};
+use custody_tests::process::{Home, Process, free_port, traced};
 
 use crate::relay::{Shim, call, connect};
 
@@ -129,34 +129,17 @@ fn a_trace_without_a_sync_is_seen() {
     assert_eq!(missing(&[mkdir, above, open, sync, write, folder, answer]), 1);
 }
 
-/// `strace`, writing to a file; `None` where it may not run and somebody has said that this is known.
-#[expect(clippy::print_stdout, reason = "what is not checked is said")]
-fn strace(trace: &Path) -> Option<Command> {
-    let traced = Command::new("strace").args(["-f", "-e", "trace=fsync", "true"]).output();
-    if !traced.is_ok_and(|traced| traced.status.success()) {
-        let skipped = std::env::var("CUSTODY_NO_STRACE").is_ok_and(|set| set == "1");
-        println!("NOT CHECKED: strace cannot run here, so nothing shows that the sync comes before the answer");
-        assert!(skipped, "strace is missing or may not trace (hint: apt-get install strace, or CUSTODY_NO_STRACE=1)");
-        return None;
-    }
-    let mut command = Command::new("strace");
-    // The shim stays this test's own child; strace looks on from aside.
-    command.args(["-D", "-f", "-yy", "-s", "0", "-e"]);
-    command.arg("trace=fdatasync,fsync,write,writev,pwrite64,sendto,sendmsg,openat,mkdir,mkdirat").arg("-o").arg(trace);
-    Some(command)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn no_answer_of_the_relay_leaves_before_its_record_is_synced() {
     let (home, port) = (Home::new("relay-sync", ""), free_port());
     let trace = home.dir.join("trace");
-    let Some(mut command) = strace(&trace) else { return };
+    let Some(mut command) = traced(&trace, "gateway-shim") else { return };
     let ledger = home.start();
     // Nothing but the records is written while they are answered: no batch is due, and no ledger answers.
     let late = format!("listen = \"127.0.0.1:{port}\"\n[batch]\nage_ms_max = 10000");
     let shim = Shim::enrol(&home, "synced", &late);
     ledger.kill();
-    command.arg(binary("gateway-shim")).arg("relay").arg("--config").arg(shim.dir.join("shim.toml"));
+    command.arg("relay").arg("--config").arg(shim.dir.join("shim.toml"));
     let relay = Process::spawn(&mut command);
     assert!(relay.wait_line("relay listens"), "{}", relay.log().join("\n"));
     let mut client = connect(&format!("http://127.0.0.1:{port}")).await.unwrap();
@@ -181,9 +164,9 @@ async fn no_answer_of_the_relay_leaves_before_its_record_is_synced() {
 fn new_keys_are_synced_with_the_folder_that_names_them() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().canonicalize().unwrap();
-    let Some(mut command) = strace(&dir.join("trace")) else { return };
+    let Some(mut command) = traced(&dir.join("trace"), "gateway-shim") else { return };
     let (key, tls) = (dir.join("gateway.key"), dir.join("tls.key"));
-    command.arg(binary("gateway-shim")).args(["key", "new", "--key"]).arg(&key).arg("--tls-key").arg(&tls);
+    command.args(["key", "new", "--key"]).arg(&key).arg("--tls-key").arg(&tls);
     let process = Process::spawn(&mut command);
     assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
     let calls = read(&std::fs::read_to_string(dir.join("trace")).unwrap());

@@ -5,12 +5,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
-    process::Command,
 };
 
 use custody_tests::{
     peer::Gateway,
-    process::{Home, Process, binary},
+    process::{Home, Process, end, traced},
 };
 
 /// A receipt holds a signed head and an inclusion; what HTTP/2 says for itself is a few dozen bytes.
@@ -195,28 +194,6 @@ fn a_trace_with_the_answer_before_the_sync_is_seen() {
     assert_eq!(read(&[write, sync, answer].concat(), 20_001), Told { writes: 1, syncs: 1, receipts: 1, early: 0 });
 }
 
-/// Whether this machine lets a process be traced. That it does not is no reason to pass.
-#[expect(clippy::print_stdout, reason = "what was not checked is told")]
-fn can_trace() -> bool {
-    let traced = Command::new("strace").args(["-f", "-e", "trace=fsync", "true"]).output();
-    if traced.is_ok_and(|traced| traced.status.success()) {
-        return true;
-    }
-    let skipped = std::env::var("CUSTODY_NO_STRACE").is_ok_and(|set| set == "1");
-    println!("NOT CHECKED: strace cannot run here, so nothing shows that the sync comes before the answer");
-    assert!(skipped, "strace is missing or may not trace (hint: apt-get install strace, or CUSTODY_NO_STRACE=1)");
-    false
-}
-
-/// A program under `strace`, which looks on from aside, so that the program stays this test's own child.
-fn traced(trace: &Path, program: &str) -> Command {
-    let mut command = Command::new("strace");
-    let calls =
-        "trace=fdatasync,fsync,write,writev,pwrite64,sendto,sendmsg,mkdir,rename,renameat,renameat2,link,linkat";
-    command.args(["-D", "-f", "-yy", "-e", calls, "-s", "0", "-o"]).arg(trace).arg(binary(program));
-    command
-}
-
 #[expect(clippy::print_stdout, reason = "what was counted is told")]
 fn check_files(trace: &str, home: &Path, places: &[&str]) {
     let files = read_files(trace, &home.display().to_string());
@@ -230,12 +207,9 @@ fn check_files(trace: &str, home: &Path, places: &[&str]) {
 
 #[test]
 fn what_init_makes_outlasts_a_power_cut() {
-    if !can_trace() {
-        return;
-    }
     let folder = tempfile::tempdir().unwrap();
     let (home, trace) = (folder.path().join("new/ledger"), folder.path().join("trace"));
-    let mut command = traced(&trace, "ledger");
+    let Some(mut command) = traced(&trace, "ledger") else { return };
     let made = command.args(["init", "--origin", "custody.test/sync", "--dir"]).arg(&home).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     check_files(&std::fs::read_to_string(&trace).unwrap(), folder.path(), &["new"]);
@@ -243,24 +217,19 @@ fn what_init_makes_outlasts_a_power_cut() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_receipt_leaves_before_the_sync_of_its_batch_returned() {
-    if !can_trace() {
-        return;
-    }
     let home = Home::new("sync", "segment.age_seconds = 86400\nfence.read_seconds = 20\n");
+    let trace = home.dir.join("trace");
+    let Some(mut command) = traced(&trace, "ledger") else { return };
     let process = home.start();
     let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
     home.say(&["cut"]);
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0));
-    let trace = home.dir.join("trace");
-    let process = Process::spawn(traced(&trace, "ledger").arg("serve").arg("--config").arg(home.config()));
+    end(&process);
+    let process = Process::spawn(command.arg("serve").arg("--config").arg(home.config()));
     assert!(process.wait_serving(), "{}", process.log().join("\n"));
     let mut session = gateway.connect(home.grpc).await.unwrap();
     // One at a time: whatever is written to the store's log then is this batch.
     for _ in 0..BATCHES {
-        let batch = gateway.batch(4);
-        session.send(batch).await.unwrap();
-        gateway.settle(&mut session).await.unwrap();
+        gateway.ship_one(&mut session, 4).await;
     }
     home.say(&["cut"]);
     process.kill();

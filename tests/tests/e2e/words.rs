@@ -1,9 +1,11 @@
-//! What people read: the help of every command, and errors with their next move. Each text is kept beside this file; whoever
+//! What people read: the help of every command, the commands of the documents, and errors with their next move. Each text is kept beside this file; whoever
 //! changes one looks at the difference and keeps the new text with `INSTA_UPDATE=always`.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
-use custody_tests::process::{Home, binary, text, write};
+use custody_tests::process::{Home, Process, binary, text, write};
+
+const PROGRAMS: [&str; 3] = ["ledger", "gateway-shim", "verifier"];
 
 /// The help of a command and of all that are under it.
 fn help(program: &str, path: &[String], out: &mut String) {
@@ -31,6 +33,49 @@ fn the_help_of_the_shim() {
     let mut out = String::new();
     help("gateway-shim", &[], &mut out);
     insta::assert_snapshot!(out);
+}
+
+/// What documents say in the place of an id or a key, with its digits in hex.
+const PLACES: [(&str, usize); 4] = [("KEYID", 64), ("OLDKEYID", 64), ("HEX", 64), ("HOLDID", 32)];
+
+/// The commands in a document's blocks of code that run one of the programs, as their words; what a shell does is left out.
+fn argument_lists(document: &str) -> Vec<(&'static str, Vec<String>)> {
+    let (mut fenced, mut found) = (false, Vec::new());
+    for line in document.lines() {
+        fenced ^= line.starts_with("```");
+        let Some(code) = line.strip_prefix(if fenced { "" } else { "    " }) else { continue };
+        let code = code.split(" #").next().unwrap_or_default().trim_end_matches(" &");
+        for command in code.split(" && ") {
+            let mut words = command.split_whitespace().map(str::to_owned);
+            let name = words.next().unwrap_or_default();
+            let program = PROGRAMS.iter().find(|program| name.rsplit('/').next() == Some(program));
+            found.extend(program.map(|program| (*program, words.collect())));
+        }
+    }
+    found
+}
+
+/// Every command of the documents is one that the programs take. It is run where no file is and none can be made, and so fails
+/// for want of one, after its words were read: with another code than 64.
+#[test]
+fn the_programs_take_the_commands_of_the_documents() {
+    const NOWHERE: &str = "/proc";
+    for (name, least) in [("README.md", 2), ("docs/OPERATIONS.md", 20), ("docs/SHIPPING.md", 6)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+        let all = argument_lists(&std::fs::read_to_string(path).unwrap());
+        assert!(all.len() >= least, "{name} has {} commands", all.len());
+        for (program, words) in all {
+            let meant = words.iter().map(|word| match PLACES.iter().find(|(place, _)| place == word) {
+                Some((_, digits)) => "1".repeat(*digits),
+                None if word.starts_with('/') => format!("{NOWHERE}{word}"),
+                None => word.clone(),
+            });
+            let mut command = Command::new(binary(program));
+            let ran = Process::spawn(command.args(meant).current_dir(NOWHERE).env("TMPDIR", NOWHERE));
+            let (code, said) = (ran.wait_end().code(), ran.log().join("\n"));
+            assert!(code.is_some_and(|code| code != 64), "{name}: {program} {}: {code:?}\n{said}", words.join(" "));
+        }
+    }
 }
 
 /// What a command complains of, with the folder's name out of it.
