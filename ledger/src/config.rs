@@ -513,7 +513,11 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unread { path, .. } => {
-                write!(f, "read the configuration {}\nhint: `ledger init` writes one", path.display())
+                write!(
+                    f,
+                    "read the configuration {}\nhint: name the ledger's with --config FILE; `ledger init` makes a new ledger with one",
+                    path.display()
+                )
             }
             Self::Form(why) => write!(f, "understand the configuration: {}", why.trim_end()),
             Self::Bad { key, why } => {

@@ -238,12 +238,7 @@ pub fn load_secret_up_to(
 /// # Errors
 /// As [`store_new`].
 pub fn store_secret_new(path: &Path, secret: &[u8], passphrase: Option<&Passphrase>) -> Result<(), KeyError> {
-    let fault = |fault| KeyError { path: path.to_owned(), fault };
-    let bytes = match passphrase {
-        None => Zeroizing::new(secret.to_vec()),
-        Some(passphrase) => seal(secret, passphrase).ok_or_else(|| fault(Fault::Form))?,
-    };
-    durable::create_new(path, &bytes, SECRET_MODE).map_err(|why| fault(Fault::File(why)))
+    store_secret(path, secret, passphrase, durable::create_new)
 }
 
 /// Replaces a secret that there is, as at a renewal.
@@ -251,12 +246,21 @@ pub fn store_secret_new(path: &Path, secret: &[u8], passphrase: Option<&Passphra
 /// # Errors
 /// As [`store_new`].
 pub fn replace_secret(path: &Path, secret: &[u8], passphrase: Option<&Passphrase>) -> Result<(), KeyError> {
+    store_secret(path, secret, passphrase, durable::write)
+}
+
+fn store_secret(
+    path: &Path,
+    secret: &[u8],
+    passphrase: Option<&Passphrase>,
+    write: fn(&Path, &[u8], u32) -> io::Result<()>,
+) -> Result<(), KeyError> {
     let fault = |fault| KeyError { path: path.to_owned(), fault };
     let bytes = match passphrase {
         None => Zeroizing::new(secret.to_vec()),
         Some(passphrase) => seal(secret, passphrase).ok_or_else(|| fault(Fault::Form))?,
     };
-    durable::write(path, &bytes, SECRET_MODE).map_err(|why| fault(Fault::File(why)))
+    write(path, &bytes, SECRET_MODE).map_err(|why| fault(Fault::File(why)))
 }
 
 fn read_private(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, KeyError> {

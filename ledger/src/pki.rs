@@ -4,8 +4,8 @@
 //! `custody://<origin>/admin/<name>`. It guards the door and nothing else: what counts as evidence is signed with the keys
 //! that statements enrol. What must hold: the authority signs only what carries one of these names or is the server's own;
 //! a request is believed in nothing but its public key, after its signature has shown that the asker holds the key.
-//! The server's and the administrator's certificates are renewed when two thirds of their life have passed, keeping their
-//! key, so that one file changes at once and a crash never leaves a key beside another key's certificate.
+//! The server's and the administrator's certificates are renewed when two thirds of their life have passed, the server's also
+//! when the configuration has a name that it lacks, keeping their key, so that one file changes at once and a crash never leaves a key beside another key's certificate.
 
 use std::{
     fmt, fs, io,
@@ -31,6 +31,7 @@ use rcgen::{
     KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
 };
 use tokio::sync::watch;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -284,8 +285,8 @@ impl Pki {
         Duration::from_micros(due).clamp(LOOK_MIN, LOOK_MAX)
     }
 
-    /// Renews the server's and the administrator's certificates if two thirds of their life have passed; the names of those
-    /// that were. To be called after [`Self::next_look`].
+    /// Renews the server's and the administrator's certificates if two thirds of their life have passed, or if one lacks a name
+    /// that the configuration has; those that were. To be called after [`Self::next_look`].
     ///
     /// # Errors
     /// [`PkiError`]; the certificates in use stay in use.
@@ -294,7 +295,7 @@ impl Pki {
         for which in [SERVER, ADMIN] {
             let held = self.current.read().unwrap_or_else(PoisonError::into_inner)[which].clone();
             let due = validity(&held).is_none_or(|life| now_us >= due_us(life));
-            if !due {
+            if !due && !(which == SERVER && lacks_name(&held, &self.tls.server_names)) {
                 continue;
             }
             let fresh = self.own_certificate(which)?;
@@ -371,6 +372,16 @@ impl Pki {
 /// When two thirds of a life have passed.
 fn due_us((from, until): (u64, u64)) -> u64 {
     until - until.saturating_sub(from) / 3
+}
+
+/// Whether a certificate in PEM is not good for one of these names.
+fn lacks_name(certificate: &str, names: &[String]) -> bool {
+    let Some(Ok(der)) = CertificateDer::pem_slice_iter(certificate.as_bytes()).next() else { return true };
+    let Ok(certificate) = webpki::EndEntityCert::try_from(&der) else { return true };
+    names
+        .iter()
+        .filter_map(|name| ServerName::try_from(name.as_str()).ok())
+        .any(|name| certificate.verify_is_valid_for_subject_name(&name).is_err())
 }
 
 fn generate_key(folder: &Path, name: &str, passphrase: Option<&Passphrase>) -> Result<KeyPair, PkiError> {

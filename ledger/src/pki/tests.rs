@@ -90,6 +90,21 @@ fn certificates_are_accepted_for_their_use_and_name_their_holder() {
 }
 
 #[test]
+fn a_new_name_of_the_ledger_is_in_its_certificate_from_the_next_start_on() {
+    let (folder, pki) = authority();
+    assert_eq!(pki.renew_due(clock::now_us()).unwrap(), Vec::<&str>::new());
+    let mut config = Config::new("example.org/some/log");
+    config.resolve(folder.path());
+    for name in ["ledger.example.org", "192.0.2.7"] {
+        config.tls.server_names.push(name.to_owned());
+        let pki = Pki::open(&config).unwrap();
+        assert_eq!(pki.renew_due(clock::now_us()).unwrap(), ["server"], "{name}");
+        assert_eq!(pki.renew_due(clock::now_us()).unwrap(), Vec::<&str>::new(), "{name}");
+        assert!(!lacks_name(&pki.server_tls().certificate, &config.tls.server_names), "{name}");
+    }
+}
+
+#[test]
 fn requests_must_be_whole_and_signed_by_their_own_key() {
     let (_folder, pki) = authority();
     let key = KeyPair::generate().unwrap();

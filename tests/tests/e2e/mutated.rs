@@ -16,15 +16,12 @@ use custody_tests::{
         GOLDEN,
         wire::{self, How},
     },
+    process::variable,
 };
 use prost::Message as _;
 
 /// Archives, and bits of an evidence file, of the normal tests.
 const ARCHIVES: u64 = 400;
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
-}
 
 fn pick<'a, T>(dice: &mut Dice, from: &'a [T]) -> &'a T {
     &from[usize::try_from(dice.within(0..from.len() as u64)).unwrap()]
@@ -61,8 +58,8 @@ fn is_harmless(name: &str, bytes: Option<&Bytes>, newest: &str) -> bool {
 
 #[test]
 fn archives_changed_at_random_are_not_verified() {
-    let seed = number("CUSTODY_SEED").unwrap_or(2);
-    let count = number("CUSTODY_MUTATED").unwrap_or(ARCHIVES);
+    let seed = variable("CUSTODY_SEED", 2);
+    let count = variable("CUSTODY_MUTATED", ARCHIVES);
     println!("CUSTODY_SEED={seed}, {count} archives");
     let mut dice = Dice::new(seed);
     let golden = &GOLDEN.rendered.objects;
@@ -131,8 +128,8 @@ fn evidence_with_any_field_changed_proves_nothing() {
 /// Only lines of other keys than the log's may be as they like: the reader checks them, or does not know them.
 #[test]
 fn evidence_with_any_bit_changed_proves_nothing() {
-    let seed = number("CUSTODY_SEED").unwrap_or(2);
-    let count = number("CUSTODY_MUTATED").unwrap_or(ARCHIVES);
+    let seed = variable("CUSTODY_SEED", 2);
+    let count = variable("CUSTODY_MUTATED", ARCHIVES);
     println!("CUSTODY_SEED={seed}, {count} bits of each file");
     let mut dice = Dice::new(seed);
     for (name, mut proof) in golden::evidence_files(&GOLDEN.ledger, &GOLDEN.rendered) {

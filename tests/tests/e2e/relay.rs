@@ -18,7 +18,7 @@ use custody_tests::{
     dice::Dice,
     oracle::{Expected, check_ledger},
     peer::random,
-    process::{Home, Process, WAIT, binary, free_port, text, write},
+    process::{Home, Process, WAIT, binary, end, free_port, text, variable, write},
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -88,12 +88,6 @@ fn done(what: &str, output: &Output) -> String {
     said
 }
 
-/// Ends a relay, which ships all that it has.
-pub(crate) fn drain(process: &Process) {
-    process.terminate();
-    assert_eq!(process.wait_end().code(), Some(0), "{}", process.log().join("\n"));
-}
-
 fn path(path: &Path) -> &str {
     path.to_str().expect("paths of tests are text")
 }
@@ -154,7 +148,7 @@ async fn what_the_examples_ship_is_proven_by_the_names_that_they_print() {
             let printed: Vec<String> = said.lines().map(str::to_owned).collect();
             assert_eq!(printed.len(), 3, "{example} over {target}, run {number}: {said}");
             names.extend(printed.into_iter().map(|name| (example, name)));
-            drain(&relay);
+            end(&relay);
         }
     }
     home.say(&["cut"]);
@@ -168,10 +162,6 @@ async fn what_the_examples_ship_is_proven_by_the_names_that_they_print() {
     }
     assert_eq!(names.iter().map(|(_, name)| name).collect::<HashSet<_>>().len(), 12, "{names:?}");
     drop(ledger);
-}
-
-pub(crate) fn variable(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
 }
 
 /// What callers share with whoever kills.
@@ -277,7 +267,7 @@ async fn nothing_that_the_relay_acknowledged_is_lost_or_doubled_however_often_it
     for caller in callers {
         caller.await.unwrap();
     }
-    drain(&relay);
+    end(&relay);
     home.say(&["cut"]);
     check_ledger(&home.archive(), &home.policy(), &Expected::default());
     let archived = archived_calls(&home, &shim.workspace);

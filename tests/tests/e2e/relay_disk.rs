@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use custody_tests::process::{Home, WAIT, binary, free_port, pause, text};
+use custody_tests::process::{Home, WAIT, binary, end, free_port, pause, text};
 use tonic::Code;
 
 use crate::{
     failing::Disk,
-    relay::{Shim, archived_calls, call, connect, drain},
+    relay::{Shim, archived_calls, call, connect},
 };
 
 /// Fills what is free but for so many bytes.
@@ -62,7 +62,7 @@ async fn a_relay_on_a_full_disk_ships_what_it_holds_and_recovers_by_itself() {
         pause(Duration::from_millis(200)).await;
     }
     acknowledged.push("again".to_owned());
-    drain(&relay);
+    end(&relay);
     home.say(&["cut"]);
     let mut archived: Vec<String> = archived_calls(&home, "full").into_iter().map(|(tool, _)| tool).collect();
     println!("{} records were acknowledged before the disk was full", acknowledged.len() - 1);

@@ -10,7 +10,7 @@ use std::{
 use custody_tests::{
     dice::Dice,
     oracle::{Expected, check_ledger},
-    process::{Home, Process, WAIT, binary, free_port},
+    process::{Home, Process, WAIT, binary, end, free_port, variable},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -19,7 +19,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::relay::{Shim, archived_calls, drain, variable};
+use crate::relay::{Shim, archived_calls};
 
 const KILLS: u64 = 3;
 const CALLERS: u64 = 8;
@@ -122,7 +122,7 @@ async fn no_call_passes_the_proxy_without_a_record_however_often_it_is_killed() 
     for caller in callers {
         caller.await.unwrap();
     }
-    drain(&process);
+    end(&process);
     home.say(&["cut"]);
     check_ledger(&home.archive(), &home.policy(), &Expected::default());
     let recorded: HashSet<String> = archived_calls(&home, "proxied").into_iter().map(|(tool, _)| tool).collect();
