@@ -51,6 +51,8 @@ pub const FULL_WAIT: Duration = Duration::from_secs(1);
 /// Of a ledger that has a connection and does nothing with it.
 const SILENT: &str =
     "the ledger does not answer; hint: its port is open, so is its process stopped, or its disk very slow?";
+/// Of a connection that broke off, or was cut because nothing answered.
+const AWAY: &str = "hint: is the ledger running, and does it answer `ledger status`?";
 /// Epochs that may be begun anew, one after the other, without a receipt between: more means that the ledger refuses all.
 const REWINDS_MAX: u32 = 3;
 
@@ -116,7 +118,11 @@ impl From<Refusal> for End {
 
 impl From<tonic::Status> for End {
     fn from(status: tonic::Status) -> Self {
-        let text = format!("{:?}: {}", status.code(), status.message());
+        let mut text = format!("{:?}: {}", status.code(), status.message());
+        if let Some(cause) = std::error::Error::source(&status) {
+            // Not the ledger's own words, but what became of the connection.
+            text = format!("{text}: {}; {AWAY}", in_words(cause));
+        }
         match status.code() {
             tonic::Code::Unauthenticated | tonic::Code::PermissionDenied | tonic::Code::InvalidArgument => {
                 Self::Mend(text)
@@ -421,6 +427,12 @@ pub async fn ask<T>(
 fn send(outbox: &mpsc::Sender<FromGateway>, message: from_gateway::Message) -> Result<(), End> {
     let sent = outbox.try_send(FromGateway { message: Some(message) });
     sent.map_err(|_| End::Lost("the connection takes nothing more".into()))
+}
+
+/// An error with all its causes.
+fn in_words(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Text of the ledger, fit for a log: bounded, and of one line.

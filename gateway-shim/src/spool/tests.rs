@@ -349,6 +349,25 @@ fn a_file_that_grows_on_a_full_disk_makes_room_once_its_batches_are_archived() {
     assert!(bench.spool.has_room(1));
 }
 
+/// What comes once the disk is full, heartbeats of a day perhaps, does not hold the file with all that came before.
+#[test]
+fn what_was_there_when_the_disk_became_full_makes_room_alone() {
+    let mut bench = Bench::new(None);
+    bench.sign();
+    bench.sync();
+    bench.fill();
+    let before = bench.disk.files();
+    let file = before.keys().find(|name| is_spool(name)).unwrap();
+    bench.receipt(&[0], 0);
+    bench.sync();
+    bench.sign();
+    bench.sync();
+    assert!(bench.disk.files().contains_key(file), "it holds a batch that is not archived");
+    bench.archive(0, &[0]);
+    bench.sync();
+    assert!(!bench.disk.files().contains_key(file), "what came later keeps it");
+}
+
 #[test]
 fn a_start_on_a_full_disk_takes_the_reserve() {
     let mut bench = Bench::new(None);
