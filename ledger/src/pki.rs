@@ -30,8 +30,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
 };
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::sync::watch;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -294,8 +294,9 @@ impl Pki {
         let mut renewed = Vec::new();
         for which in [SERVER, ADMIN] {
             let held = self.current.read().unwrap_or_else(PoisonError::into_inner)[which].clone();
-            let due = validity(&held).is_none_or(|life| now_us >= due_us(life));
-            if !due && !(which == SERVER && lacks_name(&held, &self.tls.server_names)) {
+            let aged = validity(&held).is_none_or(|life| now_us >= due_us(life));
+            let due = aged || (which == SERVER && lacks_name(&held, &self.tls.server_names));
+            if !due {
                 continue;
             }
             let fresh = self.own_certificate(which)?;
