@@ -515,7 +515,7 @@ impl fmt::Display for ConfigError {
             Self::Unread { path, .. } => {
                 write!(
                     f,
-                    "read the configuration {}\nhint: name the ledger's with --config FILE; `ledger init` makes a new ledger with one",
+                    "read the configuration {}\nhint: name it with --config FILE; `ledger init` writes that of a new ledger",
                     path.display()
                 )
             }
