@@ -20,12 +20,15 @@ use custody::{
     wire::{self, Role, admin_client::AdminClient, statement::Action},
 };
 use ed25519_dalek::SigningKey;
+use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_stream::StreamExt as _;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::{Done, gateway::Chain};
 
 const ORIGIN: &str = "bench.example/custody";
+/// Time between two looks at the peak of memory: a segment is sealed in some 200 ms.
+const PEAKS_EVERY: Duration = Duration::from_millis(50);
 /// Ticks a second of the processor times in `/proc`.
 const TICKS: f64 = 100.0;
 
@@ -52,6 +55,27 @@ pub(crate) fn cpu_seconds(id: &str) -> Done<f64> {
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
     Ok((ticks(11) + ticks(12)) / TICKS)
+}
+
+fn peak_mib(id: u32) -> Done<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
+    Ok(peak.unwrap_or(0_u64) / 1024)
+}
+
+/// Looks at the ledger's memory while something else goes on.
+pub(crate) struct Peaks {
+    stop: oneshot::Sender<()>,
+    looking: JoinHandle<Done<Vec<u64>>>,
+}
+
+impl Peaks {
+    /// The greatest of each tenth of the time.
+    pub(crate) async fn tenths(self) -> Done<Vec<u64>> {
+        self.stop.send(()).ok();
+        let peaks = self.looking.await??;
+        Ok(peaks.chunks(peaks.len().div_ceil(10).max(1)).filter_map(|tenth| tenth.iter().max().copied()).collect())
+    }
 }
 
 fn free_port() -> Done<std::net::SocketAddr> {
@@ -82,6 +106,8 @@ impl Ledger {
         let log = std::fs::File::create(dir.join("log"))?;
         let child = Command::new(program)
             .args([Path::new("serve"), Path::new("--config"), &made.config])
+            // As in the unit file.
+            .env("MALLOC_ARENA_MAX", "2")
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log))
             .spawn()?;
@@ -154,11 +180,27 @@ impl Ledger {
 
     /// Seconds of processor time so far, and the peak of memory in MiB.
     pub(crate) fn used(&self) -> Done<(f64, u64)> {
-        let id = self.child.id().to_string();
-        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let peak =
-            status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
-        Ok((cpu_seconds(&id)?, peak.unwrap_or(0) / 1024))
+        let id = self.child.id();
+        Ok((cpu_seconds(&id.to_string())?, peak_mib(id)?))
+    }
+
+    /// The peak of memory in MiB, again and again from now on, each of the time since the one before.
+    pub(crate) fn peaks(&self) -> Peaks {
+        let id = self.child.id();
+        let (stop, mut stopped) = oneshot::channel();
+        let looking = tokio::spawn(async move {
+            let (mut peaks, mut ticks) = (Vec::new(), tokio::time::interval(PEAKS_EVERY));
+            loop {
+                tokio::select! {
+                    _ = &mut stopped => return Ok(peaks),
+                    _ = ticks.tick() => {}
+                }
+                peaks.push(peak_mib(id)?);
+                // Begins the peak anew at what is resident now.
+                std::fs::write(format!("/proc/{id}/clear_refs"), "5")?;
+            }
+        });
+        Peaks { stop, looking }
     }
 
     /// Number and bytes of the archive's objects by what they are: the folder below the workspace or the log.

@@ -99,22 +99,23 @@ pub(crate) async fn headline(folder: &Path, tls: bool, total: u64) -> Done {
     Ok(())
 }
 
-/// What can be kept up: as fast as receipts come, until everything is sealed and archived. The ledger's peak of memory beside
-/// it, for two lengths.
+/// What can be kept up: as fast as receipts come, until everything is sealed and archived. The peaks of the ledger's
+/// memory beside it, for two lengths.
 pub(crate) async fn sustained(folder: &Path, total: u64) -> Done {
     for records in [total / 10, total] {
         let ledger = Ledger::start(&folder.join(format!("ledger-{records}")), true, |_| {}).await?;
         let mut gateways = connected(&ledger, "sustained", 4).await?;
         load::sign(&mut gateways, records / 256 / 4, 256, true);
-        let (before, began) = (ledger.used()?.0, Instant::now());
+        let (before, began, peaks) = (ledger.used()?.0, Instant::now(), ledger.peaks());
         let (_gateways, outcome) = load::run(gateways, None).await?;
+        let tenths = peaks.tenths().await?;
         ledger.cut().await?;
         let seconds = began.elapsed().as_secs_f64();
-        let (after, peak) = ledger.used()?;
+        let after = ledger.used()?.0;
         print(&json!({
             "run": "sustained", "records": outcome.records, "durable_rate": outcome.records as f64 / outcome.seconds,
             "archived_rate": outcome.records as f64 / seconds, "ledger_cores": (after - before) / seconds,
-            "ledger_mib": peak, "load": load_average(),
+            "ledger_mib": tenths, "load": load_average(),
         }));
     }
     Ok(())
