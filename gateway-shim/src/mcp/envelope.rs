@@ -71,6 +71,7 @@ struct Raw {
     jsonrpc: Option<String>,
     #[serde(default, deserialize_with = "present")]
     id: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "present")]
     method: Option<String>,
     params: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "present")]
@@ -125,9 +126,9 @@ struct RawResult {
     kind: Option<String>,
 }
 
-/// `null` is a value, too: an id that is null is not an id that is absent.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
+/// `null` is a value, too: an id that is null is not an id that is absent, and what has a method is no answer.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// Reads the envelope of a body that is one message.
@@ -344,6 +345,7 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":null,"method":"tools/call"}"#,
             r#"{"jsonrpc":"2.0","id":{},"method":"tools/call"}"#,
             r#"{"jsonrpc":"2.0","id":1,"method":"ping","result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":null,"error":{"code":1,"message":"m"}}"#,
             r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#,
             r#"{"id":1,"method":"ping"}"#,
             r#"{"jsonrpc":"2.0","id":1}"#,
