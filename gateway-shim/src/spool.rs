@@ -10,6 +10,8 @@
 //! - A batch is kept byte for byte until it is archived, or let go because the spool is full and the ledger has it durably.
 //! - A file is removed only after what says that it is not needed is durable.
 //! - A disk without space stops new records and nothing else, as long as the reserve (`reserve.rs`) lasts.
+//! - What was durable and is damaged is refused, never taken for what a crash tore: each group that is synced together begins
+//!   by saying how much was durable before it.
 //! - Live and recovering, every frame takes effect through [`State::apply`].
 //!
 //! Only the writer (`writer.rs`) uses it.
@@ -189,6 +191,13 @@ impl Spool {
         }
         let Some((file, length, frames)) = base else { return Ok(()) };
         files.pop();
+        let end = frames.last().map_or(0, |last| last.offset + last.length as u64);
+        if end < length {
+            if frame::was_durable_behind(file, end, &Bytes::from(self.disk.read(&name(file))?)) {
+                return Err(SpoolError::Damaged(name(file)));
+            }
+            tracing::warn!(file = name(file), bytes = length - end, "the journal's end was torn before it was durable");
+        }
         if let Some(Entry::Snapshot(snapshot)) = frames.first().map(|frame| &frame.entry) {
             self.find_held(&snapshot.held, &files)?;
         }
@@ -250,6 +259,9 @@ impl Spool {
                 self.statements.push(statement);
             }
             self.statements_length = frame.offset + frame.length as u64;
+        }
+        if self.length == 0 && self.older.is_empty() && !self.statements.is_empty() {
+            return Err(SpoolError::Damaged("the journal, of which no file is left,".into()));
         }
         // A statement that a crash cut short is asked for again.
         self.disk.truncate(STATEMENTS, self.statements_length)?;
@@ -331,7 +343,9 @@ impl Spool {
 
     fn write_all(&mut self, entries: &[Entry]) -> Result<(), SpoolError> {
         let (mut bytes, mut at, mut places) = (Vec::new(), self.length, Vec::new());
-        for entry in entries {
+        // Once for all that is synced together.
+        let durable = (!self.unsynced).then_some(Entry::Durable(at));
+        for entry in durable.iter().chain(entries) {
             let frame = frame::encode(self.file, at, entry.clone());
             places.push((self.file, at, frame.len()));
             at += frame.len() as u64;
@@ -340,7 +354,7 @@ impl Spool {
         self.write(&name(self.file), self.length, &bytes)?;
         self.length = at;
         self.unsynced = true;
-        entries.iter().zip(places).try_for_each(|(entry, at)| self.state.apply(entry, at))
+        durable.iter().chain(entries).zip(places).try_for_each(|(entry, at)| self.state.apply(entry, at))
     }
 
     /// Does a write that is owed, and if it finds no space once more without the reserve.

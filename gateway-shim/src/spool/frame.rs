@@ -11,7 +11,7 @@ const FRAME_BYTES_MAX: usize = 256 << 20;
 
 #[derive(Clone, PartialEq, Message)]
 struct Frame {
-    #[prost(oneof = "Entry", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Entry", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     entry: Option<Entry>,
 }
 
@@ -48,6 +48,10 @@ pub enum Entry {
     /// The records of the batch of this order are in later batches.
     #[prost(uint64, tag = "10")]
     SignedAgain(u64),
+    /// All of this file before this offset was durable when this was written: whoever finds it damaged has not found what a
+    /// crash tore.
+    #[prost(uint64, tag = "11")]
+    Durable(u64),
 }
 
 /// A record with its number.
@@ -240,6 +244,22 @@ pub(super) fn parse(file: u64, bytes: &Bytes) -> Vec<Placed> {
         offset += length;
     }
     frames
+}
+
+/// Bytes of a [`Entry::Durable`]: a tag, and a number of up to ten bytes.
+const DURABLE_BYTES: std::ops::RangeInclusive<usize> = 2..=11;
+
+/// Whether anything behind `end`, where the whole frames of a file end, says that more than they was durable once: then it is
+/// damage, and no crash, that ended them.
+pub(super) fn was_durable_behind(file: u64, end: u64, bytes: &Bytes) -> bool {
+    let from = usize::try_from(end).unwrap_or(usize::MAX);
+    (from..bytes.len()).any(|offset| {
+        let length = bytes.get(offset..).and_then(|rest| rest.split_first_chunk::<4>());
+        let length = length.and_then(|(length, _)| usize::try_from(u32::from_le_bytes(*length)).ok());
+        // Looked at first, because a checksum for each offset of a long file would take minutes.
+        length.is_some_and(|length| DURABLE_BYTES.contains(&length))
+            && matches!(parse_one(file, offset as u64, &bytes.slice(offset..)), Some(Entry::Durable(to)) if to > end)
+    })
 }
 
 /// Whether bytes stand behind the first frame: it was whole once, because it is synced before anything follows.

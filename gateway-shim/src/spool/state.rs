@@ -141,6 +141,7 @@ impl State {
                 }
             }
             Entry::SignedAgain(order) => self.release(*order),
+            Entry::Durable(_) => {}
             Entry::Unreceived(from) => {
                 for (order, held) in self.held.range_mut(*from..) {
                     held.segment = None;

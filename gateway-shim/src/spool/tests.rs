@@ -427,6 +427,33 @@ fn a_new_file_that_finds_the_disk_full_changes_nothing() {
 }
 
 #[test]
+fn what_was_durable_and_is_damaged_is_never_taken_for_what_a_crash_tore() {
+    let mut bench = Bench::new(None);
+    bench.spool.keep_statement(Bytes::from_static(b"statement")).unwrap();
+    // All in one file.
+    for _ in 0..3 {
+        bench.record(None);
+        bench.sync();
+    }
+    let acknowledged = bench.spool.length;
+    bench.record(None);
+    bench.sync();
+    let (name, files) = (name(bench.spool.file), bench.disk.files());
+    assert_eq!(files.keys().filter(|name| number(name).is_some()).count(), 1);
+    let open = |files| Spool::open(Box::new(Recorder::with(files)), LIMITS).map(drop);
+    assert!(open(files.clone()).is_ok());
+    for at in 0..usize::try_from(acknowledged).unwrap() {
+        let mut files = files.clone();
+        files.get_mut(&name).unwrap()[at] ^= 0x10;
+        assert!(matches!(open(files), Err(SpoolError::Damaged(_))), "byte {at} of {acknowledged}");
+    }
+    // Nor does it begin anew when the whole journal is gone.
+    let mut without = files;
+    without.remove(&name);
+    assert!(matches!(open(without), Err(SpoolError::Damaged(_))));
+}
+
+#[test]
 fn a_full_spool_lets_go_of_what_the_ledger_has_and_of_nothing_else() {
     let mut bench = Bench::new(None);
     let mut round = 0;
