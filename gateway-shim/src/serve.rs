@@ -249,10 +249,14 @@ impl Proxy {
             let callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
             callers.by_session.get(session).cloned().unwrap_or_default()
         };
+        if !self.open.may_ask(session) {
+            tracing::warn!("a request of the server does not go on: too many wait for the client in this session");
+            return Err(Refused::Busy);
+        }
         let mut call = self.describe(request, caller, bytes);
         call.from_server = true;
         match self.gateway.begin(call).await {
-            Ok(running) => self.open.begin(open::Side::Server, session, &request.id, running),
+            Ok(running) => self.open.begin_asked(session, &request.id, running, self.call_wait()),
             // Let go, and declared: as the configuration says.
             Err(Refused::Dropped) => {}
             Err(refused) => {
