@@ -13,7 +13,7 @@ use verifier::{
     export,
     failure::Failure,
     make_evidence::{self, What},
-    output,
+    output::{self, plain},
     progress::Watched,
     reader::Source,
     report::{self, Subject},
@@ -34,7 +34,11 @@ pub(crate) fn run(command: Command) -> Result<u8, Failure> {
             output::create(&out, &bytes)?;
             let count = proof.evidence.record_count;
             let records = if count == 1 { "record" } else { "records" };
-            answer(&format!("{}: evidence of {count} {records}, {} bytes, checked\n", out.display(), bytes.len()))?;
+            answer(&format!(
+                "{}: evidence of {count} {records}, {} bytes, checked\n",
+                plain(out.display()),
+                bytes.len()
+            ))?;
             Ok(0)
         }
         Command::Evidence(Evidence::Check { file, policy, json }) => check_evidence(&file, &policy, json),
@@ -129,13 +133,13 @@ fn run_export(asked: &Export) -> Result<u8, Failure> {
     let open = if code == 0 { String::new() } else { format!(", but {}", report::undecided(verdict, required)) };
     answer(&format!(
         "{}: workspace {}, {} objects, {} bytes, nothing in them refuted{open}\npolicy.json has the fingerprint\n  {}\nverify it with\n  verifier verify {} --policy {}\n",
-        asked.out.display(),
+        plain(asked.out.display()),
         exported.workspace,
         exported.objects,
         exported.bytes,
         fingerprint(&exported.policy_bytes),
-        asked.out.join("archive").display(),
-        asked.out.join("policy.json").display(),
+        plain(asked.out.join("archive").display()),
+        plain(asked.out.join("policy.json").display()),
     ))?;
     Ok(code)
 }
@@ -155,7 +159,7 @@ fn run_show(asked: &Show) -> Result<u8, Failure> {
         None => {
             let hint = "hint: without --policy a workspace is named by its id in hex, as under workspaces/";
             let id = WorkspaceId::from_hex(workspace);
-            let id = id.ok_or_else(|| Failure::NotThere(format!("no workspace id: {workspace}\n{hint}")))?;
+            let id = id.ok_or_else(|| Failure::NotThere(format!("no workspace id: {}\n{hint}", plain(workspace))))?;
             segments::seals_listed(&archive, id)?
         }
     };
@@ -185,7 +189,7 @@ fn read_known(files: &[std::path::PathBuf], policy: &Policy) -> Result<Vec<Known
     let mut known = known_in(policy)?;
     for file in files {
         let bytes = output::read(file, KNOWN_BYTES_MAX)?;
-        let wrong = |why| Failure::Unreadable(format!("the known file {} {why}", file.display()));
+        let wrong = |why| Failure::Unreadable(format!("the known file {} {why}", plain(file.display())));
         known.push(parse_known(&bytes).map_err(wrong)?);
     }
     Ok(known)

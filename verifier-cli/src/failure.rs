@@ -6,6 +6,8 @@ use custody::{
     verify::Unreadable,
 };
 
+use crate::output::plain;
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Failure {
@@ -35,9 +37,9 @@ impl std::fmt::Display for Failure {
                 f,
                 "the check {} does not pass at {}: expected {}, found {}\nhint: `verifier verify` says what else is wrong",
                 fault.check.name(),
-                fault.place,
-                fault.expected,
-                fault.found
+                plain(&fault.place),
+                plain(&fault.expected),
+                plain(&fault.found)
             ),
         }
     }

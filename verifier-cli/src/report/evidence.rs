@@ -11,7 +11,7 @@ use super::{
     json::{to_text, unreadable},
     state_name, text, words,
 };
-use crate::{show, time};
+use crate::{output::plain, show, time};
 
 const SCHEMA: &str = "custody/evidence/1";
 
@@ -27,7 +27,8 @@ pub fn evidence_text(proof: &Proof, shown: &Shown, policy: &Policy, fingerprint:
     let mut out = String::from("CUSTODY EVIDENCE\n\n");
     let count = shown.records.len() as u64;
     let first = shown.records.first().map_or(0, |record| record.position);
-    let (origin, last) = (&policy.origin, first + count.saturating_sub(1));
+    let last = shown.records.last().map_or(0, |record| record.position);
+    let origin = plain(&policy.origin);
     let which =
         if count == 1 { format!("position {first}") } else { format!("positions {first} to {last}, all of them") };
     out.push_str(&format!("Scope        records of {origin}, workspace {}, {which}\n", shown.workspace));
@@ -58,7 +59,7 @@ pub fn evidence_text(proof: &Proof, shown: &Shown, policy: &Policy, fingerprint:
          of keys up to the last part of the records that it shows.",
     );
     for (name, at) in &witnesses {
-        out.push_str(&format!("\nWitness      {name} signed the log's summary at {}\n", time::text(at * 1_000_000)));
+        out.push_str(&format!("\nWitness      {} signed the log's summary at {}\n", plain(name), time::seconds(*at)));
     }
     out.push_str("\nRECORDS\n");
     for record in &shown.records {
@@ -67,7 +68,7 @@ pub fn evidence_text(proof: &Proof, shown: &Shown, policy: &Policy, fingerprint:
         out.push_str(&format!("\n  position {}, received {}\n", record.position, time::text(record.received_at)));
         out.push_str(&format!("  signed as {name}\n"));
         for (name, value) in fields {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let value = plain(value.as_str().map_or_else(|| value.to_string(), str::to_owned));
             out.push_str(&format!("    {name:<22} {value}\n"));
         }
     }
@@ -94,7 +95,7 @@ pub fn evidence_json(outcome: Result<(&Proof, &Shown), &Fault>, policy: &Policy,
             "record": show::fields(&record.bytes),
         })
     };
-    let witness = |(name, at): (String, u64)| json!({"name": name, "signed_at": time::text(at * 1_000_000)});
+    let witness = |(name, at): (String, u64)| json!({"name": name, "signed_at": time::seconds(at)});
     to_text(&json!({
         "schema": SCHEMA, "conclusion": if shown.suspect > 0 { "undecided" } else { "verified" },
         "exit_code": if shown.suspect > 0 { 2 } else { 0 }, "suspect_records": shown.suspect, "policy_fingerprint": fingerprint,
