@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use custody::{
+    archive,
     evidence::{self, EVIDENCE_BYTES_MAX, Proof},
     id::WorkspaceId,
     policy::{POLICY_BYTES_MAX, Policy, fingerprint},
     verdict::{Check, Fault},
-    verify::{self, KNOWN_BYTES_MAX, Known, Options, known_in, parse_known},
+    verify::{self, Archive, KNOWN_BYTES_MAX, Known, Options, known_in, parse_known},
 };
 use verifier::{
     export,
@@ -67,7 +68,9 @@ fn run_verify(asked: &Verify) -> Result<u8, Failure> {
             until: asked.until,
             known: read_known(&asked.known, &policy)?,
         };
-        let archive = Watched::new(Source::open(&asked.archive)?, &policy, &options);
+        let source = Source::open(&asked.archive)?;
+        require_size(&source, options.at_size)?;
+        let archive = Watched::new(source, &policy, &options);
         Ok((policy, printed, options, archive))
     });
     let (policy, printed, options, archive) = match prepared {
@@ -83,6 +86,22 @@ fn run_verify(asked: &Verify) -> Result<u8, Failure> {
     let subject = Subject { verdict: &verdict, policy: &policy, fingerprint: &printed, options: &options };
     answer(&if asked.json { report::json(&subject) } else { report::text(&subject) })?;
     Ok(verdict.exit_code(&policy.required))
+}
+
+/// The ledger signs no checkpoint of every size: that there is none of the size asked for shows nothing to be false. An archive
+/// without any is verification's to judge.
+fn require_size(archive: &impl Archive, asked: Option<u64>) -> Result<(), Failure> {
+    let Some(size) = asked else { return Ok(()) };
+    let names = archive.list(archive::CHECKPOINTS)?;
+    let sizes: Vec<u64> = names.iter().filter_map(|name| archive::number(name)).collect();
+    let (Some(least), Some(greatest)) = (sizes.iter().min(), sizes.iter().max()) else { return Ok(()) };
+    if sizes.contains(&size) {
+        return Ok(());
+    }
+    let hint = format!("hint: the names below {} are the sizes that can be asked for", archive::CHECKPOINTS);
+    let why =
+        format!("the archive has no checkpoint of size {size}; it has {} from {least} to {greatest}", sizes.len());
+    Err(Failure::NotThere(format!("{why}\n{hint}, as in `ls` or `tar -t`")))
 }
 
 fn check_evidence(file: &Path, policy: &Path, json: bool) -> Result<u8, Failure> {

@@ -3,11 +3,12 @@
 use custody::{
     evidence::{Proof, Shown},
     policy::Policy,
-    verdict::{Fault, State},
+    verdict::{Claim, Fault, State},
 };
 use serde_json::{Value, json};
 
 use super::{
+    claim_name,
     json::{to_text, unreadable},
     state_name, text, words,
 };
@@ -20,6 +21,12 @@ fn witnesses(proof: &Proof, policy: &Policy) -> Vec<(String, u64)> {
     let keys = policy.witness_keys().unwrap_or_default();
     let signed = |(name, key): (String, _)| Some((name.clone(), proof.checkpoint.cosigned_at(&name, key)?));
     keys.into_iter().filter_map(signed).collect()
+}
+
+/// What the policy requires and evidence says nothing of, beyond its own run (FORMAT, section 14).
+fn not_shown(policy: &Policy) -> impl Iterator<Item = Claim> {
+    let is_open = |claim: &Claim| !matches!(claim, Claim::Unaltered | Claim::Authorised);
+    Claim::ALL.into_iter().filter(is_open).filter(|claim| policy.required.contains(claim))
 }
 
 /// What a file shows, for people.
@@ -44,6 +51,16 @@ pub fn evidence_text(proof: &Proof, shown: &Shown, policy: &Policy, fingerprint:
                       positions shown nothing is left out.";
     text::paragraph(&mut out, "  ", &format!("{doubt} {conclusion}"));
     out.push_str("\nWHAT THIS DOES NOT EXCLUDE\n");
+    let open: Vec<&str> = not_shown(policy).map(words::claim).collect();
+    if !open.is_empty() {
+        let open = format!(
+            "The policy also requires what no evidence file can show for a whole archive: that {}. To know that, verify \
+             the archive; exit code 0 says here only that the records below are unaltered and were signed by those \
+             allowed to.",
+            open.join("; that ")
+        );
+        text::paragraph(&mut out, "  - ", &open);
+    }
     let witnesses = witnesses(proof, policy);
     if witnesses.is_empty() || (witnesses.len() as u64) < u64::from(policy.quorum) {
         let open =
@@ -101,6 +118,7 @@ pub fn evidence_json(outcome: Result<(&Proof, &Shown), &Fault>, policy: &Policy,
         "exit_code": if shown.suspect > 0 { 2 } else { 0 }, "suspect_records": shown.suspect, "policy_fingerprint": fingerprint,
         "first_failing_check": Value::Null, "origin": policy.origin, "workspace": shown.workspace.to_string(),
         "log_size": shown.log_size, "witnesses": witnesses(proof, policy).into_iter().map(witness).collect::<Vec<_>>(),
+        "required_not_shown": not_shown(policy).map(claim_name).collect::<Vec<_>>(),
         "records": shown.records.iter().map(record).collect::<Vec<_>>(),
     }))
 }
