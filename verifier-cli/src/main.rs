@@ -19,7 +19,9 @@ fn main() -> ExitCode {
         Err(why) => {
             // Help and version are errors to clap that it prints to standard output.
             if why.use_stderr() {
-                // It repeats the arguments, which may be names of files that others made.
+                // It repeats the arguments, which may be names of files that others made: in them line breaks are not ours.
+                let shown = std::env::args_os().map(|argument| output::plain(argument.to_string_lossy()));
+                let why = cli::Arguments::try_parse_from(shown).err().unwrap_or(why);
                 output::message(why.render().to_string().trim_end());
                 return ExitCode::from(USAGE);
             }
