@@ -756,11 +756,10 @@ def tar_members(path):
             kind, name, size = tar_header(header)
             data_at = file.tell()
             if kind in b"xgL":
-                name = tar_extension(kind, size, file.read((size + 511) // 512 * 512) if size <= 65_536 else b"")
-                if name is not None and long_name is not None:
-                    raise NoVerdict("two names for one member of the tar")
-                long_name = long_name if name is None else name
-                extended = extended or kind in b"xL"
+                if extended:
+                    raise NoVerdict("an extension header of the tar that is followed by another one")
+                long_name = tar_extension(kind, size, file.read((size + 511) // 512 * 512) if size <= 65_536 else b"")
+                extended = kind in b"xL"
             elif kind == b"5" and size > 0:
                 raise NoVerdict("a folder with content in the tar")
             elif kind in b"0\0" or kind == b"5":
@@ -838,6 +837,10 @@ def tar_objects(path, members):
         if name in seen:
             raise NoVerdict(f"two tar members of one name: {name}")
         seen[name] = None if folder else (path, at, size)
+    for name in seen:
+        parts = name.split("/")
+        if any(seen.get("/".join(parts[:depth])) is not None for depth in range(1, len(parts))):
+            raise NoVerdict(f"a tar member below another one that is a file: {name!r}")
     tops = {name.split("/")[0] for name in seen}
     wrapped = len(tops) == 1 and not tops & {"log", "workspaces"} and all("/" in n or p is None for n, p in seen.items())
     return {name.partition("/")[2] if wrapped else name: place for name, place in seen.items() if place is not None}

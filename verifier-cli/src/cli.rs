@@ -17,6 +17,12 @@ pub(crate) struct Arguments {
 const EXIT_CODES: &str = "Exit codes: 0 all required claims verified, 1 something refuted, 2 undecided or unreadable, \
                           64 wrong arguments";
 
+/// Of claims evidence shows but two (FORMAT, section 14), so that here 0 cannot speak of all that the policy requires.
+const EVIDENCE_EXIT_CODES: &str = "\
+Exit codes: 0 the records that the file holds are unaltered and were signed by those allowed to; of the policy's other claims \
+(complete, not_rolled_back, not_rewritten, dated) and of its quorum of witnesses 0 says nothing, required or not: `verifier \
+verify` does; 1 something refuted, 2 undecided or unreadable, 64 wrong arguments";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Verify a whole archive: a folder or a tar file
@@ -85,7 +91,7 @@ pub(crate) enum Evidence {
         out: PathBuf,
     },
     /// Check an evidence file
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = EVIDENCE_EXIT_CODES)]
     Check {
         /// The evidence file
         file: PathBuf,

@@ -3,17 +3,18 @@
 use std::path::Path;
 
 use custody::{
+    archive,
     evidence::{self, EVIDENCE_BYTES_MAX, Proof},
     id::WorkspaceId,
     policy::{POLICY_BYTES_MAX, Policy, fingerprint},
     verdict::{Check, Fault},
-    verify::{self, KNOWN_BYTES_MAX, Known, Options, known_in, parse_known},
+    verify::{self, Archive, KNOWN_BYTES_MAX, Known, Options, known_in, parse_known},
 };
 use verifier::{
     export,
     failure::Failure,
     make_evidence::{self, What},
-    output,
+    output::{self, plain},
     progress::Watched,
     reader::Source,
     report::{self, Subject},
@@ -34,7 +35,11 @@ pub(crate) fn run(command: Command) -> Result<u8, Failure> {
             output::create(&out, &bytes)?;
             let count = proof.evidence.record_count;
             let records = if count == 1 { "record" } else { "records" };
-            answer(&format!("{}: evidence of {count} {records}, {} bytes, checked\n", out.display(), bytes.len()))?;
+            answer(&format!(
+                "{}: evidence of {count} {records}, {} bytes, checked\n",
+                plain(out.display()),
+                bytes.len()
+            ))?;
             Ok(0)
         }
         Command::Evidence(Evidence::Check { file, policy, json }) => check_evidence(&file, &policy, json),
@@ -63,7 +68,9 @@ fn run_verify(asked: &Verify) -> Result<u8, Failure> {
             until: asked.until,
             known: read_known(&asked.known, &policy)?,
         };
-        let archive = Watched::new(Source::open(&asked.archive)?, &policy, &options);
+        let source = Source::open(&asked.archive)?;
+        require_size(&source, options.at_size)?;
+        let archive = Watched::new(source, &policy, &options);
         Ok((policy, printed, options, archive))
     });
     let (policy, printed, options, archive) = match prepared {
@@ -79,6 +86,22 @@ fn run_verify(asked: &Verify) -> Result<u8, Failure> {
     let subject = Subject { verdict: &verdict, policy: &policy, fingerprint: &printed, options: &options };
     answer(&if asked.json { report::json(&subject) } else { report::text(&subject) })?;
     Ok(verdict.exit_code(&policy.required))
+}
+
+/// The ledger signs no checkpoint of every size: that there is none of the size asked for shows nothing to be false. An archive
+/// without any is verification's to judge.
+fn require_size(archive: &impl Archive, asked: Option<u64>) -> Result<(), Failure> {
+    let Some(size) = asked else { return Ok(()) };
+    let names = archive.list(archive::CHECKPOINTS)?;
+    let sizes: Vec<u64> = names.iter().filter_map(|name| archive::number(name)).collect();
+    let (Some(least), Some(greatest)) = (sizes.iter().min(), sizes.iter().max()) else { return Ok(()) };
+    if sizes.contains(&size) {
+        return Ok(());
+    }
+    let hint = format!("hint: the names below {} are the sizes that can be asked for", archive::CHECKPOINTS);
+    let why =
+        format!("the archive has no checkpoint of size {size}; it has {} from {least} to {greatest}", sizes.len());
+    Err(Failure::NotThere(format!("{why}\n{hint}, as in `ls` or `tar -t`")))
 }
 
 fn check_evidence(file: &Path, policy: &Path, json: bool) -> Result<u8, Failure> {
@@ -129,13 +152,13 @@ fn run_export(asked: &Export) -> Result<u8, Failure> {
     let open = if code == 0 { String::new() } else { format!(", but {}", report::undecided(verdict, required)) };
     answer(&format!(
         "{}: workspace {}, {} objects, {} bytes, nothing in them refuted{open}\npolicy.json has the fingerprint\n  {}\nverify it with\n  verifier verify {} --policy {}\n",
-        asked.out.display(),
+        plain(asked.out.display()),
         exported.workspace,
         exported.objects,
         exported.bytes,
         fingerprint(&exported.policy_bytes),
-        asked.out.join("archive").display(),
-        asked.out.join("policy.json").display(),
+        plain(asked.out.join("archive").display()),
+        plain(asked.out.join("policy.json").display()),
     ))?;
     Ok(code)
 }
@@ -155,7 +178,7 @@ fn run_show(asked: &Show) -> Result<u8, Failure> {
         None => {
             let hint = "hint: without --policy a workspace is named by its id in hex, as under workspaces/";
             let id = WorkspaceId::from_hex(workspace);
-            let id = id.ok_or_else(|| Failure::NotThere(format!("no workspace id: {workspace}\n{hint}")))?;
+            let id = id.ok_or_else(|| Failure::NotThere(format!("no workspace id: {}\n{hint}", plain(workspace))))?;
             segments::seals_listed(&archive, id)?
         }
     };
@@ -185,7 +208,7 @@ fn read_known(files: &[std::path::PathBuf], policy: &Policy) -> Result<Vec<Known
     let mut known = known_in(policy)?;
     for file in files {
         let bytes = output::read(file, KNOWN_BYTES_MAX)?;
-        let wrong = |why| Failure::Unreadable(format!("the known file {} {why}", file.display()));
+        let wrong = |why| Failure::Unreadable(format!("the known file {} {why}", plain(file.display())));
         known.push(parse_known(&bytes).map_err(wrong)?);
     }
     Ok(known)

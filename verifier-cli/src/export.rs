@@ -49,7 +49,8 @@ pub fn export(
         return Err(Failure::NotThere(format!("{why}\nhint: export with a policy that asks for it")));
     }
     if std::fs::read_dir(out).is_ok_and(|mut inside| inside.next().is_some()) {
-        let why = format!("{} is not empty\nhint: nothing is overwritten; name a new folder", out.display());
+        let why =
+            format!("{} is not empty\nhint: nothing is overwritten; name a new folder", output::plain(out.display()));
         return Err(Failure::Unreadable(why));
     }
     let policy = narrowed(policy, workspace);
@@ -60,7 +61,9 @@ pub fn export(
         for name in objects.list(&folder)? {
             let name = format!("{folder}/{name}");
             let bytes = objects.get(&name)?;
-            let bytes = bytes.ok_or_else(|| Failure::Unreadable(format!("{name} went away while it was copied")))?;
+            let bytes = bytes.ok_or_else(|| {
+                Failure::Unreadable(format!("{} went away while it was copied", output::plain(&name)))
+            })?;
             output::create(&name.split('/').fold(out.join("archive"), |path, part| path.join(part)), &bytes)?;
             exported.objects += 1;
             exported.bytes += bytes.len() as u64;

@@ -6,6 +6,8 @@ use custody::{
     verify::Unreadable,
 };
 
+use crate::output::plain;
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Failure {
@@ -35,9 +37,9 @@ impl std::fmt::Display for Failure {
                 f,
                 "the check {} does not pass at {}: expected {}, found {}\nhint: `verifier verify` says what else is wrong",
                 fault.check.name(),
-                fault.place,
-                fault.expected,
-                fault.found
+                plain(&fault.place),
+                plain(&fault.expected),
+                plain(&fault.found)
             ),
         }
     }
@@ -45,15 +47,26 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// One line, and the hint below it if there is one: the library's words may hold what a policy says.
+fn with_hint(why: &str) -> String {
+    match why.rsplit_once("\nhint: ") {
+        Some((why, hint)) => format!("{}\nhint: {}", plain(why), plain(hint)),
+        None => plain(why),
+    }
+}
+
 impl From<Unreadable> for Failure {
     fn from(why: Unreadable) -> Self {
-        Self::Unreadable(why.0)
+        Self::Unreadable(with_hint(&why.0))
     }
 }
 
 impl From<BadPolicy> for Failure {
     fn from(why: BadPolicy) -> Self {
-        Self::Unreadable(why.to_string())
+        Self::Unreadable(format!(
+            "{}\nhint: ask whoever gave it to you, or see what a policy holds in docs/FORMAT.md",
+            plain(why)
+        ))
     }
 }
 

@@ -18,8 +18,14 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(why) => {
             // Help and version are errors to clap that it prints to standard output.
-            let code = if why.use_stderr() { USAGE } else { 0 };
-            return ExitCode::from(if output::is_read(why.print()).is_ok() { code } else { 2 });
+            if why.use_stderr() {
+                // It repeats the arguments, which may be names of files that others made: in them line breaks are not ours.
+                let shown = std::env::args_os().map(|argument| output::plain(argument.to_string_lossy()));
+                let why = cli::Arguments::try_parse_from(shown).err().unwrap_or(why);
+                output::message(why.render().to_string().trim_end());
+                return ExitCode::from(USAGE);
+            }
+            return ExitCode::from(if output::is_read(why.print()).is_ok() { 0 } else { 2 });
         }
     };
     match commands::run(arguments.command) {

@@ -16,6 +16,8 @@ use custody::{
     verify::{Archive, Unreadable},
 };
 
+use crate::output::plain;
+
 mod folder;
 mod frame;
 mod tar;
@@ -120,11 +122,11 @@ fn is_safe(name: &str) -> bool {
 }
 
 fn failed(path: &Path, why: &io::Error) -> Unreadable {
-    Unreadable(format!("cannot read {}: {why}", path.display()))
+    Unreadable(format!("cannot read {}: {why}", plain(path.display())))
 }
 
 fn refused(path: &Path, why: &str) -> Unreadable {
-    Unreadable(format!("{}: {why}", path.display()))
+    Unreadable(format!("{}: {why}", plain(path.display())))
 }
 
 fn too_many(path: &Path) -> Unreadable {

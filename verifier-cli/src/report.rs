@@ -69,8 +69,9 @@ impl Subject<'_> {
         }
         if self.state(Claim::NotRewritten) != State::Verified {
             open.push(
-                "The organisation holds all of its own signing keys. Together with its gateways' keys it could have \
-                 written a second, complete history; no independent witness says that this is the only one."
+                "The organisation holds all of its own signing keys, and with the log's key alone it could have left out \
+                 whole parts of a workspace and signed the log anew; no independent witness says that this log is the \
+                 only one."
                     .to_owned(),
             );
         }

@@ -14,7 +14,7 @@ use custody::{
     wire,
 };
 
-use crate::failure::Failure;
+use crate::{failure::Failure, output::plain};
 
 /// Finds a workspace of the log by its id in hex, or by its name.
 ///
@@ -26,7 +26,7 @@ pub fn find_workspace(log: &Log, said: &str) -> Result<WorkspaceId, Failure> {
     let by_id = known.iter().find(|(id, _)| id.to_string() == said);
     let found = by_id.or_else(|| known.iter().find(|(_, name)| *name == said));
     found.map(|(id, _)| *id).ok_or_else(|| {
-        let list: Vec<String> = known.iter().map(|(id, name)| format!("{name} ({id})")).collect();
+        let list: Vec<String> = known.iter().map(|(id, name)| format!("{} ({id})", plain(name))).collect();
         Failure::NotThere(format!("no workspace {said:?} in this archive\nhint: it has {}", list.join(", ")))
     })
 }

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     failure::Failure,
+    output::plain,
     segments::{Opened, covering},
     time,
 };
@@ -79,7 +80,8 @@ fn each_of_entry(
         return Ok(true);
     }
     for (index, bytes) in (0_u64..).zip(&batch.records) {
-        let position = entry.leaf.first_position + index;
+        // Where nothing is verified, an entry may say any position and any number.
+        let position = entry.leaf.first_position.checked_add(index).ok_or_else(past_the_last)?;
         if (first..end).contains(&position) {
             let odd = |why: NotStrict| Failure::Unreadable(format!("the record at position {position}: {why}"));
             let goes_on = take(Shown {
@@ -87,7 +89,7 @@ fn each_of_entry(
                 received_at: entry.leaf.received_at,
                 gateway: batch.header.gateway.to_string(),
                 epoch: batch.header.epoch.to_string(),
-                number: batch.header.first_record + index,
+                number: batch.header.first_record.checked_add(index).ok_or_else(past_the_last)?,
                 kind: record::check(bytes).map_err(odd)?,
                 fields: fields(bytes),
             })?;
@@ -97,6 +99,11 @@ fn each_of_entry(
         }
     }
     Ok(true)
+}
+
+fn past_the_last() -> Failure {
+    let why = "a batch counts positions or records past the last number that there is";
+    Failure::Unreadable(format!("{why}\nhint: `verifier verify` says what else is wrong"))
 }
 
 /// Fields of a record that [`record::check`] passed, below its kind.
@@ -138,7 +145,7 @@ pub fn table_line(shown: &Shown) -> String {
     let mut what = Vec::new();
     describe(&shown.fields, &mut what);
     what.sort_by_key(|(name, _)| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
-    let what: Vec<String> = what.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let what: Vec<String> = what.into_iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
     format!(
         "{:<11} {:<28} {:<9} {:<16} {}",
         shown.position,

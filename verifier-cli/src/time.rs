@@ -11,6 +11,11 @@ pub fn text(micros: u64) -> String {
     time.map_or_else(|| format!("{micros} µs"), |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }
 
+/// Seconds as RFC 3339 text: the time that a witness wrote may be any number.
+pub fn seconds(seconds: u64) -> String {
+    seconds.checked_mul(1_000_000).map_or_else(|| format!("{seconds} s"), text)
+}
+
 /// Reads `2026-03-01T12:00:00Z`, with any offset, or `2026-03-01`, which is the beginning of that day in UTC.
 ///
 /// # Errors
@@ -40,6 +45,13 @@ pub fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_that_is_none_is_shown_as_its_number() {
+        assert_eq!(seconds(1_772_323_200), "2026-03-01T00:00:00Z");
+        assert_eq!(seconds(1 << 63), "9223372036854775808 s");
+        assert_eq!(text(u64::MAX), "18446744073709551615 µs");
+    }
 
     #[test]
     fn times_are_read_as_they_are_written() {

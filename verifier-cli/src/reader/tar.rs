@@ -1,7 +1,7 @@
 //! An archive in a tar file: indexed once, then each object is one positioned read.
 //!
 //! Readers of tar disagree where a file is odd, and who disagrees can be shown different archives. So what is odd is refused:
-//! links, devices, sparse files, two members of one name, sizes that a pax header overrides, fields that are not as every
+//! links, devices, sparse files, two members of one name, a member below a file, two extension headers in a row, sizes that a pax header overrides, fields that are not as every
 //! writer writes them, a missing end, and anything but zeros after it.
 
 use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt as _, path::Path, path::PathBuf};
@@ -14,6 +14,7 @@ use super::{
     NAME_BYTES_MAX, NAMES_MAX, below, bytes_max, expand, failed, is_of_archive, is_safe, no_archive, refused, room,
     too_many,
 };
+use crate::output::plain;
 
 const BLOCK: u64 = 512;
 /// Where fields of a header begin and end (POSIX.1-2017, pax, "ustar Interchange Format").
@@ -47,7 +48,8 @@ impl Tar {
     pub fn open(path: &Path) -> Result<Self, Unreadable> {
         let file = File::open(path).map_err(|why| failed(path, &why))?;
         let length = file.metadata().map_err(|why| failed(path, &why))?.len();
-        let mut indexer = Indexer { path, file: &file, length, offset: 0, members: BTreeMap::new() };
+        let mut indexer =
+            Indexer { path, file: &file, length, offset: 0, members: BTreeMap::new(), last_folder: String::new() };
         indexer.run()?;
         let members = without_top(indexer.members);
         if !members.keys().any(|name| is_of_archive(name)) {
@@ -105,6 +107,8 @@ struct Indexer<'a> {
     offset: u64,
     /// Each name that was seen, with the place of a file; a folder has none.
     members: BTreeMap<String, Option<Place>>,
+    /// Folder of the last member.
+    last_folder: String,
 }
 
 impl Indexer<'_> {
@@ -120,12 +124,15 @@ impl Indexer<'_> {
             let end = end.ok_or_else(|| self.odd("a member reaches past the end: the file is truncated"))?;
             self.offset = end.next_multiple_of(BLOCK);
             let kind = header.entry_type();
-            is_extended = matches!(kind, EntryType::XHeader | EntryType::GNULongName)
-                || (is_extended && kind == EntryType::XGlobalHeader);
+            let extends = matches!(kind, EntryType::XHeader | EntryType::GNULongName | EntryType::XGlobalHeader);
+            // Of two for one member some readers take both, some the last, and some forget the first at a global one.
+            if is_extended && extends {
+                return Err(self.odd("an extension header that is followed by another one"));
+            }
+            is_extended = extends && kind != EntryType::XGlobalHeader;
             match kind {
                 EntryType::XHeader => {
-                    let name = self.pax_name(start, size)?;
-                    self.keep(&mut long_name, name)?;
+                    long_name = self.pax_name(start, size)?;
                 }
                 EntryType::XGlobalHeader => {
                     if self.pax_name(start, size)?.is_some() {
@@ -133,8 +140,7 @@ impl Indexer<'_> {
                     }
                 }
                 EntryType::GNULongName => {
-                    let name = self.gnu_name(start, size)?;
-                    self.keep(&mut long_name, Some(name))?;
+                    long_name = Some(self.gnu_name(start, size)?);
                 }
                 // Some readers pass over its content, and some read it as headers.
                 EntryType::Directory if size > 0 => return Err(self.odd("a folder with content")),
@@ -213,18 +219,31 @@ impl Indexer<'_> {
         if self.members.len() >= NAMES_MAX {
             return Err(too_many(self.path));
         }
+        self.refuse_below_a_file(name, place.is_some())?;
         if self.members.insert(name.to_owned(), place).is_some() {
-            return Err(self.odd(&format!("two members are named {name}")));
+            return Err(self.odd(&format!("two members are named {}", plain(name))));
         }
         Ok(())
     }
 
-    fn keep(&self, kept: &mut Option<String>, name: Option<String>) -> Result<(), Unreadable> {
-        if kept.is_some() && name.is_some() {
-            return Err(self.odd("two names for one member"));
+    /// Unpacked, a member below a file would take its place, or would not be there.
+    fn refuse_below_a_file(&mut self, name: &str, is_file: bool) -> Result<(), Unreadable> {
+        let below_it = format!("{name}/");
+        let next = self.members.range(below_it.clone()..).next();
+        let mut is_odd = is_file && next.is_some_and(|(next, _)| next.starts_with(&below_it));
+        // Members come folder by folder: what lies above the last one was looked at.
+        let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+        if folder != self.last_folder {
+            let ends = folder.match_indices('/').map(|(at, _)| at).chain([folder.len()]);
+            is_odd |=
+                ends.filter_map(|end| folder.get(..end)).any(|above| matches!(self.members.get(above), Some(Some(_))));
+            self.last_folder = folder.to_owned();
         }
-        *kept = kept.take().or(name);
-        Ok(())
+        if is_odd {
+            Err(self.odd(&format!("a member below another one that is a file: {}", plain(name))))
+        } else {
+            Ok(())
+        }
     }
 
     fn gnu_name(&self, start: u64, size: u64) -> Result<String, Unreadable> {

@@ -3,15 +3,16 @@
 use custody::{
     evidence::{Proof, Shown},
     policy::Policy,
-    verdict::{Fault, State},
+    verdict::{Claim, Fault, State},
 };
 use serde_json::{Value, json};
 
 use super::{
+    claim_name,
     json::{to_text, unreadable},
     state_name, text, words,
 };
-use crate::{show, time};
+use crate::{output::plain, show, time};
 
 const SCHEMA: &str = "custody/evidence/1";
 
@@ -22,12 +23,19 @@ fn witnesses(proof: &Proof, policy: &Policy) -> Vec<(String, u64)> {
     keys.into_iter().filter_map(signed).collect()
 }
 
+/// What the policy requires and evidence says nothing of, beyond its own run (FORMAT, section 14).
+fn not_shown(policy: &Policy) -> impl Iterator<Item = Claim> {
+    let is_open = |claim: &Claim| !matches!(claim, Claim::Unaltered | Claim::Authorised);
+    Claim::ALL.into_iter().filter(is_open).filter(|claim| policy.required.contains(claim))
+}
+
 /// What a file shows, for people.
 pub fn evidence_text(proof: &Proof, shown: &Shown, policy: &Policy, fingerprint: &str) -> String {
     let mut out = String::from("CUSTODY EVIDENCE\n\n");
     let count = shown.records.len() as u64;
     let first = shown.records.first().map_or(0, |record| record.position);
-    let (origin, last) = (&policy.origin, first + count.saturating_sub(1));
+    let last = shown.records.last().map_or(0, |record| record.position);
+    let origin = plain(&policy.origin);
     let which =
         if count == 1 { format!("position {first}") } else { format!("positions {first} to {last}, all of them") };
     out.push_str(&format!("Scope        records of {origin}, workspace {}, {which}\n", shown.workspace));
@@ -43,6 +51,16 @@ pub fn evidence_text(proof: &Proof, shown: &Shown, policy: &Policy, fingerprint:
                       positions shown nothing is left out.";
     text::paragraph(&mut out, "  ", &format!("{doubt} {conclusion}"));
     out.push_str("\nWHAT THIS DOES NOT EXCLUDE\n");
+    let open: Vec<&str> = not_shown(policy).map(words::claim).collect();
+    if !open.is_empty() {
+        let open = format!(
+            "The policy also requires what no evidence file can show for a whole archive: that {}. To know that, verify \
+             the archive; exit code 0 says here only that the records below are unaltered and were signed by those \
+             allowed to.",
+            open.join("; that ")
+        );
+        text::paragraph(&mut out, "  - ", &open);
+    }
     let witnesses = witnesses(proof, policy);
     if witnesses.is_empty() || (witnesses.len() as u64) < u64::from(policy.quorum) {
         let open =
@@ -58,7 +76,7 @@ pub fn evidence_text(proof: &Proof, shown: &Shown, policy: &Policy, fingerprint:
          of keys up to the last part of the records that it shows.",
     );
     for (name, at) in &witnesses {
-        out.push_str(&format!("\nWitness      {name} signed the log's summary at {}\n", time::text(at * 1_000_000)));
+        out.push_str(&format!("\nWitness      {} signed the log's summary at {}\n", plain(name), time::seconds(*at)));
     }
     out.push_str("\nRECORDS\n");
     for record in &shown.records {
@@ -67,7 +85,7 @@ pub fn evidence_text(proof: &Proof, shown: &Shown, policy: &Policy, fingerprint:
         out.push_str(&format!("\n  position {}, received {}\n", record.position, time::text(record.received_at)));
         out.push_str(&format!("  signed as {name}\n"));
         for (name, value) in fields {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let value = plain(value.as_str().map_or_else(|| value.to_string(), str::to_owned));
             out.push_str(&format!("    {name:<22} {value}\n"));
         }
     }
@@ -94,12 +112,13 @@ pub fn evidence_json(outcome: Result<(&Proof, &Shown), &Fault>, policy: &Policy,
             "record": show::fields(&record.bytes),
         })
     };
-    let witness = |(name, at): (String, u64)| json!({"name": name, "signed_at": time::text(at * 1_000_000)});
+    let witness = |(name, at): (String, u64)| json!({"name": name, "signed_at": time::seconds(at)});
     to_text(&json!({
         "schema": SCHEMA, "conclusion": if shown.suspect > 0 { "undecided" } else { "verified" },
         "exit_code": if shown.suspect > 0 { 2 } else { 0 }, "suspect_records": shown.suspect, "policy_fingerprint": fingerprint,
         "first_failing_check": Value::Null, "origin": policy.origin, "workspace": shown.workspace.to_string(),
         "log_size": shown.log_size, "witnesses": witnesses(proof, policy).into_iter().map(witness).collect::<Vec<_>>(),
+        "required_not_shown": not_shown(policy).map(claim_name).collect::<Vec<_>>(),
         "records": shown.records.iter().map(record).collect::<Vec<_>>(),
     }))
 }

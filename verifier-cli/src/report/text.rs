@@ -8,7 +8,7 @@ use custody::{
 };
 
 use super::{Subject, state_name, words};
-use crate::time;
+use crate::{output::plain, time};
 
 /// Faults and findings of one name that are listed one by one; JSON has them all.
 const LISTED: usize = 10;
@@ -42,10 +42,10 @@ fn write_report(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
 fn write_scope(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
     let Subject { verdict, policy, fingerprint, options } = subject;
     let counts = &verdict.counts;
-    let named = |(id, name): &(_, String)| format!("{name} ({id})");
+    let named = |(id, name): &(_, String)| format!("{} ({id})", plain(name));
     let workspaces: Vec<String> = verdict.workspaces.iter().map(named).collect();
     let whole = if policy.scope == Scope::Organisation { "the whole organisation" } else { "named workspaces only" };
-    writeln!(out, "Scope        records of {}, {whole}", policy.origin)?;
+    writeln!(out, "Scope        records of {}, {whole}", plain(&policy.origin))?;
     for (at, workspace) in workspaces.iter().take(20).enumerate() {
         writeln!(out, "{:<13}{workspace}", if at == 0 { "Workspaces" } else { "" })?;
     }
@@ -146,7 +146,7 @@ fn write_claims(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
         let required = if subject.is_required(claim) { "required" } else { "not required" };
         writeln!(out, "  {:<10} {:<13} {}", state_name(state), required, words::claim(claim))?;
         if !reason.is_empty() {
-            writeln!(out, "  {:<24} because: {reason}", "")?;
+            writeln!(out, "  {:<24} because: {}", "", plain(reason))?;
         }
     }
     Ok(())
@@ -169,9 +169,9 @@ fn write_faults(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
 
 pub(super) fn write_fault(out: &mut String, fault: &Fault) -> fmt::Result {
     writeln!(out, "  {}  ({})", fault.check.name(), state_name(fault.state))?;
-    writeln!(out, "    place     {}", fault.place)?;
-    writeln!(out, "    expected  {}", fault.expected)?;
-    writeln!(out, "    found     {}", fault.found)
+    writeln!(out, "    place     {}", plain(&fault.place))?;
+    writeln!(out, "    expected  {}", plain(&fault.expected))?;
+    writeln!(out, "    found     {}", plain(&fault.found))
 }
 
 fn write_findings(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
@@ -181,7 +181,7 @@ fn write_findings(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
     }
     out.push_str("\nFINDINGS, which refute nothing\n");
     for finding in verdict.findings.iter().take(LISTED) {
-        writeln!(out, "  {}: {}\n    at {}", finding.name, finding.text, finding.place)?;
+        writeln!(out, "  {}: {}\n    at {}", finding.name, plain(&finding.text), plain(&finding.place))?;
     }
     let more = (verdict.findings.len() as u64).saturating_sub(LISTED as u64) + verdict.findings_more;
     if more > 0 {
@@ -210,7 +210,7 @@ fn write_counts(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
 
 fn name_of(subject: &Subject<'_>, workspace: custody::id::WorkspaceId) -> String {
     let known = subject.verdict.workspaces.iter().find(|(id, _)| *id == workspace);
-    known.map_or_else(|| format!("workspace {workspace}"), |(_, name)| format!("workspace {name}"))
+    known.map_or_else(|| format!("workspace {workspace}"), |(_, name)| format!("workspace {}", plain(name)))
 }
 
 /// Breaks a paragraph at 92 columns; `mark` stands before its first line.

@@ -48,6 +48,14 @@ fn pax(key: &str, value: &str) -> Vec<u8> {
     typed("pax", EntryType::XHeader, format!("{length} {key}={value}\n").as_bytes())
 }
 
+fn global(key: &str, value: &str) -> Vec<u8> {
+    let mut bytes = pax(key, value);
+    bytes[156] = b'g';
+    let mut header = Header::from_byte_slice(&bytes[..512]).clone();
+    header.set_cksum();
+    [header.as_bytes(), &bytes[512..]].concat()
+}
+
 fn open(parts: &[Vec<u8>]) -> Result<Tar, String> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&parts.concat()).unwrap();
@@ -114,6 +122,16 @@ fn odd_names() -> Cases {
     vec![
         ("two members are named", vec![good.clone(), folder("log/checkpoints/7"), end()]),
         ("two members are named", vec![folder("log/checkpoints/7/"), good.clone(), end()]),
+        ("that is a file: log/checkpoints/7/x", vec![good.clone(), member("log/checkpoints/7/x", b""), end()]),
+        (
+            "that is a file: log/checkpoints/7/x",
+            vec![good.clone(), member("log/a", b""), folder("log/checkpoints/7/x"), end()],
+        ),
+        ("that is a file: log", vec![good.clone(), member("log", b""), end()]),
+        (
+            "that is a file: log/checkpoints/7",
+            vec![folder("log/checkpoints/7/x"), member("a", b""), good.clone(), end()],
+        ),
         ("two members are named", vec![folder("log/"), good.clone(), folder("./log"), end()]),
         ("no object can be named", vec![folder("a\\b"), good.clone(), end()]),
         ("no object can be named", vec![folder("log/../x"), good.clone(), end()]),
@@ -138,6 +156,7 @@ fn odd_names() -> Cases {
 }
 
 fn odd_extensions() -> Cases {
+    let long = typed("l", EntryType::GNULongName, b"log/x\0");
     let good = member("log/checkpoints/7", b"seven");
     let raw = |kind, size| header(b"log/checkpoints/8", kind, size).as_bytes().to_vec();
     vec![
@@ -152,7 +171,12 @@ fn odd_extensions() -> Cases {
             "something after the end",
             vec![cut("pax", EntryType::XHeader, b"9 path=a\n9 path=b\n", 9), good.clone(), end()],
         ),
-        ("two names for one member", vec![pax("path", "a"), pax("path", "b"), good.clone(), end()]),
+        ("followed by another one", vec![pax("path", "a"), pax("path", "b"), good.clone(), end()]),
+        ("followed by another one", vec![pax("path", "log/x"), pax("comment", "x"), good.clone(), end()]),
+        ("followed by another one", vec![long.clone(), long.clone(), good.clone(), end()]),
+        ("followed by another one", vec![long.clone(), pax("comment", "x"), good.clone(), end()]),
+        ("followed by another one", vec![pax("comment", "x"), long, good.clone(), end()]),
+        ("followed by another one", vec![pax("path", "log/x"), global("comment", "x"), good.clone(), end()]),
         ("without a member", vec![pax("path", "a"), end()]),
         ("without a member", vec![good.clone(), pax("mtime", "1"), end()]),
         ("without a member", vec![good.clone(), typed("l", EntryType::GNULongName, b"log/x\0"), end()]),
@@ -169,20 +193,7 @@ fn odd_extensions() -> Cases {
             "a malformed extension header",
             vec![typed("pax", EntryType::XHeader, b"9 path=a\n\n9 path=b\n"), good.clone(), end()],
         ),
-        (
-            "a global header that names",
-            vec![
-                {
-                    let mut bytes = pax("path", "log/x");
-                    bytes[156] = b'g';
-                    let mut header = Header::from_byte_slice(&bytes[..512]).clone();
-                    header.set_cksum();
-                    [header.as_bytes(), &bytes[512..]].concat()
-                },
-                good,
-                end(),
-            ],
-        ),
+        ("a global header that names", vec![global("path", "log/x"), good, end()]),
     ]
 }
 
@@ -219,7 +230,7 @@ fn one_folder_on_top_is_taken_off() {
     let tar = open(&[folder("./"), folder("./copy/"), folder("./copy/log"), good.clone(), end()]).unwrap();
     assert_eq!(tar.list("").unwrap(), ["log/x"]);
     for other in
-        [member("other/log/x", b""), folder("other"), folder("copy-of/"), member("x", b""), member("copy", b"")]
+        [member("other/log/x", b""), folder("other"), folder("copy-of/"), member("x", b""), member("copied", b"")]
     {
         assert!(open(&[good.clone(), other, end()]).unwrap_err().contains("no archive"));
     }

@@ -234,7 +234,8 @@ impl Ledger {
         filling.writer.push(&entry, position, compress).unwrap();
         filling.counts[kind as usize - 1] += 1;
         filling.times.1 = leaf.received_at;
-        workspace.position += records;
+        // A hostile ledger counts past the last position.
+        workspace.position = workspace.position.wrapping_add(records);
     }
 
     /// Puts what is no entry into the segment that fills.
@@ -305,7 +306,7 @@ impl Ledger {
             root: filling.tree.root(),
             history_root: workspace.history.root(),
             first_position: filling.first_position,
-            record_count: workspace.position - filling.first_position,
+            record_count: workspace.position.wrapping_sub(filling.first_position),
             batch_count: filling.counts[0],
             equivocation_count: filling.counts[1],
             statement_count: filling.counts[2],

@@ -12,4 +12,5 @@ mod hostile_tar;
 mod ledger;
 mod many;
 mod order;
+mod outside;
 mod reports;
