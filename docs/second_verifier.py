@@ -2226,7 +2226,12 @@ def parse_evidence(data):
     in_form(len(path) <= 64 and all(len(one) == 32 for one in path), "proof lines")
     index = canonical_number(lines[2].removeprefix("index "))
     message, note = base64_of(lines[1].removeprefix("extra ")), parse_note(note)
-    return Proof(decode("Evidence", message), index, path, note)
+    evidence = decode("Evidence", message)
+    ends = [evidence.first_position + evidence.record_count]
+    ends += [leaf.first_position + leaf.first_index + len(leaf.records)
+             for segment in evidence.segments for leaf in segment.leaves]
+    in_form(max(ends) <= U64_MAX, "positions have 64 bits")
+    return Proof(evidence, index, path, note)
 
 
 class Evidence:
@@ -2235,7 +2240,7 @@ class Evidence:
     def __init__(self, policy, proof):
         self.policy, self.proof, self.message = policy, proof, proof.evidence
         self.first, self.next_position, self.shown = None, None, 0
-        self.doubted = False
+        self.doubted, self.gateways = False, {}
 
     def verify(self):
         """14.2 from step 2 on."""
@@ -2267,6 +2272,7 @@ class Evidence:
         self.check_log(seal, segment, last, place)
         require(self.ledger.had(seal.ledger_chain), "seal-ledger-chain", place)
         require(seal.workspace_chain.count > 0 and self.chain.had(seal.workspace_chain), "seal-workspace-chain", place)
+        require(seal.first_position + seal.record_count <= U64_MAX, "evidence-run", place)
         require(last or add(segment.first_leaf, len(segment.leaves)) == seal.size, "evidence-run", place)
         if before:
             require(segment.first_leaf == 0 and seal.segment == before.segment + 1
@@ -2297,6 +2303,7 @@ class Evidence:
         header = judged("entry-form", place, parse_header, leaf.signed)
         states = KeyStates(self.ledger, seal.ledger_chain.count, self.chain, seal.workspace_chain.count)
         key = check_signer(states, header, leaf.signed, leaf.signature, place)
+        self.check_numbering(header, leaf.signed, place)
         self.check_run(leaf, header, place)
         self.check_records_root(leaf, header, place)
         for data in leaf.records:
@@ -2314,6 +2321,21 @@ class Evidence:
             if key and key.role == role and key.suspect is not None and key.suspect <= at:
                 return True
         return False
+
+    def check_numbering(self, header, header_bytes, place):
+        """That a gateway's batches follow one another (6.4); the epoch of the first is the one that opened last."""
+        first = header.gateway not in self.gateways
+        gateway = self.gateways.setdefault(header.gateway, Gateway())
+        epoch = gateway.epochs.get(header.epoch)
+        if not first:
+            admitted = continues(epoch, header) if epoch else begins(gateway, header, past_unknown=False)
+            require(admitted, "evidence-run", place)
+        if gateway.opened_last not in (None, header.epoch):
+            gateway.epochs[gateway.opened_last].closed = True
+        gateway.opened_last = header.epoch
+        gateway.epochs[header.epoch] = Epoch(header.key_id, header.batch_number,
+                                             header.first_record + header.record_count,
+                                             keyed("header-hash", header_bytes), header.close)
 
     def check_run(self, leaf, header, place):
         """That nothing is left out before, within or after the records of this leaf."""

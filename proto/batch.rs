@@ -320,6 +320,17 @@ pub struct Numbering {
 }
 
 impl Numbering {
+    /// The numbering of a run that is shown out of a longer history and has `header` as this gateway's first.
+    ///
+    /// Whoever took it had its epoch open, and of a gateway whose past is known only the one that opened last is: so the
+    /// next epoch has to continue this one.
+    pub fn from_middle(header: &Header, hash: HeaderHash) -> Self {
+        let mut numbering = Self::default();
+        numbering.take(header, hash);
+        numbering.last_opened = Some(header.epoch);
+        numbering
+    }
+
     /// Whether `header` is the next batch of its epoch, or opens a new one.
     ///
     /// # Errors

@@ -3,12 +3,15 @@
 //!
 //! The file is a C2SP tlog-proof of the last segment's log entry; its extra line carries [`wire::Evidence`].
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 
 use crate::{
     archive,
-    batch::{Header, record_leaf},
+    batch::{Header, Numbering, record_leaf},
+    hash::header_hash,
     head::nodes,
     id::{Epoch, GatewayId, KeyId, WorkspaceId},
     key::Context,
@@ -74,6 +77,9 @@ impl Proof {
         let checkpoint = SignedCheckpoint::parse(note.as_bytes())?;
         // Last, for what is not in form around it is so whatever its version.
         let evidence = strict::decode_shared(&table::EVIDENCE, extra.into())?;
+        if !has_positions(&evidence) {
+            return Err(fault("positions have 64 bits"));
+        }
         Ok(Self { evidence, index, path, checkpoint })
     }
 
@@ -89,6 +95,15 @@ impl Proof {
         text.push('\n');
         [text.into_bytes(), self.checkpoint.to_bytes()].concat()
     }
+}
+
+/// Whether no run of the message passes the greatest position: what would stop there could hide how long it is.
+fn has_positions(evidence: &wire::Evidence) -> bool {
+    let ends = |leaf: &wire::EvidenceBatch| {
+        leaf.first_position.checked_add(leaf.first_index)?.checked_add(leaf.records.len() as u64)
+    };
+    let mut leaves = evidence.segments.iter().flat_map(|part| &part.leaves);
+    evidence.first_position.checked_add(evidence.record_count).is_some() && leaves.all(|leaf| ends(leaf).is_some())
 }
 
 /// A record that evidence proves.
@@ -140,6 +155,8 @@ struct Checker<'a> {
     ledger: Chain,
     chain: Chain,
     records: Vec<Proven>,
+    /// Of each gateway, what it may sign next: positions are the ledger's word alone, these numbers the gateway's.
+    numbering: BTreeMap<GatewayId, Numbering>,
     suspect: u64,
 }
 
@@ -162,7 +179,16 @@ impl<'a> Checker<'a> {
         let start = Chain::new(&policy.origin, Some(workspace));
         // Nothing here tells when a statement of the workspace stood: earlier roots count as well.
         let chain = replay(Check::WorkspaceChain, start, &proof.evidence.workspace_chain, &mut roots.with_past())?;
-        Ok(Self { proof, policy, workspace, ledger, chain, records: Vec::new(), suspect: 0 })
+        Ok(Self {
+            proof,
+            policy,
+            workspace,
+            ledger,
+            chain,
+            records: Vec::new(),
+            numbering: BTreeMap::new(),
+            suspect: 0,
+        })
     }
 
     fn run(mut self) -> Result<Shown, Fault> {
@@ -243,6 +269,7 @@ impl<'a> Checker<'a> {
     ) -> Result<(), Fault> {
         let end = part.first_leaf.saturating_add(part.leaves.len() as u64);
         let reaches_end = is_last || end == seal.size;
+        let has_positions = seal.first_position.checked_add(seal.record_count).is_some();
         let begins = before.is_none_or(|before| {
             part.first_leaf == 0
                 && before.segment.checked_add(1) == Some(seal.segment)
@@ -250,7 +277,7 @@ impl<'a> Checker<'a> {
         });
         ensure(
             Check::EvidenceRun,
-            reaches_end && begins,
+            reaches_end && begins && has_positions,
             || format!("segment {}", seal.segment),
             || ("segments that follow one another", "a gap"),
         )
@@ -307,8 +334,34 @@ impl<'a> Checker<'a> {
         })?;
         let signed = key.public_key.verifies(Context::Batch, &leaf.signed, &leaf.signature);
         ensure(Check::BatchSignature, signed, at, || ("the gateway's signature", "one that does not verify"))?;
+        self.check_numbering(&header, &leaf.signed, place)?;
         self.check_records(seal, &header, leaf, key.role, place)?;
         Ok(header.key_id)
+    }
+
+    /// Who holds the log's key can leave batches out, show one twice and turn their order round, and number all positions
+    /// anew; the gateway's own numbers (6.4) tell.
+    fn check_numbering(&mut self, header: &Header, signed: &[u8], place: &str) -> Result<(), Fault> {
+        let hash = header_hash(signed);
+        let numbering = match self.numbering.entry(header.gateway) {
+            Entry::Vacant(first) => {
+                first.insert(Numbering::from_middle(header, hash));
+                return Ok(());
+            }
+            Entry::Occupied(before) => before.into_mut(),
+        };
+        let admitted = numbering.admit(header);
+        ensure(
+            Check::EvidenceRun,
+            admitted.is_ok(),
+            || place.to_owned(),
+            || {
+                let found = format!("batch {} from record {}: {admitted:?}", header.batch_number, header.first_record);
+                (format!("the next batch of gateway {}", header.gateway), format!("epoch {} {found}", header.epoch))
+            },
+        )?;
+        numbering.take(header, hash);
+        Ok(())
     }
 
     fn check_records(

@@ -79,7 +79,8 @@ fn show_segment(segment: &Segment, first: u64, end: u64) -> Option<wire::Evidenc
     Some(wire::EvidenceSegment { first_leaf: from as u64, leaves, path, ..Default::default() })
 }
 
-fn show_leaf(committed: &Committed, first: u64, end: u64) -> Option<wire::EvidenceBatch> {
+/// A leaf with those of its records that are in the run.
+pub(crate) fn show_leaf(committed: &Committed, first: u64, end: u64) -> Option<wire::EvidenceBatch> {
     let leaf = committed.leaf;
     let mut shown = wire::EvidenceBatch {
         kind: leaf.kind as i32,

@@ -2,8 +2,13 @@
 
 use bytes::Bytes;
 use custody::{
+    batch::{Header, Submitted},
     evidence::Proof,
-    merkle::Node,
+    hash::object_hash,
+    log::encode_seal_entry,
+    merkle::{LogTree, Node, SegmentTree, Tree, log_leaf, root_of},
+    note::{Checkpoint, sign_checkpoint},
+    segment::{Leaf, Seal},
     strict::table,
     wire::{EvidenceBatch, EvidenceSegment, LeafKind},
 };
@@ -13,13 +18,16 @@ use super::{
     Golden,
     wire::{self, How},
 };
-use crate::golden;
+use crate::golden::{self, keys, ledger::Committed};
 
 /// An evidence file of the golden archive, edited.
 pub(super) fn edit(golden: &Golden, of: &str, edit: &str) -> Result<Vec<u8>, String> {
     let mut files = golden::evidence_files(&golden.ledger, &golden.rendered);
     let other = files.get("ledgers-own").cloned().ok_or("no such evidence")?;
     let mut proof = files.remove(of).ok_or("no such evidence")?;
+    if let Some(forged) = forge(golden, edit) {
+        return forged.map(|proof| proof.to_bytes());
+    }
     let before = proof.to_bytes();
     let file = match bytes_edit(edit, &proof) {
         Some(file) => file,
@@ -29,6 +37,87 @@ pub(super) fn edit(golden: &Golden, of: &str, edit: &str) -> Result<Vec<u8>, Str
         }
     };
     if file == before { Err("the edit changes nothing".to_owned()) } else { Ok(file) }
+}
+
+/// A run that never stood in any archive: whoever has the log's key alone signs a seal over batches that gateways did sign.
+fn forge(golden: &Golden, edit: &str) -> Option<Result<Proof, String>> {
+    let picks: &[usize] = match edit {
+        "batch-left-out-and-signed-again" => &[0, 2],
+        "batch-three-times-and-signed-again" => &[0, 0, 0],
+        "batches-in-another-order-and-signed-again" => &[1, 0],
+        "positions-past-the-greatest" => &[0, 1],
+        "equivocation-as-a-batch" => &[],
+        _ => return None,
+    };
+    let leaves = if picks.is_empty() { beside_its_equivocation(golden) } else { of_one_epoch(golden, picks) };
+    let first_position = (edit == "positions-past-the-greatest").then_some(u64::MAX - 2);
+    Some(
+        leaves
+            .and_then(|leaves| sign_again(golden, leaves, first_position))
+            .ok_or_else(|| "no such batches".to_owned()),
+    )
+}
+
+/// Batches of alpha with all their records, each with its header. What is called an equivocation is shown as a batch.
+fn batches(golden: &Golden, kind: LeafKind) -> Vec<(Header, Committed)> {
+    let alpha = golden.ledger.workspaces.iter().find(|place| place.id == keys::workspace("alpha"));
+    let committed = alpha.into_iter().flat_map(|place| &place.segments).flat_map(|segment| &segment.leaves);
+    let of_kind = committed.filter(|committed| committed.leaf.kind == kind).filter_map(|committed| {
+        let batch = Submitted::parse(committed.signed.clone()).ok()?;
+        let leaf = Leaf { kind: LeafKind::Batch, ..committed.leaf };
+        (!batch.records.is_empty()).then(|| (batch.header, Committed { leaf, signed: committed.signed.clone() }))
+    });
+    of_kind.collect()
+}
+
+/// These of the first batches of an epoch that has enough of them.
+fn of_one_epoch(golden: &Golden, picks: &[usize]) -> Option<Vec<Committed>> {
+    let all = batches(golden, LeafKind::Batch);
+    let of_epoch = |epoch| all.iter().filter(move |(header, _)| header.epoch == epoch).collect::<Vec<_>>();
+    // The last one: its key is still in force where the seal stands.
+    let many = all.iter().rev().map(|(header, _)| of_epoch(header.epoch)).find(|epoch| epoch.len() > 2)?;
+    picks.iter().map(|pick| Some(many.get(*pick)?.1.clone())).collect()
+}
+
+/// A batch, and the other one that its gateway signed under the same number.
+fn beside_its_equivocation(golden: &Golden) -> Option<Vec<Committed>> {
+    let (other, equivocation) = batches(golden, LeafKind::Equivocation).into_iter().next()?;
+    let is_twin = |header: &Header| (header.epoch, header.batch_number) == (other.epoch, other.batch_number);
+    let (_, batch) = batches(golden, LeafKind::Batch).into_iter().find(|(header, _)| is_twin(header))?;
+    Some(vec![batch, equivocation])
+}
+
+/// One segment with these leaves and positions as they come, in a log of its seal alone.
+fn sign_again(golden: &Golden, leaves: Vec<Committed>, first_position: Option<u64>) -> Option<Proof> {
+    let mut proof = golden::evidence_files(&golden.ledger, &golden.rendered).remove("over-segments")?;
+    let part = proof.evidence.segments.last()?;
+    let mut seal = Seal::parse(&part.seal).ok()?;
+    seal.first_position = first_position.unwrap_or(seal.first_position);
+    let mut next = seal.first_position;
+    let mut tree: Tree<SegmentTree> = Tree::default();
+    let mut shown = Vec::new();
+    for mut committed in leaves {
+        committed.leaf.first_position = next;
+        next = next.saturating_add(committed.records());
+        // From its own beginning: the greatest position is not far from some of these.
+        let at_zero = Committed { leaf: Leaf { first_position: 0, ..committed.leaf }, ..committed };
+        let leaf = golden::evidence::show_leaf(&at_zero, 0, u64::MAX)?;
+        tree.push(
+            Leaf { first_position: committed.leaf.first_position, ..at_zero.leaf }.hash(&leaf.signed, &leaf.signature),
+        );
+        seal.record_count = if shown.is_empty() { 0 } else { seal.record_count } + leaf.records.len() as u64;
+        shown.push(EvidenceBatch { first_position: committed.leaf.first_position, ..leaf });
+    }
+    (seal.size, seal.root) = (tree.size(), tree.root());
+    let bytes = Bytes::from(seal.encode());
+    let entry = encode_seal_entry(seal.workspace, seal.segment, object_hash(&bytes));
+    let root = root_of::<LogTree>(&[log_leaf(&entry).0]);
+    let checkpoint = Checkpoint { size: 1, root, ..proof.checkpoint.checkpoint };
+    proof.checkpoint = sign_checkpoint(checkpoint, &keys::signing("log-1"));
+    (proof.index, proof.path) = (0, Vec::new());
+    (proof.evidence.first_position, proof.evidence.record_count) = (seal.first_position, seal.record_count);
+    proof.evidence.segments = vec![EvidenceSegment { seal: bytes, leaves: shown, ..Default::default() }];
+    Some(proof)
 }
 
 /// Edits on the file's text.
