@@ -1316,6 +1316,7 @@ class Run:
         self.faults, self.findings, self.now = [], [], 0
         self.suspect, self.witness_times = False, {}
         self.shown, self.strangers = set(), set()  # known files that the archive has, and of other signers
+        self.owing = set()  # workspaces in scope that have records, or were not verified to their end
         self.known_faults, self.open_epochs = [], []
         self.counts = dict.fromkeys(("log_entries", "workspaces", "segments", "batches", "records", "equivocations",
                                      "statements", "heads_not_checked", "findings"), 0)
@@ -1323,6 +1324,10 @@ class Run:
     def saw_nothing(self):
         """13.7, rule 5."""
         return (self.since is not None or self.until is not None) and not self.counts["segments"]
+
+    def has_known(self):
+        """13.7: whether a known file is given that the archive can be held against."""
+        return any(one.note is None or self.at_size is None or one.note.size <= self.at_size for one in self.known)
 
     def found(self, name):
         self.counts["findings"] += 1
@@ -1802,6 +1807,8 @@ class Segments:
 
     def check_known(self):
         """Known heads and receipts of this workspace, which was verified to its end (13.5)."""
+        if not any(seal.record_count for seal in self.seals):
+            self.run.owing.discard(self.workspace.id)
         for one in self.run.known:
             head = one.head
             if head is None or head.workspace != self.workspace.id or one in self.run.strangers:
@@ -2156,6 +2163,7 @@ def verify_archive(run):
     for workspace in log.chains:
         if scope is None or workspace in scope:
             run.counts["workspaces"] += 1
+            run.owing.add(workspace)
             try:
                 Workspace(run, log, workspace).verify()
             except Fault as fault:
@@ -2171,8 +2179,10 @@ def claims_of_witnesses(run):
     met = policy.quorum > 0 and len(times) >= policy.quorum
     age = run.as_of // 1_000_000 - times[policy.quorum - 1] if met else 0
     fresh = met and policy.greatest_age > 0 and 0 <= age <= policy.greatest_age
-    has_known = bool(run.known) and len(run.shown) == len(run.known)
-    return {"not_rolled_back": has_known or fresh, "not_rewritten": met, "dated": met}
+    spoken_of = {one.head.workspace for one in run.shown if one.head}
+    covers = any(one.note for one in run.shown) or run.owing <= spoken_of
+    has_known = bool(run.known) and len(run.shown) == len(run.known) and covers
+    return {"not_rolled_back": (has_known or fresh) and not run.strangers, "not_rewritten": met, "dated": met}
 
 
 def state_of(claim, run, beyond):
@@ -2193,7 +2203,8 @@ def verdict_of(run, log_is_sound):
     if "refuted" in claims.values():
         code = 1
     else:
-        code = 0 if all(claims[claim] == "verified" for claim in run.policy.required) else 2
+        required = {*run.policy.required, *(["not_rolled_back"] if run.has_known() else [])}
+        code = 0 if all(claims[claim] == "verified" for claim in required) else 2
     return {"claims": claims, "exit_code": code, **faults_of(run.faults), "findings": run.findings,
             "counts": run.counts}
 

@@ -303,6 +303,9 @@ pub struct Verdict {
     pub third_party: Vec<(Claim, State, String)>,
     /// Batches whose key is suspect, batches that hold a head of a suspect key, and such checkpoints: "authorised" is then undecided.
     pub suspect_batches: u64,
+    /// The auditor holds something to compare the archive with, so that claim 4 is required whatever the policy says: who
+    /// gives it asks just that.
+    pub known_given: bool,
     /// A period was asked for, and no segment has anything of it: nothing is then said of what records are.
     pub nothing_examined: bool,
 }
@@ -409,11 +412,17 @@ impl Verdict {
         self.faults.first()
     }
 
+    /// Whether a claim is required: by the policy, or by what the auditor holds.
+    pub fn requires(&self, claim: Claim, by_policy: &[Claim]) -> bool {
+        by_policy.contains(&claim) || claim == Claim::NotRolledBack && self.known_given
+    }
+
     /// Exit code: 0 all required claims verified, 1 something refuted, 2 undecided.
     pub fn exit_code(&self, required: &[Claim]) -> u8 {
         if Claim::ALL.iter().any(|claim| self.claim(*claim).0 == State::Refuted) {
             return 1;
         }
-        if required.iter().all(|claim| self.claim(*claim).0 == State::Verified) { 0 } else { 2 }
+        let is_open = |claim: &Claim| self.requires(*claim, required) && self.claim(*claim).0 != State::Verified;
+        if Claim::ALL.iter().any(is_open) { 2 } else { 0 }
     }
 }

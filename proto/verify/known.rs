@@ -76,14 +76,17 @@ pub(super) struct Knowledge<'a> {
     /// For each known thing: whether the archive was shown to have it; `None` while nothing was said.
     seen: Vec<Option<bool>>,
     faults: Vec<Fault>,
-    /// Known things that nobody of this log signed: they say nothing about it.
+    /// Known things that no key signed which this log has: another log's, or an archive that ends before their key came.
     unsigned: BTreeMap<usize, String>,
+    /// Workspaces that verified to their end and have no records: of these there is nothing to know.
+    empty: BTreeSet<WorkspaceId>,
 }
 
 impl<'a> Knowledge<'a> {
     pub(super) fn new(options: &'a Options, log: &'a Log) -> Self {
         let seen = vec![None; options.known.len()];
-        let mut knowledge = Self { options, log, seen, faults: Vec::new(), unsigned: BTreeMap::new() };
+        let (unsigned, empty) = (BTreeMap::new(), BTreeSet::new());
+        let mut knowledge = Self { options, log, seen, faults: Vec::new(), unsigned, empty };
         for (at, known) in options.known.iter().enumerate() {
             match known {
                 Known::Checkpoint(signed) => knowledge.check_checkpoint(at, signed),
@@ -104,6 +107,7 @@ impl<'a> Knowledge<'a> {
             *seen = found.or(*seen);
         }
         self.faults.extend(of_workspace.faults);
+        self.empty.extend(of_workspace.empty);
     }
 
     fn set(&mut self, at: usize, agrees: bool) {
@@ -202,6 +206,9 @@ impl<'a> Knowledge<'a> {
 
     /// A workspace that verified: known heads must lie on its history.
     pub(super) fn see_workspace(&mut self, workspace: WorkspaceId, seals: &[Seal], history: &Tree<HistoryTree>) {
+        if seals.iter().all(|seal| seal.record_count == 0) {
+            self.empty.insert(workspace);
+        }
         let known = self.heads(workspace);
         for (at, head, _) in known {
             let seal = usize::try_from(head.segment).ok().and_then(|at| seals.get(at));
@@ -236,9 +243,27 @@ impl<'a> Knowledge<'a> {
         self.unsigned.values()
     }
 
-    /// Everything known was found, and something was known.
-    pub(super) fn shows_newest(&self) -> bool {
-        !self.seen.is_empty() && self.seen.iter().all(|seen| *seen == Some(true))
+    /// Why what is known does not show that these workspaces are no older copy; `None` if it does. (A fault says it
+    /// better.)
+    pub(super) fn falls_short(&self, workspaces: impl Iterator<Item = WorkspaceId>) -> Option<String> {
+        if self.seen.is_empty() {
+            return Some("nothing that this ledger signed was given as known from elsewhere".to_owned());
+        }
+        let unseen = self.seen.iter().filter(|seen| **seen != Some(true)).count();
+        if unseen > 0 {
+            return Some(format!("{unseen} of {} known files could not be found in the archive", self.seen.len()));
+        }
+        // A checkpoint is over all of the log, a head over one workspace.
+        if self.options.known.iter().any(|known| matches!(known, Known::Checkpoint(_))) {
+            return None;
+        }
+        let silent = workspaces.filter(|id| !self.empty.contains(id) && self.heads(*id).is_empty()).count();
+        (silent > 0).then(|| format!("no known file speaks of {silent} workspaces that have records"))
+    }
+
+    /// Whether something known has a signature that could not be shown to be this log's.
+    pub(super) fn has_unsigned(&self) -> bool {
+        !self.unsigned.is_empty()
     }
 }
 

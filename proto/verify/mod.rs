@@ -103,6 +103,13 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether something is known that the archive can be held against: of a checkpoint past [`Self::at_size`] nothing is
+    /// asked.
+    fn has_known(&self) -> bool {
+        let is_later = |known: &Known| matches!(known, Known::Checkpoint(known) if self.at_size.is_some_and(|size| known.checkpoint.size > size));
+        !self.known.iter().all(is_later)
+    }
+
     /// Whether a segment has something of the period that was asked for.
     pub fn asks_for(&self, seal: &Seal) -> bool {
         self.since.is_none_or(|since| seal.last_received_at >= since)
@@ -139,7 +146,7 @@ pub fn run(
     options: &Options,
     workers: &impl Workers,
 ) -> Result<Verdict, Unreadable> {
-    let mut verdict = Verdict::default();
+    let mut verdict = Verdict { known_given: options.has_known(), ..Verdict::default() };
     let roots = policy.roots().map_err(|why| Unreadable(why.to_string()))?;
     let log = match Log::read(archive, policy, roots, options.at_size, &mut verdict) {
         Ok(log) => log,
@@ -175,8 +182,9 @@ pub fn run(
     verdict.nothing_examined = (options.since.is_some() || options.until.is_some()) && verdict.counts.segments == 0;
     verdict.faults.extend(knowledge.faults());
     for place in knowledge.unsigned() {
-        let text = "known from elsewhere, but not signed by a key of this ledger: it says nothing".to_owned();
-        verdict.find("unsigned", None, format!("known file on {place}").clone(), text);
+        let text = "known from elsewhere, but no key signed it that this archive has: it is another ledger's, or the archive \
+                    ends before that key was enrolled";
+        verdict.find("unsigned", None, format!("known file on {place}"), text.to_owned());
     }
     let newest = verdict.counts.newest_sealed_at.unwrap_or(0);
     // Of a period that ends before the archive does nothing is said about what came after it.
@@ -185,7 +193,8 @@ pub fn run(
     }
     strays::find_beside(archive, &log, &mut verdict)?;
     forget_omitted(&mut verdict);
-    third_parties(Some((&log, &knowledge)), policy, options, &mut verdict);
+    let short = knowledge.falls_short(workspaces.iter().map(|workspace| workspace.id));
+    third_parties(Some((&log, &knowledge, short)), policy, options, &mut verdict);
     Ok(verdict)
 }
 
@@ -283,13 +292,13 @@ pub fn log(archive: &impl Archive, policy: &Policy, at_size: Option<u64>) -> Res
 
 /// Claims 4 to 6.
 fn third_parties(
-    log: Option<(&Log, &known::Knowledge<'_>)>,
+    log: Option<(&Log, &known::Knowledge<'_>, Option<String>)>,
     policy: &Policy,
     options: &Options,
     verdict: &mut Verdict,
 ) {
     let mut say = |claim, state, why: &str| verdict.third_party.push((claim, state, why.to_owned()));
-    let Some((log, knowledge)) = log else {
+    let Some((log, knowledge, falls_short)) = log else {
         for claim in [Claim::NotRolledBack, Claim::NotRewritten, Claim::Dated] {
             say(claim, State::Undecided, "the log itself did not verify");
         }
@@ -308,11 +317,15 @@ fn third_parties(
     // A signature from after the question was asked is no answer to it.
     let age = quorum_at.and_then(|at| options.as_of.checked_div(1_000_000)?.checked_sub(at));
     let fresh = age.is_some_and(|age| policy.greatest_age_seconds > 0 && age <= policy.greatest_age_seconds);
-    if knowledge.shows_newest() || fresh {
-        say(Claim::NotRolledBack, State::Verified, "");
-    } else {
-        let why = "nothing that this ledger signed was given as known from elsewhere, and no quorum of witnesses signed lately";
+    if knowledge.has_unsigned() {
+        // Even a fresh quorum: what the auditor holds is later than all that is here, or the auditor was given the wrong file.
+        let why = "a known file has no signature by a key that this archive knows: the archive may end before that key was \
+                   enrolled";
         say(Claim::NotRolledBack, State::Undecided, why);
+    } else if let Some(why) = falls_short.filter(|_| !fresh) {
+        say(Claim::NotRolledBack, State::Undecided, &format!("{why}, and no quorum of witnesses signed lately"));
+    } else {
+        say(Claim::NotRolledBack, State::Verified, "");
     }
     for claim in [Claim::NotRewritten, Claim::Dated] {
         if met {

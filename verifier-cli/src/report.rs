@@ -36,7 +36,7 @@ impl Subject<'_> {
     }
 
     fn is_required(&self, claim: Claim) -> bool {
-        self.policy.required.contains(&claim)
+        self.verdict.requires(claim, &self.policy.required)
     }
 
     fn state(&self, claim: Claim) -> State {

@@ -99,7 +99,7 @@ fn write_conclusion(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
 
 /// What is required and was not verified, as in "it could not be shown that ...".
 pub fn undecided(verdict: &Verdict, required: &[Claim]) -> String {
-    let is_open = |claim: &Claim| required.contains(claim) && verdict.claim(*claim).0 != State::Verified;
+    let is_open = |claim: &Claim| verdict.requires(*claim, required) && verdict.claim(*claim).0 != State::Verified;
     let open: Vec<&str> = Claim::ALL.into_iter().filter(is_open).map(words::claim).collect();
     format!("it could not be shown that {}", open.join("; nor that "))
 }
