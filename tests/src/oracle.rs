@@ -12,6 +12,7 @@ use custody::{
     id::{Epoch, GatewayId, WorkspaceId},
     policy::Policy,
     segment::{Content, Entry, Object, Seal, split_frame},
+    verdict::{Claim, State},
     verify::{Archive as _, Known, Log, Options},
 };
 use verifier::{reader::Folder, workers::AllCores};
@@ -44,7 +45,9 @@ pub fn check_ledger(archive: &Path, policy: &Path, expected: &Expected) -> usize
     let options = Options { as_of: now_us(), known: expected.known.clone(), ..Options::default() };
     let verdict = custody::verify::run(&archive, &policy, &options, &AllCores::new()).expect("the archive can be read");
     assert!(verdict.faults.is_empty(), "the archive does not verify: {:#?}", verdict.faults);
-    assert_eq!(verdict.exit_code(&policy.required), 0, "{verdict:#?}");
+    // Heads of some workspaces leave open whether the whole archive is the newest; that they are on its history is no fault above.
+    let holds = |claim: &Claim| verdict.claim(*claim).0 == State::Verified;
+    assert!(policy.required.iter().all(holds), "{verdict:#?}");
     let log = custody::verify::log(&archive, &policy, None).expect("the log can be read").expect("it verifies");
     let (found, sealed) = batches(&archive, &log);
     let mut held = 0;
