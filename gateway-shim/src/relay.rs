@@ -5,7 +5,12 @@
 //! is not a record that a gateway may write is refused with the rule that it breaks, never repaired; connections have the
 //! limits of `listen.rs`.
 
-use std::{future::Future, path::Path, pin::Pin, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::Duration,
+};
 
 use custody::{
     record,
@@ -32,7 +37,7 @@ use crate::{
     config::RelayConfig,
     durable,
     gateway::{Gateway, Recording},
-    listen,
+    listen::{self, Carried, Load},
     writer::Refused,
 };
 
@@ -113,11 +118,11 @@ fn status(refused: Refused) -> Status {
     Status::new(code, format!("failed to {refused}"))
 }
 
-impl<S: Connected> Connected for listen::Connection<S> {
-    type ConnectInfo = S::ConnectInfo;
+impl<S> Connected for listen::Connection<S> {
+    type ConnectInfo = Load;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream().connect_info()
+        self.load()
     }
 }
 
@@ -126,6 +131,7 @@ type Answers = Pin<Box<dyn Stream<Item = Result<PutResponse, Status>> + Send>>;
 #[tonic::async_trait]
 impl Relay for RelayService {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let _carried = carried(&request);
         answer(self.submit(request.into_inner()).await?).await.map(Response::new)
     }
 
@@ -133,6 +139,7 @@ impl Relay for RelayService {
 
     async fn ship(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<Answers>, Status> {
         let service = self.clone();
+        let carried = carried(&request);
         let requests = request.into_inner();
         // One after the other to the writer, so that numbers ascend with the requests; together to the disk.
         let submitted = requests.then(move |request| {
@@ -141,8 +148,18 @@ impl Relay for RelayService {
         });
         let put = until_refused(submitted).map(|submitted| async move { answer(submitted?).await });
         let answers = futures::StreamExt::buffered(put, SHIP_AT_ONCE);
-        Ok(Response::new(Box::pin(until_refused(answers))))
+        let answers = until_refused(answers).map(move |answer| {
+            // As long as the stream is there.
+            let _carried = &carried;
+            answer
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
+}
+
+/// Says that the connection of this request carries one.
+fn carried<T>(request: &Request<T>) -> Option<Carried> {
+    request.extensions().get::<Load>().map(Load::request)
 }
 
 /// Ends behind the first refusal: the caller decides what comes then.
@@ -157,63 +174,88 @@ fn until_refused<T>(
     })
 }
 
-/// Serves until `stop`, then finishes what was accepted within `wait`: a stream that its caller keeps open is cut.
-///
-/// # Errors
-/// When the address or the socket cannot be taken.
-pub async fn serve(
-    gateway: Gateway,
-    config: &RelayConfig,
-    stop: impl Future<Output = ()>,
-    wait: Duration,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    serve_with(gateway, config, stop, wait, listen::HEAD_LIMIT).await
+/// Where callers come in.
+pub enum Port {
+    /// Loopback.
+    Tcp(TcpListener),
+    /// And its path.
+    Unix(UnixListener, PathBuf),
 }
 
-async fn serve_with(
-    gateway: Gateway,
-    config: &RelayConfig,
-    stop: impl Future<Output = ()>,
-    wait: Duration,
-    head_limit: Duration,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let router = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(ALIVE_AFTER))
-        .http2_keepalive_timeout(Some(ALIVE_AFTER))
-        .add_service(RelayServer::new(RelayService::new(gateway)));
-    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let graceful = async move {
-        stop.await;
-        // The other side may be gone already.
-        stopping.send(()).ok();
-    };
-    let cut = async {
-        drop(stopped.await);
-        clock::sleep(wait).await;
-    };
-    if let Some(path) = &config.socket {
-        let listener = UnixListenerStream::new(listen_unix(path)?);
-        tracing::info!(socket = %path.display(), "relay listens");
-        let connections = listen::bounded(listener, listen::PREFACE_BYTES, head_limit);
-        tokio::select! {
-            ended = router.serve_with_incoming_shutdown(connections, graceful) => ended?,
-            () = cut => tracing::warn!("connections that are still open are cut"),
+impl Port {
+    /// Takes the address or the socket; who comes waits until [`Self::serve`].
+    ///
+    /// # Errors
+    /// When it cannot be taken; in words, with the next move.
+    pub async fn bind(config: &RelayConfig) -> Result<Self, String> {
+        if let Some(path) = &config.socket {
+            let bound = listen_unix(path);
+            let named = |why| format!("listen on the socket {}: {why}; hint: relay.socket", path.display());
+            return bound.map(|listener| Self::Unix(listener, path.clone())).map_err(named);
         }
-        std::fs::remove_file(path)?;
-    } else if let Some(address) = config.listen {
-        let listener = TcpListener::bind(address).await?;
-        tracing::info!(address = %listener.local_addr()?, "relay listens");
-        let connections = listen::bounded(TcpListenerStream::new(listener), listen::PREFACE_BYTES, head_limit);
-        tokio::select! {
-            ended = router.serve_with_incoming_shutdown(connections, graceful) => ended?,
-            () = cut => tracing::warn!("connections that are still open are cut"),
-        }
+        let Some(address) = config.listen else { return Err("listen: relay has neither listen nor socket".into()) };
+        let bound = TcpListener::bind(address).await;
+        bound.map(Self::Tcp).map_err(|why| format!("listen on {address}: {why}; hint: relay.listen"))
     }
-    Ok(())
+
+    /// Serves until `stop`, then finishes what was accepted within `wait`: a stream that its caller keeps open is cut.
+    ///
+    /// # Errors
+    /// When the port fails.
+    pub async fn serve(self, gateway: Gateway, stop: impl Future<Output = ()>, wait: Duration) -> Result<(), BoxError> {
+        self.serve_with(gateway, stop, wait, listen::HEAD_LIMIT).await
+    }
+
+    async fn serve_with(
+        self,
+        gateway: Gateway,
+        stop: impl Future<Output = ()>,
+        wait: Duration,
+        head_limit: Duration,
+    ) -> Result<(), BoxError> {
+        let router = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_keepalive_interval(Some(ALIVE_AFTER))
+            .http2_keepalive_timeout(Some(ALIVE_AFTER))
+            .add_service(RelayServer::new(RelayService::new(gateway)));
+        let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+        let graceful = async move {
+            stop.await;
+            // The other side may be gone already.
+            stopping.send(()).ok();
+        };
+        let cut = async {
+            drop(stopped.await);
+            clock::sleep(wait).await;
+        };
+        match self {
+            Self::Unix(listener, path) => {
+                tracing::info!(socket = %path.display(), "relay listens");
+                let incoming = UnixListenerStream::new(listener);
+                let connections = listen::bounded(incoming, listen::PREFACE_BYTES, head_limit);
+                tokio::select! {
+                    ended = router.serve_with_incoming_shutdown(connections, graceful) => ended?,
+                    () = cut => tracing::warn!("connections that are still open are cut"),
+                }
+                std::fs::remove_file(path)?;
+            }
+            Self::Tcp(listener) => {
+                tracing::info!(address = %listener.local_addr()?, "relay listens");
+                let incoming = TcpListenerStream::new(listener);
+                let connections = listen::bounded(incoming, listen::PREFACE_BYTES, head_limit);
+                tokio::select! {
+                    ended = router.serve_with_incoming_shutdown(connections, graceful) => ended?,
+                    () = cut => tracing::warn!("connections that are still open are cut"),
+                }
+            }
+        }
+        Ok(())
+    }
 }
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Takes the path of a socket; one that nobody answers on any more is replaced.
 fn listen_unix(path: &Path) -> std::io::Result<UnixListener> {

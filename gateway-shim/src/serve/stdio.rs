@@ -322,8 +322,9 @@ async fn read_lines(proxy: &Arc<Proxy>, session: &Arc<Session>, stdout: ChildStd
                 proxy.count(&method);
                 session.say(line, progress.as_deref()).await;
             }
-            // Not a message: servers print banners. It is not forwarded, as no client could read it.
-            Err(_) => tracing::debug!(bytes = line.len(), "a line of the MCP server is no message"),
+            // Some servers print banners; empty lines are nothing.
+            Err(_) if line.is_empty() => {}
+            Err(_) => proxy.unread(line.len()),
         }
     }
 }
@@ -352,14 +353,15 @@ impl Session {
         let waiting = Waiting { tell, running, progress: request.progress.clone(), cancelled: false };
         {
             let mut inner = self.lock();
-            if inner.ended || inner.waiting.contains_key(&request.id) {
-                // Dropping the sender tells the connection; the record ends as an error of the transport.
-                waiting.fail(
-                    Outcome::TransportError,
-                    StatusCode::NOT_FOUND,
-                    CODE_NO_SESSION,
-                    "Not Found: ended, or id in use",
-                );
+            // The record ends with that, too.
+            if inner.ended {
+                let text = "Not Found: the session has ended";
+                waiting.fail(Outcome::TransportError, StatusCode::NOT_FOUND, CODE_NO_SESSION, text);
+                return told;
+            }
+            if inner.waiting.contains_key(&request.id) {
+                let text = "a request with this id waits for its answer; give each another id";
+                waiting.fail(Outcome::Malformed, StatusCode::BAD_REQUEST, envelope::NOT_A_MESSAGE, text);
                 return told;
             }
             inner.order.push_back(request.id.clone());
