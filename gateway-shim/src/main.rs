@@ -194,13 +194,26 @@ fn request(config: &Config, out: &Path) -> Result<u8, Failed> {
     let request = key::enrolment_request(&config.name(), &config.gateway.name, &signing, &tls).map_err(failed)?;
     let mut json = serde_json::to_vec_pretty(&request).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
     json.push(b'\n');
-    durable::create_new(out, &json, false).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+    durable::create_new(out, &json, false).map_err(|error| not_written(out, &error))?;
     say(&format!(
         "wrote {}; hint: ledger gateway enrol takes it, and answers with {}",
         out.display(),
         config.gateway.enrolment.display()
     ));
     Ok(0)
+}
+
+fn not_written(path: &Path, error: &std::io::Error) -> Failed {
+    let path = path.display();
+    Failed(
+        EXIT_FAILED,
+        match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                format!("write {path}: there is a file of this name; hint: another name, or move it away")
+            }
+            _ => format!("write {path}: {error}"),
+        },
+    )
 }
 
 fn in_runtime(life: impl Future<Output = Result<u8, Failed>>) -> Result<u8, Failed> {
@@ -251,7 +264,12 @@ async fn live(config: Config, way: Way) -> Result<u8, Failed> {
     let port = match way_in {
         WayIn::Serve(serving) => {
             let listener = TcpListener::bind(serving.listen).await;
-            let named = |why| failed(format!("listen on {}: {why}; hint: serve.listen", serving.listen));
+            let named = |why| {
+                failed(format!(
+                    "listen on {}: {why}; hint: does one run there already? serve.listen names the address",
+                    serving.listen
+                ))
+            };
             Port::Serve(listener.map_err(named)?, serving)
         }
         WayIn::Relay(relaying) => Port::Relay(relay::Port::bind(&relaying).await.map_err(failed)?),
@@ -303,7 +321,7 @@ async fn stop_on_signal(gateway: Gateway, mut terminated: Signal, mut interrupte
     tokio::select! {
         _ = terminated.recv() => tracing::info!("SIGTERM: draining"),
         _ = interrupted.recv() => tracing::info!("SIGINT: draining"),
-        ended = gateway.ended() => tracing::error!(?ended, "the gateway ended by itself"),
+        ended = gateway.ended() => tracing::error!(why = %ended, "the gateway ended by itself"),
     }
     stop.send_replace(true);
 }

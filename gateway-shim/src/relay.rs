@@ -12,16 +12,10 @@ use std::{
     time::Duration,
 };
 
-use custody::{
-    record,
-    wire::{
-        self, PutRequest, PutResponse,
-        gateway_event::Event,
-        record::Kind,
-        relay_server::{Relay, RelayServer},
-    },
+use custody::wire::{
+    PutRequest, PutResponse,
+    relay_server::{Relay, RelayServer},
 };
-use prost::Message as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::{
     Stream, StreamExt as _,
@@ -41,6 +35,11 @@ use crate::{
     writer::Refused,
 };
 
+mod admit;
+
+pub use admit::CALLER_NUMBERS_FROM;
+use admit::check;
+
 /// Records of one stream that are on their way to the disk at once: they share a sync.
 const SHIP_AT_ONCE: usize = 256;
 /// What one stream may send ahead, in bytes. HTTP/2 counts small frames against half of the connection's window, 256 bytes
@@ -53,9 +52,6 @@ const STREAMS_MAX: u32 = 32;
 /// A connection that is silent for so long is asked whether it is there, and ends if it does not answer for as long again:
 /// on one machine an answer takes milliseconds, and a process that was stopped comes back within seconds or not at all.
 const ALIVE_AFTER: Duration = Duration::from_secs(20);
-/// Call numbers below this are given by the relay; a caller that writes intents and outcomes itself uses those above.
-pub const CALLER_NUMBERS_FROM: u64 = 1 << 32;
-
 /// The service.
 #[derive(Clone, Debug)]
 pub struct RelayService {
@@ -69,7 +65,7 @@ impl RelayService {
     }
 
     async fn submit(&self, request: PutRequest) -> Result<Recording, Status> {
-        let kind = check(request)?;
+        let kind = check(request, clock::now_us())?;
         self.gateway.submit(kind).await.map_err(status)
     }
 }
@@ -77,34 +73,6 @@ impl RelayService {
 async fn answer(recording: Recording) -> Result<PutResponse, Status> {
     let name = recording.durable().await.map_err(status)?;
     Ok(PutResponse { gateway: name.gateway.into(), epoch: name.epoch.into(), number: name.number })
-}
-
-fn check(request: PutRequest) -> Result<Kind, Status> {
-    let invalid = |text: String| Status::invalid_argument(format!("{text}; do not send it again as it is"));
-    let Some(mut record) = request.record else { return Err(invalid("the request has no record".into())) };
-    if record.version == 0 {
-        record.version = custody::FORMAT_VERSION;
-    }
-    let kind =
-        record::check(&record.encode_to_vec()).map_err(|why| invalid(format!("the record breaks a rule: {why}")))?;
-    if !kind.may_be_written_by(wire::Role::Gateway, false) {
-        return Err(invalid(format!("a gateway may not write a record of the kind {}", kind.name())));
-    }
-    match record.kind {
-        Some(Kind::GatewayEvent(wire::GatewayEvent { event: Some(Event::Opened(_)), .. })) => {
-            Err(invalid("the relay itself writes who opened the epoch".into()))
-        }
-        Some(Kind::Call(call)) => {
-            let whole = call.phase == wire::Phase::Complete as i32;
-            match (whole, call.call_number) {
-                (true, 0) | (_, CALLER_NUMBERS_FROM..) => Ok(Kind::Call(call)),
-                (true, _) => Err(invalid("call_number of a complete call is 0, or at least 2^32".into())),
-                (false, _) => Err(invalid("call_number of an intent and its outcome is one of at least 2^32".into())),
-            }
-        }
-        Some(kind) => Ok(kind),
-        None => Err(invalid("the record has no kind".into())),
-    }
 }
 
 /// Which code each refusal has, and so whether to send again; `docs/SHIPPING.md` has the same table.
@@ -190,12 +158,14 @@ impl Port {
     pub async fn bind(config: &RelayConfig) -> Result<Self, String> {
         if let Some(path) = &config.socket {
             let bound = listen_unix(path);
-            let named = |why| format!("listen on the socket {}: {why}; hint: relay.socket", path.display());
+            let named = |why| format!("listen on the socket {}: {why}; hint: relay.socket names it", path.display());
             return bound.map(|listener| Self::Unix(listener, path.clone())).map_err(named);
         }
         let Some(address) = config.listen else { return Err("listen: relay has neither listen nor socket".into()) };
         let bound = TcpListener::bind(address).await;
-        bound.map(Self::Tcp).map_err(|why| format!("listen on {address}: {why}; hint: relay.listen"))
+        bound.map(Self::Tcp).map_err(|why| {
+            format!("listen on {address}: {why}; hint: does one run there already? relay.listen names the address")
+        })
     }
 
     /// Serves until `stop`, then finishes what was accepted within `wait`: a stream that its caller keeps open is cut.

@@ -1,6 +1,9 @@
 //! The relay over a real socket: what is taken, what is refused, and with which code.
 
-use custody::wire::relay_client::RelayClient;
+use custody::{
+    record,
+    wire::{self, gateway_event::Event, record::Kind, relay_client::RelayClient},
+};
 use std::path::PathBuf;
 
 use tokio::sync::oneshot;
@@ -157,8 +160,11 @@ async fn whoever_says_nothing_loses_the_connection() {
     relay.abort();
 }
 
+/// Some day in 2026.
+const NOW_US: u64 = 1_790_000_000_000_000;
+
 #[test]
-fn what_breaks_a_rule_is_refused_with_that_rule() {
+fn what_breaks_a_rule_is_refused_with_the_name_of_its_field() {
     let of = |kind| PutRequest { record: Some(wire::Record { version: 1, kind: Some(kind) }) };
     let opened = wire::Opened {
         product: "p".into(),
@@ -171,23 +177,47 @@ fn what_breaks_a_rule_is_refused_with_that_rule() {
     let alarm = wire::Alarm { at: 1, phase: 1, severity: 1, name: "a".into(), ..Default::default() };
     let future = PutRequest { record: Some(wire::Record { version: 2, kind: Some(Kind::Call(call())) }) };
     let intent = wire::Call { phase: wire::Phase::Intent as i32, outcome: wire::Outcome::Running as i32, ..call() };
+    let denied = wire::Call { decision: wire::Decision::Denied as i32, ..call() };
+    let outcome = wire::Call { phase: wire::Phase::Outcome as i32, ..call() };
+    let extension = |key: &str| wire::Extension { key: key.into(), value: Some(wire::extension::Value::Number(1)) };
+    let counts = wire::Counts { since: 1, ..Default::default() };
+    let event = wire::GatewayEvent { at: NOW_US * 1_000, event: Some(Event::Counts(counts)) };
     for (request, says) in [
-        (PutRequest { record: None }, "no record"),
-        (put(wire::Call { server: "a b".into(), ..call() }), "Call field 11"),
-        (put(wire::Call { rule: "ä".into(), ..call() }), "Call field 19"),
-        (put(wire::Call { mode: 9, ..call() }), "Call field 3"),
-        (put(wire::Call { outcome: wire::Outcome::Running as i32, ..call() }), "Call field 2"),
-        (put(wire::Call { call_number: 7, ..call() }), "call_number"),
-        (put(intent.clone()), "call_number"),
+        (PutRequest { record: None }, "PutRequest.record is missing"),
+        (PutRequest { record: Some(wire::Record { version: 1, kind: None }) }, "Record.kind is missing"),
+        (put(wire::Call { server: "a b".into(), ..call() }), "Call.server (11): a character that is not allowed"),
+        (put(wire::Call { rule: "ä".into(), ..call() }), "hint: at most 128 bytes of [A-Za-z0-9_./:@+-]"),
+        (put(wire::Call { mode: 9, ..call() }), "Call.mode (3): out of range; hint: a value of 1 to 2"),
+        (put(wire::Call { agent: Some(vec![1].into()), ..call() }), "Call.agent (6): wrong length; hint: 16 bytes"),
+        (put(wire::Call { extensions: vec![extension("a b")], ..call() }), "Extension.key (1)"),
+        (put(wire::Call { outcome: wire::Outcome::Running as i32, ..call() }), "Call.phase (2)"),
+        (put(wire::Call { call_number: 7, ..call() }), "Call.call_number of a complete call is 7"),
+        (put(intent.clone()), "Call.call_number of an intent or an outcome is 0"),
+        (put(outcome.clone()), "Call.call_number of an intent or an outcome is 0"),
+        (put(denied.clone()), "Call.outcome is OUTCOME_OK, and Call.decision is DECISION_DENIED"),
+        (put(wire::Call { extensions: ["a", "b", "a"].map(extension).into(), ..call() }), "holds the key a twice"),
+        (put(wire::Call { started_at: NOW_US * 2, ..call() }), "Call.started_at is 3580000000000000, more than a day"),
+        (put(wire::Call { started_at: NOW_US / 1_000, ..call() }), "more than ten years ago; hint: microseconds"),
+        (of(Kind::GatewayEvent(event)), "GatewayEvent.at"),
         (of(Kind::Alarm(alarm)), "may not write"),
         (of(Kind::GatewayEvent(wire::GatewayEvent { at: 1, event: Some(Event::Opened(opened)) })), "relay itself"),
-        (future, "version"),
+        (future, "Record.version"),
     ] {
-        let status = check(request).unwrap_err();
+        let status = check(request, NOW_US).unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains(says), "{:?} instead of {says:?}", status.message());
+        assert!(!status.message().contains(" field "), "a number names nothing: {}", status.message());
     }
-    check(put(wire::Call { call_number: CALLER_NUMBERS_FROM, ..intent })).unwrap();
+    let honest = [
+        wire::Call { call_number: CALLER_NUMBERS_FROM, ..intent },
+        wire::Call { call_number: CALLER_NUMBERS_FROM, ..outcome },
+        wire::Call { outcome: wire::Outcome::Denied as i32, ..denied.clone() },
+        wire::Call { outcome: wire::Outcome::OverLimit as i32, ..denied },
+        wire::Call { started_at: NOW_US + 1_000_000, extensions: ["a", "b"].map(extension).into(), ..call() },
+    ];
+    for call in honest {
+        check(put(call), NOW_US).unwrap();
+    }
 }
 
 /// A client that follows the table of `docs/SHIPPING.md` sends again what was not taken, and never what is declared as lost.

@@ -35,11 +35,11 @@ use crate::{
     clock,
     config::ServeConfig,
     gateway::{Gateway, Running},
-    key,
     mcp::{
         envelope::{self, Message, Request},
         sse,
     },
+    random,
     writer::Ending,
 };
 
@@ -211,7 +211,7 @@ impl Stdio {
         };
         let (lines, inbox) = mpsc::channel(INBOX_MAX);
         let session = Arc::new(Session {
-            id: hex(&key::random::<16>()),
+            id: hex(&random::bytes::<16>()),
             stdin: lines,
             inner: Mutex::default(),
             end: Notify::new(),
@@ -279,7 +279,7 @@ async fn life(gateway: &Gateway, server: &str, state: ServerState, exit_code: Op
     let life = wire::ServerLife { server: server.to_owned(), state: state as i32, exit_code };
     let event = wire::GatewayEvent { at: clock::now_us(), event: Some(Event::ServerLife(life)) };
     if let Err(refused) = gateway.record(Kind::GatewayEvent(event)).await {
-        tracing::error!(%refused, ?state, "the life of a server is not recorded");
+        tracing::error!(%refused, state = state.as_str_name(), "the life of a server is not recorded");
     }
 }
 
