@@ -130,7 +130,7 @@ fn check_message(bytes: &[u8], _: &mut Dice) {
     let message = match envelope::parse(bytes) {
         Ok(message) => message,
         Err(malformed) => {
-            let id = malformed.raw_id.unwrap_or("null".into());
+            let id = malformed.raw_id.unwrap_or_else(|| "null".into());
             let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"message":"{}"}}}}"#, malformed.text);
             serde_json::from_str::<Value>(&answer).expect("an answer of our own is JSON");
             return;

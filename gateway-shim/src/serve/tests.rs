@@ -109,6 +109,12 @@ fn tool_call(id: u32, tool: &str) -> String {
         .to_string()
 }
 
+/// A request with two methods, for whoever reads the second key as the first; and the answer.
+fn twofold(id: &Value) -> String {
+    let asked = r#"{"jsonrpc":"2.0","id":9,"method":"sampling/createMessage","Method":"x"}"#;
+    format!("data: {asked}\n\ndata: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}\n\n")
+}
+
 /// A server whose answers are not what a JSON library would write, so that only the original bytes pass for them.
 async fn odd_server() -> std::net::SocketAddr {
     async fn answer(request: HttpRequest) -> Answer {
@@ -149,10 +155,7 @@ async fn odd_server() -> std::net::SocketAddr {
                  data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}}\r\n\r\n\
                  data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\ndata: \"result\":{{}}}}\n\n"
             )),
-            (_, Some("twofold")) => sse(format!(
-                "data: {{\"jsonrpc\":\"2.0\",\"id\":9,\"method\":\"sampling/createMessage\",\"Method\":\"x\"}}\n\n\
-                 data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}\n\n"
-            )),
+            (_, Some("twofold")) => sse(twofold(id)),
             (_, Some("long")) => sse(format!(
                 "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/before\"}}\n\n\
                  data: {{\"jsonrpc\":\"2.0\",\"id\":9,\"method\":\"sampling/createMessage\",\"params\":{{\"x\":\"{}\"}}}}\n\n\
