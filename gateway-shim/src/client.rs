@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use custody::{
-    id::Epoch,
+    id::{Epoch, KeyId},
     wire::{
         self, FromGateway, FromLedger, OpeningReason, RejectReason, from_gateway, from_ledger,
         ingest_client::IngestClient,
@@ -82,6 +82,8 @@ pub enum Stop {
 pub struct Client {
     /// Who ships.
     pub who: Name,
+    /// The key with which the writer signs; older batches may be of another.
+    pub key_id: KeyId,
     /// To whom.
     pub link: Link,
     /// What is known of the ledger.
@@ -374,7 +376,7 @@ impl Client {
     ) -> Result<Option<End>, End> {
         let Ok(epoch) = Epoch::try_from(rejection.epoch.as_ref()) else { return Ok(None) };
         // An answer to a batch that was signed again since, or goes again already.
-        let Some(opening) = session.flight.opening_reason(epoch, rejection.batch_number) else { return Ok(None) };
+        let Some((key_id, opening)) = session.flight.signed_as(epoch, rejection.batch_number) else { return Ok(None) };
         let reason = rejection.reason();
         let detail = printable(&rejection.detail);
         tracing::warn!(batch = rejection.batch_number, reason = reason.as_str_name(), detail = %detail, "the ledger rejects a batch");
@@ -390,10 +392,13 @@ impl Client {
                     return Ok(None);
                 }
                 // What the ledger lacks was let go here.
-                OpeningReason::StateLost
+                Some(OpeningReason::StateLost)
             }
-            RejectReason::Equivocation if opening == Some(OpeningReason::First) => OpeningReason::StateLost,
-            RejectReason::Equivocation => OpeningReason::Rewound,
+            RejectReason::Equivocation if opening == Some(OpeningReason::First) => Some(OpeningReason::StateLost),
+            RejectReason::Equivocation => Some(OpeningReason::Rewound),
+            // A key that was replaced, because others know it or it was never enrolled: what it signed is still true, and
+            // the key of now can say so.
+            RejectReason::Forged | RejectReason::Revoked | RejectReason::Unauthorised if key_id != self.key_id => None,
             RejectReason::FutureVersion | RejectReason::Unauthorised => return Ok(Some(End::Mend(text))),
             _ => return Ok(Some(End::Stop(Stop::Refused { reason: text }))),
         };

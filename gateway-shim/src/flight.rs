@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use custody::{
     batch::Header,
-    id::Epoch,
+    id::{Epoch, KeyId},
     wire::{self, OpeningReason},
 };
 use prost::Message as _;
@@ -18,6 +18,7 @@ struct Waiting {
     epoch: Epoch,
     number: u64,
     length: usize,
+    key_id: KeyId,
     opening_reason: Option<OpeningReason>,
     sent: Sent,
 }
@@ -91,6 +92,7 @@ impl Flight {
             epoch: header.epoch,
             number: header.batch_number,
             length: bytes.len(),
+            key_id: header.key_id,
             opening_reason: header.opening_reason,
             sent: Sent { header: batch.header, signature: batch.signature },
         };
@@ -113,9 +115,10 @@ impl Flight {
         Some(order)
     }
 
-    /// Whether this batch is on its way, and for what reason its epoch opened, if it is the first.
-    pub fn opening_reason(&self, epoch: Epoch, number: u64) -> Option<Option<OpeningReason>> {
-        self.waiting.get(self.by_name.get(&(epoch, number))?).map(|waiting| waiting.opening_reason)
+    /// Whether this batch is on its way, whose key signed it, and for what reason its epoch opened, if it is the first.
+    pub fn signed_as(&self, epoch: Epoch, number: u64) -> Option<(KeyId, Option<OpeningReason>)> {
+        let waiting = self.waiting.get(self.by_name.get(&(epoch, number))?)?;
+        Some((waiting.key_id, waiting.opening_reason))
     }
 
     /// The batch of this order and all after it that are on their way go again. They are forgotten until then: an answer
@@ -144,7 +147,7 @@ impl Flight {
 mod tests {
     use custody::{
         batch::{encode_signed, seal_header},
-        id::{GatewayId, HeaderHash, KeyId, WorkspaceId},
+        id::{GatewayId, HeaderHash, WorkspaceId},
     };
 
     use super::*;

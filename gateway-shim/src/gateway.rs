@@ -18,8 +18,8 @@ use crate::{
     fork,
     key::{self, KeyError, Name},
     receipt::Checker,
-    spool::{self, Spool, SpoolError},
-    writer::{Command, Ending, FULL_WAIT, Progress, QUEUE_MAX, RecordName, Refused, Settings, Ticket, Writer, ask},
+    spool::{self, Opener, Spool, SpoolError},
+    writer::{Carried, Command, Ending, FULL_WAIT, Progress, QUEUE_MAX, RecordName, Refused, Settings, Ticket, Writer, ask},
 };
 
 /// Why a gateway does not open.
@@ -162,7 +162,7 @@ impl Gateway {
     /// # Errors
     /// [`OpenError`].
     pub fn start(disk: Box<dyn Disk>, limits: spool::Limits, parts: Parts) -> Result<Self, OpenError> {
-        let spool = Spool::open(disk, limits)?;
+        let spool = Spool::open(disk, limits, &parts.settings.opener())?;
         let mut checker = Checker::new(parts.who.clone(), parts.roots);
         for statement in spool.statements() {
             checker.statement(statement).map_err(|refusal| OpenError::Chain(refusal.to_string()))?;
@@ -171,6 +171,7 @@ impl Gateway {
             let head = spool.state().last_head.clone();
             checker.resume(&head).map_err(|refusal| OpenError::Chain(refusal.to_string()))?;
         }
+        let key_id = key::key_id(&parts.settings.key);
         let (writer, progress) = Writer::open(spool, parts.settings)?;
         let (commands, taken) = mpsc::channel(QUEUE_MAX);
         let (ending, ended) = watch::channel(None);
@@ -178,6 +179,7 @@ impl Gateway {
         write_on_a_thread(writer, taken, Arc::clone(&ending))?;
         let client = Client {
             who: parts.who.clone(),
+            key_id,
             link: parts.link,
             checker,
             commands: commands.clone(),
@@ -307,6 +309,20 @@ fn write_on_a_thread(
     };
     std::thread::Builder::new().name("spool".into()).spawn(life)?;
     Ok(())
+}
+
+/// Goes on without the key of an epoch that was not ended, which is lost: what waits in the spool for its signature is signed
+/// with the key that the configuration names, in an epoch of its own. The next start ships it. `None`: no key is needed but
+/// that one.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn go_on_without_key(config: &Config) -> Result<Option<Carried>, OpenError> {
+    let Parts { settings, .. } = parts(config)?;
+    let folder = Folder::open(&config.spool.dir).map_err(SpoolError::from)?;
+    let opener = Opener { old_key_lost: true, ..settings.opener() };
+    let spool = Spool::open(Box::new(folder), spool::Limits::of_mib(config.spool.mib_max), &opener)?;
+    Ok(Writer::carry_over(spool, settings)?)
 }
 
 /// Reads every file that a start reads, but the spool's, and looks whether the folders can be used.

@@ -17,6 +17,8 @@ use gateway_shim::{
     durable,
     gateway::{self, Ended, Gateway, OpenError},
     key, relay, serve,
+    spool::SpoolError,
+    writer::Carried,
 };
 use tokio::{
     net::TcpListener,
@@ -85,6 +87,12 @@ enum KeyVerb {
         #[arg(long)]
         tls_key: PathBuf,
     },
+    /// The key before this one is lost, and a start asks for it: goes on with the key that the configuration names.
+    Lost {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -148,6 +156,7 @@ fn run(verb: Verb) -> Result<u8, Failed> {
             say(&format!("made {} and {}; keep both secret", key.display(), tls_key.display()));
             Ok(0)
         }
+        Verb::Key { verb: KeyVerb::Lost { config } } => lost(&read(&config)?),
         Verb::Request { config, out } => request(&read(&config)?, &out),
         Verb::Config { verb: ConfigVerb::Template } => {
             let printed = std::io::stdout().write_all(TEMPLATE.as_bytes());
@@ -177,7 +186,9 @@ fn check(config: &Config) -> Result<(), Failed> {
 
 fn not_open(error: OpenError) -> Failed {
     let code = match &error {
-        OpenError::Config(_) | OpenError::Key(_) => EXIT_CONFIG,
+        OpenError::Config(_)
+        | OpenError::Key(_)
+        | OpenError::Spool(SpoolError::OfAnother(_) | SpoolError::OtherKey(..) | SpoolError::Newer) => EXIT_CONFIG,
         OpenError::Spool(_) | OpenError::Chain(_) => EXIT_FAILED,
     };
     Failed::of(code)(Box::new(error))
@@ -200,6 +211,19 @@ fn request(config: &Config, out: &Path) -> Result<u8, Failed> {
         out.display(),
         config.gateway.enrolment.display()
     ));
+    Ok(0)
+}
+
+/// Goes on without a key that is lost, and says what became of what waited for it.
+fn lost(config: &Config) -> Result<u8, Failed> {
+    match gateway::go_on_without_key(config).map_err(not_open)? {
+        Some(Carried { old_epoch, old_key, epoch, records, unfinished }) => say(&format!(
+            "epoch {old_epoch} of the key {old_key} stays unended; epoch {epoch} of gateway.key goes on behind it, with \
+             {records} records and {unfinished} calls that waited there; hint: start the gateway, which ships them, and \
+             keep what was printed here: it has their new names"
+        )),
+        None => say("no epoch in the spool waits for another key; nothing was changed; hint: start the gateway"),
+    }
     Ok(0)
 }
 

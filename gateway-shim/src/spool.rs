@@ -13,23 +13,29 @@
 //! - What was durable and is damaged is refused, never taken for what a crash tore: each group that is synced together begins
 //!   by saying how much was durable before it.
 //! - Live and recovering, every frame takes effect through [`State::apply`].
+//! - A spool is of one gateway, and an epoch of one key: nothing is written before both were looked at (`owner.rs`).
 //!
 //! Only the writer (`writer.rs`) uses it.
 
 use std::{collections::BTreeMap, io};
 
 use bytes::Bytes;
-use custody::{batch::Submitted, id::Epoch};
+use custody::{
+    batch::Submitted,
+    id::{Epoch, KeyId},
+};
 use prost::Message as _;
 
-use crate::durable::Disk;
+use crate::{durable::Disk, key::Name};
 
 mod frame;
+mod owner;
 mod reserve;
 mod state;
 
 pub use frame::{Dropped, Entry, Intent, Receipts, Received, Recorded};
 use frame::{Range, Snapshot};
+pub use owner::Opener;
 use reserve::Reserve;
 use state::PENDING_COST;
 pub use state::{Held, State};
@@ -64,6 +70,12 @@ pub enum SpoolError {
     Disk(io::Error),
     /// A file is not what was written. A crash does not do this.
     Damaged(String),
+    /// It is of this gateway, and the opener is another. Nothing was written.
+    OfAnother(Name),
+    /// This epoch is not ended, and only this key may: the opener has another. Nothing was written or signed.
+    OtherKey(Epoch, KeyId),
+    /// A version that this program does not know wrote it.
+    Newer,
 }
 
 impl std::fmt::Display for SpoolError {
@@ -81,6 +93,19 @@ impl std::fmt::Display for SpoolError {
                 "read the spool: {file} is damaged; hint: move the folder away and keep it, the next start then declares \
                  that its state was lost"
             ),
+            Self::OfAnother(Name { origin, workspace, gateway }) => write!(
+                f,
+                "open the spool: it is of gateway {gateway} in workspace {workspace} of {origin}, and the configuration \
+                 names another; hint: give each gateway a spool.dir of its own, or mend gateway.id, gateway.workspace \
+                 or gateway.origin"
+            ),
+            Self::OtherKey(epoch, key_id) => write!(
+                f,
+                "open the spool: its epoch {epoch} is not ended and only the key {key_id} may end it, which is not \
+                 gateway.key; nothing was changed; hint: put that key back, start and stop the gateway, and change the \
+                 key then; if that key is lost: gateway-shim key lost --config FILE"
+            ),
+            Self::Newer => f.write_str("open the spool: a newer gateway-shim wrote it; hint: run that one"),
         }
     }
 }
@@ -148,12 +173,11 @@ pub struct Spool {
 
 impl Spool {
     /// Opens the spool and recovers what it says. Nothing is written to the journal until the first [`Self::turn`], which
-    /// must be next.
+    /// must be next, and nothing at all for an opener who may not.
     ///
     /// # Errors
-    /// [`SpoolError::Damaged`] and [`SpoolError::Disk`].
-    pub fn open(mut disk: Box<dyn Disk>, limits: Limits) -> Result<Self, SpoolError> {
-        let reserve = Reserve::open(&mut *disk, &limits)?;
+    /// All kinds but [`SpoolError::Full`].
+    pub fn open(disk: Box<dyn Disk>, limits: Limits, opener: &Opener) -> Result<Self, SpoolError> {
         let mut spool = Self {
             disk,
             limits,
@@ -164,16 +188,24 @@ impl Spool {
             length: 0,
             older: BTreeMap::new(),
             unsynced: false,
-            reserve,
+            reserve: Reserve::of(&limits),
             turn_due: false,
         };
-        spool.recover()?;
+        let dead = spool.recover()?;
+        opener.may_open(&spool.state)?;
+        spool.state.owner = Some(opener.who.clone());
+        for file in dead {
+            spool.disk.remove(&name(file))?;
+        }
+        spool.reserve.open(&mut *spool.disk)?;
         spool.recover_statements()?;
         Ok(spool)
     }
 
     /// The newest file whose snapshot is whole is the base; the newer one, if any, died at birth and was never relied on.
-    fn recover(&mut self) -> Result<(), SpoolError> {
+    /// Gives those. Only reads.
+    fn recover(&mut self) -> Result<Vec<u64>, SpoolError> {
+        let mut dead = Vec::new();
         let mut files: Vec<u64> = self.disk.list()?.iter().filter_map(|name| number(name)).collect();
         files.sort_unstable();
         let mut base = None;
@@ -188,10 +220,10 @@ impl Spool {
             if frame::first_was_whole(&bytes) {
                 return Err(SpoolError::Damaged(name(file)));
             }
-            self.disk.remove(&name(file))?;
+            dead.push(file);
             files.pop();
         }
-        let Some((file, length, frames)) = base else { return Ok(()) };
+        let Some((file, length, frames)) = base else { return Ok(dead) };
         files.pop();
         let end = frames.last().map_or(0, |last| last.offset + last.length as u64);
         if end < length {
@@ -209,7 +241,7 @@ impl Spool {
         }
         match self.state.by_file.contains_key(&GONE) {
             true => Err(SpoolError::Damaged("a file with batches that are not archived".into())),
-            false => Ok(()),
+            false => Ok(dead),
         }
     }
 
@@ -230,6 +262,7 @@ impl Spool {
                         let at = ranges.partition_point(|range| range.last < this);
                         let Some(range) = ranges.get(at).filter(|range| range.first <= this) else { continue };
                         let header = Submitted::parse(batch).map_err(|_| damaged())?.header;
+                        self.state.is_of(&header);
                         let (epoch, number) = (header.epoch, header.batch_number);
                         let (offset, length) = (frame.offset, frame.length);
                         let held = Held { file: *file, offset, length, epoch, number, segment: range.segment };

@@ -5,7 +5,7 @@
 //! seconds, else its intent and its outcome.
 //!
 //! What must hold: no answer before the sync that covers it; no batch is shown to the client (`client.rs`) before it is
-//! durable, so that no number is ever signed twice. A disk without space refuses and ends nothing: what is owed by then (the
+//! durable, so that no number is ever signed twice; no batch is signed with another key than its epoch's. A disk without space refuses and ends nothing: what is owed by then (the
 //! outcome of a call that was let through, a count of drops, a batch that is due) is kept in memory and written when there is
 //! space again.
 
@@ -26,20 +26,22 @@ use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    batcher::{self, Limits, Place, Saying},
+    batcher::{self, Limits, Saying},
     clock::{self, JumpWatch},
     config::WhenFull,
     key::{self, Name},
     random,
-    spool::{Dropped, Entry, Intent, Recorded, Spool, SpoolError},
+    spool::{Dropped, Entry, Intent, Opener, Recorded, Spool, SpoolError},
 };
 
 mod command;
+mod epoch;
 mod kinds;
 mod rewind;
 
 pub use command::{Answer, Command, Ending, FULL_WAIT, Fetch, Progress, RecordName, Refused, Ticket, ask, receipts};
-use kinds::{complete_of, delivery_words, event, intent_of, opening_words, outcome_of};
+pub use epoch::Carried;
+use kinds::{complete_of, delivery_words, event, intent_of, outcome_of};
 
 /// A call that still runs after this long ships its intent as a record of its own.
 pub const INTENT_AFTER: Duration = Duration::from_secs(2);
@@ -67,6 +69,13 @@ pub struct Settings {
     pub when_full: WhenFull,
     /// What the opening record says, besides the clock.
     pub opened: wire::Opened,
+}
+
+impl Settings {
+    /// Who opens the spool.
+    pub fn opener(&self) -> Opener {
+        Opener { who: self.who.clone(), key_id: key::key_id(&self.key), old_key_lost: false }
+    }
 }
 
 /// How a frame is written: owed, or new.
@@ -137,8 +146,18 @@ impl Writer {
     /// # Errors
     /// [`SpoolError`].
     pub fn open(spool: Spool, settings: Settings) -> Result<(Self, watch::Receiver<Progress>), SpoolError> {
+        let (mut writer, watching) = Self::over(spool, settings);
+        let previous = writer.end_old_epoch()?;
+        let reason = (previous == HeaderHash::ZERO).then_some(OpeningReason::First);
+        writer.open_epoch(previous, reason)?;
+        writer.sign_due(true)?;
+        writer.sync()?;
+        Ok((writer, watching))
+    }
+
+    fn over(spool: Spool, settings: Settings) -> (Self, watch::Receiver<Progress>) {
         let (progress, watching) = watch::channel(Progress::default());
-        let mut writer = Self {
+        let writer = Self {
             spool,
             settings,
             running: HashMap::new(),
@@ -157,52 +176,7 @@ impl Writer {
             clock: JumpWatch::default(),
             progress,
         };
-        let previous = writer.end_old_epoch()?;
-        let reason = (previous == HeaderHash::ZERO).then_some(OpeningReason::First);
-        writer.open_epoch(previous, reason)?;
-        writer.sign_due(true)?;
-        writer.sync()?;
-        Ok((writer, watching))
-    }
-
-    /// Signs what the old epoch left, with `close`. Gives the hash of its last header.
-    fn end_old_epoch(&mut self) -> Result<HeaderHash, SpoolError> {
-        let Some(place) = self.spool.state().place.clone() else { return Ok(HeaderHash::ZERO) };
-        if !place.closed {
-            // The journal goes on in a new file, because a crash may have torn the end of the old one.
-            self.spool.turn(|_| {})?;
-            self.end_unfinished()?;
-            self.close()?;
-            self.spool.sync()?;
-        }
-        Ok(self.spool.state().place.as_ref().map_or(HeaderHash::ZERO, |place| place.previous))
-    }
-
-    /// Calls that nobody will end any more: their intents, if those were not shipped, and `unknown`.
-    fn end_unfinished(&mut self) -> Result<u64, SpoolError> {
-        let unfinished: Vec<Intent> = self.spool.state().intents.values().cloned().collect();
-        for intent in &unfinished {
-            let Some(call) = intent.call() else { continue };
-            if !intent.shipped {
-                self.append(intent_of(call.clone()), Some(intent.call), true)?;
-            }
-            let ending = Ending::of(wire::Outcome::Unknown);
-            self.append(outcome_of(call, &ending, 0), Some(intent.call), false)?;
-            self.running.remove(&intent.call);
-        }
-        Ok(unfinished.len() as u64)
-    }
-
-    /// Opens an epoch in a new file of the spool.
-    fn open_epoch(&mut self, previous: HeaderHash, reason: Option<OpeningReason>) -> Result<(), SpoolError> {
-        let mut opened = self.settings.opened.clone();
-        opened.clock = clock::state() as i32;
-        let bytes = record::encode(event(Event::Opened(opened))).into();
-        let place = Place::opening(Epoch(random::bytes()), key::key_id(&self.settings.key), previous, reason);
-        tracing::info!(epoch = %place.epoch, reason = opening_words(reason), "epoch opened");
-        self.spool.turn(|state| state.open(place, batcher::Pending { number: 0, bytes }))?;
-        self.oldest_pending = Some(Instant::now());
-        Ok(())
+        (writer, watching)
     }
 
     /// The writer's life: until all who could ask are gone, or the disk fails.
@@ -526,6 +500,10 @@ impl Writer {
     fn sign(&mut self, close: bool) -> Result<(), SpoolError> {
         let state = self.spool.state();
         let Some(place) = state.place.clone() else { return Ok(()) };
+        if place.key_id != key::key_id(&self.settings.key) {
+            // Who opens a spool is asked for that (`Opener`); no batch may ever be false, so it is asked again.
+            return Err(SpoolError::OtherKey(place.epoch, place.key_id));
+        }
         let cut = batcher::cut(&place, &state.pending, &self.settings.limits);
         let records: Vec<Bytes> = state.pending.iter().take(cut.count).map(|record| record.bytes.clone()).collect();
         let last = cut.count == state.pending.len();

@@ -317,7 +317,9 @@ async fn check(row: &Row, stored: bool) {
         number = number.max(name.number);
         for unsynced in ALL_UNSYNCED {
             let left = after_power_failure(&BTreeMap::new(), &disk.ops(), unsynced);
-            let spool = Spool::open(Box::new(Recorder::with(left)), SMALL).expect("a crash later leaves a whole spool");
+            let opener = server.parts(&dir).settings.opener();
+            let spool = Spool::open(Box::new(Recorder::with(left)), SMALL, &opener);
+            let spool = spool.expect("a crash later leaves a whole spool");
             assert!(spool.state().next_number > number, "{unsynced:?}: an acknowledged record is gone");
         }
         assert_eq!(gateway.drain().await.unwrap().unshipped, 0);

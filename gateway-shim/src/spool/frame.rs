@@ -121,7 +121,7 @@ pub struct Dropped {
 /// Everything that the files before say, but the batches.
 #[derive(Clone, PartialEq, Message)]
 pub struct Snapshot {
-    /// 1.
+    /// 2; 1 has no owner.
     #[prost(uint32, tag = "1")]
     pub version: u32,
     /// Where the gateway stands.
@@ -148,11 +148,28 @@ pub struct Snapshot {
     /// Of the next batch.
     #[prost(uint64, tag = "9")]
     pub next_order: u64,
+    /// Whose spool it is.
+    #[prost(message, optional, tag = "10")]
+    pub owner: Option<snapshot::Owner>,
 }
 
 /// Parts of a snapshot.
 pub(super) mod snapshot {
     use bytes::Bytes;
+
+    /// Whose spool it is.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Owner {
+        /// The organisation's log.
+        #[prost(string, tag = "1")]
+        pub origin: String,
+        /// 16 bytes.
+        #[prost(bytes = "bytes", tag = "2")]
+        pub workspace: Bytes,
+        /// 16 bytes.
+        #[prost(bytes = "bytes", tag = "3")]
+        pub gateway: Bytes,
+    }
 
     /// Where the gateway stands.
     #[derive(Clone, PartialEq, prost::Message)]

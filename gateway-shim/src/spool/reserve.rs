@@ -22,17 +22,20 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
+    /// Of a spool with these limits, not looked for yet.
+    pub(super) fn of(limits: &Limits) -> Self {
+        Self { bytes: limits.reserve_bytes.min(BYTES_MAX), there: false }
+    }
+
     /// Finds it, or makes it if there is room.
-    pub(super) fn open(disk: &mut dyn Disk, limits: &Limits) -> io::Result<Self> {
-        let mut reserve = Self { bytes: limits.reserve_bytes.min(BYTES_MAX), there: false };
+    pub(super) fn open(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
         if disk.list()?.iter().any(|name| name == NAME) {
-            reserve.there = disk.read(NAME)?.len() as u64 == reserve.bytes;
-            if !reserve.there {
+            self.there = disk.read(NAME)?.len() as u64 == self.bytes;
+            if !self.there {
                 disk.remove(NAME)?;
             }
         }
-        reserve.make(disk)?;
-        Ok(reserve)
+        self.make(disk)
     }
 
     pub(super) fn is_there(&self) -> bool {

@@ -6,15 +6,22 @@ use bytes::Bytes;
 use custody::{
     batch::Submitted,
     id::{Epoch, HeaderHash, KeyId},
+    record,
     wire::{DropReason, OpeningReason},
 };
 
 use super::{
     SpoolError,
-    frame::{Entry, Intent, Range, Recorded, Snapshot, snapshot::Standing},
+    frame::{
+        Entry, Intent, Range, Recorded, Snapshot,
+        snapshot::{Owner, Standing},
+    },
     name,
 };
-use crate::batcher::{Pending, Place};
+use crate::{
+    batcher::{Pending, Place},
+    key::Name,
+};
 
 /// A signed batch that is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +40,8 @@ pub struct Held {
 /// All that the frames say.
 #[derive(Clone, Debug, Default)]
 pub struct State {
+    /// Whose it is; `None` for a spool of version 1 that holds no batch.
+    pub(super) owner: Option<Name>,
     /// Where the gateway stands; `None` before its first epoch.
     pub place: Option<Place>,
     /// Records that are in no batch yet, by number.
@@ -58,6 +67,8 @@ pub struct State {
     pub(super) pending_bytes: u64,
 }
 
+/// Of snapshots; each says what the one before it does, and more.
+const VERSION: u32 = 2;
 /// What a pending record costs in its batch besides its bytes, headers shared out.
 pub(super) const PENDING_COST: u64 = 64;
 
@@ -73,6 +84,25 @@ impl State {
         self.replace_pending(VecDeque::from([opened]));
         self.place = Some(place);
         self.drop_reason = None;
+    }
+
+    /// Puts a new epoch, which begins with the record of its writer, in place of one that nobody can end. What waits there for
+    /// a signature gets numbers in the new one, from 1 on, with the gaps of what was dropped between.
+    pub fn carry(&mut self, place: Place, opened: Pending) {
+        let first = self.first_unsigned();
+        let renumbered = |number: u64| number.saturating_sub(first) + 1;
+        let waiting = self.pending.iter().filter(|record| record.number >= first);
+        let waiting = waiting.map(|record| Pending { number: renumbered(record.number), bytes: record.bytes.clone() });
+        self.replace_pending(std::iter::once(opened).chain(waiting).collect());
+        self.next_number = renumbered(self.next_number);
+        self.place = Some(place);
+    }
+
+    /// Number of the first record without a signature that is not the one of the writer; the next number, if there is none.
+    pub fn first_unsigned(&self) -> u64 {
+        let signed = self.place.as_ref().map_or(0, |place| place.next_record);
+        let opens = self.pending.front().is_some_and(|record| record::opened(&record.bytes).is_some());
+        signed + u64::from(opens)
     }
 
     fn release(&mut self, order: u64) {
@@ -159,6 +189,7 @@ impl State {
     fn take_batch(&mut self, bytes: Bytes, (file, offset, length): (u64, u64, usize)) -> Result<(), SpoolError> {
         let damaged = || SpoolError::Damaged(name(file));
         let batch = Submitted::parse(bytes).map_err(|_| damaged())?;
+        self.is_of(&batch.header);
         let place = self.place.as_ref().ok_or_else(damaged)?;
         let after = place.after(&batch.header, batch.header_hash());
         while let Some(record) = self.pending.pop_front_if(|record| record.number < after.next_record) {
@@ -189,7 +220,7 @@ impl State {
             ships_intent: false,
         });
         Snapshot {
-            version: 1,
+            version: VERSION,
             standing,
             pending: pending.collect(),
             next_number: self.next_number,
@@ -198,13 +229,19 @@ impl State {
             last_head: self.last_head.clone(),
             held: ranges(&self.held),
             next_order: self.next_order,
+            owner: self.owner.as_ref().map(Owner::of),
         }
     }
 
     /// All but the batches, which the files before hold.
     fn restore(&mut self, snapshot: &Snapshot) -> Result<(), SpoolError> {
-        if snapshot.version != 1 {
-            return Err(SpoolError::Damaged("a file of another version".into()));
+        match snapshot.version {
+            0 => return Err(SpoolError::Damaged("a snapshot".into())),
+            1..=VERSION => {}
+            _ => return Err(SpoolError::Newer),
+        }
+        if let Some(owner) = &snapshot.owner {
+            self.owner = Some(owner.name().ok_or_else(|| SpoolError::Damaged("a snapshot".into()))?);
         }
         self.place = match &snapshot.standing {
             Some(standing) => Some(standing.place().ok_or_else(|| SpoolError::Damaged("a snapshot".into()))?),

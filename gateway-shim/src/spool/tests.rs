@@ -38,6 +38,15 @@ struct Bench {
     key: ed25519_dalek::SigningKey,
 }
 
+fn opener() -> Opener {
+    let who = Name { origin: "o".into(), workspace: WorkspaceId([3; 16]), gateway: GatewayId([4; 16]) };
+    Opener { who, key_id: KeyId([2; 32]), old_key_lost: false }
+}
+
+fn opened(disk: Box<dyn Disk>) -> Result<Spool, SpoolError> {
+    Spool::open(disk, LIMITS, &opener())
+}
+
 fn record_bytes(number: u64) -> Bytes {
     Bytes::from(format!("record number {number}, padded {}", "x".repeat(200)))
 }
@@ -48,7 +57,7 @@ impl Bench {
         if let Some(ignored) = ignored {
             disk.ignore(ignored);
         }
-        let mut spool = Spool::open(Box::new(disk.clone()), LIMITS).unwrap();
+        let mut spool = opened(Box::new(disk.clone())).unwrap();
         let place = Place::opening(Epoch([1; 16]), KeyId([2; 32]), HeaderHash([3; 32]), None);
         spool.turn(|state| state.open(place, Pending { number: 0, bytes: record_bytes(0) })).unwrap();
         let key = ed25519_dalek::SigningKey::from_bytes(&[4; 32]);
@@ -85,7 +94,7 @@ impl Bench {
     fn sign(&mut self) {
         let place = self.spool.state().place.clone().unwrap();
         let records: Vec<Bytes> = self.spool.state().pending.iter().map(|record| record.bytes.clone()).collect();
-        let who = Name { origin: "o".into(), workspace: WorkspaceId([3; 16]), gateway: GatewayId([4; 16]) };
+        let who = opener().who;
         let saying =
             Saying { last_head: Bytes::new(), drop_reason: DropReason::SpoolFull, close: false, created_at: 1 };
         let mut header = batcher::header(&who, &place, place.next_record, records.len(), saying);
@@ -166,7 +175,7 @@ impl Bench {
 fn holds(promises: &Promises, files: BTreeMap<String, Vec<u8>>) -> Result<(), String> {
     let disk = Recorder::with(files);
     for _ in 0..2 {
-        let mut spool = Spool::open(Box::new(disk.clone()), LIMITS).map_err(|error| error.to_string())?;
+        let mut spool = opened(Box::new(disk.clone())).map_err(|error| error.to_string())?;
         let state = spool.state();
         if state.next_number < promises.records {
             return Err(format!("record {} is gone", state.next_number));
@@ -248,13 +257,13 @@ fn a_torn_file_is_read_up_to_the_tear() {
     let bench = Bench::new(None).live();
     let files = bench.disk.files();
     let last = files.keys().rfind(|name| is_spool(name)).unwrap().clone();
-    let whole = Spool::open(Box::new(Recorder::with(files.clone())), LIMITS).unwrap().state().next_number;
+    let whole = opened(Box::new(Recorder::with(files.clone()))).unwrap().state().next_number;
     let mut numbers = Vec::new();
     for cut in 0..files[&last].len() {
         let mut torn = files.clone();
         torn.get_mut(&last).unwrap().truncate(cut);
         // A file whose snapshot is torn never counted: here the files before it are gone already, or hold it all.
-        if let Ok(spool) = Spool::open(Box::new(Recorder::with(torn)), LIMITS) {
+        if let Ok(spool) = opened(Box::new(Recorder::with(torn))) {
             numbers.push(spool.state().next_number);
         }
     }
@@ -266,13 +275,13 @@ fn a_torn_file_is_read_up_to_the_tear() {
 fn a_changed_byte_in_a_whole_file_is_damage_or_a_tear_and_never_believed() {
     let bench = Bench::new(None).live();
     let files = bench.disk.files();
-    let good = Spool::open(Box::new(Recorder::with(files.clone())), LIMITS).unwrap();
+    let good = opened(Box::new(Recorder::with(files.clone()))).unwrap();
     let batches: BTreeMap<u64, Bytes> = good.fetch(0, false, usize::MAX, usize::MAX).unwrap().into_iter().collect();
     for (name, bytes) in files.iter().filter(|(name, _)| is_spool(name)) {
         for at in 0..bytes.len() {
             let mut changed = files.clone();
             changed.get_mut(name).unwrap()[at] ^= 0x40;
-            let Ok(spool) = Spool::open(Box::new(Recorder::with(changed)), LIMITS) else { continue };
+            let Ok(spool) = opened(Box::new(Recorder::with(changed))) else { continue };
             for (order, batch) in spool.fetch(0, false, usize::MAX, usize::MAX).unwrap() {
                 assert_eq!(batches.get(&order).unwrap_or(&batch), &batch, "{name} byte {at}");
             }
@@ -374,13 +383,13 @@ fn a_start_on_a_full_disk_takes_the_reserve() {
     bench.record(None);
     bench.sync();
     bench.fill();
-    let mut spool = Spool::open(Box::new(bench.disk.clone()), LIMITS).unwrap();
+    let mut spool = opened(Box::new(bench.disk.clone())).unwrap();
     spool.turn(|_| {}).unwrap();
     assert_eq!(spool.state().next_number, 2);
     assert!(!spool.has_room(1));
     // The next one finds neither reserve nor room.
     bench.disk.limit(Some(0));
-    let mut spool = Spool::open(Box::new(bench.disk.clone()), LIMITS).unwrap();
+    let mut spool = opened(Box::new(bench.disk.clone())).unwrap();
     assert!(matches!(spool.turn(|_| {}), Err(SpoolError::Full)));
 }
 
@@ -390,13 +399,13 @@ fn a_reserve_counts_only_whole_and_synced() {
     let of_reserve = |op: &Op| matches!(op, Op::Sync(name) if name == reserve::NAME);
     let disk = Recorder::default();
     disk.fail(Fault { at: of_reserve, kind: io::ErrorKind::QuotaExceeded, stored: false });
-    let mut spool = Spool::open(Box::new(disk.clone()), LIMITS).unwrap();
+    let mut spool = opened(Box::new(disk.clone())).unwrap();
     assert!(disk.has_failed() && !spool.has_room(1) && !disk.files().contains_key(reserve::NAME));
     spool.restore_reserve().unwrap();
     assert!(spool.has_room(1));
     let short = BTreeMap::from([(reserve::NAME.to_owned(), vec![0; 9])]);
     let disk = Recorder::with(short);
-    assert!(Spool::open(Box::new(disk.clone()), LIMITS).unwrap().has_room(1));
+    assert!(opened(Box::new(disk.clone())).unwrap().has_room(1));
     assert_eq!(disk.files()[reserve::NAME].len() as u64, LIMITS.reserve_bytes);
 }
 
@@ -440,7 +449,7 @@ fn what_was_durable_and_is_damaged_is_never_taken_for_what_a_crash_tore() {
     bench.sync();
     let (name, files) = (name(bench.spool.file), bench.disk.files());
     assert_eq!(files.keys().filter(|name| number(name).is_some()).count(), 1);
-    let open = |files| Spool::open(Box::new(Recorder::with(files)), LIMITS).map(drop);
+    let open = |files| opened(Box::new(Recorder::with(files))).map(drop);
     assert!(open(files.clone()).is_ok());
     for at in 0..usize::try_from(acknowledged).unwrap() {
         let mut files = files.clone();

@@ -105,8 +105,8 @@ pub enum Command {
     Unreceived(u64, Answer<()>),
     /// A verified statement.
     Statement(Bytes, Answer<()>),
-    /// A new epoch that continues nothing; what has no receipt is signed again in it.
-    Rewind(OpeningReason, Answer<()>),
+    /// A new epoch, for this reason or behind the last receipt; what has none is signed again in it.
+    Rewind(Option<OpeningReason>, Answer<()>),
     /// Where a batch stands in the spool.
     OrderOf(Epoch, u64, Answer<Option<u64>>),
     /// No more records: sign the last batches and close the epoch. Gives the number of calls that had not ended.

@@ -1,10 +1,11 @@
-//! A new epoch that continues nothing: what the ledger has no receipt for is signed again in it, under new names.
+//! A new epoch that does not continue this gateway's last one: what the ledger has no receipt for is signed again in it, under
+//! new names.
 //!
 //! Whoever was answered with an old name finds the new one in the log, and only there.
 
 use bytes::Bytes;
 use custody::{
-    batch::Header,
+    batch::{Header, Submitted},
     id::HeaderHash,
     record,
     wire::{self, OpeningReason},
@@ -16,14 +17,18 @@ use crate::spool::{Entry, Recorded, SpoolError};
 
 impl Writer {
     /// Begins the epoch and signs again, batch by batch: a crash between leaves the rest unreceived under its old name, and
-    /// the ledger's next rejection leads here again.
-    pub(super) fn rewind(&mut self, reason: OpeningReason) -> Result<(), SpoolError> {
+    /// the ledger's next rejection leads here again. Without a reason the epoch goes on where the receipts end.
+    pub(super) fn rewind(&mut self, reason: Option<OpeningReason>) -> Result<(), SpoolError> {
         while !self.spool.state().pending.is_empty() {
             self.sign(false)?;
         }
         self.spool.sync()?;
         let end = self.spool.state().next_order;
-        self.open_epoch(HeaderHash::ZERO, Some(reason))?;
+        let (previous, reason) = match reason {
+            Some(reason) => (HeaderHash::ZERO, Some(reason)),
+            None => self.end_of_receipts()?,
+        };
+        self.open_epoch(previous, reason)?;
         while let Some((order, batch)) = self.spool.fetch(0, true, 1, usize::MAX)?.pop().filter(|(at, _)| *at < end) {
             let batch = wire::SignedBatch::decode(batch).unwrap_or_default();
             let records: Vec<Bytes> =
@@ -45,6 +50,14 @@ impl Writer {
             self.close()?;
         }
         Ok(())
+    }
+
+    /// The last header that the ledger has a receipt for, which the first one without names; and why, if that names none.
+    fn end_of_receipts(&self) -> Result<(HeaderHash, Option<OpeningReason>), SpoolError> {
+        let first = self.spool.fetch(0, true, 1, usize::MAX)?.pop();
+        let header = first.and_then(|(_, batch)| Submitted::parse(batch).ok()).map(|batch| batch.header);
+        let last = || self.spool.state().place.as_ref().map_or(HeaderHash::ZERO, |place| place.previous);
+        Ok(header.map_or_else(|| (last(), None), |header| (header.previous, header.opening_reason)))
     }
 
     /// Says which names the last `count` records of a batch lose and get. Before they have them: a crash between makes it
