@@ -431,4 +431,6 @@ impl Drop for Running {
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod key_tests;
+#[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use custody::{
-    id::{Epoch, GatewayId},
+    id::{Epoch, GatewayId, KeyId},
     wire::{
         self, FromGateway, FromLedger, RejectReason, from_gateway,
         from_ledger::Message,
@@ -59,6 +59,8 @@ pub(crate) struct Script {
     /// Answers a request for a certificate.
     pub(crate) certificate: Option<String>,
     pub(crate) hellos: Vec<wire::Hello>,
+    /// Every batch of this key is refused for this reason.
+    pub(crate) refused: Option<(KeyId, RejectReason)>,
     /// Every batch that came, as it came.
     pub(crate) came: Vec<Bytes>,
 }
@@ -246,6 +248,9 @@ impl Shared {
                 expected_batch,
             })]
         };
+        if let Some((_, reason)) = script.refused.filter(|(key_id, _)| *key_id == header.key_id) {
+            return Some(reject(reason, 0));
+        }
         match script.tricks.pop_front() {
             Some(Trick::Pushback) => {
                 return Some(vec![Message::Pushback(wire::Pushback {
