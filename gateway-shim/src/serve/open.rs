@@ -7,8 +7,9 @@ use std::{
 };
 
 use custody::wire::Outcome;
+use tokio::sync::oneshot;
 
-use crate::{clock, gateway::Running, writer::Ending};
+use crate::{gateway::Running, writer::Ending};
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +26,8 @@ struct Open {
     cancelled: bool,
     /// Tells it from another call under the same id.
     serial: u64,
+    /// Dropped with it, which ends the task that waits for its time to pass.
+    _waits: oneshot::Sender<()>,
 }
 
 /// Requests of a server that may be in progress in one session: a client answers a handful at a time, and one server that
@@ -49,10 +52,13 @@ impl OpenCalls {
 
     /// The same for what the server asks. No stream waits for the client's answer, so it ends here as `timeout` after `wait`.
     pub fn begin_asked(&self, session: &str, id: &str, running: Running, wait: Duration) {
-        let serial = self.insert(Side::Server, session, id, running);
+        let (serial, ended) = self.insert(Side::Server, session, id, running);
         let (calls, session, id) = (self.clone(), session.to_owned(), id.to_owned());
         tokio::spawn(async move {
-            clock::sleep(wait).await;
+            // Nothing is ever sent: it ends with the call.
+            if tokio::time::timeout(wait, ended).await.is_ok() {
+                return;
+            }
             let late = |open: &Open| open.serial == serial;
             if let Some(open) = calls.remove_if(Side::Server, &session, &id, late) {
                 finish(open.running, Ending::of(Outcome::Timeout));
@@ -85,16 +91,18 @@ impl OpenCalls {
         self.lock().by_session.get(&key(Side::Client, session))?.get(id).map(|open| open.cancelled)
     }
 
-    fn insert(&self, side: Side, session: &str, id: &str, running: Running) -> u64 {
+    /// Gives its serial, and what ends with it.
+    fn insert(&self, side: Side, session: &str, id: &str, running: Running) -> (u64, oneshot::Receiver<()>) {
+        let (waits, ended) = oneshot::channel();
         let mut calls = self.lock();
         let serial = calls.next_serial;
         calls.next_serial += 1;
-        let open = Open { running, cancelled: false, serial };
+        let open = Open { running, cancelled: false, serial, _waits: waits };
         let before = calls.by_session.entry(key(side, session)).or_default().insert(id.to_owned(), open);
         if let Some(before) = before {
             finish(before.running, Ending::of(Outcome::Unknown));
         }
-        serial
+        (serial, ended)
     }
 
     fn remove_if(&self, side: Side, session: &str, id: &str, which: impl Fn(&Open) -> bool) -> Option<Open> {

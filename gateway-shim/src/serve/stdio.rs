@@ -2,7 +2,7 @@
 //!
 //! What must hold: a process is begun by `initialize` and ends with its session; its environment is what the configuration
 //! gives; its stderr goes nowhere, because it may repeat arguments and results; whatever waits for a process that ends is
-//! answered.
+//! answered; an answer is lost only with its connection, and nothing of a request is left behind it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -58,27 +58,39 @@ pub(super) struct Stdio {
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
-/// What a request's connection is told.
+/// What a request's connection is told last.
 enum Told {
-    /// The answer: nothing follows.
+    /// The answer.
     Answer(Bytes),
-    /// Something before it: progress, or a request of the server.
-    Message(Bytes),
     /// There will be none.
     Failed(StatusCode, i32, &'static str),
 }
 
+/// What a request's connection is told.
+struct Hears {
+    /// What comes before the end: progress, or requests of the server.
+    messages: mpsc::Receiver<Bytes>,
+    /// Has a place of its own, however many messages nobody reads.
+    end: oneshot::Receiver<Told>,
+}
+
 /// A request that waits for its answer.
 struct Waiting {
-    tell: mpsc::Sender<Told>,
+    messages: mpsc::Sender<Bytes>,
+    end: oneshot::Sender<Told>,
     running: Option<Running>,
     progress: Option<String>,
     cancelled: bool,
+    /// Tells it from another request under the same id.
+    serial: u64,
+    /// Dropped with it, which ends the task that waits for its time to pass.
+    _waits: oneshot::Sender<()>,
 }
 
 #[derive(Default)]
 struct Inner {
     waiting: HashMap<String, Waiting>,
+    next_serial: u64,
     /// Ids in the order in which they came.
     order: VecDeque<String>,
     listener: Option<mpsc::Sender<Bytes>>,
@@ -133,8 +145,8 @@ impl Stdio {
                 return error(status, &request.raw_id, CODE_NO_SESSION, message);
             }
         };
-        let told = session.ask(proxy, &request, body, admitted.running);
-        let mut answer = answer_of(&request, told).await;
+        let hears = session.ask(proxy.call_wait(), &request, body, admitted.running);
+        let mut answer = answer_of(&request, hears).await;
         if let Ok(value) = HeaderValue::from_str(&session.id) {
             answer.headers_mut().insert(SESSION, value);
         }
@@ -341,46 +353,62 @@ impl Session {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a request to the process; what it says to that comes over the channel.
-    fn ask(
-        self: &Arc<Self>,
-        proxy: &Arc<Proxy>,
-        request: &Request,
-        body: &Bytes,
-        running: Option<Running>,
-    ) -> mpsc::Receiver<Told> {
-        let (tell, told) = mpsc::channel(WAITING_MAX);
-        let waiting = Waiting { tell, running, progress: request.progress.clone(), cancelled: false };
-        {
+    /// Sends a request to the process, which has so long for its answer.
+    fn ask(self: &Arc<Self>, wait: Duration, request: &Request, body: &Bytes, running: Option<Running>) -> Hears {
+        let (tells, messages) = mpsc::channel(WAITING_MAX);
+        let (ends, end) = oneshot::channel();
+        let (waits, answered) = oneshot::channel();
+        let hears = Hears { messages, end };
+        let serial = {
             let mut inner = self.lock();
+            let serial = inner.next_serial;
+            let waiting = Waiting {
+                messages: tells,
+                end: ends,
+                running,
+                progress: request.progress.clone(),
+                cancelled: false,
+                serial,
+                _waits: waits,
+            };
             // The record ends with that, too.
             if inner.ended {
                 let text = "Not Found: the session has ended";
                 waiting.fail(Outcome::TransportError, StatusCode::NOT_FOUND, CODE_NO_SESSION, text);
-                return told;
+                return hears;
             }
             if inner.waiting.contains_key(&request.id) {
                 let text = "a request with this id waits for its answer; give each another id";
                 waiting.fail(Outcome::Malformed, StatusCode::BAD_REQUEST, envelope::NOT_A_MESSAGE, text);
-                return told;
+                return hears;
             }
+            inner.next_serial += 1;
             inner.order.push_back(request.id.clone());
             inner.waiting.insert(request.id.clone(), waiting);
-        }
+            serial
+        };
         let (session, id, line) = (Arc::clone(self), request.id.clone(), one_line(body));
-        let wait = proxy.call_wait();
         tokio::spawn(async move {
-            let sent = tokio::time::timeout(wait, session.stdin.send(line)).await;
-            if matches!(sent, Ok(Ok(()))) {
-                clock::sleep(wait).await;
-            }
-            if let Some(waiting) = session.take(&id) {
-                let outcome = if waiting.cancelled { Outcome::Cancelled } else { Outcome::Timeout };
-                let text = "the MCP server did not answer in time";
-                waiting.fail(outcome, StatusCode::GATEWAY_TIMEOUT, CODE_TIMEOUT, text);
+            let over = async {
+                // A process that takes nothing more is ending, and its end is told to all that wait.
+                session.stdin.send(line).await.ok();
+                // Nothing is ever sent: it ends with the request.
+                answered.await.ok();
+            };
+            if tokio::time::timeout(wait, over).await.is_err() {
+                session.late(&id, serial);
             }
         });
-        told
+        hears
+    }
+
+    /// The time of a request has passed. An answer may have come at the same moment, and the id be another's by now.
+    fn late(&self, id: &str, serial: u64) {
+        if let Some(waiting) = self.take_if(id, |waiting| waiting.serial == serial) {
+            let outcome = if waiting.cancelled { Outcome::Cancelled } else { Outcome::Timeout };
+            let text = "the MCP server did not answer in time";
+            waiting.fail(outcome, StatusCode::GATEWAY_TIMEOUT, CODE_TIMEOUT, text);
+        }
     }
 
     /// Tells the process that its request goes no further. One that reads nothing is not waited for: its stdout is read on.
@@ -389,8 +417,11 @@ impl Session {
         drop(self.stdin.try_send(one_line(&answer)));
     }
 
-    fn take(&self, id: &str) -> Option<Waiting> {
+    fn take_if(&self, id: &str, which: impl Fn(&Waiting) -> bool) -> Option<Waiting> {
         let mut inner = self.lock();
+        if !inner.waiting.get(id).is_some_and(which) {
+            return None;
+        }
         inner.order.retain(|waiting| waiting != id);
         inner.waiting.remove(id)
     }
@@ -402,12 +433,12 @@ impl Session {
     }
 
     fn answered(&self, id: &str, ending: Ending, line: Bytes) {
-        let Some(waiting) = self.take(id) else { return };
+        let Some(waiting) = self.take_if(id, |_| true) else { return };
         if let Some(running) = waiting.running {
             open::finish(running, ending);
         }
         // The connection may be gone; the outcome is recorded all the same.
-        drop(waiting.tell.try_send(Told::Answer(line)));
+        drop(waiting.end.send(Told::Answer(line)));
     }
 
     /// Something that is no answer goes to the request that it belongs to, else to the GET stream, else to the oldest request.
@@ -418,14 +449,14 @@ impl Session {
             let of_progress = inner.waiting.values().find(belongs);
             let oldest = || inner.order.front().and_then(|id| inner.waiting.get(id));
             match (of_progress, &inner.listener) {
-                (Some(waiting), _) => Some(waiting.tell.clone()),
+                (Some(waiting), _) => Some(waiting.messages.clone()),
                 (None, Some(listener)) if !listener.is_closed() => None,
-                (None, _) => oldest().map(|waiting| waiting.tell.clone()),
+                (None, _) => oldest().map(|waiting| waiting.messages.clone()),
             }
         };
         match to {
-            // A connection that does not read holds up nobody for longer than its queue.
-            Some(tell) => drop(tell.try_send(Told::Message(line))),
+            // A connection that does not read holds up nobody: what finds its queue full is let go.
+            Some(messages) => drop(messages.try_send(line)),
             None => {
                 let mut inner = self.lock();
                 let unsent = match &inner.listener {
@@ -474,25 +505,33 @@ impl Waiting {
         if let Some(running) = self.running {
             open::finish(running, Ending::of(outcome));
         }
-        drop(self.tell.try_send(Told::Failed(status, code, text)));
+        drop(self.end.send(Told::Failed(status, code, text)));
     }
 }
 
 /// The answer as JSON if it comes first, else a stream that ends with it.
-async fn answer_of(request: &Request, mut told: mpsc::Receiver<Told>) -> Answer {
-    let gone = Told::Failed(StatusCode::BAD_GATEWAY, CODE_UNREACHABLE, "the MCP server ended");
-    match told.recv().await.unwrap_or(gone) {
-        Told::Answer(line) => json(StatusCode::OK, line),
-        Told::Failed(status, code, text) => error(status, &request.raw_id, code, text),
-        Told::Message(first) => {
-            let raw_id = request.raw_id.clone();
-            let rest = ReceiverStream::new(told).map(move |told| match told {
-                Told::Answer(line) | Told::Message(line) => sse::event(&line),
-                Told::Failed(_, code, text) => sse::event(&error_body(&raw_id, code, text)),
-            });
-            events(tokio_stream::once(sse::event(&first)).chain(rest))
+async fn answer_of(request: &Request, mut hears: Hears) -> Answer {
+    // Its sender goes with the request: the end is there by then.
+    let first = hears.messages.recv().await;
+    let end = async move {
+        let gone = Told::Failed(StatusCode::BAD_GATEWAY, CODE_UNREACHABLE, "the MCP server ended");
+        hears.end.await.unwrap_or(gone)
+    };
+    let Some(first) = first else {
+        return match end.await {
+            Told::Answer(line) => json(StatusCode::OK, line),
+            Told::Failed(status, code, text) => error(status, &request.raw_id, code, text),
+        };
+    };
+    let rest = ReceiverStream::new(hears.messages).map(|message| sse::event(&message));
+    let raw_id = request.raw_id.clone();
+    let end = futures::stream::once(async move {
+        match end.await {
+            Told::Answer(line) => sse::event(&line),
+            Told::Failed(_, code, text) => sse::event(&error_body(&raw_id, code, text)),
         }
-    }
+    });
+    events(tokio_stream::once(sse::event(&first)).chain(rest).chain(end))
 }
 
 fn events(stream: impl tokio_stream::Stream<Item = Bytes> + Send + 'static) -> Answer {
@@ -507,3 +546,6 @@ fn empty(status: StatusCode) -> Answer {
     *answer.status_mut() = status;
     answer
 }
+
+#[cfg(test)]
+mod tests;
