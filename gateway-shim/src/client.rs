@@ -45,8 +45,8 @@ const PROGRESS_WAIT: Duration = Duration::from_secs(60);
 const OUTBOX_MAX: usize = 512;
 /// Greatest message of the ledger: a receipt for 256 batches with full paths.
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
-/// How long until an unanswered request for a certificate is made again.
-const RENEW_AGAIN: Duration = Duration::from_secs(600);
+/// How long until an unanswered request for a certificate is made again, in microseconds.
+const RENEW_AGAIN_US: u64 = 600_000_000;
 /// Of a ledger that has a connection and does nothing with it.
 const SILENT: &str =
     "the ledger does not answer; hint: its port is open, so is its process stopped, or its disk very slow?";
@@ -163,7 +163,8 @@ struct Session {
     /// Nothing is sent before then.
     hold_until: Option<tokio::time::Instant>,
     answered_at: tokio::time::Instant,
-    renew_at: Option<tokio::time::Instant>,
+    /// By the wall clock, as the certificate: it goes on while the machine sleeps.
+    renew_at_us: Option<u64>,
 }
 
 impl Client {
@@ -277,8 +278,8 @@ impl Client {
         self.ask(|answer| Command::Receipts(receipts(accepted.head, []), answer)).await?;
         let flight = Flight::new(welcome.batches_in_flight_max, welcome.bytes_in_flight_max);
         let now = tokio::time::Instant::now();
-        let renew_at = self.link.renew_in().map(|wait| now + wait);
-        Ok(Session { outbox, flight, hold_until: None, answered_at: now, renew_at })
+        let renew_at_us = self.link.renew_at_us();
+        Ok(Session { outbox, flight, hold_until: None, answered_at: now, renew_at_us })
     }
 
     /// Sends what the window has room for.
@@ -416,8 +417,9 @@ impl Client {
         if !session.flight.is_empty() && now >= session.answered_at + PROGRESS_WAIT {
             return Err(End::Lost(SILENT.into()));
         }
-        if session.renew_at.is_some_and(|at| now >= at) {
-            session.renew_at = Some(now + RENEW_AGAIN);
+        let now_us = clock::now_us();
+        if session.renew_at_us.is_some_and(|at_us| now_us >= at_us) {
+            session.renew_at_us = Some(now_us + RENEW_AGAIN_US);
             if let Some(tls) = &self.link.tls {
                 match key::certificate_request(&self.who, &tls.key) {
                     Ok(request) => send(&session.outbox, from_gateway::Message::RenewCertificate(request))?,
@@ -433,8 +435,10 @@ impl Session {
     /// When something is to be done although nothing came.
     fn deadline(&self) -> tokio::time::Instant {
         let progress = (!self.flight.is_empty()).then_some(self.answered_at + PROGRESS_WAIT);
-        let far = tokio::time::Instant::now() + PROGRESS_WAIT;
-        [self.hold_until, progress, self.renew_at].into_iter().flatten().min().unwrap_or(far)
+        let now = tokio::time::Instant::now();
+        let renew = self.renew_at_us.map(|at_us| now + Duration::from_micros(at_us.saturating_sub(clock::now_us())));
+        // Never far off: these waits stand still while the machine sleeps.
+        [self.hold_until, progress, renew, Some(now + PROGRESS_WAIT)].into_iter().flatten().min().unwrap_or(now)
     }
 }
 

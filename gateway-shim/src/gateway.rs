@@ -19,7 +19,9 @@ use crate::{
     key::{self, KeyError, Name},
     receipt::Checker,
     spool::{self, Opener, Spool, SpoolError},
-    writer::{Carried, Command, Ending, FULL_WAIT, Progress, QUEUE_MAX, RecordName, Refused, Settings, Ticket, Writer, ask},
+    writer::{
+        Carried, Command, Ending, FULL_WAIT, Progress, QUEUE_MAX, RecordName, Refused, Settings, Ticket, Writer, ask,
+    },
 };
 
 /// Why a gateway does not open.

@@ -450,7 +450,7 @@ impl Spool {
     fn begin_file(&mut self, snapshot: &Snapshot) -> Result<(), SpoolError> {
         debug_assert!(!self.unsynced, "a snapshot stands on batches that may be gone");
         let next = if self.length == 0 { self.file } else { self.file + 1 };
-        let frame = frame::encode(next, 0, Entry::Snapshot(snapshot.clone()));
+        let frame = frame::encode(next, 0, Entry::Snapshot(Box::new(snapshot.clone())));
         self.with_reserve(|spool| spool.make_file(next, &frame))?;
         if self.length > 0 {
             self.older.insert(self.file, self.length);

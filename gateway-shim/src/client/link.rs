@@ -86,10 +86,10 @@ impl Link {
         connected.map_err(|_| End::Lost(SILENT.into()))?.map_err(lost)
     }
 
-    /// Until two thirds of the certificate's life have passed; `None` without one.
-    pub(super) fn renew_in(&self) -> Option<Duration> {
-        let at = certificate::validity(&self.tls.as_ref()?.certificate)?.renew_at_us();
-        Some(Duration::from_micros(at.saturating_sub(clock::now_us())).max(Duration::from_secs(1)))
+    /// When two thirds of the certificate's life have passed, but not within a second from now; `None` without one.
+    pub(super) fn renew_at_us(&self) -> Option<u64> {
+        let at_us = certificate::validity(&self.tls.as_ref()?.certificate)?.renew_at_us();
+        Some(at_us.max(clock::now_us() + 1_000_000))
     }
 
     /// Keeps a new certificate and connects with it.

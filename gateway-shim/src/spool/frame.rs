@@ -19,8 +19,8 @@ struct Frame {
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Entry {
     /// Everything before, but the batches.
-    #[prost(message, tag = "1")]
-    Snapshot(Snapshot),
+    #[prost(message, boxed, tag = "1")]
+    Snapshot(Box<Snapshot>),
     /// A record with its number.
     #[prost(message, tag = "2")]
     Recorded(Recorded),

@@ -91,7 +91,7 @@ mod tests {
         state.open(place, Pending { number: 0, bytes: Bytes::from_static(b"record") });
         let snapshot = frame::Snapshot { version, owner: None, ..state.snapshot() };
         let mut bytes = Vec::new();
-        for entry in [Entry::Snapshot(snapshot)].iter().chain(entries) {
+        for entry in [Entry::Snapshot(Box::new(snapshot))].iter().chain(entries) {
             bytes.extend(frame::encode(0, bytes.len() as u64, entry.clone()));
         }
         Recorder::with([(name(0), bytes)].into())

@@ -102,11 +102,7 @@ impl Writer {
     }
 
     /// Opens an epoch in a new file of the spool.
-    pub(super) fn open_epoch(
-        &mut self,
-        previous: HeaderHash,
-        reason: Option<OpeningReason>,
-    ) -> Result<(), SpoolError> {
+    pub(super) fn open_epoch(&mut self, previous: HeaderHash, reason: Option<OpeningReason>) -> Result<(), SpoolError> {
         let (place, opened) = self.opening(previous, reason);
         self.spool.turn(|state| state.open(place, opened))
     }
