@@ -91,7 +91,7 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
         &["", "ledger", "gateway-shim", "tests"],
         &[
             "gateway-shim/src/client",
-            "gateway-shim/src/relay.rs",
+            "gateway-shim/src/relay",
             "ledger/src/admin.rs",
             "ledger/src/cli/admin.rs",
             "ledger/src/ingest",
