@@ -1,7 +1,7 @@
 //! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `crash`: the ledger killed under load.
 //! `hostile`: bad input, each with its answer. `limits`: every limit of intake, and who goes on. `failing`: what fails around
-//! the ledger. `sync`: the sync before the answer. `relay`, `relay_disk`, `relay_serve` and `relay_sync`: the relay with the
-//! published examples, killed under load, on a full disk, and traced; the proxy killed under load. `tamper`: the golden archive and every lie about it. `mutated`: the golden archive, changed at
+//! the ledger. `sync`: the sync before the answer. `relay`, `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with
+//! the published examples, killed under load, on a full disk, under another key, and traced; the proxy killed under load. `tamper`: the golden archive and every lie about it. `mutated`: the golden archive, changed at
 //! random. `words`: what people read.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
@@ -13,6 +13,7 @@ mod limits;
 mod mutated;
 mod relay;
 mod relay_disk;
+mod relay_key;
 mod relay_serve;
 mod relay_sync;
 mod sync;
