@@ -30,7 +30,7 @@ use crate::{
     pki::{Identity, Pki},
     publish::{PublishError, Publisher, follow_fence, watch_fence},
     store::Store,
-    upkeep::Upkeep,
+    upkeep::{Upkeep, renew_certificates},
 };
 
 mod drain;
@@ -389,21 +389,6 @@ async fn tick(requests: mpsc::Sender<Request>, data: std::path::PathBuf, limits:
         if requests.send(Request::Tick { disk_low: free < limits.disk_low_bytes }).await.is_err() {
             return;
         }
-    }
-}
-
-/// At the latest every hour: certificates past two thirds of their life are made anew; one that nears its end all the same is an alarm.
-async fn renew_certificates(pki: Arc<Pki>, alarms: Alarms) {
-    loop {
-        match pki.renew_due(clock::now_us()) {
-            Ok(renewed) if !renewed.is_empty() => tracing::info!(?renewed, "certificates renewed"),
-            Ok(_) => {}
-            Err(why) => alarms.raise(Alarm::CertificateExpiring, report(&why)),
-        }
-        for name in pki.expiring(clock::now_us()) {
-            alarms.raise(Alarm::CertificateExpiring, format!("{name} ends soon"));
-        }
-        clock::sleep(pki.next_look(clock::now_us())).await;
     }
 }
 
