@@ -16,10 +16,9 @@ use custody::{
     id::{Epoch, GatewayId, HeaderHash, ObjectHash, RootHash, WorkspaceId},
     key::{self, Context},
     log::encode_entry,
-    policy::{Policy, Root, Scope},
+    policy::Policy,
     record,
     statement::{Roots, encode_signed as encode_statement, possession},
-    verdict::Claim,
     verify::{InTurn, Options},
     wire::{
         self, ClockState, OpeningReason, Role, WriterClass, from_ledger::Message, log_entry, record::Kind,
@@ -155,22 +154,7 @@ fn genesis() -> Vec<Bytes> {
 }
 
 pub(crate) fn policy() -> Policy {
-    Policy {
-        version: 1,
-        origin: ORIGIN.to_owned(),
-        scope: Scope::Organisation,
-        roots: vec![Root {
-            era: 1,
-            public_key: custody::id::hex(&key::public(&root()).to_bytes()),
-            successor_hash: custody::id::hex(&[9; 32]),
-        }],
-        witnesses: Vec::new(),
-        quorum: 0,
-        greatest_age_seconds: 0,
-        minimum_retention_days: 0,
-        required: vec![Claim::Unaltered, Claim::Authorised, Claim::Complete],
-        known: Vec::new(),
-    }
+    Policy::fresh(ORIGIN, key::public(&root()), key::public(&signing(9)))
 }
 
 fn roots() -> Roots {

@@ -237,7 +237,7 @@ async fn each_of_the_ledgers_own_keys_is_rotated_and_a_wrong_one_does_not_start(
         let old = key_of(&home, role, &current);
         // While the ledger signs with it nobody revokes it.
         let said = home.refuses(&["key", "revoke", &old.to_string(), "--root-key", &root], 1);
-        assert!(said.contains("signs with that key") && said.contains("hint:"), "{said}");
+        assert!(said.contains("ends a key that this ledger signs with") && said.contains("hint:"), "{said}");
         let new = home.dir.join(format!("new-{name}.key"));
         offline(&["key", "make", new.to_str().unwrap()]);
         // A key that nobody enrolled: the ledger does not start, and says what to do.
@@ -490,5 +490,53 @@ async fn a_drain_that_cannot_archive_says_what_is_left() {
     assert_eq!(stale.wait_end().code(), Some(3), "{}", stale.log().join("\n"));
     let log = stale.log().join("\n");
     assert!(log.contains("old copy") && log.contains("hint:") && !log.contains("everything is archived"), "{log}");
+    end(&process);
+}
+
+#[test]
+fn a_command_that_is_refused_names_the_thing_and_the_next_move() {
+    let home = Home::new("refusals", SETTINGS);
+    let process = home.start();
+    let workspace = home.workspace("payments");
+    let (asked, answered) = Gateway::enrol(&home, workspace).files(&home);
+    let root = home.root_key().display().to_string();
+    let none = "0".repeat(64);
+    let with_root = ["--root-key", &root];
+    let head = home.say(&["key", "list"]).lines().find(|line| line.contains("head key")).unwrap()[..64].to_owned();
+    let offline = home.dir.join("offline").display().to_string();
+    home.say(&["workspace", "add", "research", "--request-out", &offline]);
+    std::fs::remove_file(&answered).unwrap();
+    // What is typed, the exit code, and what must be in the answer; all are signed by the root, or would be.
+    let refused: [(&[&str], i32, &str); 12] = [
+        (&["workspace", "add", "payments"], 1, "names a workspace that exists"),
+        (&["workspace", "add", "two words"], 64, "\"two words\""),
+        (&["workspace", "remove", "research"], 1, "no workspace research"),
+        (&["hold", "release", &none[..32], "--workspace", "payments"], 1, "releases a hold that does not stand"),
+        (&["key", "revoke", &head], 1, "ends a key that this ledger signs with"),
+        (&["key", "revoke", &none], 1, "names a key that is not enrolled"),
+        (&["gateway", "enrol", "nofile", "--out", "answer.json"], 1, "nofile"),
+        (&["gateway", "enrol", &offline, "--out", "answer.json"], 1, "enrolment request is not in form"),
+        (&["key", "enrol", "--role", "head", "--new-key", "nokey"], 1, "nokey"),
+        (&["workspace", "add", "x", "--reason", "two words"], 64, "\"two words\""),
+        (&["key", "enrol", "--role", "head", "--public-key", "zz"], 64, "--public-key"),
+        (&["workspace", "remove", &none[..32]], 1, "no such workspace"),
+    ];
+    for (args, code, names) in refused {
+        let said = home.refuses(&[args, &with_root].concat(), code);
+        let moves = code == 64 || said.contains("hint:");
+        assert!(said.contains(names) && moves && !said.contains("Some("), "ledger {args:?}: {said}");
+    }
+    let unsigned: [(&[&str], &str); 5] = [
+        (&["statement", "submit", &offline], "offline is no signed statement"),
+        (&["statement", "submit", "nofile"], "nofile"),
+        (&["workspace", "add", "other", "--request-out", &offline], "offline: it is there already"),
+        // The gateway is enrolled, so nothing is to be signed; the key that was named is missed all the same.
+        (&["gateway", "enrol", &asked, "--out", &answered, "--root-key", "nokey"], "nokey"),
+        (&["gateway", "enrol", &asked, "--out", &offline, "--root-key", &root], "offline: it is there already"),
+    ];
+    for (args, names) in unsigned {
+        let said = home.refuses(args, 1);
+        assert!(said.contains(names) && said.contains("hint:") && !said.contains("Some("), "ledger {args:?}: {said}");
+    }
     end(&process);
 }

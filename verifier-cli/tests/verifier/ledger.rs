@@ -11,18 +11,17 @@ use bytes::Bytes;
 use custody::{
     FORMAT_VERSION, archive,
     batch::{self, Header, Numbering},
-    hash::{object_hash, root_successor},
+    hash::object_hash,
     head::{Head, history_leaf},
     id::{Epoch, GatewayId, HeaderHash, ObjectHash, RootHash, WorkspaceId},
     key::{Context, public, sign},
     log::{encode_bundle, encode_entry, encode_seal_entry, tile, tiles_between},
     merkle::{HistoryTree, LogTree, SegmentTree, Tree, log_leaf},
     note::{Checkpoint, SignedCheckpoint, cosign, sign_checkpoint},
-    policy::{Policy, Root, Scope, Witness},
+    policy::{Policy, Witness},
     record,
     segment::{self, Leaf, Seal, SegmentHeader, Writer},
     statement::{ChainHead, Signed, encode_signed, possession},
-    verdict::Claim,
     wire::{self, LeafKind, OpeningReason, Role, log_entry, record::Kind, statement::Action},
 };
 use ed25519_dalek::SigningKey;
@@ -360,25 +359,10 @@ impl Ledger {
 }
 
 pub(crate) fn policy() -> Policy {
-    let hex = custody::id::hex;
+    let public_key = custody::id::hex(&public(&key(WITNESS)).to_bytes());
     Policy {
-        version: 1,
-        origin: ORIGIN.to_owned(),
-        scope: Scope::Organisation,
-        roots: vec![Root {
-            era: 1,
-            public_key: hex(&public(&key(ROOT)).to_bytes()),
-            successor_hash: hex(&root_successor(&public(&key(ROOT + 100)).to_bytes())),
-        }],
-        witnesses: vec![Witness {
-            name: "witness.example".to_owned(),
-            public_key: hex(&public(&key(WITNESS)).to_bytes()),
-        }],
-        quorum: 0,
-        greatest_age_seconds: 0,
-        minimum_retention_days: 0,
-        required: vec![Claim::Unaltered, Claim::Authorised, Claim::Complete],
-        known: Vec::new(),
+        witnesses: vec![Witness { name: "witness.example".to_owned(), public_key }],
+        ..Policy::fresh(ORIGIN, public(&key(ROOT)), public(&key(ROOT + 100)))
     }
 }
 
