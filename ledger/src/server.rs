@@ -102,6 +102,7 @@ async fn start(config: &Config) -> Result<(Opened, Option<String>), Ended> {
             parts.alarms.raise(Alarm::StaleDatabase, text.clone());
             Some(text)
         }
+        Err(why @ PublishError::LogKey) => return Err(Ended::unusable(&why)),
         Err(PublishError::Store(why)) => return Err(Ended::store("start the log", &why)),
         Err(why) => return Err(Ended::failed("start the log", &why)),
     };

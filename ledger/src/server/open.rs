@@ -124,6 +124,7 @@ pub(super) async fn open(config: &Config) -> Result<Opened, Ended> {
         key: log,
         term: 0,
         incarnation: chain.incarnation(),
+        chain,
         view: Arc::new(RwLock::new(view)),
         fence_state: Arc::new(FenceState::default()),
         alarms: alarms.clone(),
@@ -178,10 +179,12 @@ fn open_secrets(config: &Config) -> Result<[SigningKey; 3], Ended> {
     Ok(own)
 }
 
-/// Tells this machine and data directory from others, without naming them.
+/// Tells this machine and data directory from others, without naming them. Copies of a machine share its id, and containers of
+/// one its start: so both count, and the name.
 fn writer_digest(data: &Path) -> [u8; 32] {
     use std::os::unix::fs::MetadataExt as _;
-    let machine = fs::read("/etc/machine-id").unwrap_or_default();
+    let of_machine = ["/etc/machine-id", "/proc/sys/kernel/random/boot_id", "/proc/sys/kernel/hostname"];
+    let machine = of_machine.map(|file| sha256(&[&fs::read(file).unwrap_or_default()])).concat();
     let path = fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
     let inode = fs::metadata(&path).map_or((0, 0), |meta| (meta.dev(), meta.ino()));
     let text = format!("{}\n{}\n{}", path.display(), inode.0, inode.1);
