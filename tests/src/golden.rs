@@ -26,7 +26,8 @@ pub const BEGINNING: u64 = 1_767_600_000_000_000;
 /// When it is told: the `as_of` of every verification.
 pub const AS_OF: u64 = BEGINNING + 6 * DAY;
 const MINUTE: u64 = 60_000_000;
-const DAY: u64 = 86_400_000_000;
+/// Microseconds of a day.
+pub const DAY: u64 = 86_400_000_000;
 /// The ledger restarts so often on one bad morning that the log fills its first tile.
 const RESTARTS: usize = 230;
 

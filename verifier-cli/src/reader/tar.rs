@@ -160,7 +160,7 @@ impl Indexer<'_> {
     fn header(&mut self) -> Result<Option<Header>, Unreadable> {
         let mut header = Header::new_old();
         let read = self.file.read_exact_at(header.as_mut_bytes(), self.offset);
-        read.map_err(|_| self.odd("no end: the file is truncated"))?;
+        read.map_err(|_| self.odd("no end: the file is truncated, or no tar file"))?;
         if header.as_bytes().iter().all(|byte| *byte == 0) {
             let left = self.length.saturating_sub(self.offset);
             if left > PADDING_BYTES_MAX || self.bytes(self.offset, left)?.iter().any(|byte| *byte != 0) {

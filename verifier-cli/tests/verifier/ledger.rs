@@ -43,6 +43,8 @@ pub(crate) const WITNESS: u8 = 9;
 pub(crate) struct Ledger {
     pub(crate) dir: PathBuf,
     pub(crate) clock: u64,
+    /// What it writes into leaves and seals instead of the time.
+    pub(crate) pretends: Option<u64>,
     tree: Tree<LogTree>,
     entries: Vec<Vec<u8>>,
     published: u64,
@@ -93,6 +95,7 @@ impl Ledger {
         let mut ledger = Self {
             dir: dir.to_owned(),
             clock: BEGINNING,
+            pretends: None,
             tree: Tree::default(),
             entries: Vec::new(),
             published: 0,
@@ -115,6 +118,12 @@ impl Ledger {
     pub(crate) fn tick(&mut self) -> u64 {
         self.clock += 1_000;
         self.clock
+    }
+
+    /// The time that the ledger says it is.
+    fn said(&mut self) -> u64 {
+        let at = self.tick();
+        self.pretends.unwrap_or(at)
     }
 
     pub(crate) fn put(&self, name: &str, bytes: &[u8]) {
@@ -206,7 +215,7 @@ impl Ledger {
         object: Vec<u8>,
         records: u64,
     ) {
-        let leaf = Leaf { kind, first_position: workspace.position, received_at: self.tick(), term: 1 };
+        let leaf = Leaf { kind, first_position: workspace.position, received_at: self.said(), term: 1 };
         let (segment, chain, ledger_chain) = (workspace.segment, workspace.chain, self.chain);
         let (id, position) = (workspace.id, workspace.position);
         let filling = workspace.filling.get_or_insert_with(|| Filling {
@@ -232,7 +241,8 @@ impl Ledger {
         filling.tree.push(leaf.hash(signed, signature));
         filling.writer.push(&entry, position, compress).unwrap();
         filling.counts[kind as usize - 1] += 1;
-        filling.times.1 = leaf.received_at;
+        filling.times.0 = filling.times.0.min(leaf.received_at);
+        filling.times.1 = filling.times.1.max(leaf.received_at);
         // A hostile ledger counts past the last position.
         workspace.position = workspace.position.wrapping_add(records);
     }
@@ -319,7 +329,7 @@ impl Ledger {
             workspace_chain: filling.chain,
             not_before_size: 0,
             not_before: [0; 32],
-            sealed_at: self.tick(),
+            sealed_at: self.said(),
         };
         let bytes = seal.encode();
         self.put(&archive::segment(workspace.id, workspace.segment, seal.object_sha256), &object);
@@ -436,12 +446,17 @@ impl Gateway {
 }
 
 pub(crate) fn opened() -> Bytes {
+    opened_as(wire::WriterClass::Intermittent)
+}
+
+/// The record of a writer of this class, that will never be silent for more than ten minutes.
+pub(crate) fn opened_as(class: wire::WriterClass) -> Bytes {
     let event = wire::gateway_event::Event::Opened(wire::Opened {
         product: "test".to_owned(),
         product_version: "1".to_owned(),
         configuration_digest: vec![7; 32].into(),
         clock: wire::ClockState::Synchronised as i32,
-        class: wire::WriterClass::Intermittent as i32,
+        class: class as i32,
         silence_us_max: 600_000_000,
     });
     record::encode(Kind::GatewayEvent(wire::GatewayEvent { at: BEGINNING, event: Some(event) })).into()
