@@ -120,6 +120,55 @@ impl Malformed {
     pub const fn new(message: &'static str, tag: u32, rule: &'static str) -> Self {
         Self { message, tag, rule }
     }
+
+    /// The message and the field, looked for in `root` and what stands in it. `None`: the rule is of a message as a whole, or of
+    /// a field that no table has.
+    pub fn field(&self, root: &'static Message) -> Option<(&'static Message, &'static Field)> {
+        if root.name == self.message {
+            return root.fields.iter().find(|field| field.tag == self.tag).map(|field| (root, field));
+        }
+        root.fields.iter().find_map(|field| match field.kind {
+            Kind::Message(inner) => self.field(inner),
+            _ => None,
+        })
+    }
+
+    /// The rule, in words.
+    pub fn rule(&self) -> &'static str {
+        self.rule
+    }
+}
+
+impl Field {
+    /// What may stand there, in words.
+    pub fn allowed(&self) -> String {
+        let length = |min: u64, max: u64| match (min, max) {
+            (min, 0) => format!("at least {min}"),
+            (0, max) => format!("at most {max}"),
+            (min, max) if min == max => format!("{max}"),
+            (min, max) => format!("{min} to {max}"),
+        };
+        let one = match &self.kind {
+            Kind::Version => format!("{}", crate::FORMAT_VERSION),
+            Kind::Integer { max } => format!("a number of at most {max}"),
+            Kind::Bool => "true, or nothing".to_owned(),
+            Kind::Enum { max } => format!("a value of 1 to {max}"),
+            Kind::Bytes { min, max } => format!("{} bytes", length(*min, *max)),
+            Kind::Text { min, max, text } => {
+                let of = match text {
+                    Text::Utf8 => "UTF-8",
+                    Text::Token => "[A-Za-z0-9_./:@+-]",
+                    Text::Pattern => "[A-Za-z0-9_./:@+*-]",
+                };
+                format!("{} bytes of {of}", length(*min, *max))
+            }
+            Kind::Message(inner) => format!("a {}", inner.name),
+        };
+        match self.presence {
+            Presence::Repeated { count } => format!("at most {count} times {one}"),
+            _ => one,
+        }
+    }
 }
 
 impl fmt::Display for Malformed {

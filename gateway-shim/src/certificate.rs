@@ -1,7 +1,39 @@
-//! How long a certificate lasts: reads nothing but the two times of its validity (RFC 5280, 4.1.2.5). Pure.
+//! How long a certificate lasts, and whose it is: reads the two times of its validity (RFC 5280, 4.1.2.5), and the URI in which
+//! the ledger's authority writes its holder. Pure.
 
 use base64::decode;
 use chrono::{NaiveDateTime, TimeZone as _, Utc};
+
+/// Whose a certificate is, as it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Of the organisation's log.
+    pub origin: String,
+    /// Hex.
+    pub workspace: String,
+    /// Hex.
+    pub gateway: String,
+}
+
+/// The gateway that the first certificate of a PEM chain names, `custody://<origin>/workspace/<id>/gateway/<id>`; `None` when
+/// it names none, or more than one.
+pub fn holder(pem: &str) -> Option<Holder> {
+    let der = der(pem)?;
+    let der = der.as_slice().into();
+    let certificate = webpki::EndEntityCert::try_from(&der).ok()?;
+    let mut names = certificate.valid_uri_names();
+    let rest = names.next()?.strip_prefix("custody://")?;
+    let (rest, gateway) = rest.rsplit_once("/gateway/")?;
+    let (origin, workspace) = rest.rsplit_once("/workspace/")?;
+    let one = names.next().is_none();
+    one.then(|| Holder { origin: origin.to_owned(), workspace: workspace.to_owned(), gateway: gateway.to_owned() })
+}
+
+fn der(pem: &str) -> Option<Vec<u8>> {
+    let (_, rest) = pem.split_once("-----BEGIN CERTIFICATE-----")?;
+    let (body, _) = rest.split_once("-----END CERTIFICATE-----")?;
+    decode(body)
+}
 
 /// When a certificate is valid, in microseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +53,7 @@ impl Validity {
 
 /// Validity of the first certificate of a PEM chain; `None` when it cannot be read.
 pub fn validity(pem: &str) -> Option<Validity> {
-    let (_, rest) = pem.split_once("-----BEGIN CERTIFICATE-----")?;
-    let (body, _) = rest.split_once("-----END CERTIFICATE-----")?;
-    let der = decode(body)?;
+    let der = der(pem)?;
     let certificate = sequence(&der)?;
     let tbs = sequence(certificate)?;
     let mut rest = tbs;

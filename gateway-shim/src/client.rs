@@ -21,8 +21,9 @@ use crate::{
     clock,
     flight::{Flight, Window},
     key::{self, Name},
+    random,
     receipt::{Checker, Fork, Refusal},
-    writer::{Command, Fetch, Progress, Refused, receipts},
+    writer::{Command, FULL_WAIT, Fetch, Progress, Refused, ask, receipts},
 };
 
 mod link;
@@ -46,13 +47,20 @@ const OUTBOX_MAX: usize = 512;
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
 /// How long until an unanswered request for a certificate is made again.
 const RENEW_AGAIN: Duration = Duration::from_secs(600);
-/// How long until the spool is asked again to keep what found its disk full.
-pub const FULL_WAIT: Duration = Duration::from_secs(1);
 /// Of a ledger that has a connection and does nothing with it.
 const SILENT: &str =
     "the ledger does not answer; hint: its port is open, so is its process stopped, or its disk very slow?";
 /// Of a connection that broke off, or was cut because nothing answered.
 const AWAY: &str = "hint: is the ledger running, and does it answer `ledger status`?";
+/// Of a certificate of the ledger that the enrolment's authority did not sign, or that is for another name.
+const OTHER_LEDGER: &str = "hint: is ledger.endpoint the ledger that answered with gateway.enrolment, and is its name \
+                            there ledger.server_name?";
+/// Of a ledger that does not take this gateway's certificate.
+const OTHER_GATEWAY: &str = "hint: is gateway.enrolment of the ledger at ledger.endpoint, and has its certificate expired? \
+                             gateway-shim request, then ledger gateway enrol";
+/// Of a ledger that is there and refuses this gateway.
+const TAKES_NOTHING: &str =
+    "the ledger takes nothing of this gateway until somebody mends what it says; records are kept in the spool";
 /// Epochs that may be begun anew, one after the other, without a receipt between: more means that the ledger refuses all.
 const REWINDS_MAX: u32 = 3;
 
@@ -95,6 +103,19 @@ enum End {
     Renewed,
 }
 
+impl End {
+    /// Of a connection that failed. Which certificates fit is not mended by waiting.
+    fn of_connection(error: &(dyn std::error::Error + 'static), said: &str) -> Self {
+        let said = if said.is_empty() { String::new() } else { format!("{said}: ") };
+        let text = format!("{said}{}", in_words(error));
+        match tls_error(error) {
+            Some(rustls::Error::InvalidCertificate(_)) => Self::Mend(format!("{text}; {OTHER_LEDGER}")),
+            Some(rustls::Error::AlertReceived(_)) => Self::Mend(format!("{text}; {OTHER_GATEWAY}")),
+            _ => Self::Lost(format!("{text}; {AWAY}")),
+        }
+    }
+}
+
 impl From<Refused> for End {
     fn from(refused: Refused) -> Self {
         match refused {
@@ -118,15 +139,16 @@ impl From<Refusal> for End {
 
 impl From<tonic::Status> for End {
     fn from(status: tonic::Status) -> Self {
-        let mut text = format!("{:?}: {}", status.code(), status.message());
         if let Some(cause) = std::error::Error::source(&status) {
             // Not the ledger's own words, but what became of the connection.
-            text = format!("{text}: {}; {AWAY}", in_words(cause));
+            return Self::of_connection(cause, &printable(status.message()));
         }
+        let text = format!("the ledger says: {}", printable(status.message()));
         match status.code() {
-            tonic::Code::Unauthenticated | tonic::Code::PermissionDenied | tonic::Code::InvalidArgument => {
-                Self::Mend(text)
-            }
+            tonic::Code::Unauthenticated
+            | tonic::Code::PermissionDenied
+            | tonic::Code::InvalidArgument
+            | tonic::Code::FailedPrecondition => Self::Mend(text),
             _ => Self::Lost(text),
         }
     }
@@ -148,16 +170,16 @@ impl Client {
         let (mut failures, mut rewinds) = (0_u32, 0_u32);
         loop {
             let began = tokio::time::Instant::now();
-            let (end, most) = match self.session(&mut rewinds).await {
+            let (end, most, so) = match self.session(&mut rewinds).await {
                 End::Stop(stop) => return stop,
                 End::Renewed => continue,
-                End::Lost(why) => (why, BACKOFF_MAX),
-                End::Mend(why) => (why, BACKOFF_MENDED_MAX),
+                End::Lost(why) => (why, BACKOFF_MAX, "no connection to the ledger; records are kept in the spool"),
+                End::Mend(why) => (why, BACKOFF_MENDED_MAX, TAKES_NOTHING),
             };
             failures = if began.elapsed() > BACKOFF_MAX { 0 } else { failures.saturating_add(1) };
-            let wait = backoff(failures, most, u32::from_le_bytes(key::random()));
+            let wait = backoff(failures, most, u32::from_le_bytes(random::bytes()));
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(reason = %end, wait_ms, "no connection to the ledger; records are kept in the spool");
+            tracing::warn!(reason = %end, wait_ms, "{so}");
             clock::sleep(wait).await;
         }
     }
@@ -216,8 +238,8 @@ impl Client {
             last_head: self.checker.last_head(),
             ledger_statements,
             workspace_statements,
-            product: crate::gateway::PRODUCT.to_owned(),
-            product_version: crate::gateway::VERSION.to_owned(),
+            product: crate::PRODUCT.to_owned(),
+            product_version: crate::VERSION.to_owned(),
         }
     }
 
@@ -355,7 +377,7 @@ impl Client {
         let Some(opening) = session.flight.opening_reason(epoch, rejection.batch_number) else { return Ok(None) };
         let reason = rejection.reason();
         let detail = printable(&rejection.detail);
-        tracing::warn!(batch = rejection.batch_number, ?reason, detail = %detail, "the ledger rejects a batch");
+        tracing::warn!(batch = rejection.batch_number, reason = reason.as_str_name(), detail = %detail, "the ledger rejects a batch");
         let text = format!("{}: {detail}", reason.as_str_name());
         let new_epoch = match reason {
             RejectReason::Gap => {
@@ -411,19 +433,6 @@ impl Session {
     }
 }
 
-/// Asks the writer and waits for its answer.
-///
-/// # Errors
-/// What the writer says; [`Refused::Stopped`] when it has ended.
-pub async fn ask<T>(
-    commands: &mpsc::Sender<Command>,
-    command: impl FnOnce(oneshot::Sender<Result<T, Refused>>) -> Command,
-) -> Result<T, Refused> {
-    let (answer, answered) = oneshot::channel();
-    commands.send(command(answer)).await.map_err(|_| Refused::Stopped)?;
-    answered.await.map_err(|_| Refused::Stopped)?
-}
-
 fn send(outbox: &mpsc::Sender<FromGateway>, message: from_gateway::Message) -> Result<(), End> {
     let sent = outbox.try_send(FromGateway { message: Some(message) });
     sent.map_err(|_| End::Lost("the connection takes nothing more".into()))
@@ -433,6 +442,22 @@ fn send(outbox: &mpsc::Sender<FromGateway>, message: from_gateway::Message) -> R
 fn in_words(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// What TLS says among the causes of an error; an error of input or output hides its own.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        let hidden = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = match hidden {
+            Some(hidden) => Some(hidden),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 /// Text of the ledger, fit for a log: bounded, and of one line.

@@ -20,7 +20,7 @@ use hyper::http;
 use serde::Deserialize;
 
 use crate::{
-    batcher,
+    batcher, certificate,
     key::{Enrolment, Name},
 };
 
@@ -241,6 +241,9 @@ pub struct RelayConfig {
     pub socket: Option<PathBuf>,
 }
 
+/// How a gateway gets its enrolment.
+const ENROL: &str = "hint: gateway-shim request, then ledger gateway enrol";
+
 /// A configuration that cannot be used. Each fault ends with the next move where there is one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Faults(pub Vec<String>);
@@ -287,7 +290,10 @@ impl Config {
     /// # Errors
     /// [`Faults`], all that were found.
     pub fn read(path: &Path) -> Result<Self, Faults> {
-        let text = std::fs::read_to_string(path).map_err(|error| Faults(vec![format!("cannot read it: {error}")]))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let hint = "hint: --config names the file; gateway-shim config template prints one";
+            Faults(vec![format!("{} cannot be read: {error}; {hint}", path.display())])
+        })?;
         let mut config = Self::parse(&text)?;
         config.take_paths_from(path.parent().unwrap_or_else(|| Path::new(".")));
         Ok(config)
@@ -379,6 +385,56 @@ impl Config {
         }
     }
 
+    /// Whether the folders can be used: what is there is a folder, and what is to be made has one to stand in.
+    ///
+    /// # Errors
+    /// [`Faults`].
+    pub fn check_folders(&self) -> Result<(), Faults> {
+        let mut check = Check::default();
+        for (name, folder) in [("spool.dir", &self.spool.dir), ("fork.dir", &self.fork.dir)] {
+            let is_other = folder.exists() && !folder.is_dir();
+            check
+                .that(!is_other, || format!("{name}: {} is no folder; hint: name one, or a new one", folder.display()));
+        }
+        if let Some(second) = self.fork.second.as_deref().filter(|second| !second.contains("://")).map(Path::new) {
+            let above = second.parent().is_some_and(Path::is_dir) && !second.exists();
+            check.that(second.is_dir() || above, || {
+                format!(
+                    "fork.second: {} is no folder, and none can be made there; hint: is the other machine's disk mounted?",
+                    second.display()
+                )
+            });
+        }
+        if check.0.is_empty() { Ok(()) } else { Err(Faults(check.0)) }
+    }
+
+    /// Whether the certificate of an enrolment is this gateway's.
+    fn check_holder(&self, enrolment: &Enrolment) -> Result<(), Faults> {
+        // Without TLS there may be none.
+        if enrolment.certificate.is_empty() {
+            return Ok(());
+        }
+        let holder = certificate::holder(&enrolment.certificate);
+        let Some(holder) = holder else {
+            return fault(format!("gateway.enrolment holds no certificate of a gateway; {ENROL}"));
+        };
+        let gateway = &self.gateway;
+        let mut check = Check::default();
+        for (name, mine, other) in [
+            ("origin", &gateway.origin, holder.origin),
+            ("workspace", &gateway.workspace, holder.workspace),
+            ("id", &gateway.id, holder.gateway),
+        ] {
+            check.that(*mine == other, || {
+                format!(
+                    "gateway.{name} is {mine}, and the certificate in gateway.enrolment is of {other}; hint: mend the one \
+                     that is wrong, or gateway-shim request and ledger gateway enrol again"
+                )
+            });
+        }
+        if check.0.is_empty() { Ok(()) } else { Err(Faults(check.0)) }
+    }
+
     /// Who this gateway is.
     pub fn name(&self) -> Name {
         Name {
@@ -403,20 +459,27 @@ impl Config {
     /// # Errors
     /// [`Faults`].
     pub fn enrolment(&self) -> Result<(Enrolment, Roots), Faults> {
-        let Ok(text) = std::fs::read_to_string(&self.gateway.enrolment) else {
-            return fault("gateway.enrolment cannot be read; hint: gateway-shim request, then ledger gateway enrol");
+        let file = self.gateway.enrolment.display();
+        let text = match std::fs::read_to_string(&self.gateway.enrolment) {
+            Ok(text) => text,
+            Err(error) => {
+                return fault(format!("gateway.enrolment: {file} cannot be read: {error}; {ENROL}"));
+            }
         };
         let Ok(enrolment) = serde_json::from_str::<Enrolment>(&text) else {
-            return fault("gateway.enrolment is not what `ledger gateway enrol` answers");
+            return fault(format!("gateway.enrolment: {file} is not what ledger gateway enrol answers; {ENROL}"));
         };
         let key = unhex(&enrolment.root_public_key).and_then(|key| PublicKey::new(&key));
         let next = unhex(&enrolment.root_successor_hash).and_then(|hash| <[u8; 32]>::try_from(hash).ok());
         let (1, Some(key), Some(next)) = (enrolment.version, key, next) else {
-            return fault("gateway.enrolment holds no root key of version 1");
+            return fault(format!("gateway.enrolment: {file} holds no root key of version 1; {ENROL}"));
         };
         match Roots::new([(enrolment.era, key, next)]) {
-            Some(roots) => Ok((enrolment, roots.with_past())),
-            None => fault("gateway.enrolment holds no root key"),
+            Some(roots) => {
+                self.check_holder(&enrolment)?;
+                Ok((enrolment, roots.with_past()))
+            }
+            None => fault(format!("gateway.enrolment: {file} holds no root key; {ENROL}")),
         }
     }
 }

@@ -197,6 +197,7 @@ pub fn create_dir(folder: &Path, mode: u32) -> io::Result<()> {
     create_dir(parent(folder), mode)?;
     match fs::DirBuilder::new().mode(mode).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Err(_) if !folder.is_dir() => Err(io::ErrorKind::NotADirectory.into()),
         _ => sync_parent(folder),
     }
 }
@@ -209,7 +210,7 @@ pub fn create_dir(folder: &Path, mode: u32) -> io::Result<()> {
 #[expect(clippy::disallowed_methods, reason = "this is the durable-file module")]
 pub fn bind_private<L>(path: &Path, bind: impl FnOnce(&Path) -> io::Result<L>) -> io::Result<L> {
     // A short name: the path of a socket has at most 107 bytes.
-    let folder = parent(path).join(format!(".{}", custody::id::hex(&crate::key::random::<4>())));
+    let folder = parent(path).join(format!(".{}", custody::id::hex(&crate::random::bytes::<4>())));
     fs::DirBuilder::new().mode(MODE_FOLDER).create(&folder)?;
     let socket = folder.join("s");
     let bound = bind(&socket).and_then(|listener| {

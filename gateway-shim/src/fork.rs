@@ -45,7 +45,8 @@ pub async fn report(who: &Name, fork: &Fork, config: &ForkConfig) -> Option<Path
     let json = serde_json::to_vec_pretty(&proof).unwrap_or_default();
     let name = format!("fork-{}-{found_at_us}.json", who.gateway);
     let file = put(&config.dir, &name, &json);
-    tracing::error!(finding = fork.finding, file = ?file, "FORK: the ledger shows two histories; keep this file");
+    let shown = file.as_ref().map_or_else(|| "none could be written".to_owned(), |file| file.display().to_string());
+    tracing::error!(finding = fork.finding, file = shown, "FORK: the ledger shows two histories; keep this file");
     match config.second.as_deref() {
         Some(url) if url.contains("://") => match tokio::time::timeout(SECOND_WAIT, post(url, json)).await {
             Ok(Ok(())) => tracing::error!("the proof was sent to the second address"),

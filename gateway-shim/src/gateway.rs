@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     certificate,
-    client::{Client, FULL_WAIT, Link, Stop, Tls, ask},
+    client::{Client, Link, Stop, Tls},
     clock,
     config::{Config, Faults, ForkConfig},
     durable::{Disk, Folder},
@@ -19,13 +19,8 @@ use crate::{
     key::{self, KeyError, Name},
     receipt::Checker,
     spool::{self, Spool, SpoolError},
-    writer::{Command, Ending, Progress, QUEUE_MAX, RecordName, Refused, Settings, Ticket, Writer},
+    writer::{Command, Ending, FULL_WAIT, Progress, QUEUE_MAX, RecordName, Refused, Settings, Ticket, Writer, ask},
 };
-
-/// Product name in records.
-pub const PRODUCT: &str = "custody-gateway-shim";
-/// Its version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Why a gateway does not open.
 #[derive(Debug)]
@@ -56,7 +51,6 @@ impl std::fmt::Display for OpenError {
 impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Key(error) => error.source(),
             Self::Spool(error) => error.source(),
             _ => None,
         }
@@ -90,6 +84,16 @@ pub enum Ended {
     Refused(String),
     /// The disk failed.
     Disk(String),
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fork => f.write_str("the ledger shows two histories"),
+            Self::Refused(why) => write!(f, "the ledger refuses this gateway: {why}"),
+            Self::Disk(why) => write!(f, "failed to {why}"),
+        }
+    }
 }
 
 /// What a drain left.
@@ -296,7 +300,8 @@ fn write_on_a_thread(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let life = move || {
         if let Err(error) = runtime.block_on(writer.run(commands)) {
-            tracing::error!(%error, cause = ?std::error::Error::source(&error), "the spool failed");
+            let cause = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
+            tracing::error!(%error, cause, "the spool failed");
             ending.send_if_modified(|now| now.is_none() && now.replace(Ended::Disk(error.to_string())).is_none());
         }
     };
@@ -304,20 +309,21 @@ fn write_on_a_thread(
     Ok(())
 }
 
-/// Reads every file that a start reads, but the spool's.
+/// Reads every file that a start reads, but the spool's, and looks whether the folders can be used.
 ///
 /// # Errors
 /// [`OpenError`], of the configuration or a key.
 pub fn check(config: &Config) -> Result<(), OpenError> {
-    parts(config).map(drop)
+    parts(config)?;
+    Ok(config.check_folders()?)
 }
 
 fn parts(config: &Config) -> Result<Parts, OpenError> {
     let (enrolment, roots) = config.enrolment()?;
     let who = config.name();
     let opened = wire::Opened {
-        product: PRODUCT.to_owned(),
-        product_version: VERSION.to_owned(),
+        product: crate::PRODUCT.to_owned(),
+        product_version: crate::VERSION.to_owned(),
         configuration_digest: bytes::Bytes::copy_from_slice(&config.digest),
         clock: 0,
         class: wire::WriterClass::from(config.gateway.class) as i32,

@@ -3,7 +3,11 @@
 //! What must hold: private keys are made here, are written with mode 0600, and leave this process in no other way; nothing
 //! prints them.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use custody::{
     id::{GatewayId, KeyId, WorkspaceId, hex},
@@ -18,7 +22,7 @@ use ed25519_dalek::{
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::durable;
+use crate::{durable, random};
 
 /// Who this gateway is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,53 +39,51 @@ pub struct Name {
 #[derive(Debug)]
 pub enum KeyError {
     /// It cannot be read or written.
-    File(io::Error),
+    File(PathBuf, io::Error),
     /// Others may read it.
-    Exposed,
+    Exposed(PathBuf),
     /// It holds no key of the kind.
-    Malformed,
+    Malformed(PathBuf),
+    /// A key or a certificate request cannot be made.
+    Made,
+}
+
+/// Only who has its path can tell which file it was.
+fn of_file(path: &Path) -> impl Fn(io::Error) -> KeyError {
+    |error| KeyError::File(path.to_owned(), error)
 }
 
 impl std::fmt::Display for KeyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::File(_) => "open the key file",
-            Self::Exposed => "use a key file that others may read; hint: chmod 600",
-            Self::Malformed => "read the key file: not a PKCS #8 PEM key of this kind; hint: gateway-shim key new",
-        })
-    }
-}
-
-impl std::error::Error for KeyError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::File(error) => Some(error),
-            _ => None,
+            Self::File(path, error) if error.kind() == io::ErrorKind::AlreadyExists => write!(
+                f,
+                "write the key file {}: there is a file of this name, and keys are never overwritten; hint: another name, \
+                 or move it away",
+                path.display()
+            ),
+            Self::File(path, error) if error.kind() == io::ErrorKind::NotFound => {
+                write!(f, "open the key file {}: {error}; hint: gateway-shim key new", path.display())
+            }
+            Self::File(path, error) => write!(f, "use the key file {}: {error}", path.display()),
+            Self::Exposed(path) => {
+                write!(f, "use the key file {}: others may read it; hint: chmod 600", path.display())
+            }
+            Self::Malformed(path) => write!(
+                f,
+                "read the key file {}: it holds no PKCS #8 PEM key of this kind; hint: gateway-shim key new",
+                path.display()
+            ),
+            Self::Made => f.write_str("make a key or a request with the TLS key; hint: gateway-shim key new"),
         }
     }
 }
 
-impl From<io::Error> for KeyError {
-    fn from(error: io::Error) -> Self {
-        Self::File(error)
-    }
-}
-
-/// Random bytes of the operating system.
-///
-/// # Panics
-/// When the operating system has none: nothing may be signed then.
-#[expect(clippy::disallowed_methods, reason = "this is the module of keys")]
-pub fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    #[expect(clippy::expect_used, reason = "without randomness there is no epoch, seed or key, so nothing can go on")]
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    bytes
-}
+impl std::error::Error for KeyError {}
 
 /// A new signing key.
 pub fn generate() -> SigningKey {
-    let mut secret = random::<32>();
+    let mut secret = random::bytes::<32>();
     let key = SigningKey::from_bytes(&secret);
     secret.zeroize();
     key
@@ -92,11 +94,14 @@ pub fn generate() -> SigningKey {
 /// # Errors
 /// [`KeyError::File`], `AlreadyExists` rather than overwriting a key.
 pub fn create(signing: &Path, tls: &Path) -> Result<(), KeyError> {
-    let pem = generate().to_pkcs8_pem(LineEnding::LF).map_err(|_| KeyError::Malformed)?;
-    durable::create_new(signing, pem.as_bytes(), true)?;
-    let pem = Zeroizing::new(rcgen::KeyPair::generate().map_err(|_| KeyError::Malformed)?.serialize_pem());
-    durable::create_new(tls, pem.as_bytes(), true)?;
-    Ok(())
+    // Both or none, but for who makes one of them at the same moment.
+    if fs::symlink_metadata(tls).is_ok() {
+        return Err(of_file(tls)(io::ErrorKind::AlreadyExists.into()));
+    }
+    let pem = generate().to_pkcs8_pem(LineEnding::LF).map_err(|_| KeyError::Made)?;
+    durable::create_new(signing, pem.as_bytes(), true).map_err(of_file(signing))?;
+    let pem = Zeroizing::new(rcgen::KeyPair::generate().map_err(|_| KeyError::Made)?.serialize_pem());
+    durable::create_new(tls, pem.as_bytes(), true).map_err(of_file(tls))
 }
 
 /// The text of a secret file that only its owner may read.
@@ -104,10 +109,10 @@ pub fn create(signing: &Path, tls: &Path) -> Result<(), KeyError> {
 /// # Errors
 /// [`KeyError`].
 pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, KeyError> {
-    if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
-        return Err(KeyError::Exposed);
+    if fs::metadata(path).map_err(of_file(path))?.permissions().mode() & 0o077 != 0 {
+        return Err(KeyError::Exposed(path.to_owned()));
     }
-    Ok(Zeroizing::new(fs::read_to_string(path)?))
+    Ok(Zeroizing::new(fs::read_to_string(path).map_err(of_file(path))?))
 }
 
 /// Reads the signing key.
@@ -115,7 +120,7 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, KeyError> {
 /// # Errors
 /// [`KeyError`].
 pub fn read_signing(path: &Path) -> Result<SigningKey, KeyError> {
-    SigningKey::from_pkcs8_pem(&read_secret(path)?).map_err(|_| KeyError::Malformed)
+    SigningKey::from_pkcs8_pem(&read_secret(path)?).map_err(|_| KeyError::Malformed(path.to_owned()))
 }
 
 /// Id of this key as a gateway's.
@@ -166,7 +171,7 @@ pub struct Enrolment {
 /// The request of this gateway, proving that it holds `key`.
 ///
 /// # Errors
-/// [`KeyError::Malformed`] when the TLS key is none.
+/// [`KeyError::Made`] when the TLS key is none.
 pub fn enrolment_request(who: &Name, name: &str, key: &SigningKey, tls: &str) -> Result<EnrolmentRequest, KeyError> {
     let public = key::public(key);
     let proof = possession(&who.origin, Some(who.workspace), Role::Gateway, public, Some(who.gateway));
@@ -185,9 +190,9 @@ pub fn enrolment_request(who: &Name, name: &str, key: &SigningKey, tls: &str) ->
 /// A PEM certificate request of the TLS key; its name is the gateway's id.
 ///
 /// # Errors
-/// [`KeyError::Malformed`] when the TLS key is none.
+/// [`KeyError::Made`] when the TLS key is none.
 pub fn certificate_request(who: &Name, tls: &str) -> Result<String, KeyError> {
-    let malformed = |_: rcgen::Error| KeyError::Malformed;
+    let malformed = |_: rcgen::Error| KeyError::Made;
     let pair = rcgen::KeyPair::from_pem(tls).map_err(malformed)?;
     let mut params = rcgen::CertificateParams::new(Vec::new()).map_err(malformed)?;
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -206,12 +211,12 @@ mod tests {
         let dir = crate::testing::TempDir::new();
         let (signing, tls) = (dir.path().join("a.key"), dir.path().join("tls.key"));
         create(&signing, &tls).unwrap();
-        assert!(matches!(create(&signing, &tls), Err(KeyError::File(_))));
+        assert!(matches!(create(&signing, &tls), Err(KeyError::File(..))));
         read_signing(&signing).unwrap();
         fs::set_permissions(&signing, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(read_signing(&signing), Err(KeyError::Exposed)));
+        assert!(matches!(read_signing(&signing), Err(KeyError::Exposed(_))));
         fs::set_permissions(&tls, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(matches!(read_signing(&tls), Err(KeyError::Malformed)), "a TLS key signs no batches");
+        assert!(matches!(read_signing(&tls), Err(KeyError::Malformed(_))), "a TLS key signs no batches");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! The modules follow the way of a record: [`gateway`] takes it, [`writer`] numbers and signs it (as [`batcher`] decides)
 //! and keeps it in the [`spool`], [`client`] ships it, [`receipt`] checks what the ledger answers. [`relay`] and [`serve`]
-//! are the two ways in besides the library. Only [`durable`] writes files, only [`clock`] reads the wall clock and waits.
+//! are the two ways in besides the library. Only [`durable`] writes files, only [`clock`] reads the wall clock and waits, only
+//! [`random`] takes randomness.
 
 pub mod batcher;
 pub mod certificate;
@@ -16,11 +17,17 @@ pub mod gateway;
 pub mod key;
 pub mod listen;
 pub mod mcp;
+pub mod random;
 pub mod receipt;
 pub mod relay;
 pub mod serve;
 pub mod spool;
 pub mod writer;
+
+/// Product name in records.
+pub const PRODUCT: &str = "custody-gateway-shim";
+/// Its version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[cfg(test)]
 mod testing;

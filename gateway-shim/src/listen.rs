@@ -1,20 +1,25 @@
 //! The shim's own ports, for callers on this machine: accepts connections, as many as there are places.
 //!
 //! What must hold: a caller that says nothing loses its connection after seconds, so that places and file descriptors come
-//! back; whoever finds none waits in the system's queue, and is served next.
+//! back; whoever comes when no place is free gets that of the connection that has carried no request for longest, as the
+//! ledger's port does with handshakes, so that nobody who does nothing holds up somebody who does; a connection that carries
+//! a request is never ended for another, and while all carry one, whoever comes waits.
 
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{future::BoxFuture, task::AtomicWaker};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Notify,
 };
 use tokio_stream::{Stream, StreamExt as _};
 
@@ -30,12 +35,147 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What every HTTP/2 connection begins with (RFC 9113, 3.4).
 pub const PREFACE_BYTES: usize = 24;
 
+/// One connection among those of its port.
+struct Place {
+    id: u64,
+    /// Requests that it carries now.
+    carried: usize,
+    /// Grows from one to the next that carries nothing: the least has carried nothing for longest.
+    idle_since: u64,
+    ending: Arc<Ending>,
+}
+
+/// What a connection is told when another takes its place.
+#[derive(Default)]
+struct Ending {
+    asked: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Ending {
+    fn ask(&self) {
+        self.asked.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Wakes the task that looks when it is asked later.
+    fn is_asked(&self, cx: &Context<'_>) -> bool {
+        self.waker.register(cx.waker());
+        self.asked.load(Ordering::Acquire)
+    }
+}
+
+#[derive(Default)]
+struct Places {
+    open: Vec<Place>,
+    /// Counts what makes ids and turns of being idle.
+    next: u64,
+}
+
+/// All connections of a port.
+#[derive(Default)]
+struct Port {
+    places: Mutex<Places>,
+    /// A place has become free, or carries nothing any more.
+    changed: Notify,
+}
+
+impl Port {
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place: a free one, or that of the connection that has carried nothing for longest, once it has ended.
+    async fn place(self: &Arc<Self>) -> (Load, Arc<Ending>) {
+        loop {
+            if let Some(taken) = self.take() {
+                return taken;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    fn take(self: &Arc<Self>) -> Option<(Load, Arc<Ending>)> {
+        let mut places = self.lock();
+        if places.open.len() >= CONNECTIONS_MAX {
+            let ending = places.open.iter().any(|place| place.ending.asked.load(Ordering::Acquire));
+            let idle = places.open.iter().filter(|place| place.carried == 0 && !ending);
+            if let Some(oldest) = idle.min_by_key(|place| place.idle_since) {
+                oldest.ending.ask();
+            }
+            return None;
+        }
+        let (id, ending) = (places.turn(), Arc::<Ending>::default());
+        places.open.push(Place { id, carried: 0, idle_since: id, ending: Arc::clone(&ending) });
+        Some((Load { port: Arc::clone(self), id }, ending))
+    }
+}
+
+impl Places {
+    fn turn(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn of(&mut self, id: u64) -> Option<&mut Place> {
+        self.open.iter_mut().find(|place| place.id == id)
+    }
+}
+
+/// What one connection carries: whoever serves it says here when a request begins.
+#[derive(Clone)]
+pub struct Load {
+    port: Arc<Port>,
+    id: u64,
+}
+
+impl Load {
+    /// A request, which the connection carries until this is dropped.
+    pub fn request(&self) -> Carried {
+        if let Some(place) = self.port.lock().of(self.id) {
+            place.carried += 1;
+        }
+        Carried(self.clone())
+    }
+
+    /// The connection is no more.
+    fn end(&self) {
+        self.port.lock().open.retain(|place| place.id != self.id);
+        self.port.changed.notify_one();
+    }
+}
+
+/// A request that a connection carries.
+pub struct Carried(Load);
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        let Load { port, id } = &self.0;
+        {
+            let mut places = port.lock();
+            let now = places.turn();
+            // The connection may have ended before its request.
+            let Some(place) = places.of(*id) else { return };
+            place.carried -= 1;
+            place.idle_since = now;
+        }
+        port.changed.notify_one();
+    }
+}
+
 /// A connection, which has its place until it is dropped.
 pub struct Connection<S> {
     stream: S,
     /// Bytes that are still to come, and until when.
     awaited: Option<(usize, BoxFuture<'static, ()>)>,
-    _place: OwnedSemaphorePermit,
+    ending: Arc<Ending>,
+    load: Load,
+}
+
+impl<S> Drop for Connection<S> {
+    fn drop(&mut self) {
+        self.load.end();
+    }
 }
 
 /// The connections of a listener. One whose first `awaited` bytes do not come within `limit` ends.
@@ -44,9 +184,8 @@ pub fn bounded<S: Send + 'static>(
     awaited: usize,
     limit: Duration,
 ) -> impl Stream<Item = io::Result<Connection<S>>> + Send {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    futures::stream::unfold((incoming, places), move |(mut incoming, places)| async move {
-        let place = Arc::clone(&places).acquire_owned().await.ok()?;
+    let port = Arc::<Port>::default();
+    futures::stream::unfold((incoming, port), move |(mut incoming, port)| async move {
         let stream = loop {
             match incoming.next().await? {
                 Ok(stream) => break stream,
@@ -56,21 +195,29 @@ pub fn bounded<S: Send + 'static>(
                 }
             }
         };
+        // Behind the one that waits here, others wait in the system's queue.
+        let (load, ending) = port.place().await;
         let silence: BoxFuture<'static, ()> = Box::pin(clock::sleep(limit));
         let awaited = (awaited > 0).then_some((awaited, silence));
-        Some((Ok(Connection { stream, awaited, _place: place }), (incoming, places)))
+        Some((Ok(Connection { stream, awaited, ending, load }), (incoming, port)))
     })
 }
 
 impl<S> Connection<S> {
-    /// What was accepted.
-    pub fn stream(&self) -> &S {
-        &self.stream
+    /// What it carries.
+    pub fn load(&self) -> Load {
+        self.load.clone()
+    }
+
+    /// An error, once another connection takes its place.
+    fn go_on(&self, cx: &Context<'_>) -> io::Result<()> {
+        if self.ending.is_asked(cx) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.go_on(cx)?;
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if let Some((missing, limit)) = &mut self.awaited {
@@ -87,10 +234,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.go_on(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.go_on(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -103,6 +252,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.go_on(cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
     }
 

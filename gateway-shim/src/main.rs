@@ -13,7 +13,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use gateway_shim::{
-    config::{Config, TEMPLATE},
+    config::{Config, RelayConfig, ServeConfig, TEMPLATE},
     durable,
     gateway::{self, Ended, Gateway, OpenError},
     key, relay, serve,
@@ -194,13 +194,26 @@ fn request(config: &Config, out: &Path) -> Result<u8, Failed> {
     let request = key::enrolment_request(&config.name(), &config.gateway.name, &signing, &tls).map_err(failed)?;
     let mut json = serde_json::to_vec_pretty(&request).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
     json.push(b'\n');
-    durable::create_new(out, &json, false).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+    durable::create_new(out, &json, false).map_err(|error| not_written(out, &error))?;
     say(&format!(
         "wrote {}; hint: ledger gateway enrol takes it, and answers with {}",
         out.display(),
         config.gateway.enrolment.display()
     ));
     Ok(0)
+}
+
+fn not_written(path: &Path, error: &std::io::Error) -> Failed {
+    let path = path.display();
+    Failed(
+        EXIT_FAILED,
+        match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                format!("write {path}: there is a file of this name; hint: another name, or move it away")
+            }
+            _ => format!("write {path}: {error}"),
+        },
+    )
 }
 
 fn in_runtime(life: impl Future<Output = Result<u8, Failed>>) -> Result<u8, Failed> {
@@ -217,13 +230,50 @@ enum Way {
     Relay,
 }
 
+/// What the configuration says of a way in.
+enum WayIn {
+    Serve(ServeConfig),
+    Relay(RelayConfig),
+}
+
+/// A way in whose address is taken.
+enum Port {
+    Serve(TcpListener, ServeConfig),
+    Relay(relay::Port),
+}
+
+fn missing(section: &str) -> Failed {
+    let text = format!(
+        "use the configuration: it has no [{section}]; hint: gateway-shim config template has the section with every key"
+    );
+    Failed(EXIT_CONFIG, text)
+}
+
 /// Open, serve until a signal or an end, drain, say how it went.
 async fn live(config: Config, way: Way) -> Result<u8, Failed> {
     // From here on: whoever sees it listen may ask it to end.
     let terminated = signal(SignalKind::terminate()).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
     let interrupted = signal(SignalKind::interrupt()).map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
-    // Before an epoch is opened.
+    // Before anything is written: all that can be refused, and the port.
+    let way_in = match way {
+        Way::Serve => WayIn::Serve(config.serve.clone().ok_or_else(|| missing("serve"))?),
+        Way::Relay => WayIn::Relay(config.relay.clone().ok_or_else(|| missing("relay"))?),
+    };
     check(&config)?;
+    let failed = |why: String| Failed(EXIT_FAILED, why);
+    let port = match way_in {
+        WayIn::Serve(serving) => {
+            let listener = TcpListener::bind(serving.listen).await;
+            let named = |why| {
+                failed(format!(
+                    "listen on {}: {why}; hint: does one run there already? serve.listen names the address",
+                    serving.listen
+                ))
+            };
+            Port::Serve(listener.map_err(named)?, serving)
+        }
+        WayIn::Relay(relaying) => Port::Relay(relay::Port::bind(&relaying).await.map_err(failed)?),
+    };
     let gateway = Gateway::open(&config).map_err(not_open)?;
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(stop_on_signal(gateway.clone(), terminated, interrupted, stop));
@@ -233,23 +283,15 @@ async fn live(config: Config, way: Way) -> Result<u8, Failed> {
         // A sender that is gone stops as well.
         drop(stopped.wait_for(|stopped| *stopped).await);
     };
-    match way {
-        Way::Serve => {
-            let missing = || Failed(EXIT_CONFIG, "serve: the configuration has no [serve]".into());
-            let serving = config.serve.clone().ok_or_else(missing)?;
-            let listener = TcpListener::bind(serving.listen).await;
-            let listener = listener.map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+    match port {
+        Port::Serve(listener, serving) => {
             let proxy = serve::Proxy::new(gateway.clone(), serving);
             let proxy = proxy.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
             serve::serve(proxy, listener, until, wait)
                 .await
                 .map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
         }
-        Way::Relay => {
-            let missing = || Failed(EXIT_CONFIG, "relay: the configuration has no [relay]".into());
-            let relaying = config.relay.clone().ok_or_else(missing)?;
-            relay::serve(gateway.clone(), &relaying, until, wait).await.map_err(Failed::of(EXIT_FAILED))?;
-        }
+        Port::Relay(port) => port.serve(gateway.clone(), until, wait).await.map_err(Failed::of(EXIT_FAILED))?,
     }
     drain(&gateway).await
 }
@@ -279,7 +321,7 @@ async fn stop_on_signal(gateway: Gateway, mut terminated: Signal, mut interrupte
     tokio::select! {
         _ = terminated.recv() => tracing::info!("SIGTERM: draining"),
         _ = interrupted.recv() => tracing::info!("SIGINT: draining"),
-        ended = gateway.ended() => tracing::error!(?ended, "the gateway ended by itself"),
+        ended = gateway.ended() => tracing::error!(why = %ended, "the gateway ended by itself"),
     }
     stop.send_replace(true);
 }

@@ -5,18 +5,17 @@
 //! is not a record that a gateway may write is refused with the rule that it breaks, never repaired; connections have the
 //! limits of `listen.rs`.
 
-use std::{future::Future, path::Path, pin::Pin, time::Duration};
-
-use custody::{
-    record,
-    wire::{
-        self, PutRequest, PutResponse,
-        gateway_event::Event,
-        record::Kind,
-        relay_server::{Relay, RelayServer},
-    },
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::Duration,
 };
-use prost::Message as _;
+
+use custody::wire::{
+    PutRequest, PutResponse,
+    relay_server::{Relay, RelayServer},
+};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::{
     Stream, StreamExt as _,
@@ -32,9 +31,14 @@ use crate::{
     config::RelayConfig,
     durable,
     gateway::{Gateway, Recording},
-    listen,
+    listen::{self, Carried, Load},
     writer::Refused,
 };
+
+mod admit;
+
+pub use admit::CALLER_NUMBERS_FROM;
+use admit::check;
 
 /// Records of one stream that are on their way to the disk at once: they share a sync.
 const SHIP_AT_ONCE: usize = 256;
@@ -48,9 +52,6 @@ const STREAMS_MAX: u32 = 32;
 /// A connection that is silent for so long is asked whether it is there, and ends if it does not answer for as long again:
 /// on one machine an answer takes milliseconds, and a process that was stopped comes back within seconds or not at all.
 const ALIVE_AFTER: Duration = Duration::from_secs(20);
-/// Call numbers below this are given by the relay; a caller that writes intents and outcomes itself uses those above.
-pub const CALLER_NUMBERS_FROM: u64 = 1 << 32;
-
 /// The service.
 #[derive(Clone, Debug)]
 pub struct RelayService {
@@ -64,7 +65,7 @@ impl RelayService {
     }
 
     async fn submit(&self, request: PutRequest) -> Result<Recording, Status> {
-        let kind = check(request)?;
+        let kind = check(request, clock::now_us())?;
         self.gateway.submit(kind).await.map_err(status)
     }
 }
@@ -72,34 +73,6 @@ impl RelayService {
 async fn answer(recording: Recording) -> Result<PutResponse, Status> {
     let name = recording.durable().await.map_err(status)?;
     Ok(PutResponse { gateway: name.gateway.into(), epoch: name.epoch.into(), number: name.number })
-}
-
-fn check(request: PutRequest) -> Result<Kind, Status> {
-    let invalid = |text: String| Status::invalid_argument(format!("{text}; do not send it again as it is"));
-    let Some(mut record) = request.record else { return Err(invalid("the request has no record".into())) };
-    if record.version == 0 {
-        record.version = custody::FORMAT_VERSION;
-    }
-    let kind =
-        record::check(&record.encode_to_vec()).map_err(|why| invalid(format!("the record breaks a rule: {why}")))?;
-    if !kind.may_be_written_by(wire::Role::Gateway, false) {
-        return Err(invalid(format!("a gateway may not write a record of the kind {}", kind.name())));
-    }
-    match record.kind {
-        Some(Kind::GatewayEvent(wire::GatewayEvent { event: Some(Event::Opened(_)), .. })) => {
-            Err(invalid("the relay itself writes who opened the epoch".into()))
-        }
-        Some(Kind::Call(call)) => {
-            let whole = call.phase == wire::Phase::Complete as i32;
-            match (whole, call.call_number) {
-                (true, 0) | (_, CALLER_NUMBERS_FROM..) => Ok(Kind::Call(call)),
-                (true, _) => Err(invalid("call_number of a complete call is 0, or at least 2^32".into())),
-                (false, _) => Err(invalid("call_number of an intent and its outcome is one of at least 2^32".into())),
-            }
-        }
-        Some(kind) => Ok(kind),
-        None => Err(invalid("the record has no kind".into())),
-    }
 }
 
 /// Which code each refusal has, and so whether to send again; `docs/SHIPPING.md` has the same table.
@@ -113,11 +86,11 @@ fn status(refused: Refused) -> Status {
     Status::new(code, format!("failed to {refused}"))
 }
 
-impl<S: Connected> Connected for listen::Connection<S> {
-    type ConnectInfo = S::ConnectInfo;
+impl<S> Connected for listen::Connection<S> {
+    type ConnectInfo = Load;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream().connect_info()
+        self.load()
     }
 }
 
@@ -126,6 +99,7 @@ type Answers = Pin<Box<dyn Stream<Item = Result<PutResponse, Status>> + Send>>;
 #[tonic::async_trait]
 impl Relay for RelayService {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let _carried = carried(&request);
         answer(self.submit(request.into_inner()).await?).await.map(Response::new)
     }
 
@@ -133,6 +107,7 @@ impl Relay for RelayService {
 
     async fn ship(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<Answers>, Status> {
         let service = self.clone();
+        let carried = carried(&request);
         let requests = request.into_inner();
         // One after the other to the writer, so that numbers ascend with the requests; together to the disk.
         let submitted = requests.then(move |request| {
@@ -141,8 +116,18 @@ impl Relay for RelayService {
         });
         let put = until_refused(submitted).map(|submitted| async move { answer(submitted?).await });
         let answers = futures::StreamExt::buffered(put, SHIP_AT_ONCE);
-        Ok(Response::new(Box::pin(until_refused(answers))))
+        let answers = until_refused(answers).map(move |answer| {
+            // As long as the stream is there.
+            let _carried = &carried;
+            answer
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
+}
+
+/// Says that the connection of this request carries one.
+fn carried<T>(request: &Request<T>) -> Option<Carried> {
+    request.extensions().get::<Load>().map(Load::request)
 }
 
 /// Ends behind the first refusal: the caller decides what comes then.
@@ -157,63 +142,90 @@ fn until_refused<T>(
     })
 }
 
-/// Serves until `stop`, then finishes what was accepted within `wait`: a stream that its caller keeps open is cut.
-///
-/// # Errors
-/// When the address or the socket cannot be taken.
-pub async fn serve(
-    gateway: Gateway,
-    config: &RelayConfig,
-    stop: impl Future<Output = ()>,
-    wait: Duration,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    serve_with(gateway, config, stop, wait, listen::HEAD_LIMIT).await
+/// Where callers come in.
+pub enum Port {
+    /// Loopback.
+    Tcp(TcpListener),
+    /// And its path.
+    Unix(UnixListener, PathBuf),
 }
 
-async fn serve_with(
-    gateway: Gateway,
-    config: &RelayConfig,
-    stop: impl Future<Output = ()>,
-    wait: Duration,
-    head_limit: Duration,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let router = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(ALIVE_AFTER))
-        .http2_keepalive_timeout(Some(ALIVE_AFTER))
-        .add_service(RelayServer::new(RelayService::new(gateway)));
-    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let graceful = async move {
-        stop.await;
-        // The other side may be gone already.
-        stopping.send(()).ok();
-    };
-    let cut = async {
-        drop(stopped.await);
-        clock::sleep(wait).await;
-    };
-    if let Some(path) = &config.socket {
-        let listener = UnixListenerStream::new(listen_unix(path)?);
-        tracing::info!(socket = %path.display(), "relay listens");
-        let connections = listen::bounded(listener, listen::PREFACE_BYTES, head_limit);
-        tokio::select! {
-            ended = router.serve_with_incoming_shutdown(connections, graceful) => ended?,
-            () = cut => tracing::warn!("connections that are still open are cut"),
+impl Port {
+    /// Takes the address or the socket; who comes waits until [`Self::serve`].
+    ///
+    /// # Errors
+    /// When it cannot be taken; in words, with the next move.
+    pub async fn bind(config: &RelayConfig) -> Result<Self, String> {
+        if let Some(path) = &config.socket {
+            let bound = listen_unix(path);
+            let named = |why| format!("listen on the socket {}: {why}; hint: relay.socket names it", path.display());
+            return bound.map(|listener| Self::Unix(listener, path.clone())).map_err(named);
         }
-        std::fs::remove_file(path)?;
-    } else if let Some(address) = config.listen {
-        let listener = TcpListener::bind(address).await?;
-        tracing::info!(address = %listener.local_addr()?, "relay listens");
-        let connections = listen::bounded(TcpListenerStream::new(listener), listen::PREFACE_BYTES, head_limit);
-        tokio::select! {
-            ended = router.serve_with_incoming_shutdown(connections, graceful) => ended?,
-            () = cut => tracing::warn!("connections that are still open are cut"),
-        }
+        let Some(address) = config.listen else { return Err("listen: relay has neither listen nor socket".into()) };
+        let bound = TcpListener::bind(address).await;
+        bound.map(Self::Tcp).map_err(|why| {
+            format!("listen on {address}: {why}; hint: does one run there already? relay.listen names the address")
+        })
     }
-    Ok(())
+
+    /// Serves until `stop`, then finishes what was accepted within `wait`: a stream that its caller keeps open is cut.
+    ///
+    /// # Errors
+    /// When the port fails.
+    pub async fn serve(self, gateway: Gateway, stop: impl Future<Output = ()>, wait: Duration) -> Result<(), BoxError> {
+        self.serve_with(gateway, stop, wait, listen::HEAD_LIMIT).await
+    }
+
+    async fn serve_with(
+        self,
+        gateway: Gateway,
+        stop: impl Future<Output = ()>,
+        wait: Duration,
+        head_limit: Duration,
+    ) -> Result<(), BoxError> {
+        let router = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_keepalive_interval(Some(ALIVE_AFTER))
+            .http2_keepalive_timeout(Some(ALIVE_AFTER))
+            .add_service(RelayServer::new(RelayService::new(gateway)));
+        let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+        let graceful = async move {
+            stop.await;
+            // The other side may be gone already.
+            stopping.send(()).ok();
+        };
+        let cut = async {
+            drop(stopped.await);
+            clock::sleep(wait).await;
+        };
+        match self {
+            Self::Unix(listener, path) => {
+                tracing::info!(socket = %path.display(), "relay listens");
+                let incoming = UnixListenerStream::new(listener);
+                let connections = listen::bounded(incoming, listen::PREFACE_BYTES, head_limit);
+                tokio::select! {
+                    ended = router.serve_with_incoming_shutdown(connections, graceful) => ended?,
+                    () = cut => tracing::warn!("connections that are still open are cut"),
+                }
+                std::fs::remove_file(path)?;
+            }
+            Self::Tcp(listener) => {
+                tracing::info!(address = %listener.local_addr()?, "relay listens");
+                let incoming = TcpListenerStream::new(listener);
+                let connections = listen::bounded(incoming, listen::PREFACE_BYTES, head_limit);
+                tokio::select! {
+                    ended = router.serve_with_incoming_shutdown(connections, graceful) => ended?,
+                    () = cut => tracing::warn!("connections that are still open are cut"),
+                }
+            }
+        }
+        Ok(())
+    }
 }
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Takes the path of a socket; one that nobody answers on any more is replaced.
 fn listen_unix(path: &Path) -> std::io::Result<UnixListener> {

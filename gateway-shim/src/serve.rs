@@ -19,7 +19,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::{Request as HttpRequest, State},
     http::{HeaderMap, Method, Response, StatusCode, header},
@@ -31,29 +31,26 @@ use custody::{
     wire::{self, Outcome, gateway_event::Event, record::Kind},
 };
 use http_body_util::LengthLimitError;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::{net::TcpListener, sync::watch};
-use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
+use tokio::net::TcpListener;
+use tokio_stream::StreamExt as _;
 
 use crate::{
     clock,
     config::{Faults, ServeConfig, is_loopback},
     gateway::{Gateway, Running},
-    listen::{self, Connection},
+    listen::{self, Load},
     mcp::envelope::{self, Malformed, Message, Request},
     writer::Refused,
 };
 
 mod open;
+mod port;
 mod stdio;
 mod tls;
 mod upstream;
 
 pub use open::OpenCalls;
+pub use port::serve;
 
 /// Header that names a session (Streamable HTTP, 2025-03-26 to 2025-11-25).
 const SESSION: &str = "mcp-session-id";
@@ -65,8 +62,6 @@ const CALLERS_MAX: usize = 4_096;
 const COUNTS_EVERY: Duration = Duration::from_secs(60);
 /// How long the body of a request may take behind its head: on one machine all of it is there at once.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
-/// Bytes of a request's head: a caller's token and what belongs to MCP have a few thousand.
-const HEAD_BYTES_MAX: usize = 64 << 10;
 /// JSON-RPC codes of our own, outside of the reserved ranges, so that no client takes them for the server's word.
 const CODE_UNREACHABLE: i32 = 1_001;
 const CODE_TIMEOUT: i32 = 1_002;
@@ -112,6 +107,20 @@ struct Counts {
     notifications: AtomicU64,
     /// Requests whose body did not come.
     torn: AtomicU64,
+    /// Messages of the server that are none, and their bytes.
+    unread: AtomicU64,
+    unread_bytes: AtomicU64,
+}
+
+/// A request whose body is on its way: torn, unless it is said that all of it came.
+struct Arriving<'a>(Option<&'a Counts>);
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        if let Some(counts) = self.0 {
+            counts.torn.fetch_add(1, Relaxed);
+        }
+    }
 }
 
 /// How long callers may take.
@@ -176,7 +185,7 @@ impl Proxy {
 
     /// The routes: one endpoint.
     pub fn router(self: Arc<Self>) -> Router {
-        Router::new().route("/mcp", any(handle)).with_state(self)
+        Router::new().route("/mcp", any(handle)).fallback(nowhere).with_state(self)
     }
 
     fn call_wait(&self) -> Duration {
@@ -200,7 +209,7 @@ impl Proxy {
     }
 
     /// What a record says of a request, before it is known how it ends.
-    fn describe(&self, request: &Request, caller: Caller, bytes: usize) -> wire::Call {
+    fn describe(&self, request: &Request, caller: Caller, bytes: u64) -> wire::Call {
         let client = request.client.clone().or(caller.client);
         let (name, version) = client.unwrap_or_default();
         let protocol = request.protocol.clone().or(caller.protocol).unwrap_or_default();
@@ -217,7 +226,7 @@ impl Proxy {
             decision: wire::Decision::Allowed as i32,
             rule: self.config.rule.clone(),
             started_at: clock::now_us(),
-            request_bytes: bytes as u64,
+            request_bytes: bytes,
             trace: request.trace.clone(),
             ..wire::Call::default()
         }
@@ -229,7 +238,7 @@ impl Proxy {
             self.counts.pings.fetch_add(1, Relaxed);
             return Ok(Admitted { running: None });
         }
-        let running = self.gateway.begin(self.describe(request, caller, bytes)).await;
+        let running = self.gateway.begin(self.describe(request, caller, bytes as u64)).await;
         match running {
             Ok(running) => Ok(Admitted { running: Some(running) }),
             // The configuration lets calls pass when the spool is full, and the loss is declared.
@@ -253,7 +262,7 @@ impl Proxy {
             tracing::warn!("a request of the server does not go on: too many wait for the client in this session");
             return Err(Refused::Busy);
         }
-        let mut call = self.describe(request, caller, bytes);
+        let mut call = self.describe(request, caller, bytes as u64);
         call.from_server = true;
         match self.gateway.begin(call).await {
             Ok(running) => self.open.begin_asked(session, &request.id, running, self.call_wait()),
@@ -276,9 +285,18 @@ impl Proxy {
         counter.fetch_add(1, Relaxed);
     }
 
+    /// What the server says and nobody can read: it goes no further, because it might be a request.
+    fn unread(&self, bytes: usize) {
+        self.counts.unread.fetch_add(1, Relaxed);
+        self.counts.unread_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
     /// A request that this side refuses: one record, the call denied.
-    async fn refuse(&self, headers: &HeaderMap, bytes: usize, outcome: Outcome) {
-        let caller = self.caller(headers);
+    async fn refuse(&self, headers: &HeaderMap, bytes: u64, outcome: Outcome) {
+        self.refuse_of(false, self.caller(headers), bytes, outcome).await;
+    }
+
+    async fn refuse_of(&self, server: bool, caller: Caller, bytes: u64, outcome: Outcome) {
         let nobody = Request {
             id: String::new(),
             raw_id: String::new(),
@@ -290,6 +308,7 @@ impl Proxy {
             progress: None,
         };
         let mut call = self.describe(&nobody, caller, bytes);
+        call.from_server = server;
         (call.request, call.decision) = (None, wire::Decision::Denied as i32);
         (call.phase, call.outcome) = (wire::Phase::Complete as i32, outcome as i32);
         if let Err(refused) = self.gateway.record(Kind::Call(call)).await {
@@ -300,7 +319,7 @@ impl Proxy {
     /// Puts an answer of our own that is a refusal on record: no such session, or a stream that is open already.
     async fn refused(&self, headers: &HeaderMap, bytes: usize, answer: Answer) -> Answer {
         if answer.status().is_client_error() {
-            self.refuse(headers, bytes, Outcome::HttpError).await;
+            self.refuse(headers, bytes as u64, Outcome::HttpError).await;
         }
         answer
     }
@@ -328,32 +347,53 @@ impl Proxy {
             );
             self.refuse(&HeaderMap::new(), 0, Outcome::Malformed).await;
         }
+        let (unread, bytes) = (self.counts.unread.swap(0, Relaxed), self.counts.unread_bytes.swap(0, Relaxed));
+        if unread > 0 {
+            tracing::warn!(
+                count = unread,
+                bytes,
+                "what the MCP server said and is no message of JSON-RPC was not passed on, and is recorded as one that is malformed"
+            );
+            self.refuse_of(true, Caller::default(), bytes, Outcome::Malformed).await;
+        }
     }
 
-    async fn post(self: &Arc<Self>, headers: HeaderMap, body: Body) -> Answer {
+    async fn post(self: &Arc<Self>, headers: HeaderMap, body: Body, load: &Load) -> Answer {
         let most = self.config.request_kib_max * 1_024;
-        let body = match tokio::time::timeout(self.waits.body, axum::body::to_bytes(body, most)).await {
+        let mut arriving = Arriving(Some(&self.counts));
+        let body = tokio::time::timeout(self.waits.body, axum::body::to_bytes(body, most)).await;
+        let too_long =
+            |why: &axum::Error| std::error::Error::source(why).is_some_and(|why| why.is::<LengthLimitError>());
+        if let Ok(Ok(_)) = &body {
+            arriving.0 = None;
+        }
+        let body = match body {
             Ok(Ok(body)) => body,
-            Ok(Err(why)) if std::error::Error::source(&why).is_some_and(|why| why.is::<LengthLimitError>()) => {
-                self.refuse(&headers, most, Outcome::OverLimit).await;
-                return error(StatusCode::PAYLOAD_TOO_LARGE, "null", CODE_TOO_LONG, "the request is too long");
+            Ok(Err(why)) if too_long(&why) => {
+                arriving.0 = None;
+                // As long as it says, or at least as long as the limit.
+                let said = text(&headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
+                self.refuse(&headers, said.unwrap_or(most as u64), Outcome::OverLimit).await;
+                let text = format!("the request is longer than {most} bytes (serve.request_kib_max)");
+                return error(StatusCode::PAYLOAD_TOO_LARGE, "null", CODE_TOO_LONG, &text);
             }
             Ok(Err(_)) | Err(_) => {
-                self.counts.torn.fetch_add(1, Relaxed);
                 let text = "the rest of the request did not come in time";
                 let mut answer = error(StatusCode::REQUEST_TIMEOUT, "null", CODE_TIMEOUT, text);
                 answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
                 return answer;
             }
         };
+        drop(arriving);
+        let carried = load.request();
+        port::carry(self.message(headers, body).await, carried)
+    }
+
+    async fn message(self: &Arc<Self>, headers: HeaderMap, body: Bytes) -> Answer {
         match envelope::parse(&body) {
-            Err(malformed) => {
-                self.refuse(&headers, body.len(), Outcome::Malformed).await;
-                let (code, text) = match malformed {
-                    Malformed::NotJson => (-32_700, "the body is not JSON"),
-                    Malformed::NotAMessage => (-32_600, "the body is not one JSON-RPC message"),
-                };
-                error(StatusCode::BAD_REQUEST, "null", code, text)
+            Err(Malformed { code, text, raw_id }) => {
+                self.refuse(&headers, body.len() as u64, Outcome::Malformed).await;
+                error(StatusCode::BAD_REQUEST, raw_id.as_deref().unwrap_or("null"), code, &text)
             }
             Ok(Message::Request(request)) => self.request(headers, *request, body).await,
             Ok(Message::Notification { method, cancels, .. }) => {
@@ -398,14 +438,17 @@ impl Proxy {
     }
 }
 
-async fn handle(State(proxy): State<Arc<Proxy>>, request: HttpRequest) -> Answer {
+async fn handle(State(proxy): State<Arc<Proxy>>, Extension(load): Extension<Load>, request: HttpRequest) -> Answer {
     let (parts, body) = request.into_parts();
     if !is_from_here(&parts.headers) {
         proxy.refuse(&parts.headers, 0, Outcome::Denied).await;
         return error(StatusCode::FORBIDDEN, "null", CODE_NO_SESSION, "this page may not call from there");
     }
-    match (&parts.method, &proxy.server) {
-        (&Method::POST, _) => proxy.post(parts.headers, body).await,
+    if parts.method == Method::POST {
+        return proxy.post(parts.headers, body, &load).await;
+    }
+    let carried = load.request();
+    let answer = match (&parts.method, &proxy.server) {
         (&Method::GET | &Method::DELETE, Server::Http(server)) => {
             server.pass(&proxy, parts.method, parts.headers, Bytes::new()).await
         }
@@ -415,7 +458,13 @@ async fn handle(State(proxy): State<Arc<Proxy>>, request: HttpRequest) -> Answer
             proxy.refuse(&parts.headers, 0, Outcome::Malformed).await;
             error(StatusCode::METHOD_NOT_ALLOWED, "null", CODE_NO_SESSION, "POST, GET or DELETE")
         }
-    }
+    };
+    port::carry(answer, carried)
+}
+
+/// Nothing is behind any other path, so nothing was asked of a server, and nothing is on record.
+async fn nowhere() -> Answer {
+    error(StatusCode::NOT_FOUND, "null", CODE_NO_SESSION, "there is nothing here; hint: the MCP server is at /mcp")
 }
 
 /// Whether a browser says that the page is from this machine, or no browser is there: a page from elsewhere must not
@@ -450,62 +499,6 @@ fn json(status: StatusCode, body: Bytes) -> Answer {
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     answer
-}
-
-/// Serves until `stop`, then lets requests that were accepted end within `wait`.
-///
-/// # Errors
-/// When the listener has no address.
-pub async fn serve(
-    proxy: Arc<Proxy>,
-    listener: TcpListener,
-    stop: impl Future<Output = ()> + Send + 'static,
-    wait: Duration,
-) -> std::io::Result<()> {
-    tracing::info!(address = %listener.local_addr()?, server = %proxy.config.server, "serving /mcp");
-    let counting = tokio::spawn(count_on(Arc::clone(&proxy)));
-    let since = clock::now_us();
-    // Each connection has an end of this channel: it hears there that it is to end, and by it we see that it has.
-    let (draining, drain) = watch::channel(false);
-    let mut stop = std::pin::pin!(stop);
-    {
-        let incoming = listen::bounded(TcpListenerStream::new(listener), 0, proxy.waits.head);
-        let mut connections = std::pin::pin!(incoming);
-        while let Some(Ok(connection)) = tokio::select! {
-            connection = connections.next() => connection,
-            () = &mut stop => None,
-        } {
-            tokio::spawn(speak(Arc::clone(&proxy), connection, drain.clone()));
-        }
-    }
-    drop(drain);
-    draining.send_replace(true);
-    if tokio::time::timeout(wait, draining.closed()).await.is_err() {
-        tracing::warn!("connections that are still open are cut");
-    }
-    counting.abort();
-    if let Server::Stdio(server) = &proxy.server {
-        server.end_all().await;
-    }
-    proxy.flush_counts(since).await;
-    Ok(())
-}
-
-/// The life of one connection.
-async fn speak<S>(proxy: Arc<Proxy>, stream: Connection<S>, mut drain: watch::Receiver<bool>)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(proxy.waits.head).max_buf_size(HEAD_BYTES_MAX);
-    let service = TowerToHyperService::new(proxy.router());
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        // What a client does to its own connection is no event.
-        _ = connection.as_mut() => return,
-        _ = drain.wait_for(|draining| *draining) => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await.ok();
 }
 
 async fn count_on(proxy: Arc<Proxy>) {

@@ -72,9 +72,9 @@ impl std::fmt::Display for SpoolError {
             Self::Full => {
                 f.write_str("write to the spool: its disk has no space; hint: make room, some MiB are enough")
             }
-            Self::Disk(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                f.write_str("open the spool: another process uses it")
-            }
+            Self::Disk(error) if error.kind() == io::ErrorKind::WouldBlock => f.write_str(
+                "open the spool: another process uses it; hint: does a relay or serve with this configuration run?",
+            ),
             Self::Disk(_) => f.write_str("use the spool's disk"),
             Self::Damaged(file) => write!(
                 f,
@@ -88,6 +88,8 @@ impl std::fmt::Display for SpoolError {
 impl std::error::Error for SpoolError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            // Its own text says all of it.
+            Self::Disk(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Self::Disk(error) => Some(error),
             _ => None,
         }

@@ -15,7 +15,7 @@ pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
     pub(crate) fn new() -> Self {
-        let name = custody::id::hex(&crate::key::random::<8>());
+        let name = custody::id::hex(&crate::random::bytes::<8>());
         let path = std::env::temp_dir().join(format!("gateway-shim-{name}"));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
@@ -64,7 +64,7 @@ pub(crate) async fn within<T>(waited: impl Future<Output = T>) -> T {
 /// The seed of `SEED`, or a new one. Whoever uses it prints it when something fails.
 pub(crate) fn seed() -> u64 {
     let given = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
-    given.unwrap_or_else(|| u64::from_le_bytes(crate::key::random()))
+    given.unwrap_or_else(|| u64::from_le_bytes(crate::random::bytes()))
 }
 
 /// A small generator (SplitMix64).

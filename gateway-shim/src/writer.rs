@@ -30,6 +30,7 @@ use crate::{
     clock::{self, JumpWatch},
     config::WhenFull,
     key::{self, Name},
+    random,
     spool::{Dropped, Entry, Intent, Recorded, Spool, SpoolError},
 };
 
@@ -37,8 +38,8 @@ mod command;
 mod kinds;
 mod rewind;
 
-pub use command::{Answer, Command, Ending, Fetch, Progress, RecordName, Refused, Ticket, receipts};
-use kinds::{complete_of, event, intent_of, outcome_of};
+pub use command::{Answer, Command, Ending, FULL_WAIT, Fetch, Progress, RecordName, Refused, Ticket, ask, receipts};
+use kinds::{complete_of, delivery_words, event, intent_of, opening_words, outcome_of};
 
 /// A call that still runs after this long ships its intent as a record of its own.
 pub const INTENT_AFTER: Duration = Duration::from_secs(2);
@@ -197,8 +198,8 @@ impl Writer {
         let mut opened = self.settings.opened.clone();
         opened.clock = clock::state() as i32;
         let bytes = record::encode(event(Event::Opened(opened))).into();
-        let place = Place::opening(Epoch(key::random()), key::key_id(&self.settings.key), previous, reason);
-        tracing::info!(epoch = %place.epoch, ?reason, "epoch opened");
+        let place = Place::opening(Epoch(random::bytes()), key::key_id(&self.settings.key), previous, reason);
+        tracing::info!(epoch = %place.epoch, reason = opening_words(reason), "epoch opened");
         self.spool.turn(|state| state.open(place, batcher::Pending { number: 0, bytes }))?;
         self.oldest_pending = Some(Instant::now());
         Ok(())
@@ -357,7 +358,7 @@ impl Writer {
             }
         }
         self.delivery = state;
-        tracing::warn!(?state, "delivery");
+        tracing::warn!(state = delivery_words(state), "how records are delivered has changed");
         Ok(())
     }
 
@@ -536,7 +537,7 @@ impl Writer {
             created_at: clock::now_us(),
         };
         let mut header = batcher::header(&self.settings.who, &place, first, records.len(), saying);
-        let seed = key::random();
+        let seed = random::bytes();
         seal_header(&mut header, &seed, &records);
         let batch = encode_signed(&header.encode(), &self.settings.key, &seed, &records);
         self.spool.append(Entry::Batch(batch.into()))?;

@@ -10,7 +10,7 @@ use rustls::{
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use zeroize::Zeroizing;
 
-use super::{AWAY, End, SILENT, in_words};
+use super::{End, SILENT};
 use crate::{certificate, clock, durable};
 
 /// Longest wait for a connection and its handshake.
@@ -67,7 +67,7 @@ impl Tls {
 impl Link {
     /// Connects within `wait`: also a ledger that is stopped has its port open, and never answers the handshake.
     pub(super) async fn connect(&self, wait: Duration) -> Result<Channel, End> {
-        let lost = |error: tonic::transport::Error| End::Lost(format!("{}; {AWAY}", in_words(&error)));
+        let lost = |error: tonic::transport::Error| End::of_connection(&error, "");
         let mut endpoint = Endpoint::from_shared(self.endpoint.clone())
             .map_err(lost)?
             .connect_timeout(wait)

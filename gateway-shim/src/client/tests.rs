@@ -121,3 +121,17 @@ async fn a_ledger_that_takes_a_connection_and_says_nothing_is_not_waited_for() {
     let Err(End::Lost(why)) = within(link.connect(Duration::from_millis(20))).await else { panic!("connected") };
     assert!(why.contains("hint: "), "{why}");
 }
+
+/// What waiting does not mend is said so: a stream that the ledger does not open, and certificates that do not fit.
+#[test]
+fn what_somebody_must_mend_is_told_from_a_ledger_that_is_away() {
+    let removed = tonic::Status::failed_precondition("the workspace was removed");
+    assert!(matches!(removed.into(), End::Mend(why) if why == "the ledger says: the workspace was removed"));
+    assert!(matches!(tonic::Status::unavailable("the ledger is ending").into(), End::Lost(_)));
+    let of = |error: rustls::Error| End::of_connection(&std::io::Error::other(error), "");
+    let stranger = of(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer));
+    assert!(matches!(stranger, End::Mend(why) if why.ends_with(OTHER_LEDGER)));
+    let refused = of(rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA));
+    assert!(matches!(refused, End::Mend(why) if why.ends_with(OTHER_GATEWAY)));
+    assert!(matches!(End::of_connection(&std::io::Error::other("reset"), ""), End::Lost(why) if why.ends_with(AWAY)));
+}

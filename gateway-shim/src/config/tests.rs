@@ -132,3 +132,44 @@ fn the_template_has_one_choice_left_in_each_way() {
     let faults = Config::parse(TEMPLATE).unwrap_err();
     assert_eq!(faults.0, ["serve needs one of url and command", "relay needs one of listen and socket"]);
 }
+
+#[test]
+fn folders_that_cannot_be_are_named() {
+    let dir = crate::testing::TempDir::new();
+    let mut config = Config::parse(GOOD).unwrap();
+    config.take_paths_from(dir.path());
+    config.check_folders().unwrap();
+    // One that is not there yet is made where there is a folder to make it in.
+    config.fork.second = Some(dir.path().join("proofs").display().to_string());
+    config.check_folders().unwrap();
+    config.fork.second = Some(dir.path().join("not/mounted").display().to_string());
+    crate::durable::create_new(&config.spool.dir, b"a file", false).unwrap();
+    let faults = config.check_folders().unwrap_err().0;
+    assert!(faults.len() == 2 && faults.iter().all(|fault| fault.contains("hint: ")), "{faults:?}");
+    assert!(faults[0].starts_with("spool.dir: ") && faults[1].starts_with("fork.second: "), "{faults:?}");
+    let refused = crate::durable::create_dir(&config.spool.dir, 0o700).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::NotADirectory);
+}
+
+#[test]
+fn a_certificate_of_another_gateway_is_named_with_what_differs() {
+    let enrolment = |uris: &[&str]| {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = uris.iter().map(|uri| rcgen::SanType::URI((*uri).try_into().unwrap())).collect();
+        let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+        let (authority, key, hash) = (String::new(), String::new(), String::new());
+        Enrolment { version: 1, certificate, authority, root_public_key: key, root_successor_hash: hash, era: 0 }
+    };
+    let config = Config::parse(GOOD).unwrap();
+    let (mine, other) = ("01".repeat(16), "07".repeat(16));
+    let uri =
+        |origin: &str, workspace: &str| format!("custody://{origin}/workspace/{workspace}/gateway/{}", "02".repeat(16));
+    config.check_holder(&enrolment(&[&uri("log.example", &mine)])).unwrap();
+    let faults = config.check_holder(&enrolment(&[&uri("log.example/b", &other)])).unwrap_err().0;
+    assert!(faults.len() == 2 && faults[0].contains("is of log.example/b") && faults[1].contains(&other), "{faults:?}");
+    let two = [&*uri("log.example", &mine), &*uri("log.example", &other)];
+    for none in [&[][..], &["custody://log.example/admin/a"], &two] {
+        let faults = config.check_holder(&enrolment(none)).unwrap_err().to_string();
+        assert!(faults.contains("no certificate of a gateway"), "{faults}");
+    }
+}

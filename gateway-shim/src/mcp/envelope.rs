@@ -1,14 +1,15 @@
 //! The envelope of one JSON-RPC message: kind, id, method, tool, `_meta`.
 
-use std::collections::BTreeMap;
-
 use custody::{
     hash::text_digest,
     id::unhex,
     strict::is_token,
     wire::{self, Outcome, call},
 };
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::{Value, value::RawValue};
 
 use crate::writer::Ending;
@@ -57,25 +58,114 @@ pub struct Request {
     pub progress: Option<String>,
 }
 
-/// Why a body is no message. The text completes "the body ...".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Malformed {
-    /// Not JSON, or the envelope does not fit; JSON-RPC code -32700.
-    NotJson,
-    /// JSON, but not one message; JSON-RPC code -32600.
-    NotAMessage,
+/// JSON-RPC's code for what is not JSON.
+const NOT_JSON: i32 = -32_700;
+/// JSON-RPC's code for what is JSON, and not one message that may be sent.
+pub const NOT_A_MESSAGE: i32 = -32_600;
+
+/// Why a body is no message, as an error of JSON-RPC says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// JSON-RPC's.
+    pub code: i32,
+    /// In words, of characters that need no escape in JSON.
+    pub text: String,
+    /// The id as it was spelt, of what is a request as far as it can be read.
+    pub raw_id: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Raw {
-    jsonrpc: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    id: Option<Box<RawValue>>,
-    #[serde(default, deserialize_with = "present")]
+impl Malformed {
+    fn not_json(text: &str) -> Self {
+        Self { code: NOT_JSON, text: text.to_owned(), raw_id: None }
+    }
+
+    fn no_message(text: impl Into<String>) -> Self {
+        Self { code: NOT_A_MESSAGE, text: text.into(), raw_id: None }
+    }
+}
+
+fn no_message<T>(text: impl Into<String>) -> Result<T, Malformed> {
+    Err(Malformed::no_message(text))
+}
+
+/// Keys of an object that are read. A reader of one is given the values that stand under them, and reads all of the object.
+struct Known<const N: usize>([&'static str; N]);
+
+/// What stands under the known keys of an object.
+struct Object<'a, const N: usize> {
+    /// Of each key: how often it was seen, and the value.
+    values: [(usize, Option<&'a RawValue>); N],
+    /// The first key that another reader might read differently.
+    fault: Option<String>,
+}
+
+impl<'a, const N: usize> Object<'a, N> {
+    /// The value of each key that stands once.
+    fn values(&self) -> [Option<&'a RawValue>; N] {
+        self.values.map(|(count, value)| value.filter(|_| count == 1))
+    }
+}
+
+impl<'de, const N: usize> DeserializeSeed<'de> for Known<N> {
+    type Value = Object<'de, N>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, const N: usize> Visitor<'de> for Known<N> {
+    type Value = Object<'de, N>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut object = Object { values: [(0, None); N], fault: None };
+        while let Some(key) = map.next_key::<String>()? {
+            let mut places = self.0.iter().zip(&mut object.values);
+            let Some((known, (count, value))) = places.find(|(known, _)| is_alike(known, &key)) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            (*count, *value) = (*count + 1, Some(map.next_value()?));
+            if key != *known {
+                // Whoever reads it as that one has two.
+                *count += 1;
+                let text = || format!("a key is {known} but for the case of its letters");
+                object.fault.get_or_insert_with(text);
+            } else if *count > 1 {
+                object.fault.get_or_insert_with(|| format!("the key {known} stands twice"));
+            }
+        }
+        Ok(object)
+    }
+}
+
+/// Whether a key is `known` but for the case of its letters: some servers (Go's `encoding/json`) read it as that one.
+fn is_alike(known: &str, key: &str) -> bool {
+    if key.is_ascii() {
+        return known.eq_ignore_ascii_case(key);
+    }
+    // Letters that only fold to one of ASCII: U+212A and U+017F.
+    let fold = |key: &str| key.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect::<String>();
+    fold(known) == fold(key)
+}
+
+fn object<const N: usize>(text: &str, known: Known<N>) -> serde_json::Result<Object<'_, N>> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let object = known.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(object)
+}
+
+/// The envelope of a message; what is null is there all the same, but for `params` and `error`.
+struct Raw<'a> {
+    id: Option<&'a RawValue>,
     method: Option<String>,
-    params: Option<Box<RawValue>>,
-    #[serde(default, deserialize_with = "present")]
-    result: Option<Box<RawValue>>,
+    params: Option<&'a RawValue>,
+    result: Option<&'a RawValue>,
     error: Option<RawError>,
 }
 
@@ -84,18 +174,13 @@ struct RawError {
     code: i64,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default)]
 struct Params {
     name: Option<String>,
-    #[serde(rename = "_meta")]
     meta: Option<Meta>,
-    #[serde(rename = "clientInfo")]
     client: Option<ClientInfo>,
-    #[serde(rename = "protocolVersion")]
     protocol: Option<String>,
-    #[serde(rename = "requestId")]
     request_id: Option<Value>,
-    #[serde(rename = "progressToken")]
     progress: Option<Value>,
 }
 
@@ -126,33 +211,58 @@ struct RawResult {
     kind: Option<String>,
 }
 
-/// `null` is a value, too: an id that is null is not an id that is absent, and what has a method is no answer.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
 /// Reads the envelope of a body that is one message.
 ///
 /// # Errors
 /// [`Malformed`]; also for several messages in one body, which no version since 2025-06-18 allows.
 pub fn parse(body: &[u8]) -> Result<Message, Malformed> {
     // JSON is UTF-8 (RFC 8259, 8.1). What is only skipped here would else not be looked at, and readers differ over it.
-    let body = std::str::from_utf8(body).map_err(|_| Malformed::NotJson)?;
-    let raw: Raw = serde_json::from_str(body).map_err(|_| match serde_json::from_str::<&RawValue>(body) {
-        Ok(_) => Malformed::NotAMessage,
-        Err(_) => Malformed::NotJson,
+    let body = std::str::from_utf8(body).map_err(|_| Malformed::not_json("the body is not UTF-8, so it is no JSON"))?;
+    let known = Known(["jsonrpc", "id", "method", "params", "result", "error"]);
+    let read = object(body, known).map_err(|_| match serde_json::from_str::<&RawValue>(body).map(RawValue::get) {
+        Err(_) => Malformed::not_json("the body is not JSON"),
+        Ok(json) if json.starts_with('[') => {
+            Malformed::no_message("the body holds several messages; send each by itself")
+        }
+        Ok(json) if json.starts_with('{') => Malformed::no_message("a key of the message is no text in Unicode"),
+        Ok(_) => Malformed::no_message("the body is JSON, but no object"),
     })?;
-    if raw.jsonrpc.as_deref() != Some("2.0")
-        || has_double(body, &["jsonrpc", "id", "method", "params", "result", "error"])
-    {
-        return Err(Malformed::NotAMessage);
+    let ([_, id, ..], [_, _, (methods, _), ..]) = (read.values(), read.values);
+    // An answer has the id of the other side's request: none of ours may have it.
+    let raw_id = id.filter(|id| methods > 0 && id_key(id).is_some()).map(|id| id.get().to_owned());
+    message(read, body.len()).map_err(|malformed| Malformed { raw_id, ..malformed })
+}
+
+fn message(object: Object<'_, 6>, length: usize) -> Result<Message, Malformed> {
+    let [jsonrpc, id, method, params, result, error] = object.values();
+    if let Some(fault) = object.fault {
+        return no_message(fault);
     }
-    match (&raw.method, &raw.id) {
-        (Some(_), Some(_)) if raw.result.is_none() && raw.error.is_none() => request(raw),
+    if text(jsonrpc) != Some("2.0".to_owned()) {
+        return no_message("jsonrpc is not 2.0");
+    }
+    if method.is_some() && text(method).is_none() {
+        return no_message("method is no text");
+    }
+    let error = match error.filter(|error| error.get() != "null") {
+        Some(error) => match serde_json::from_str(error.get()) {
+            Ok(error) => Some(error),
+            Err(_) => return no_message("error holds no number as its code"),
+        },
+        None => None,
+    };
+    let raw = Raw { id, method: text(method), params, result, error };
+    match (&raw.method, raw.id) {
+        (Some(_), Some(_)) if raw.result.is_some() || raw.error.is_some() => {
+            no_message("a request holds a result or an error")
+        }
+        (Some(_), Some(id)) => request(raw, id),
         // A request without an id would be done by a server that does not look, and nobody would have it on record.
-        (Some(method), None) if !method.starts_with("notifications/") => Err(Malformed::NotAMessage),
+        (Some(method), None) if !method.starts_with("notifications/") => {
+            no_message("a request without an id, and no notification")
+        }
         (Some(method), None) => {
-            let params = params(raw.params.as_deref())?;
+            let params = self::params(raw.params)?;
             let method = method.clone();
             let cancels = params.request_id.as_ref().filter(|_| method == "notifications/cancelled").and_then(key);
             let progress = params.progress.as_ref().filter(|_| method == "notifications/progress").and_then(key);
@@ -161,17 +271,25 @@ pub fn parse(body: &[u8]) -> Result<Message, Malformed> {
         (None, Some(id)) => {
             // An error about a request whose id could not be read has the id null, and answers nobody.
             let id = id_key(id).unwrap_or_default();
-            let ending = ending(&raw).ok_or(Malformed::NotAMessage)?;
-            Ok(Message::Answer { id, ending: Ending { response_bytes: body.len() as u64, ..ending } })
+            let Some(ending) = ending(&raw) else { return no_message("neither a method, nor a result, nor an error") };
+            Ok(Message::Answer { id, ending: Ending { response_bytes: length as u64, ..ending } })
         }
-        _ => Err(Malformed::NotAMessage),
+        (None, None) => no_message("neither a method nor an id"),
     }
 }
 
-fn request(raw: Raw) -> Result<Message, Malformed> {
-    let (Some(id), Some(method)) = (raw.id, raw.method) else { return Err(Malformed::NotAMessage) };
-    let key = id_key(&id).ok_or(Malformed::NotAMessage)?;
-    let params = params(raw.params.as_deref())?;
+fn text(value: Option<&RawValue>) -> Option<String> {
+    serde_json::from_str(value?.get()).ok()
+}
+
+fn request(raw: Raw<'_>, id: &RawValue) -> Result<Message, Malformed> {
+    let key = match id_key(id) {
+        Some(key) => key,
+        None if id.get() == "null" => return no_message("the id of a request is null"),
+        None => return no_message("the id of a request is neither a text nor a number"),
+    };
+    let method = raw.method.unwrap_or_default();
+    let params = params(raw.params)?;
     let meta = params.meta.unwrap_or_default();
     let client = params.client.filter(|_| method == "initialize").or(meta.client);
     Ok(Message::Request(Box::new(Request {
@@ -187,24 +305,36 @@ fn request(raw: Raw) -> Result<Message, Malformed> {
 }
 
 fn params(raw: Option<&RawValue>) -> Result<Params, Malformed> {
-    match raw {
-        Some(raw)
-            if raw.get().starts_with('{') && !has_double(raw.get(), &["name", "uri", "arguments", "requestId"]) =>
-        {
-            serde_json::from_str(raw.get()).map_err(|_| Malformed::NotAMessage)
-        }
-        Some(raw) if raw.get().starts_with('{') => Err(Malformed::NotAMessage),
-        _ => Ok(Params::default()),
+    let Some(raw) = raw.map(RawValue::get).filter(|raw| raw.starts_with('{')) else { return Ok(Params::default()) };
+    let known = Known([
+        "name",
+        "_meta",
+        "clientInfo",
+        "protocolVersion",
+        "requestId",
+        "progressToken",
+        // These two are only for the server, which must not read two of them.
+        "uri",
+        "arguments",
+    ]);
+    let Ok(object) = object(raw, known) else { return no_message("a key of params is no text in Unicode") };
+    let [name, meta, client, protocol, request_id, progress, ..] = object.values();
+    if let Some(fault) = object.fault {
+        return no_message(format!("in params: {fault}"));
     }
+    Ok(Params {
+        name: of_params("name", name)?,
+        meta: of_params("_meta", meta)?,
+        client: of_params("clientInfo", client)?,
+        protocol: of_params("protocolVersion", protocol)?,
+        request_id: of_params("requestId", request_id)?,
+        progress: of_params("progressToken", progress)?,
+    })
 }
 
-/// Whether a key of this object is one of `known` but for the case of its letters: some servers (Go's `encoding/json`) read it
-/// as that one, and would do something else than what is on record.
-fn has_double(object: &str, known: &[&str]) -> bool {
-    // Also letters that only fold to one of ASCII: U+212A and U+017F.
-    let fold = |key: &str| key.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect::<String>();
-    let keys: BTreeMap<String, IgnoredAny> = serde_json::from_str(object).unwrap_or_default();
-    keys.keys().any(|key| !known.contains(&key.as_str()) && known.iter().any(|known| fold(known) == fold(key)))
+fn of_params<'a, T: Deserialize<'a>>(key: &str, value: Option<&'a RawValue>) -> Result<Option<T>, Malformed> {
+    let Some(value) = value else { return Ok(None) };
+    serde_json::from_str(value.get()).map_err(|_| Malformed::no_message(format!("in params: {key} is not in form")))
 }
 
 fn id_key(id: &RawValue) -> Option<String> {
@@ -220,13 +350,13 @@ fn key(value: &Value) -> Option<String> {
     }
 }
 
-fn ending(raw: &Raw) -> Option<Ending> {
+fn ending(raw: &Raw<'_>) -> Option<Ending> {
     if let Some(error) = &raw.error {
         // The 32 bits of its two's complement; a code beyond 32 bits is not JSON-RPC's.
         let code = i32::try_from(error.code).ok().map(i32::cast_unsigned);
         return Some(Ending { error_code: code, ..Ending::of(Outcome::RpcError) });
     }
-    let result = raw.result.as_deref()?;
+    let result = raw.result?;
     let said = serde_json::from_str::<RawResult>(result.get()).ok();
     let outcome = match said {
         Some(RawResult { is_error: true, .. }) => Outcome::ToolError,
@@ -339,29 +469,66 @@ mod tests {
 
     #[test]
     fn what_two_readers_might_read_differently_is_refused() {
-        for body in [
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","method":"ping"}"#,
-            r#"{"jsonrpc":"2.0","id":null,"method":"tools/call"}"#,
-            r#"{"jsonrpc":"2.0","id":{},"method":"tools/call"}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"ping","result":{}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":null,"error":{"code":1,"message":"m"}}"#,
-            r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#,
-            r#"{"id":1,"method":"ping"}"#,
-            r#"{"jsonrpc":"2.0","id":1}"#,
-            r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a"}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call","params":{"name":"a"}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"Params":{"name":"b"}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"param\u017f":{"name":"b"}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","Name":"b"}}"#,
-            r#"{"jsonrpc":"2.0","method":"notifications/x","ID":5,"Method":"tools/call"}"#,
+        for (body, id, says) in [
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#,
+                Some("1"),
+                "in params: the key name stands twice",
+            ),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","method":"ping"}"#, Some("1"), "the key method"),
+            (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#, None, "the key id stands twice"),
+            (r#"{"jsonrpc":"2.0","jsonrpc":"2.0","id":"a","method":"ping"}"#, Some("\"a\""), "the key jsonrpc"),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"tools/call"}"#, None, "is null"),
+            (r#"{"jsonrpc":"2.0","id":{},"method":"tools/call"}"#, None, "neither a text nor a number"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"ping","result":{}}"#, Some("1"), "holds a result"),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":null,"error":{"code":1,"message":"m"}}"#,
+                Some("1"),
+                "method is no text",
+            ),
+            (r#"{"jsonrpc":"2.0","id":1,"error":{"code":"x"}}"#, None, "no number as its code"),
+            (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, None, "send each by itself"),
+            ("7", None, "no object"),
+            (r#"{"id":1.5e0,"method":"ping"}"#, Some("1.5e0"), "jsonrpc is not 2.0"),
+            (r#"{"jsonrpc":"2.0","id":1}"#, None, "neither a method, nor a result, nor an error"),
+            (r#"{"jsonrpc":"2.0"}"#, None, "neither a method nor an id"),
+            (r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a"}}"#, None, "without an id"),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call","params":{"name":"a"}}"#,
+                Some("1"),
+                "is method but for the case",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"Params":{"name":"b"}}"#,
+                Some("1"),
+                "is params but for the case",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"param\u017f":{"name":"b"}}"#,
+                Some("1"),
+                "is params but for the case",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","Name":"b"}}"#,
+                Some("1"),
+                "in params: a key is name but for the case",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"arguments":{},"arguments":{"x":1}}}"#,
+                Some("1"),
+                "in params: the key arguments stands twice",
+            ),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":5}}"#, Some("1"), "name is not in form"),
+            (r#"{"jsonrpc":"2.0","method":"notifications/x","ID":5,"Method":"tools/call"}"#, None, "is id but for"),
         ] {
-            assert_eq!(parse(body.as_bytes()).unwrap_err(), Malformed::NotAMessage, "{body}");
+            let malformed = parse(body.as_bytes()).unwrap_err();
+            assert_eq!((malformed.code, malformed.raw_id.as_deref()), (NOT_A_MESSAGE, id), "{body}");
+            assert!(malformed.text.contains(says), "{body}: {}", malformed.text);
         }
         let skipped = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":{\"x\":\"\xff\"}}";
-        assert_eq!(parse(skipped).unwrap_err(), Malformed::NotJson);
-        assert_eq!(parse(b"{").unwrap_err(), Malformed::NotJson);
-        assert_eq!(parse(b"{}{}").unwrap_err(), Malformed::NotJson);
+        for body in [&skipped[..], b"{", b"{}{}"] {
+            assert_eq!(parse(body).unwrap_err().code, NOT_JSON);
+        }
     }
 
     #[test]

@@ -127,7 +127,15 @@ fn fuzz(name: &str, corpus: &[&str], check: impl Fn(&[u8], &mut Dice)) {
 }
 
 fn check_message(bytes: &[u8], _: &mut Dice) {
-    let Ok(message) = envelope::parse(bytes) else { return };
+    let message = match envelope::parse(bytes) {
+        Ok(message) => message,
+        Err(malformed) => {
+            let id = malformed.raw_id.unwrap_or_else(|| "null".into());
+            let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"message":"{}"}}}}"#, malformed.text);
+            serde_json::from_str::<Value>(&answer).expect("an answer of our own is JSON");
+            return;
+        }
+    };
     // One JSON object, and what was read of it is what any other reader sees.
     serde_json::from_slice::<&RawValue>(bytes).expect("what is taken is JSON");
     // Numbers and surrogates that this library cannot hold are forwarded as they are, where nothing is read.

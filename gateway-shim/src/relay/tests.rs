@@ -1,6 +1,11 @@
 //! The relay over a real socket: what is taken, what is refused, and with which code.
 
-use custody::wire::relay_client::RelayClient;
+use custody::{
+    record,
+    wire::{self, gateway_event::Event, record::Kind, relay_client::RelayClient},
+};
+use std::path::PathBuf;
+
 use tokio::sync::oneshot;
 use tonic::Code;
 
@@ -36,7 +41,7 @@ async fn records_are_taken_over_a_socket_of_the_owner_alone() {
         let stopped = async {
             stopped.await.ok();
         };
-        serve(serving, &config, stopped, Duration::from_secs(2)).await.unwrap();
+        Port::bind(&config).await.unwrap().serve(serving, stopped, Duration::from_secs(2)).await.unwrap();
     });
     let target = format!("unix://{}", socket.display());
     let mut client = loop {
@@ -85,40 +90,81 @@ async fn records_are_taken_over_a_socket_of_the_owner_alone() {
     assert!(numbers.len() >= 5_002 && numbers.is_sorted() && numbers[0] > 0, "{numbers:?}");
 }
 
-/// Four times as many as there are places say nothing, or half of what every client says first.
-#[tokio::test]
-async fn whoever_says_nothing_keeps_nobody_out() {
-    use std::io::Write as _;
-    let (ledger, dir) = (LedgerServer::start().await, TempDir::new());
-    let gateway = ledger.gateway(&dir).await;
-    let socket = dir.path().join("relay.sock");
+/// A relay on a socket in this folder, whose callers may take so long to begin.
+async fn listening(dir: &TempDir, ledger: &LedgerServer, limit: Duration) -> (tokio::task::JoinHandle<()>, PathBuf) {
+    let (gateway, socket) = (ledger.gateway(dir).await, dir.path().join("relay.sock"));
     let config = RelayConfig { listen: None, socket: Some(socket.clone()) };
-    let limit = Duration::from_millis(100);
+    let port = Port::bind(&config).await.unwrap();
     let relay = tokio::spawn(async move {
-        serve_with(gateway, &config, std::future::pending(), Duration::ZERO, limit).await.unwrap();
+        port.serve_with(gateway, std::future::pending(), Duration::ZERO, limit).await.unwrap();
     });
-    let silent = tokio::task::spawn_blocking({
-        let socket = socket.clone();
-        move || {
-            let connect = |number: usize| loop {
-                // Until it listens, and until it has taken some of those that wait.
-                let Ok(mut stream) = std::os::unix::net::UnixStream::connect(&socket) else { continue };
-                stream.write_all(&b"PRI * HTTP/2.0"[..number % 14]).unwrap();
-                break stream;
-            };
-            (0..4 * listen::CONNECTIONS_MAX).map(connect).collect::<Vec<_>>()
-        }
-    });
-    let silent = silent.await.unwrap();
+    (relay, socket)
+}
+
+async fn client(socket: &Path) -> RelayClient<tonic::transport::Channel> {
     let target = format!("unix://{}", socket.display());
-    let channel = tonic::transport::Endpoint::from_shared(target).unwrap().connect().await.unwrap();
-    within(RelayClient::new(channel).put(put(call()))).await.unwrap();
-    drop(silent);
+    RelayClient::new(tonic::transport::Endpoint::from_shared(target).unwrap().connect().await.unwrap())
+}
+
+/// All places are taken, by whoever says nothing and by whoever said what every client says first: the next one is answered
+/// in the place of the oldest of them, while a stream that is older than all goes on.
+#[tokio::test]
+async fn whoever_carries_no_request_gives_place_to_whoever_comes() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let (ledger, dir) = (LedgerServer::start().await, TempDir::new());
+    // None ends by itself.
+    let (relay, socket) = listening(&dir, &ledger, Duration::from_secs(86_400)).await;
+    let mut shipper = client(&socket).await;
+    let (requests, of_stream) = tokio::sync::mpsc::channel(1);
+    requests.send(put(call())).await.unwrap();
+    let stream = tokio_stream::wrappers::ReceiverStream::new(of_stream);
+    let mut answers = within(shipper.ship(stream)).await.unwrap().into_inner();
+    within(answers.message()).await.unwrap().unwrap();
+    let mut idle = Vec::new();
+    for number in 1..listen::CONNECTIONS_MAX {
+        let mut stream = loop {
+            // Until it has taken some of those that wait.
+            match tokio::net::UnixStream::connect(&socket).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let said = if number % 2 == 0 { PREFACE } else { &PREFACE[..number % 14] };
+        stream.write_all(said).await.unwrap();
+        idle.push(stream);
+    }
+    within(client(&socket).await.put(put(call()))).await.unwrap();
+    // It ends behind what HTTP/2 says first.
+    let of_oldest = within(idle[0].read_to_end(&mut Vec::new())).await;
+    assert!(of_oldest.is_ok() || of_oldest.is_err_and(|why| why.kind() == std::io::ErrorKind::ConnectionReset));
+    for stream in &idle[listen::CONNECTIONS_MAX - 9..] {
+        let read = stream.try_read(&mut [0; 64]);
+        let alive = read.as_ref().map_or_else(|why| why.kind() == std::io::ErrorKind::WouldBlock, |bytes| *bytes > 0);
+        assert!(alive, "{read:?}");
+    }
+    requests.send(put(call())).await.unwrap();
+    within(answers.message()).await.unwrap().expect("the stream goes on");
     relay.abort();
 }
 
+#[tokio::test]
+async fn whoever_says_nothing_loses_the_connection() {
+    use tokio::io::AsyncReadExt as _;
+    let (ledger, dir) = (LedgerServer::start().await, TempDir::new());
+    let (relay, socket) = listening(&dir, &ledger, Duration::from_millis(50)).await;
+    let mut silent = within(tokio::net::UnixStream::connect(&socket)).await.unwrap();
+    let mut said = Vec::new();
+    // Behind what HTTP/2 says first; whether the end is one in order is the system's.
+    within(silent.read_to_end(&mut said)).await.ok();
+    relay.abort();
+}
+
+/// Some day in 2026.
+const NOW_US: u64 = 1_790_000_000_000_000;
+
 #[test]
-fn what_breaks_a_rule_is_refused_with_that_rule() {
+fn what_breaks_a_rule_is_refused_with_the_name_of_its_field() {
     let of = |kind| PutRequest { record: Some(wire::Record { version: 1, kind: Some(kind) }) };
     let opened = wire::Opened {
         product: "p".into(),
@@ -131,23 +177,47 @@ fn what_breaks_a_rule_is_refused_with_that_rule() {
     let alarm = wire::Alarm { at: 1, phase: 1, severity: 1, name: "a".into(), ..Default::default() };
     let future = PutRequest { record: Some(wire::Record { version: 2, kind: Some(Kind::Call(call())) }) };
     let intent = wire::Call { phase: wire::Phase::Intent as i32, outcome: wire::Outcome::Running as i32, ..call() };
+    let denied = wire::Call { decision: wire::Decision::Denied as i32, ..call() };
+    let outcome = wire::Call { phase: wire::Phase::Outcome as i32, ..call() };
+    let extension = |key: &str| wire::Extension { key: key.into(), value: Some(wire::extension::Value::Number(1)) };
+    let counts = wire::Counts { since: 1, ..Default::default() };
+    let event = wire::GatewayEvent { at: NOW_US * 1_000, event: Some(Event::Counts(counts)) };
     for (request, says) in [
-        (PutRequest { record: None }, "no record"),
-        (put(wire::Call { server: "a b".into(), ..call() }), "Call field 11"),
-        (put(wire::Call { rule: "ä".into(), ..call() }), "Call field 19"),
-        (put(wire::Call { mode: 9, ..call() }), "Call field 3"),
-        (put(wire::Call { outcome: wire::Outcome::Running as i32, ..call() }), "Call field 2"),
-        (put(wire::Call { call_number: 7, ..call() }), "call_number"),
-        (put(intent.clone()), "call_number"),
+        (PutRequest { record: None }, "PutRequest.record is missing"),
+        (PutRequest { record: Some(wire::Record { version: 1, kind: None }) }, "Record.kind is missing"),
+        (put(wire::Call { server: "a b".into(), ..call() }), "Call.server (11): a character that is not allowed"),
+        (put(wire::Call { rule: "ä".into(), ..call() }), "hint: at most 128 bytes of [A-Za-z0-9_./:@+-]"),
+        (put(wire::Call { mode: 9, ..call() }), "Call.mode (3): out of range; hint: a value of 1 to 2"),
+        (put(wire::Call { agent: Some(vec![1].into()), ..call() }), "Call.agent (6): wrong length; hint: 16 bytes"),
+        (put(wire::Call { extensions: vec![extension("a b")], ..call() }), "Extension.key (1)"),
+        (put(wire::Call { outcome: wire::Outcome::Running as i32, ..call() }), "Call.phase (2)"),
+        (put(wire::Call { call_number: 7, ..call() }), "Call.call_number of a complete call is 7"),
+        (put(intent.clone()), "Call.call_number of an intent or an outcome is 0"),
+        (put(outcome.clone()), "Call.call_number of an intent or an outcome is 0"),
+        (put(denied.clone()), "Call.outcome is OUTCOME_OK, and Call.decision is DECISION_DENIED"),
+        (put(wire::Call { extensions: ["a", "b", "a"].map(extension).into(), ..call() }), "holds the key a twice"),
+        (put(wire::Call { started_at: NOW_US * 2, ..call() }), "Call.started_at is 3580000000000000, more than a day"),
+        (put(wire::Call { started_at: NOW_US / 1_000, ..call() }), "more than ten years ago; hint: microseconds"),
+        (of(Kind::GatewayEvent(event)), "GatewayEvent.at"),
         (of(Kind::Alarm(alarm)), "may not write"),
         (of(Kind::GatewayEvent(wire::GatewayEvent { at: 1, event: Some(Event::Opened(opened)) })), "relay itself"),
-        (future, "version"),
+        (future, "Record.version"),
     ] {
-        let status = check(request).unwrap_err();
+        let status = check(request, NOW_US).unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains(says), "{:?} instead of {says:?}", status.message());
+        assert!(!status.message().contains(" field "), "a number names nothing: {}", status.message());
     }
-    check(put(wire::Call { call_number: CALLER_NUMBERS_FROM, ..intent })).unwrap();
+    let honest = [
+        wire::Call { call_number: CALLER_NUMBERS_FROM, ..intent },
+        wire::Call { call_number: CALLER_NUMBERS_FROM, ..outcome },
+        wire::Call { outcome: wire::Outcome::Denied as i32, ..denied.clone() },
+        wire::Call { outcome: wire::Outcome::OverLimit as i32, ..denied },
+        wire::Call { started_at: NOW_US + 1_000_000, extensions: ["a", "b"].map(extension).into(), ..call() },
+    ];
+    for call in honest {
+        check(put(call), NOW_US).unwrap();
+    }
 }
 
 /// A client that follows the table of `docs/SHIPPING.md` sends again what was not taken, and never what is declared as lost.

@@ -35,11 +35,11 @@ use crate::{
     clock,
     config::ServeConfig,
     gateway::{Gateway, Running},
-    key,
     mcp::{
         envelope::{self, Message, Request},
         sse,
     },
+    random,
     writer::Ending,
 };
 
@@ -211,7 +211,7 @@ impl Stdio {
         };
         let (lines, inbox) = mpsc::channel(INBOX_MAX);
         let session = Arc::new(Session {
-            id: hex(&key::random::<16>()),
+            id: hex(&random::bytes::<16>()),
             stdin: lines,
             inner: Mutex::default(),
             end: Notify::new(),
@@ -279,7 +279,7 @@ async fn life(gateway: &Gateway, server: &str, state: ServerState, exit_code: Op
     let life = wire::ServerLife { server: server.to_owned(), state: state as i32, exit_code };
     let event = wire::GatewayEvent { at: clock::now_us(), event: Some(Event::ServerLife(life)) };
     if let Err(refused) = gateway.record(Kind::GatewayEvent(event)).await {
-        tracing::error!(%refused, ?state, "the life of a server is not recorded");
+        tracing::error!(%refused, state = state.as_str_name(), "the life of a server is not recorded");
     }
 }
 
@@ -322,8 +322,9 @@ async fn read_lines(proxy: &Arc<Proxy>, session: &Arc<Session>, stdout: ChildStd
                 proxy.count(&method);
                 session.say(line, progress.as_deref()).await;
             }
-            // Not a message: servers print banners. It is not forwarded, as no client could read it.
-            Err(_) => tracing::debug!(bytes = line.len(), "a line of the MCP server is no message"),
+            // Some servers print banners; empty lines are nothing.
+            Err(_) if line.is_empty() => {}
+            Err(_) => proxy.unread(line.len()),
         }
     }
 }
@@ -352,14 +353,15 @@ impl Session {
         let waiting = Waiting { tell, running, progress: request.progress.clone(), cancelled: false };
         {
             let mut inner = self.lock();
-            if inner.ended || inner.waiting.contains_key(&request.id) {
-                // Dropping the sender tells the connection; the record ends as an error of the transport.
-                waiting.fail(
-                    Outcome::TransportError,
-                    StatusCode::NOT_FOUND,
-                    CODE_NO_SESSION,
-                    "Not Found: ended, or id in use",
-                );
+            // The record ends with that, too.
+            if inner.ended {
+                let text = "Not Found: the session has ended";
+                waiting.fail(Outcome::TransportError, StatusCode::NOT_FOUND, CODE_NO_SESSION, text);
+                return told;
+            }
+            if inner.waiting.contains_key(&request.id) {
+                let text = "a request with this id waits for its answer; give each another id";
+                waiting.fail(Outcome::Malformed, StatusCode::BAD_REQUEST, envelope::NOT_A_MESSAGE, text);
                 return told;
             }
             inner.order.push_back(request.id.clone());

@@ -5,12 +5,18 @@ use std::process::Command;
 use axum::routing::any;
 use custody::{record, wire::Phase};
 use http_body_util::{BodyExt as _, Full};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use hyper::server::conn::http1;
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioIo},
+};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::testing::{TempDir, server, within};
+
+mod refused;
 
 const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"tester","version":"1.0"}}}"#;
 
@@ -103,6 +109,12 @@ fn tool_call(id: u32, tool: &str) -> String {
         .to_string()
 }
 
+/// A request with two methods, for whoever reads the second key as the first; and the answer.
+fn twofold(id: &Value) -> String {
+    let asked = r#"{"jsonrpc":"2.0","id":9,"method":"sampling/createMessage","Method":"x"}"#;
+    format!("data: {asked}\n\ndata: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}\n\n")
+}
+
 /// A server whose answers are not what a JSON library would write, so that only the original bytes pass for them.
 async fn odd_server() -> std::net::SocketAddr {
     async fn answer(request: HttpRequest) -> Answer {
@@ -143,8 +155,9 @@ async fn odd_server() -> std::net::SocketAddr {
                  data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}}\r\n\r\n\
                  data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\ndata: \"result\":{{}}}}\n\n"
             )),
+            (_, Some("twofold")) => sse(twofold(id)),
             (_, Some("long")) => sse(format!(
-                "data: {{\"jsonrpc\":\"2.0\",\"method\":\"before\"}}\n\n\
+                "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/before\"}}\n\n\
                  data: {{\"jsonrpc\":\"2.0\",\"id\":9,\"method\":\"sampling/createMessage\",\"params\":{{\"x\":\"{}\"}}}}\n\n\
                  data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}\n\n",
                 "x".repeat(16 << 20)
@@ -234,35 +247,6 @@ async fn http_bytes_pass_as_they_are_and_every_request_is_on_record() {
     assert!(!all.contains("canary") && !all.contains("127.0.0.1"), "an argument, a token or an address is on record");
 }
 
-#[tokio::test]
-async fn what_is_refused_here_is_on_record_too() {
-    let bench = odd_bench().await;
-    let (status, _, body) = bench.post(&[], "[]").await;
-    assert_eq!(status, StatusCode::BAD_REQUEST);
-    assert!(String::from_utf8_lossy(&body).contains("-32600"));
-    assert_eq!(bench.post(&[], "{").await.0, StatusCode::BAD_REQUEST);
-    assert_eq!(bench.post(&[], &"x".repeat(5 << 20)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
-    for (name, value) in [("origin", "https://evil.example"), ("host", "evil.example:80")] {
-        assert_eq!(bench.post(&[(name, value)], HELLO).await.0, StatusCode::FORBIDDEN);
-    }
-    assert_eq!(bench.send(Method::PUT, &[], "").await.0, StatusCode::METHOD_NOT_ALLOWED);
-    assert_eq!(bench.post(&[("origin", "http://localhost:3000")], HELLO).await.0, StatusCode::OK);
-    let outcomes: Vec<_> = bench.calls().await.iter().map(|call| (call.decision(), call.outcome())).collect();
-    let denied = wire::Decision::Denied;
-    assert_eq!(
-        outcomes,
-        vec![
-            (denied, Outcome::Malformed),
-            (denied, Outcome::Malformed),
-            (denied, Outcome::OverLimit),
-            (denied, Outcome::Denied),
-            (denied, Outcome::Denied),
-            (denied, Outcome::Malformed),
-            (wire::Decision::Allowed, Outcome::Ok),
-        ]
-    );
-}
-
 /// Four times as many as there are places: nothing, half a head, or a head whose body never comes. They lose their places,
 /// the next one is served, and what was never asked is one record.
 #[tokio::test]
@@ -340,8 +324,8 @@ async fn without_a_record_the_server_asks_nobody() {
             }
             // Cut where a chunk may be cut: nothing of the request goes on before all of it was read.
             let chunks = [
-                "data: {\"jsonrpc\":\"2.0\",\"method\":\"before\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"q\",",
-                "\"method\":\"sampling/createMessage\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"after\"}\n\n",
+                "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/before\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"q\",",
+                "\"method\":\"sampling/createMessage\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/after\"}\n\n",
             ];
             let stream = tokio_stream::iter(chunks.map(Ok::<_, std::convert::Infallible>));
             let mut answer = Response::new(Body::from_stream(stream));
@@ -356,7 +340,7 @@ async fn without_a_record_the_server_asks_nobody() {
     bench.gateway.drain().await.unwrap();
     let (_, _, body) = bench.send(Method::GET, &[(SESSION, "s")], "").await;
     let line = |method: &str| format!("data: {{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}\n\n");
-    assert_eq!(String::from_utf8_lossy(&body), line("before") + &line("after"));
+    assert_eq!(String::from_utf8_lossy(&body), line("notifications/before") + &line("notifications/after"));
     let told: Value = serde_json::from_slice(&telling.recv().await.unwrap()).unwrap();
     assert_eq!((&told["id"], &told["error"]["code"]), (&json!("q"), &json!(CODE_NOT_RECORDED)));
 }
@@ -387,6 +371,10 @@ while IFS= read -r line; do
                    printf '{"jsonrpc":"2.0","id":%s,"result":{"odd" :  1.0}}\n' "$id";;
     *'"environment"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"text":"%s|%s"}}\n' "$id" "$GIVEN" "$HOME";;
     *'"crash"'*) exit 7;;
+    *'"silent"'*) ;;
+    *'"banner"'*) printf 'Welcome!\n\n'
+                 printf '{"jsonrpc":"2.0","id":9,"method":"sampling/createMessage","Method":"x"}\n'
+                 printf '{"jsonrpc":"2.0","id":%s,"result":{}}\n' "$id";;
     *'notifications/ask"'*) printf '{"jsonrpc":"2.0","id":77,"method":"sampling/createMessage"}\n';;
     *1003*) printf '{"jsonrpc":"2.0","method":"notifications/told-%s"}\n' "$id";;
     *'"echo"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{}}\n' "$id";;
@@ -451,18 +439,6 @@ async fn stdio_sessions_live_and_die() {
     assert_eq!(outcome("echo"), Some(Outcome::Ok));
     assert_eq!(outcome("progress"), Some(Outcome::Ok));
     assert_eq!(outcome("crash"), Some(Outcome::TransportError));
-}
-
-#[tokio::test]
-async fn what_is_refused_for_want_of_a_session_is_on_record() {
-    let bench = stdio_bench().await;
-    let note = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
-    assert_eq!(bench.post(&[], note).await.0, StatusCode::BAD_REQUEST);
-    assert_eq!(bench.send(Method::GET, &[], "").await.0, StatusCode::BAD_REQUEST);
-    assert_eq!(bench.send(Method::DELETE, &[(SESSION, "none")], "").await.0, StatusCode::NOT_FOUND);
-    let calls = bench.calls().await;
-    let refused = |call: &wire::Call| (call.decision(), call.outcome()) == (wire::Decision::Denied, Outcome::HttpError);
-    assert!(calls.len() == 3 && calls.iter().all(refused), "{calls:?}");
 }
 
 #[tokio::test]

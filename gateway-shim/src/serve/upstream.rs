@@ -131,6 +131,7 @@ impl Upstream {
         let (proxy, client) = (Arc::clone(proxy), self.client.clone());
         let server = Self { uri: self.uri.clone(), client };
         let (answer, answered) = tokio::sync::oneshot::channel();
+        let raw_id = request.raw_id.clone();
         tokio::spawn(async move {
             let sent = timeout_at(deadline, server.send(Method::POST, &headers, body)).await;
             let failed = |running: Option<Running>, outcome: Outcome| {
@@ -159,7 +160,7 @@ impl Upstream {
             };
             drop(answer.send(error(status, &request.raw_id, code, message)));
         });
-        let gone = |_| error(StatusCode::BAD_GATEWAY, "null", CODE_UNREACHABLE, "the MCP server cannot be reached");
+        let gone = |_| error(StatusCode::BAD_GATEWAY, &raw_id, CODE_UNREACHABLE, "the MCP server cannot be reached");
         answered.await.unwrap_or_else(gone)
     }
 
@@ -354,7 +355,12 @@ impl Pump {
                 return asked.inspect_err(|_| self.refuse(&request));
             }
             Ok(Message::Notification { method, .. }) => self.proxy.count(&method),
-            // The client will find that as well.
+            // Another reader might find a request in it.
+            Err(_) if matches!(self.reading, Reading::Events(_)) => {
+                self.proxy.unread(bytes.len());
+                return Err(Refused::NotARecord);
+            }
+            // A client finds that as well; nobody takes the body of an answer for a request.
             Err(_) => {}
         }
         Ok(())

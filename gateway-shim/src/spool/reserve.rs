@@ -7,7 +7,7 @@
 use std::io;
 
 use super::{Limits, is_full};
-use crate::{durable::Disk, key};
+use crate::{durable::Disk, random};
 
 /// Its file.
 pub(super) const NAME: &str = "reserve";
@@ -71,7 +71,7 @@ fn write(disk: &mut dyn Disk, bytes: u64) -> io::Result<()> {
     let mut left = bytes;
     while left > 0 {
         // Random, because a file system that compresses would set nothing aside for zeros.
-        let piece = key::random::<{ 64 << 10 }>();
+        let piece = random::bytes::<{ 64 << 10 }>();
         let length = left.min(piece.len() as u64);
         disk.append(NAME, piece.get(..usize::try_from(length).unwrap_or(0)).unwrap_or_default())?;
         left -= length;

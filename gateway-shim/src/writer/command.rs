@@ -1,11 +1,13 @@
-//! What the writer is asked, and what it answers.
+//! What the writer is asked, how, and what it answers.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use custody::{
     id::{Epoch, GatewayId},
     wire::{self, OpeningReason, record::Kind},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::spool::{Receipts, Received};
 
@@ -122,6 +124,22 @@ pub struct Fetch {
     pub count_max: usize,
     /// At most so many bytes, but at least one batch.
     pub bytes_max: usize,
+}
+
+/// How long until the writer is asked again for what found the spool's disk full.
+pub const FULL_WAIT: Duration = Duration::from_secs(1);
+
+/// Asks the writer and waits for its answer.
+///
+/// # Errors
+/// What the writer says; [`Refused::Stopped`] when it has ended.
+pub async fn ask<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<Result<T, Refused>>) -> Command,
+) -> Result<T, Refused> {
+    let (answer, answered) = oneshot::channel();
+    commands.send(command(answer)).await.map_err(|_| Refused::Stopped)?;
+    answered.await.map_err(|_| Refused::Stopped)?
 }
 
 /// What others may watch.

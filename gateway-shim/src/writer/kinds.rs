@@ -1,6 +1,7 @@
-//! The records that the writer itself makes: of calls, from how they began and ended, and of the gateway.
+//! The records that the writer itself makes, of calls, from how they began and ended, and of the gateway; and the words that its
+//! log has for them.
 
-use custody::wire::{self, gateway_event::Event, record::Kind};
+use custody::wire::{self, DeliveryState, OpeningReason, gateway_event::Event, record::Kind};
 
 use super::Ending;
 use crate::clock;
@@ -34,4 +35,24 @@ fn ended(mut call: wire::Call, phase: wire::Phase, ending: &Ending, duration_us:
     call.response_bytes = ending.response_bytes;
     call.duration_us = duration_us;
     Kind::Call(call)
+}
+
+/// Why an epoch was opened.
+pub(super) fn opening_words(reason: Option<OpeningReason>) -> &'static str {
+    match reason {
+        None | Some(OpeningReason::Unspecified) => "it continues the one before",
+        Some(OpeningReason::First) => "it is the first of this gateway",
+        Some(OpeningReason::StateLost) => "what was known of the ones before is lost",
+        Some(OpeningReason::Rewound) => "the ledger holds another batch under a number of the one before",
+    }
+}
+
+/// How records are delivered.
+pub(super) fn delivery_words(state: DeliveryState) -> &'static str {
+    match state {
+        DeliveryState::Unspecified | DeliveryState::Flowing => "records flow",
+        DeliveryState::Spooling => "batches that the ledger holds leave the spool before they are archived",
+        DeliveryState::Refusing => "records are refused",
+        DeliveryState::FailOpen => "records are let go, and counted",
+    }
 }

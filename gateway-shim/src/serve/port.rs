@@ -1,0 +1,111 @@
+//! The port of the proxy: the life of its connections, and what each carries.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use axum::Extension;
+use hyper::{
+    body::{Body as HttpBody, Frame, SizeHint},
+    server::conn::http1,
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use super::*;
+use crate::listen::{Carried, Connection};
+
+/// Bytes of a request's head: a caller's token and what belongs to MCP have a few thousand.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// A body whose connection carries its request until it has gone out.
+struct Carries {
+    body: Body,
+    _carried: Carried,
+}
+
+impl HttpBody for Carries {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The answer to a request that its connection carries.
+pub(super) fn carry(answer: Answer, carried: Carried) -> Answer {
+    answer.map(|body| Body::new(Carries { body, _carried: carried }))
+}
+
+/// Serves until `stop`, then lets requests that were accepted end within `wait`.
+///
+/// # Errors
+/// When the listener has no address.
+pub async fn serve(
+    proxy: Arc<Proxy>,
+    listener: TcpListener,
+    stop: impl Future<Output = ()> + Send + 'static,
+    wait: Duration,
+) -> std::io::Result<()> {
+    tracing::info!(address = %listener.local_addr()?, server = %proxy.config.server, "serving /mcp");
+    let counting = tokio::spawn(count_on(Arc::clone(&proxy)));
+    let since = clock::now_us();
+    // Each connection has an end of this channel: it hears there that it is to end, and by it we see that it has.
+    let (draining, drain) = watch::channel(false);
+    let mut stop = std::pin::pin!(stop);
+    {
+        let incoming = listen::bounded(TcpListenerStream::new(listener), 0, proxy.waits.head);
+        let mut connections = std::pin::pin!(incoming);
+        while let Some(Ok(connection)) = tokio::select! {
+            connection = connections.next() => connection,
+            () = &mut stop => None,
+        } {
+            tokio::spawn(speak(Arc::clone(&proxy), connection, drain.clone()));
+        }
+    }
+    drop(drain);
+    draining.send_replace(true);
+    if tokio::time::timeout(wait, draining.closed()).await.is_err() {
+        tracing::warn!("connections that are still open are cut");
+    }
+    counting.abort();
+    if let Server::Stdio(server) = &proxy.server {
+        server.end_all().await;
+    }
+    proxy.flush_counts(since).await;
+    Ok(())
+}
+
+/// The life of one connection.
+async fn speak<S>(proxy: Arc<Proxy>, stream: Connection<S>, mut drain: watch::Receiver<bool>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(proxy.waits.head).max_buf_size(HEAD_BYTES_MAX);
+    let service = TowerToHyperService::new(proxy.router().layer(Extension(stream.load())));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        // What a client does to its own connection is no event.
+        _ = connection.as_mut() => return,
+        _ = drain.wait_for(|draining| *draining) => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await.ok();
+}
