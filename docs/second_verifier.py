@@ -41,6 +41,7 @@ DAY_US = 86_400_000_000
 ZEROS = bytes(32)
 FINDINGS_MAX = 1000
 KNOWN_BYTES_MAX = 2_097_152
+AHEAD_MAX = 300  # seconds (13.6)
 CLAIMS = ("unaltered", "authorised", "complete", "not_rolled_back", "not_rewritten", "dated")
 
 
@@ -1313,8 +1314,8 @@ class Run:
     def __init__(self, archive, policy, known, as_of, at_size=None, since=None, until=None):
         self.archive, self.policy, self.known, self.as_of = archive, policy, known, as_of
         self.at_size, self.since, self.until = at_size, since, until
-        self.faults, self.findings, self.now = [], [], 0
-        self.suspect, self.witness_times = False, {}
+        self.faults, self.findings, self.reaches_to = [], [], 0
+        self.suspect, self.cosignatures = False, []  # (witness, size, seconds)
         self.shown, self.strangers = set(), set()  # known files that the archive has, and of other signers
         self.owing = set()  # workspaces in scope that have records, or were not verified to their end
         self.known_faults, self.open_epochs = [], []
@@ -1328,6 +1329,10 @@ class Run:
     def has_known(self):
         """13.7: whether a known file is given that the archive can be held against."""
         return any(one.note is None or self.at_size is None or one.note.size <= self.at_size for one in self.known)
+
+    def hear(self, *times):
+        """13.8: how far the archive reaches."""
+        self.reaches_to = max([self.reaches_to, *(time for time in times if time <= self.as_of)])
 
     def found(self, name):
         self.counts["findings"] += 1
@@ -1351,7 +1356,8 @@ class Log:
         """The steps of 13.2 in their order."""
         sizes = self.sizes()
         size = self.run.at_size if self.run.at_size is not None else max(sizes, default=None)
-        require(size in sizes, "checkpoint-present", "log/checkpoints")
+        if size not in sizes:
+            raise Fault("checkpoint-present", "log/checkpoints", undecided=bool(sizes))
         self.checkpoint = self.read_checkpoint(size)
         self.read_entries(size)
         self.tree = Tree(LOG_TREE, (sha256(b"\0" + entry) for entry in self.entries))
@@ -1467,6 +1473,7 @@ class Log:
         require(start.term > last and start.incarnation == self.incarnations[index], "term-order", place)
         self.first_term = index if self.first_term is None else self.first_term
         self.terms.append((index, start.term, start.at))
+        self.run.hear(start.at)
 
     def take_ledger_statement(self, index, given, place):
         judge("ledger-chain", place, self.ledger, given)
@@ -1520,14 +1527,23 @@ class Log:
             text = checkpoint_text(self.policy.origin, size, self.tree.root(size))
             note = judged("cosignature", name, parse_note, text + b"\n" + self.archive.read(name))
             require(note.text == text, "cosignature", name)
+            by_witness, named = False, any(name == cosignature_name(size, witness) for witness in self.policy.witnesses)
             for line in note.lines:
                 key = self.policy.witnesses.get(line.name)
+                named = named or key is not None
                 if key is None or line.key_hash != note_key_hash(line.name, 4, key):
                     continue
                 seconds = cosignature_time(line, key, text)
                 require(seconds is not None, "cosignature", name)
-                if size == len(self.entries):
-                    self.run.witness_times.setdefault(line.name, seconds)
+                by_witness = True
+                self.run.cosignatures.append((line.name, size, seconds))
+                self.run.hear(seconds * 1_000_000)
+            if named and not by_witness:
+                self.run.found("uncounted")
+
+
+def cosignature_name(size, witness):
+    return f"log/cosignatures/{size}/" + re.sub(r"[^A-Za-z0-9._-]", "_", witness)
 
 
 def judge(check, place, chain, given, roots=None):
@@ -1612,7 +1628,7 @@ class Workspace:
         seal.index, seal.name = named.index, name
         self.seals.append(seal)
         self.history.append(history_leaf(seal.segment, seal.size, seal.root))
-        self.run.now = max(self.run.now, seal.sealed_at)
+        self.run.hear(seal.sealed_at, seal.last_received_at)
 
     def verify_chain(self):
         """Steps 7 to 9."""
@@ -1692,6 +1708,7 @@ class Segments:
     def verify(self):
         chosen = [number for number, seal in enumerate(self.seals) if self.in_period(seal)]
         self.past_unknown = bool(chosen) and chosen[0] > 0
+        self.has_gap = chosen[:1] != [0] and bool(self.seals)
         for seal in self.seals[chosen[0]:chosen[-1] + 1] if chosen else ():
             self.verify_segment(seal)
         self.check_left_heads()
@@ -1699,6 +1716,15 @@ class Segments:
         self.find_unreferenced()
         self.check_known()
         self.run.open_epochs += [state for state in self.epochs_by_id().values() if not state.closed and state.writer]
+        self.find_never_heard()
+
+    def find_never_heard(self):
+        """13.8: gateways that may write, and of which nothing is here."""
+        if self.has_gap or self.run.until is not None:
+            return
+        keys = (key for key in self.chain.keys.values() if key.role == "GATEWAY")
+        for _ in {key.gateway for key in keys if key.retired is None and key.revoked is None} - set(self.gateways):
+            self.run.found("never-heard")
 
     def in_period(self, seal):
         since, until = self.run.since, self.run.until
@@ -1726,7 +1752,7 @@ class Segments:
         require(retention and self.run.as_of - seal.last_received_at > retention and not held, "segment-present", name)
         self.run.faults.append(Fault("segment-present", name, undecided=True))
         self.gateways, self.trees, self.day, self.last_verified = {}, {}, None, None
-        self.past_unknown = True
+        self.past_unknown = self.has_gap = True
 
     def count(self, segment):
         counts, seal = self.run.counts, segment.seal
@@ -1989,6 +2015,7 @@ class Segment:
             gateway.opened_last, state.writer = header.epoch, self.writers[index]
         gateway.epochs[header.epoch] = state
         self.touched.add((header.gateway, header.epoch))
+        self.run.hear(header.created_at)
         self.find_of_batch(header, epoch, self.signers[index], entry.first_position)
         if index in self.heads:
             self.check_held_head(index, self.heads[index])
@@ -2133,11 +2160,13 @@ def check_known(run, log):
 def find_at_end(run, log):
     """The findings that need the whole archive (13.8)."""
     for epoch in run.open_epochs if run.until is None else ():
-        silence = run.now - epoch.received_at
+        silence = run.reaches_to - min(epoch.created_at, epoch.received_at)
         if vars(epoch.writer)["class"] == "ALWAYS_ON" and silence > epoch.writer.silence_us_max + DAY_US:
             run.found("silent")
         if silence > 3 * DAY_US:
             run.found("unclosed")
+    if run.until is None and run.at_size is None and run.as_of - run.reaches_to > 3 * DAY_US:
+        run.found("outdated")
     created = "|".join(workspace.hex() for workspace in log.chains) or "-"
     of_table = re.compile(r"log/(checkpoints|cosignatures|statements|tile)/.*"
                           rf"|workspaces/({created})/(segments|seals|statements)/.*", re.DOTALL)
@@ -2175,10 +2204,17 @@ def verify_archive(run):
 
 def claims_of_witnesses(run):
     """13.6: which of claims 4 to 6 hold, if nothing else speaks against them."""
-    policy, times = run.policy, sorted(run.witness_times.values(), reverse=True)
+    policy, now, last = run.policy, run.as_of // 1_000_000, {}
+    for witness, size, seconds in run.cosignatures:
+        if size != run.counts["log_entries"]:
+            continue
+        if seconds > now + AHEAD_MAX:
+            run.found("uncounted")
+        else:
+            last[witness] = max(seconds, last.get(witness, 0))
+    times = sorted(last.values(), reverse=True)
     met = policy.quorum > 0 and len(times) >= policy.quorum
-    age = run.as_of // 1_000_000 - times[policy.quorum - 1] if met else 0
-    fresh = met and policy.greatest_age > 0 and 0 <= age <= policy.greatest_age
+    fresh = met and policy.greatest_age > 0 and now - times[policy.quorum - 1] <= policy.greatest_age
     spoken_of = {one.head.workspace for one in run.shown if one.head}
     covers = any(one.note for one in run.shown) or run.owing <= spoken_of
     has_known = bool(run.known) and len(run.shown) == len(run.known) and covers

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    hash::sha256,
+    hash::{root_successor, sha256},
     id::{WorkspaceId, hex, unhex},
     key::PublicKey,
     statement::Roots,
@@ -97,6 +97,27 @@ impl std::fmt::Display for BadPolicy {
 impl std::error::Error for BadPolicy {}
 
 impl Policy {
+    /// The policy of a fresh organisation: one root and its successor, no witnesses, the first three claims.
+    pub fn fresh(origin: &str, root: PublicKey, successor: PublicKey) -> Self {
+        let root = Root {
+            era: 1,
+            public_key: hex(&root.to_bytes()),
+            successor_hash: hex(&root_successor(&successor.to_bytes())),
+        };
+        Self {
+            version: 1,
+            origin: origin.to_owned(),
+            scope: Scope::Organisation,
+            roots: vec![root],
+            witnesses: Vec::new(),
+            quorum: 0,
+            greatest_age_seconds: 0,
+            minimum_retention_days: 0,
+            required: first_three(),
+            known: Vec::new(),
+        }
+    }
+
     /// Reads a policy file.
     ///
     /// # Errors

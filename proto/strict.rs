@@ -173,9 +173,13 @@ impl Field {
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.tag {
-            0 => write!(f, "{}: {}", self.message, self.rule),
-            tag => write!(f, "{} field {tag}: {}", self.message, self.rule),
+        let Self { message, tag, rule } = self;
+        let of = table::ALL.iter().find(|known| known.name == *message);
+        let field = of.and_then(|of| of.fields.iter().find(|field| field.tag == *tag));
+        match (tag, field) {
+            (0, _) => write!(f, "{message}: {rule}"),
+            (_, Some(field)) => write!(f, "{message} field {tag} ({}): {rule}", field.name),
+            (_, None) => write!(f, "{message} field {tag}: {rule}"),
         }
     }
 }

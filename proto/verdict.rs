@@ -274,8 +274,7 @@ pub const fn is_omitted(_: Check) -> bool {
 /// Something that an auditor should know and that refutes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Stable name: `state-lost`, `rewound`, `dropped`, `silent`, `unclosed`, `suspect-key`, `equivocation`, `superseded`,
-    /// `unfenced`, `unreferenced`, `not-checked`.
+    /// Stable name, one of those of FORMAT.md, 13.8.
     pub name: &'static str,
     /// In whose part of the archive, as hex.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -336,11 +335,18 @@ pub struct Counts {
     pub first_received_at: Option<u64>,
     /// Greatest received-at.
     pub last_received_at: Option<u64>,
-    /// Greatest sealed-at: up to there the archive reaches.
+    /// Greatest sealed-at, which is the ledger's word alone.
     pub newest_sealed_at: Option<u64>,
+    /// Greatest time that anybody signed and that is not after the question: up to there the archive reaches.
+    pub reaches_to: Option<u64>,
 }
 
 impl Counts {
+    /// Takes a time that somebody signed. One after the question says nothing of how far the archive reached then.
+    pub(crate) fn hear(&mut self, at: u64, as_of: u64) {
+        self.reaches_to = self.reaches_to.max(Some(at).filter(|at| *at <= as_of));
+    }
+
     fn add(&mut self, part: &Self) {
         for (sum, number) in [
             (&mut self.log_entries, part.log_entries),
@@ -358,6 +364,7 @@ impl Counts {
         self.first_received_at = [self.first_received_at, part.first_received_at].into_iter().flatten().min();
         self.last_received_at = self.last_received_at.max(part.last_received_at);
         self.newest_sealed_at = self.newest_sealed_at.max(part.newest_sealed_at);
+        self.reaches_to = self.reaches_to.max(part.reaches_to);
     }
 }
 

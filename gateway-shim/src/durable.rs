@@ -5,7 +5,6 @@
 //! replay every prefix of what was asked, with whatever was not yet synced dropped or torn.
 
 use std::{
-    collections::HashMap,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
@@ -72,7 +71,8 @@ pub trait Disk: Send {
 #[derive(Debug)]
 pub struct Folder {
     dir: PathBuf,
-    open: HashMap<String, File>,
+    /// The file that was written to last. No more than this one is kept open: a spool has a file for each 16 MiB that wait.
+    open: Option<(String, File)>,
     /// Held as long as the folder is: two shims on one spool would sign the same numbers twice.
     _lock: File,
 }
@@ -88,15 +88,15 @@ impl Folder {
         create_dir(dir, MODE_FOLDER)?;
         let lock = options().create(true).truncate(false).open(dir.join(LOCK))?;
         lock.try_lock().map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "another process uses this folder"))?;
-        Ok(Self { dir: dir.to_owned(), open: HashMap::new(), _lock: lock })
+        Ok(Self { dir: dir.to_owned(), open: None, _lock: lock })
     }
 
     fn file(&mut self, name: &str) -> io::Result<&mut File> {
-        if !self.open.contains_key(name) {
-            let file = OpenOptions::new().read(true).append(true).open(self.dir.join(name))?;
-            self.open.insert(name.to_owned(), file);
-        }
-        self.open.get_mut(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        let open = match self.open.take() {
+            Some(open) if open.0 == name => open,
+            _ => (name.to_owned(), OpenOptions::new().read(true).append(true).open(self.dir.join(name))?),
+        };
+        Ok(&mut self.open.insert(open).1)
     }
 }
 
@@ -119,9 +119,9 @@ impl Disk for Folder {
 
     fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; length];
-        match self.open.get(name) {
-            Some(file) => file.read_exact_at(&mut bytes, offset)?,
-            None => File::open(self.dir.join(name))?.read_exact_at(&mut bytes, offset)?,
+        match &self.open {
+            Some((open, file)) if open == name => file.read_exact_at(&mut bytes, offset)?,
+            _ => File::open(self.dir.join(name))?.read_exact_at(&mut bytes, offset)?,
         }
         Ok(bytes)
     }
@@ -130,7 +130,7 @@ impl Disk for Folder {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create_new(true).mode(MODE_SECRET);
         let file = options.open(self.dir.join(name))?;
-        self.open.insert(name.to_owned(), file);
+        self.open = Some((name.to_owned(), file));
         Ok(())
     }
 
@@ -151,7 +151,7 @@ impl Disk for Folder {
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.open.remove(name);
+        self.open.take_if(|open| open.0 == name);
         fs::remove_file(self.dir.join(name))
     }
 }
@@ -309,6 +309,25 @@ pub(crate) mod tests {
         assert_eq!(left, ["relay.sock"], "nothing else is left");
         let refused = bind_private(&path, |_| Err::<UnixListener, _>(io::Error::other("no")));
         assert!(refused.is_err() && fs::read_dir(dir.path()).unwrap().count() == 1);
+    }
+
+    #[test]
+    fn a_folder_holds_one_file_open_however_many_there_are() {
+        let dir = TempDir::new();
+        let mut folder = Folder::open(dir.path()).unwrap();
+        let held = || fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+        for name in (0..20).map(|n: u8| n.to_string()) {
+            folder.create(&name).unwrap();
+            folder.append(&name, name.as_bytes()).unwrap();
+            folder.append("0", b"more").unwrap();
+            folder.sync(&name).unwrap();
+        }
+        // The lock and the last one.
+        assert_eq!(held().filter(|path| path.starts_with(dir.path())).count(), 2);
+        assert_eq!(folder.read_at("7", 0, 1).unwrap(), b"7");
+        folder.remove("19").unwrap();
+        assert_eq!(held().filter(|path| path.starts_with(dir.path())).count(), 1);
+        assert_eq!(folder.read("0").unwrap().len(), 1 + 20 * 4);
     }
 
     #[test]

@@ -147,7 +147,9 @@ impl Admin for AdminService {
         let head = match (head, creates) {
             (Some(head), false) => head,
             (None, true) => custody::statement::ChainHead::GENESIS,
-            (Some(_), true) => return Err(Status::already_exists("the workspace exists")),
+            (Some(_), true) => {
+                return Err(Status::already_exists("the workspace exists (hint: ledger workspace list)"));
+            }
             (None, false) => return Err(Status::not_found("no such workspace (hint: ledger workspace list)")),
         };
         let checkpoint = {

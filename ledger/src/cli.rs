@@ -21,7 +21,7 @@ mod workspace;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use custody::id::hex;
+use custody::{id::hex, strict};
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 use self::output::say;
@@ -350,17 +350,46 @@ async fn acknowledge(at: &At, alarm: &str) -> Done {
 
 /// An input file of bounded length.
 fn read_input(path: &Path) -> Result<Vec<u8>, Fault> {
-    let fault = |why: std::io::Error| Fault::failure(format!("failed to read {}: {why}", path.display()));
+    read_input_or(path, "is the path right?")
+}
+
+/// An input file of bounded length; what to do if there is none.
+fn read_input_or(path: &Path, otherwise: &str) -> Result<Vec<u8>, Fault> {
+    let fault = |why: std::io::Error| {
+        let missing = why.kind() == std::io::ErrorKind::NotFound;
+        let hint = if missing { format!("\nhint: {otherwise}") } else { String::new() };
+        Fault::failure(format!("failed to read {}: {why}{hint}", path.display()))
+    };
     if std::fs::metadata(path).map_err(fault)?.len() > INPUT_BYTES_MAX {
         return Err(Fault::failure(format!("failed to read {}: it is longer than 1 MiB", path.display())));
     }
     std::fs::read(path).map_err(fault)
 }
 
+fn is_there(path: &Path) -> Fault {
+    let hint = "hint: nothing is overwritten; name another file, or move this one away";
+    Fault::failure(format!("failed to write {}: it is there already\n{hint}", path.display()))
+}
+
+/// A text that stands in a statement as it is; empty only where it may be left out.
+fn check_token(what: &str, text: &str, bytes_max: usize, may_be_empty: bool) -> Done {
+    if text.len() <= bytes_max && (strict::is_token(text) || (may_be_empty && text.is_empty())) {
+        return Ok(());
+    }
+    let least = if may_be_empty { "at most" } else { "1 to" };
+    Err(Fault::new(
+        ExitReason::Usage,
+        format!("{what} has {least} {bytes_max} characters of [A-Za-z0-9_./:@+-], and {text:?} has not"),
+    ))
+}
+
 /// An output file where nothing may be.
 fn write_output(path: &Path, bytes: &[u8]) -> Done {
-    crate::durable::create_new(path, bytes, 0o644).map_err(|why| {
-        let hint = if why.kind() == std::io::ErrorKind::AlreadyExists { "\nhint: nothing is overwritten" } else { "" };
-        Fault::failure(format!("failed to write {}: {why}{hint}", path.display()))
+    crate::durable::create_new(path, bytes, 0o644).map_err(|why| match why.kind() {
+        std::io::ErrorKind::AlreadyExists => is_there(path),
+        std::io::ErrorKind::NotFound => {
+            Fault::failure(format!("failed to write {}: {why}\nhint: make its folder first", path.display()))
+        }
+        _ => Fault::failure(format!("failed to write {}: {why}", path.display())),
     })
 }

@@ -1,13 +1,13 @@
 //! Files that must last: the only place of the ledger that writes, renames or removes a file of its own.
 //!
-//! What must hold: after a function here has returned, a power cut changes nothing any more ([`remove`] alone may be undone by
-//! one). A file is seen whole or not at all, because its bytes reach the disk under another name first; and its name lasts,
+//! What must hold: after a function here has returned, a power cut changes nothing any more (it may undo a [`remove`], and take
+//! a [`Slot`] back to what it held before). A file is seen whole or not at all, because its bytes reach the disk under another name first; and its name lasts,
 //! because the folder is synced, too.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -53,6 +53,46 @@ pub fn remove(path: &Path) -> io::Result<()> {
     match note("remove", path).and_then(|()| fs::remove_file(path)) {
         Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
         _ => Ok(()),
+    }
+}
+
+/// A few bytes that are written over in place, again and again, and synced now and then: after a crash of the process the file
+/// holds what was put last, after a power cut that or what was put before, but nothing older than the last sync. They are fewer
+/// than a sector has, so never half of each.
+pub struct Slot {
+    file: File,
+    path: PathBuf,
+}
+
+impl Slot {
+    /// The file at `path`, made with these bytes if there is none.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn open(path: &Path, first: &[u8], mode: u32) -> io::Result<Self> {
+        if !path.try_exists()? {
+            write(path, first, mode)?;
+        }
+        let file = OpenOptions::new().write(true).open(path)?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Writes these bytes, as many as before, in the place of what was there.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn put(&self, bytes: &[u8]) -> io::Result<()> {
+        note("put", &self.path)?;
+        self.file.write_all_at(bytes, 0)
+    }
+
+    /// Makes what was put last outlast a power cut.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn sync(&self) -> io::Result<()> {
+        note("sync", &self.path)?;
+        self.file.sync_data()
     }
 }
 

@@ -11,12 +11,10 @@ use std::{
 
 use custody::{
     FORMAT_VERSION,
-    hash::root_successor,
-    id::{GatewayId, ObjectHash, WorkspaceId, hex},
+    id::{GatewayId, ObjectHash, WorkspaceId},
     key::{self, Context},
-    policy::{self, Policy, Root, Scope},
+    policy::{self, Policy},
     statement::{Chain, ChainHead, RESERVED_NAME, Roots, Signed, encode_signed, possession},
-    verdict::Claim,
     wire::{self, Role, statement::Action},
 };
 use ed25519_dalek::SigningKey;
@@ -157,7 +155,7 @@ pub fn init(plan: &Plan) -> Result<Made, InitError> {
         (role, name, key)
     });
     let workspace = WorkspaceId(keys::random());
-    let policy = policy(&plan.origin, &root, &successor);
+    let policy = Policy::fresh(&plan.origin, key::public(&root), key::public(&successor));
     let statements = genesis(&plan.origin, &root, &own, workspace)?;
     replay(&plan.origin, &policy, &statements)?;
 
@@ -252,25 +250,6 @@ fn create(path: &Path, bytes: &[u8]) -> Result<(), InitError> {
     durable::create_new(path, bytes, FILE_MODE).map_err(|why| InitError::File(path.to_owned(), why))
 }
 
-fn policy(origin: &str, root: &SigningKey, successor: &SigningKey) -> Policy {
-    Policy {
-        version: 1,
-        origin: origin.to_owned(),
-        scope: Scope::Organisation,
-        roots: vec![Root {
-            era: 1,
-            public_key: hex(&key::public(root).to_bytes()),
-            successor_hash: hex(&root_successor(&key::public(successor).to_bytes())),
-        }],
-        witnesses: Vec::new(),
-        quorum: 0,
-        greatest_age_seconds: 0,
-        minimum_retention_days: 0,
-        required: vec![Claim::Unaltered, Claim::Authorised, Claim::Complete],
-        known: Vec::new(),
-    }
-}
-
 /// The first statements under the names of their files, in the order in which the server takes them.
 fn genesis(
     origin: &str,
@@ -338,6 +317,8 @@ fn replay(origin: &str, policy: &Policy, statements: &[(String, Vec<u8>)]) -> Re
 #[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use custody::{hash::root_successor, id::hex};
 
     use super::*;
 

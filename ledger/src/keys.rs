@@ -122,6 +122,7 @@ pub struct KeyError {
 #[derive(Debug)]
 enum Fault {
     File(io::Error),
+    Write(io::Error),
     Open(u32),
     Form,
     Sealed,
@@ -134,7 +135,7 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         match &self.fault {
-            Fault::File(why) if why.kind() == io::ErrorKind::AlreadyExists => {
+            Fault::Write(why) if why.kind() == io::ErrorKind::AlreadyExists => {
                 write!(
                     f,
                     "write key file {path}: it is there already\nhint: a key is never overwritten; move it away first"
@@ -146,6 +147,10 @@ impl fmt::Display for KeyError {
                  backup"
             ),
             Fault::File(_) => write!(f, "use key file {path}"),
+            Fault::Write(why) if why.kind() == io::ErrorKind::NotFound => {
+                write!(f, "write key file {path}\nhint: make its folder first")
+            }
+            Fault::Write(_) => write!(f, "write key file {path}"),
             Fault::Open(mode) => write!(
                 f,
                 "use key file {path}: its permissions are {mode:04o}, so that others may read it\nhint: chmod 600 {path}; \
@@ -183,7 +188,8 @@ impl fmt::Display for KeyError {
 impl std::error::Error for KeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.fault {
-            Fault::File(why) if why.kind() != io::ErrorKind::AlreadyExists => Some(why),
+            Fault::File(why) => Some(why),
+            Fault::Write(why) if why.kind() != io::ErrorKind::AlreadyExists => Some(why),
             _ => None,
         }
     }
@@ -260,7 +266,7 @@ fn store_secret(
         None => Zeroizing::new(secret.to_vec()),
         Some(passphrase) => seal(secret, passphrase).ok_or_else(|| fault(Fault::Form))?,
     };
-    write(path, &bytes, SECRET_MODE).map_err(|why| fault(Fault::File(why)))
+    write(path, &bytes, SECRET_MODE).map_err(|why| fault(Fault::Write(why)))
 }
 
 fn read_private(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, KeyError> {

@@ -4,8 +4,11 @@
 //! [`FenceState`] is fresh only for so long after the moment at which the fence was *asked*, and never once it is fenced.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::Instant,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -14,6 +17,8 @@ use custody::{
     merkle::{LogTree, Tree},
     note::SignedCheckpoint,
 };
+
+use crate::clock;
 
 /// A fence was asked not longer ago than this, in seconds, or heads carry `unfenced`; a successor waits as long.
 pub const FENCE_SECONDS_MAX: u64 = 30;
@@ -40,33 +45,44 @@ pub struct Published {
     pub log_index: u64,
 }
 
+/// When something was asked, by both clocks: the monotonic one stands still while a machine is suspended, and the wall clock may
+/// be set back.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    monotonic: Instant,
+    wall_us: u64,
+}
+
+impl Asked {
+    /// This moment.
+    pub fn now() -> Self {
+        Self { monotonic: Instant::now(), wall_us: clock::now_us() }
+    }
+
+    /// How long before `now` that was: by the clock that says more.
+    fn age(&self, now: &Self) -> Duration {
+        let by_wall = Duration::from_micros(now.wall_us.saturating_sub(self.wall_us));
+        now.monotonic.saturating_duration_since(self.monotonic).max(by_wall)
+    }
+}
+
 /// What reading the fence has told; shared with the writer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FenceState {
-    started: Instant,
-    /// Milliseconds after `started`; 0: never.
-    asked_at_ms: AtomicU64,
+    asked: Mutex<Option<Asked>>,
     fenced: AtomicBool,
     /// Of the newest claim that was seen, whoever's; 0: none.
     term: AtomicU64,
 }
 
-impl Default for FenceState {
-    fn default() -> Self {
-        Self {
-            started: Instant::now(),
-            asked_at_ms: AtomicU64::new(0),
-            fenced: AtomicBool::new(false),
-            term: AtomicU64::new(0),
-        }
-    }
-}
-
 impl FenceState {
     /// The fence was asked at this moment, and nobody else's claim stood there. What came after the question is unknown, so
     /// the moment of the answer does not count.
-    pub fn seen(&self, asked: Instant) {
-        self.asked_at_ms.fetch_max(self.ms(asked).max(1), Ordering::AcqRel);
+    pub fn seen(&self, asked: Asked) {
+        let mut newest = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.is_none_or(|newest| newest.monotonic < asked.monotonic) {
+            *newest = Some(asked);
+        }
     }
 
     /// A claim of this term stands there.
@@ -91,16 +107,12 @@ impl FenceState {
 
     /// Whether the fence was asked lately enough to sign heads without `unfenced`.
     pub fn is_fresh(&self) -> bool {
-        self.is_fresh_at(Instant::now())
+        self.is_fresh_at(&Asked::now())
     }
 
-    fn is_fresh_at(&self, now: Instant) -> bool {
-        let asked = self.asked_at_ms.load(Ordering::Acquire);
-        !self.is_fenced() && asked > 0 && self.ms(now).saturating_sub(asked) <= FENCE_SECONDS_MAX * 1000
-    }
-
-    fn ms(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
+    fn is_fresh_at(&self, now: &Asked) -> bool {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.is_fenced() && asked.is_some_and(|asked| asked.age(now) <= Duration::from_secs(FENCE_SECONDS_MAX))
     }
 }
 
@@ -120,8 +132,6 @@ pub fn report(why: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[derive(Debug)]
@@ -151,15 +161,24 @@ mod tests {
     #[test]
     fn a_fence_is_fresh_from_the_question_on_and_not_once_it_is_fenced() {
         let state = FenceState::default();
-        let at = |seconds| state.started + Duration::from_secs(seconds);
-        assert!(!state.is_fresh_at(at(1)), "it was never asked");
-        state.seen(at(10));
-        assert!(state.is_fresh_at(at(10 + FENCE_SECONDS_MAX)));
-        assert!(!state.is_fresh_at(at(11 + FENCE_SECONDS_MAX)));
+        let began = Asked::now();
+        // Seconds by the monotonic clock, and by the wall clock.
+        let at = |monotonic: u64, wall: u64| Asked {
+            monotonic: began.monotonic + Duration::from_secs(monotonic),
+            wall_us: began.wall_us + wall * 1_000_000,
+        };
+        assert!(!state.is_fresh_at(&at(1, 1)), "it was never asked");
+        state.seen(at(10, 10));
+        assert!(state.is_fresh_at(&at(10 + FENCE_SECONDS_MAX, 10 + FENCE_SECONDS_MAX)));
+        assert!(!state.is_fresh_at(&at(11 + FENCE_SECONDS_MAX, 11 + FENCE_SECONDS_MAX)));
+        // The machine was suspended; and the wall clock was set back.
+        assert!(!state.is_fresh_at(&at(11, 11 + FENCE_SECONDS_MAX)));
+        assert!(!state.is_fresh_at(&at(11 + FENCE_SECONDS_MAX, 0)));
+        assert!(state.is_fresh_at(&at(11, 0)));
         // An answer that was long on its way takes nothing back.
-        state.seen(at(5));
-        assert!(state.is_fresh_at(at(10 + FENCE_SECONDS_MAX)));
+        state.seen(at(5, 5));
+        assert!(state.is_fresh_at(&at(10 + FENCE_SECONDS_MAX, 10 + FENCE_SECONDS_MAX)));
         state.fence_off();
-        assert!(!state.is_fresh_at(at(11)));
+        assert!(!state.is_fresh_at(&at(11, 11)));
     }
 }

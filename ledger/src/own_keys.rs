@@ -56,7 +56,7 @@ impl OwnKeys {
         }
         let (_, name, _) = self.0.iter().find(|(.., id)| id.0[..] == ended[..])?;
         Some(format!(
-            "this ledger signs with that key (hint: enrol another with `ledger key enrol --role {name} --new-key FILE`, put FILE in \
+            "ends a key that this ledger signs with (hint: enrol another with `ledger key enrol --role {name} --new-key FILE`, put FILE in \
              the place of {name}.key, start again, and then end this one)"
         ))
     }

@@ -17,10 +17,12 @@ use custody::{
     archive as names,
     hash::object_hash,
     id::WorkspaceId,
+    key,
     log::{Entry, TILE_WIDTH, encode_bundle, encode_entry, encode_seal_entry, tile, tiles_between},
     merkle::{Tree, log_leaf},
     note::{Checkpoint, SignedCheckpoint, sign_checkpoint},
-    wire::{self, log_entry},
+    statement::Chain,
+    wire::{self, Role, log_entry},
 };
 use ed25519_dalek::SigningKey;
 use futures::{StreamExt as _, stream};
@@ -35,7 +37,7 @@ use crate::{
     failpoint,
     fence::{Claimed, Fence, FenceError, Instance},
     keys,
-    log_view::{FENCE_SECONDS_MAX, FenceState, LogView, Published, report},
+    log_view::{Asked, FENCE_SECONDS_MAX, FenceState, LogView, Published, report},
     seal::{self, SealError, Sealed, object_names},
     store::{Family, QueueRow, Store, StoreError, numbered},
 };
@@ -65,6 +67,8 @@ pub enum PublishError {
     Fenced,
     /// The database does not hold what the log already names: an old copy.
     Stale,
+    /// The log itself does not name the key of its checkpoints yet.
+    LogKey,
 }
 
 impl std::fmt::Display for PublishError {
@@ -76,6 +80,11 @@ impl std::fmt::Display for PublishError {
             Self::Seal(_) => "publish: a segment cannot be sealed",
             Self::Fenced => "publish: another writer owns the log (hint: stop one of the two)",
             Self::Stale => "publish: this database is an older copy (hint: start the newer one, or recover)",
+            Self::LogKey => {
+                "sign checkpoints with the key in log.key: its enrolment is not archived yet\nhint: put the log.key back that was \
+                 there before, start, and type `ledger cut`: when that ends it is archived; then end the ledger, put the new one in \
+                 its place, and start again"
+            }
         })
     }
 }
@@ -118,6 +127,8 @@ pub struct Publisher {
     pub origin: String,
     /// Signs checkpoints.
     pub key: SigningKey,
+    /// The ledger's own chain, as the store had it before this start.
+    pub chain: Chain,
     /// Number of this start.
     pub term: u64,
     /// Number of the incarnation.
@@ -178,8 +189,9 @@ impl Publisher {
                 return Err(PublishError::Stale);
             }
             waits |= claim.writer != self.fence.writer();
-            self.append(&claim.entries)?;
+            self.complete(&claim).await?;
         }
+        self.check_log_key()?;
         self.publish_checkpoint().await?;
         // The writer, which is not there yet, reads from the store what is published.
         self.untold.clear();
@@ -188,34 +200,72 @@ impl Publisher {
         })?;
         self.begin_term()?;
         failpoint::hit("start-after-term");
-        let start = wire::TermStart { term: self.term, incarnation: self.incarnation, at: clock::now_us() };
-        let mut entries = if self.size() == 0 { genesis } else { Vec::new() };
-        entries.push(encode_entry(log_entry::Entry::TermStart(start)).into());
-        if let Claimed::Lost(claim) = self.fence.claim(self.size(), self.term, &entries).await? {
-            self.fence_state.claimed(claim.term);
-            return Err(PublishError::Fenced);
-        }
-        self.fence_state.claimed(self.term);
-        // A crash from here on leaves a claim of this database's own, which the next start completes.
-        failpoint::hit("start-after-claim");
-        self.append(&entries)?;
+        self.claim_term(&genesis).await?;
         if waits {
             tracing::warn!(
                 seconds = SUCCESSOR_WAIT.as_secs(),
-                "the last writer was on another machine or in another folder, and may sign heads for so long: waiting it out, and \
-                 no port is open before; it may be ended meanwhile"
+                "the last writer was on another machine, in another folder or before a restart of this machine, and may sign heads \
+                 for so long: waiting it out, and no port is open before; it may be ended meanwhile"
             );
             clock::sleep(SUCCESSOR_WAIT).await;
         }
-        let asked = Instant::now();
+        let asked = Asked::now();
         if self.fence.read(self.size()).await?.is_some() {
             return Err(PublishError::Fenced);
         }
         failpoint::hit("start-before-writer");
         self.store.commit_one(Family::Meta, "writer", self.fence.writer())?;
         self.fence_state.seen(asked);
-        self.put_statements(&entries).await?;
         self.publish_checkpoint().await
+    }
+
+    /// Claims the term of this start; the first start of all claims what `init` made, too.
+    async fn claim_term(&mut self, genesis: &[Bytes]) -> Result<(), PublishError> {
+        let start = wire::TermStart { term: self.term, incarnation: self.incarnation, at: clock::now_us() };
+        let start: Bytes = encode_entry(log_entry::Entry::TermStart(start)).into();
+        loop {
+            let first = if self.size() == 0 { genesis } else { &[] };
+            let entries = [first, std::slice::from_ref(&start)].concat();
+            // A claim is the commit point: all that it names is in the archive before it is made.
+            self.put_statements(&entries).await?;
+            match self.fence.claim(self.size(), self.term, &entries).await? {
+                Claimed::Won => {
+                    self.fence_state.claimed(self.term);
+                    // A crash from here on leaves a claim of this database's own, which the next start completes.
+                    failpoint::hit("start-after-claim");
+                    return self.append(&entries);
+                }
+                // Of an earlier start, and longer on its way than that start lived.
+                Claimed::Lost(claim) if self.owns(&claim)? => self.complete(&claim).await?,
+                Claimed::Lost(claim) => {
+                    self.fence_state.claimed(claim.term);
+                    return Err(PublishError::Fenced);
+                }
+            }
+        }
+    }
+
+    /// Takes the entries of a claim of this database's own into the log. What they name is archived, unless a program from before
+    /// that was so made the claim: so statements are put again.
+    async fn complete(&mut self, claim: &wire::Claim) -> Result<(), PublishError> {
+        self.put_statements(&claim.entries).await?;
+        self.append(&claim.entries)
+    }
+
+    /// A checkpoint counts only if the log that it stands for names its key. A key whose enrolment still waits in the queue is
+    /// not there: the term that this start claims comes before what waits.
+    fn check_log_key(&self) -> Result<(), PublishError> {
+        let mut waiting = 0;
+        for step in self.store.scan(Family::Queue, &[], &[]) {
+            let row = QueueRow::decode(step?.1).map_err(|_| StoreError::Damaged("the queue"))?;
+            let of_ledger = |entry: &Entry| matches!(entry, Entry::Statement(signed) if signed.workspace().is_none());
+            waiting +=
+                u64::from(row.workspace.is_none() && Entry::parse(&row.entry).is_ok_and(|entry| of_ledger(&entry)));
+        }
+        let named = self.chain.head().count.saturating_sub(waiting);
+        let id = key::public(&self.key).id(Role::Log);
+        let known = self.chain.key_at(&id, named).filter(|known| known.role == Role::Log && !known.revoked);
+        known.map(|_| ()).ok_or(PublishError::LogKey)
     }
 
     /// Takes the next term, and an instance by which its claims are known from those of a copy that takes the same term.
@@ -293,16 +343,19 @@ impl Publisher {
         self.check_archive().await?;
         // A crash up to here leaves objects that nothing refers to yet; the next run puts the same bytes again.
         failpoint::hit("publish-before-claim");
-        let asked = Instant::now();
+        let asked = Asked::now();
         let entries = match self.fence.claim(self.size(), self.term, &entries).await? {
-            Claimed::Won => entries,
-            // Our own claim, from before an error whose outcome we did not learn: what it names is what counts.
+            Claimed::Won => {
+                self.fence_state.seen(asked);
+                entries
+            }
+            // Our own claim, from before an error whose outcome we did not learn: what it names is what counts. It is no word
+            // on what stands behind it by now.
             Claimed::Lost(claim) if self.owns(&claim)? => claim.entries,
             Claimed::Lost(_) => return Err(PublishError::Fenced),
         };
         // A crash from here on leaves a claim that names all its entries, whose objects are archived: a start completes it.
         failpoint::hit("publish-after-claim");
-        self.fence_state.seen(asked);
         self.append(&entries)?;
         failpoint::hit("publish-after-entries");
         self.publish_checkpoint().await?;
@@ -443,7 +496,7 @@ impl Publisher {
             failpoint::hit("publish-after-tiles");
             let root = self.view.read().unwrap_or_else(PoisonError::into_inner).tree.root();
             let signed = sign_checkpoint(Checkpoint { origin: self.origin.clone(), size, root }, &self.key);
-            self.archive.put(&names::checkpoint(size), signed.to_bytes().into()).await?;
+            let signed = self.put_checkpoint(signed).await?;
             failpoint::hit("publish-after-checkpoint");
             self.check_archive().await?;
             self.store.commit_one(Family::Meta, "published_size", &size.to_be_bytes())?;
@@ -454,6 +507,18 @@ impl Publisher {
         let before = *self.mark.borrow();
         self.mark.send_replace(self.pending_mark.max(before));
         Ok(())
+    }
+
+    /// Puts a checkpoint. One of the same size and root that an earlier start put under the log key of its time counts as well.
+    async fn put_checkpoint(&self, signed: SignedCheckpoint) -> Result<SignedCheckpoint, ArchiveError> {
+        let name = names::checkpoint(signed.checkpoint.size);
+        let put = self.archive.put(&name, signed.to_bytes().into()).await;
+        let Err(ArchiveError::Differs(_)) = put else { return put.map(|()| signed) };
+        let found = self.archive.get(&name).await?.and_then(|found| SignedCheckpoint::parse(&found).ok());
+        let mut log_keys =
+            self.chain.keys().map(|(_, known)| known).filter(|known| known.role == Role::Log && !known.revoked);
+        let same = found.filter(|found| found.checkpoint == signed.checkpoint);
+        same.filter(|found| log_keys.any(|known| found.is_signed_by(known.public_key))).map_or(put.map(|()| signed), Ok)
     }
 
     /// The archive is the one that this log has always had: it holds the newest checkpoint. A folder that is not mounted takes
@@ -503,7 +568,7 @@ fn judge(why: &PublishError) -> (Alarm, Next) {
         PublishError::Store(why) | PublishError::Seal(SealError::Store(why)) if why.is_no_room() => {
             (Alarm::DiskFull, Next::Never)
         }
-        PublishError::Store(_) | PublishError::Seal(_) => (Alarm::Poisoned, Next::Never),
+        PublishError::Store(_) | PublishError::Seal(_) | PublishError::LogKey => (Alarm::Poisoned, Next::Never),
     }
 }
 
@@ -519,48 +584,9 @@ fn is_made_of(entry: &[u8], row: &QueueRow) -> bool {
     }
 }
 
-/// Reads the fence every so often: another's claim fences this writer off, and a fresh read lets heads be signed plainly.
-pub async fn watch_fence(
-    fence: Fence,
-    view: Arc<RwLock<LogView>>,
-    state: Arc<FenceState>,
-    alarms: Alarms,
-    term: u64,
-    every: Duration,
-) {
-    loop {
-        clock::sleep(every).await;
-        let index = view.read().unwrap_or_else(PoisonError::into_inner).tree.size();
-        let asked = Instant::now();
-        match fence.read(index).await {
-            Ok(Some(claim)) if !fence.is_own(&claim) => {
-                state.claimed(claim.term);
-                state.fence_off();
-                alarms.raise(Alarm::Fenced, format!("term {} stands in the fence, ours is {term}", claim.term));
-                return;
-            }
-            Ok(_) => state.seen(asked),
-            Err(why) => alarms.raise(Alarm::FenceUnreachable, report(&why)),
-        }
-    }
-}
+mod look;
 
-/// Beside an old copy of the database: what the fence holds beyond it is somebody else's, and is only looked at.
-pub async fn follow_fence(fence: Fence, mut index: u64, state: Arc<FenceState>, alarms: Alarms, every: Duration) {
-    loop {
-        let asked = Instant::now();
-        match fence.read(index).await {
-            Ok(Some(claim)) => {
-                state.claimed(claim.term);
-                index = index.saturating_add((claim.entries.len() as u64).max(1));
-                continue;
-            }
-            Ok(None) => state.seen(asked),
-            Err(why) => alarms.raise(Alarm::FenceUnreachable, report(&why)),
-        }
-        clock::sleep(every).await;
-    }
-}
+pub use look::{follow_fence, watch_fence};
 
 #[cfg(test)]
 mod tests;

@@ -16,10 +16,9 @@ use custody::{
     id::{Epoch, GatewayId, HeaderHash, ObjectHash, RootHash, WorkspaceId},
     key::{self, Context},
     log::encode_entry,
-    policy::{Policy, Root, Scope},
+    policy::Policy,
     record,
     statement::{Roots, encode_signed as encode_statement, possession},
-    verdict::Claim,
     verify::{InTurn, Options},
     wire::{
         self, ClockState, OpeningReason, Role, WriterClass, from_ledger::Message, log_entry, record::Kind,
@@ -91,6 +90,7 @@ pub(crate) struct Rig {
     pub(crate) alarms: Alarms,
     pub(crate) chains: Chains,
     pub(crate) view: Arc<RwLock<LogView>>,
+    pub(crate) fence: Fence,
     /// Gone when nothing of the core is left: sealing goes on for a moment in a thread that cannot be aborted.
     pub(crate) store: std::sync::Weak<Store>,
     pub(crate) publishing: tokio::task::JoinHandle<PublishError>,
@@ -155,22 +155,7 @@ fn genesis() -> Vec<Bytes> {
 }
 
 pub(crate) fn policy() -> Policy {
-    Policy {
-        version: 1,
-        origin: ORIGIN.to_owned(),
-        scope: Scope::Organisation,
-        roots: vec![Root {
-            era: 1,
-            public_key: custody::id::hex(&key::public(&root()).to_bytes()),
-            successor_hash: custody::id::hex(&[9; 32]),
-        }],
-        witnesses: Vec::new(),
-        quorum: 0,
-        greatest_age_seconds: 0,
-        minimum_retention_days: 0,
-        required: vec![Claim::Unaltered, Claim::Authorised, Claim::Complete],
-        known: Vec::new(),
-    }
+    Policy::fresh(ORIGIN, key::public(&root()), key::public(&signing(9)))
 }
 
 fn roots() -> Roots {
@@ -207,6 +192,7 @@ impl Rig {
         let alarms = Alarms::new();
         let fence_state = Arc::new(FenceState::default());
         let writer_digest = custody::hash::sha256(&[dir.as_os_str().as_encoded_bytes()]);
+        let chain = crate::commit::ledger_chain(&store, ORIGIN, roots())?.unwrap();
         let mut publisher = Publisher {
             store: Arc::clone(&store),
             archive: Archive::over(archive, REQUEST_LIMIT),
@@ -214,6 +200,7 @@ impl Rig {
             staging: dir.join("staging"),
             origin: ORIGIN.to_owned(),
             key: signing(4),
+            chain,
             term: 0,
             incarnation: 0,
             view: Arc::clone(&view),
@@ -246,9 +233,10 @@ impl Rig {
             limits,
             roots: roots(),
         })?;
+        let fence = publisher.fence.clone();
         let publishing = tokio::spawn(publisher.run(woken, requests.clone()));
         let writer = std::thread::spawn(move || writer.run(queue));
-        Ok(Self { dir: dir.to_owned(), requests, mark, alarms, chains, view, store: held, publishing, writer })
+        Ok(Self { dir: dir.to_owned(), requests, mark, alarms, chains, view, fence, store: held, publishing, writer })
     }
 
     /// Ends as a crash would, as far as a process can: nothing is drained.

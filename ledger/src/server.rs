@@ -29,8 +29,8 @@ use crate::{
     metrics::Metrics,
     pki::{Identity, Pki},
     publish::{PublishError, Publisher, follow_fence, watch_fence},
-    store::Store,
-    upkeep::Upkeep,
+    store::{Store, StoreError},
+    upkeep::{Upkeep, renew_certificates},
 };
 
 mod drain;
@@ -58,6 +58,12 @@ impl Ended {
 
     fn failed(what: &str, why: &dyn std::error::Error) -> Self {
         Self::new(ExitReason::Failure, format!("failed to {what}: {}", report(why)))
+    }
+
+    /// The store cannot be used; of one that is damaged another start makes nothing better.
+    fn store(what: &str, why: &StoreError) -> Self {
+        let failed = Self::failed(what, why);
+        if why.is_damaged() { Self { reason: ExitReason::Configuration, ..failed } } else { failed }
     }
 
     /// Starting again does not help before somebody has mended a file.
@@ -96,6 +102,8 @@ async fn start(config: &Config) -> Result<(Opened, Option<String>), Ended> {
             parts.alarms.raise(Alarm::StaleDatabase, text.clone());
             Some(text)
         }
+        Err(why @ PublishError::LogKey) => return Err(Ended::unusable(&why)),
+        Err(PublishError::Store(why)) => return Err(Ended::store("start the log", &why)),
         Err(why) => return Err(Ended::failed("start the log", &why)),
     };
     Ok((parts, read_only))
@@ -259,7 +267,7 @@ fn start_writer(
         limits: limits(config),
         roots,
     };
-    let mut writer = Writer::load(parts).map_err(|why| Ended::failed("read the store", &why))?;
+    let mut writer = Writer::load(parts).map_err(|why| Ended::store("read the store", &why))?;
     if let Some(why) = read_only {
         writer.set_state(State::ReadOnly(why));
     }
@@ -389,21 +397,6 @@ async fn tick(requests: mpsc::Sender<Request>, data: std::path::PathBuf, limits:
         if requests.send(Request::Tick { disk_low: free < limits.disk_low_bytes }).await.is_err() {
             return;
         }
-    }
-}
-
-/// At the latest every hour: certificates past two thirds of their life are made anew; one that nears its end all the same is an alarm.
-async fn renew_certificates(pki: Arc<Pki>, alarms: Alarms) {
-    loop {
-        match pki.renew_due(clock::now_us()) {
-            Ok(renewed) if !renewed.is_empty() => tracing::info!(?renewed, "certificates renewed"),
-            Ok(_) => {}
-            Err(why) => alarms.raise(Alarm::CertificateExpiring, report(&why)),
-        }
-        for name in pki.expiring(clock::now_us()) {
-            alarms.raise(Alarm::CertificateExpiring, format!("{name} ends soon"));
-        }
-        clock::sleep(pki.next_look(clock::now_us())).await;
     }
 }
 

@@ -1,22 +1,28 @@
 //! The store: everything the ledger must remember, in one RocksDB directory.
 //!
 //! What must hold: a write that matters is one synced `WriteBatch` ([`Store::commit`]); nothing is answered before it
-//! returns. Keys are big-endian, so that a scan gives order. The directory carries a format version: a newer one is refused.
-//! Only this file names RocksDB.
+//! returns, and what was answered is there at the next start, or there is no start ([`synced`]). The directory carries a format
+//! version: a newer one is refused. Only this file names RocksDB.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use bytes::Bytes;
-use custody::{
-    batch::{EpochState, Numbering},
-    id::{Epoch, GatewayId, HeaderHash, KeyId, WorkspaceId},
-};
-use prost::Message as _;
 pub use rocksdb::perf::MemoryUsageStats as StoreMemory;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, IteratorMode,
-    Options, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, ErrorKind,
+    IteratorMode, Options, WriteOptions,
 };
+
+mod rows;
+mod synced;
+#[cfg(test)]
+mod tests;
+
+pub use rows::{
+    CutRow, EpochRow, LeafPlace, QueueRow, as_number, batch_key, epoch_key, leaf_key, numbered, numbering,
+    statement_key,
+};
+use synced::Synced;
 
 /// Version of this layout; a database with a newer one is not opened.
 pub const STORE_VERSION: u64 = MIGRATIONS.len() as u64;
@@ -32,21 +38,30 @@ fn to_version_1(_: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Version of the database in `dir`, without changing it; `None` if there is none yet, or a crash left it without its version.
-fn stored_version(dir: &Path) -> Result<Option<u64>, StoreError> {
+/// What stands in a directory.
+#[derive(Default)]
+struct Found {
+    /// Version of the layout; `None` if there is no database yet, or a crash left it without.
+    version: Option<u64>,
+    /// Changes that can be read.
+    changes: u64,
+}
+
+/// Looks at the database in `dir`, without changing it.
+fn look(dir: &Path) -> Result<Found, StoreError> {
     // RocksDB names its current manifest in this file; where it is missing there is no database.
     if !dir.join("CURRENT").exists() {
-        return Ok(None);
+        return Ok(Found::default());
     }
     let options = Options::default();
     let meta = Family::Meta.name();
     if !DB::list_cf(&options, dir)?.iter().any(|family| family == meta) {
-        return Ok(None);
+        return Ok(Found::default());
     }
     let db = DB::open_cf_for_read_only(&options, dir, [meta], false)?;
-    let Some(family) = db.cf_handle(meta) else { return Ok(None) };
+    let Some(family) = db.cf_handle(meta) else { return Ok(Found::default()) };
     let version = db.get_cf(family, "version")?.map(|value| as_number(&value)).transpose()?;
-    version.filter(|version| *version > STORE_VERSION).map_or(Ok(version), |newer| Err(StoreError::Newer(newer)))
+    Ok(Found { version, changes: db.latest_sequence_number() })
 }
 
 /// The column families.
@@ -115,9 +130,17 @@ pub enum StoreError {
     Database(rocksdb::Error),
     /// A value does not read as what was written: damage, or another program's work.
     Damaged(&'static str),
+    /// So many changes were on disk, and may have been answered for, and can no longer be read.
+    Lost(u64),
+    /// How far the store was synced cannot be written down, or read.
+    Synced(io::Error),
     /// A newer program wrote this directory.
     Newer(u64),
 }
+
+/// The next move when what was written is not what is read.
+const DAMAGED: &str = "hint: start no older copy of it, and leave data/ as it is; look at the disk (dmesg, SMART), then see \"The \
+                       store is damaged\" in docs/OPERATIONS.md";
 
 impl StoreError {
     /// Whether another process has the database open.
@@ -127,8 +150,22 @@ impl StoreError {
 
     /// Whether the disk had no room for a write.
     pub fn is_no_room(&self) -> bool {
-        // RocksDB gives the reason in words alone.
-        matches!(self, Self::Database(why) if why.as_ref().contains("No space left on device"))
+        match self {
+            // RocksDB gives the reason in words alone.
+            Self::Database(why) => why.as_ref().contains("No space left on device"),
+            Self::Synced(why) => why.kind() == io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
+
+    /// Whether what is on disk is not what was written there: no other start mends that.
+    pub fn is_damaged(&self) -> bool {
+        match self {
+            Self::Database(why) => why.kind() == ErrorKind::Corruption,
+            Self::Synced(why) => why.kind() == io::ErrorKind::InvalidData,
+            Self::Damaged(_) | Self::Lost(_) => true,
+            Self::Newer(_) => false,
+        }
     }
 }
 
@@ -139,10 +176,19 @@ impl std::fmt::Display for StoreError {
                 "use the database: another process has it open\nhint: one data folder has one ledger; look at the one that runs with \
                  `ledger status`, or end it first",
             ),
+            Self::Database(_) | Self::Synced(_) if self.is_no_room() => f.write_str(
+                "use the database\nhint: the disk of data/ is full: give it room, as under disk-full in docs/OPERATIONS.md, and start the \
+                 ledger again",
+            ),
+            Self::Database(_) if self.is_damaged() => write!(f, "use the database: it is damaged\n{DAMAGED}"),
             Self::Database(_) => f.write_str("use the database"),
-            Self::Damaged(what) => {
-                write!(f, "read {what} from the database: it is damaged (hint: restore from the archive)")
-            }
+            Self::Damaged(what) => write!(f, "read {what} from the database: it is damaged\n{DAMAGED}"),
+            Self::Lost(changes) => write!(
+                f,
+                "read the database: it is damaged, and its last {changes} changes, which were on disk, are gone\n{DAMAGED}"
+            ),
+            Self::Synced(_) if self.is_damaged() => write!(f, "read {} beside the database\n{DAMAGED}", synced::FILE),
+            Self::Synced(_) => write!(f, "use {} beside the database", synced::FILE),
             Self::Newer(version) => write!(
                 f,
                 "open a database of version {version}, newer than this program's {STORE_VERSION} (hint: start the newer program)"
@@ -155,7 +201,8 @@ impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Database(source) => Some(source),
-            _ => None,
+            Self::Synced(source) => Some(source),
+            Self::Damaged(_) | Self::Lost(_) | Self::Newer(_) => None,
         }
     }
 }
@@ -198,6 +245,7 @@ impl Change<'_> {
 pub struct Store {
     db: DB,
     cache: Cache,
+    synced: Synced,
     /// What goes wrong with its writes.
     #[cfg(test)]
     pub(crate) faults: crate::rig::faults::Faults,
@@ -205,6 +253,9 @@ pub struct Store {
 
 impl Store {
     /// Opens or makes the database in `dir`, with so much memory for blocks read and for what is not yet sorted to disk.
+    ///
+    /// RocksDB takes damage in its write-ahead log for the trace of a power cut, goes back to the last change before it and throws
+    /// the rest away. So it is looked at first, and nothing is opened for writing unless all is there.
     ///
     /// # Errors
     /// [`StoreError`], also when another process has it open.
@@ -221,13 +272,24 @@ impl Store {
         options.set_wal_bytes_per_sync(1 << 20);
         options.set_bytes_per_sync(1 << 20);
         let cache = Cache::new_lru_cache(cache_bytes);
+        // Before the look: whatever another process writes meanwhile is no loss.
+        let synced = synced::read(dir).map_err(StoreError::Synced)?;
         // Before anything is made or changed here: a newer program may have families that this one does not know.
-        let from = stored_version(dir)?.unwrap_or(STORE_VERSION);
+        let Found { version, changes } = look(dir)?;
+        let from = version.unwrap_or(STORE_VERSION);
+        if from > STORE_VERSION {
+            return Err(StoreError::Newer(from));
+        }
+        if let Some(lost) = synced.and_then(|synced| synced.checked_sub(changes)).filter(|lost| *lost > 0) {
+            return Err(StoreError::Lost(lost));
+        }
         let families = Family::ALL.map(|family| {
             ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache, write_buffer_bytes))
         });
+        let db = DB::open_cf_descriptors(&options, dir, families)?;
         let store = Self {
-            db: DB::open_cf_descriptors(&options, dir, families)?,
+            synced: Synced::open(dir, db.latest_sequence_number()).map_err(StoreError::Synced)?,
+            db,
             cache,
             #[cfg(test)]
             faults: crate::rig::faults::Faults::default(),
@@ -280,12 +342,23 @@ impl Store {
             return Err(StoreError::Damaged("an injected fault"));
         }
         self.db.write_opt(change.batch, &options)?;
+        // A crash before this line returns leaves a lower number than could stand there, which no start minds.
+        self.synced.note(|| self.db.latest_sequence_number()).map_err(StoreError::Synced)?;
         #[cfg(test)]
         if fault.is_some() {
             return Err(StoreError::Damaged("an injected fault"));
         }
         crate::failpoint::hit("store-after-commit");
         Ok(())
+    }
+
+    /// Makes the note of how far the store was synced outlast a power cut, too. To be called every second: a change does not wait
+    /// for this.
+    ///
+    /// # Errors
+    /// [`StoreError::Synced`].
+    pub fn keep_synced(&self) -> Result<(), StoreError> {
+        self.synced.keep().map_err(StoreError::Synced)
     }
 
     /// [`Self::commit`] of a single value.
@@ -369,232 +442,4 @@ fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize) -> O
         options.set_enable_blob_gc(true);
     }
     options
-}
-
-/// A big-endian number.
-///
-/// # Errors
-/// [`StoreError::Damaged`].
-pub fn as_number(value: &[u8]) -> Result<u64, StoreError> {
-    value.try_into().map(u64::from_be_bytes).map_err(|_| StoreError::Damaged("a number"))
-}
-
-/// Key of workspace and number.
-pub fn numbered(workspace: WorkspaceId, number: u64) -> [u8; 24] {
-    let mut key = [0; 24];
-    key[..16].copy_from_slice(&workspace.0);
-    key[16..].copy_from_slice(&number.to_be_bytes());
-    key
-}
-
-/// Key of a leaf.
-pub fn leaf_key(workspace: WorkspaceId, segment: u64, leaf: u64) -> [u8; 32] {
-    let mut key = [0; 32];
-    key[..24].copy_from_slice(&numbered(workspace, segment));
-    key[24..].copy_from_slice(&leaf.to_be_bytes());
-    key
-}
-
-/// Key of a batch.
-pub fn batch_key(workspace: WorkspaceId, gateway: GatewayId, epoch: Epoch, number: u64) -> Vec<u8> {
-    [&workspace.0[..], &gateway.0, &epoch.0, &number.to_be_bytes()].concat()
-}
-
-/// Key of an epoch.
-pub fn epoch_key(workspace: WorkspaceId, gateway: GatewayId, epoch: Epoch) -> Vec<u8> {
-    [&workspace.0[..], &gateway.0, &epoch.0].concat()
-}
-
-/// Key of a statement; zeros stand for the ledger's chain.
-pub fn statement_key(workspace: Option<WorkspaceId>, serial: u64) -> [u8; 24] {
-    numbered(workspace.unwrap_or(WorkspaceId::ZERO), serial)
-}
-
-/// Where a leaf stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeafPlace {
-    /// Segment.
-    pub segment: u64,
-    /// Index in the segment.
-    pub leaf: u64,
-}
-
-impl LeafPlace {
-    /// As a value; for `Batches` the header hash follows.
-    pub fn encode(self) -> [u8; 16] {
-        let mut value = [0; 16];
-        value[..8].copy_from_slice(&self.segment.to_be_bytes());
-        value[8..].copy_from_slice(&self.leaf.to_be_bytes());
-        value
-    }
-
-    /// From the first 16 bytes of a value.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`].
-    pub fn decode(value: &[u8]) -> Result<Self, StoreError> {
-        let (segment, rest) = value.split_at_checked(8).ok_or(StoreError::Damaged("a place"))?;
-        let leaf = rest.get(..8).ok_or(StoreError::Damaged("a place"))?;
-        Ok(Self { segment: as_number(segment)?, leaf: as_number(leaf)? })
-    }
-}
-
-/// What is remembered of an epoch.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct EpochRow {
-    /// Commit index at which it opened: the last one opened is the gateway's current epoch.
-    #[prost(uint64, tag = "1")]
-    pub opened_at_index: u64,
-    /// Key that signs in it.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub key_id: Bytes,
-    /// Number of its last batch.
-    #[prost(uint64, tag = "3")]
-    pub last_batch: u64,
-    /// Number of its next record.
-    #[prost(uint64, tag = "4")]
-    pub next_record: u64,
-    /// Hash of its last header.
-    #[prost(bytes = "bytes", tag = "5")]
-    pub last_header_hash: Bytes,
-    /// It was closed.
-    #[prost(bool, tag = "6")]
-    pub closed: bool,
-    /// Received-at of its last batch, microseconds.
-    #[prost(uint64, tag = "7")]
-    pub heard_at: u64,
-    /// The writer promised to be always on.
-    #[prost(bool, tag = "8")]
-    pub always_on: bool,
-    /// Its longest silence, microseconds.
-    #[prost(uint64, tag = "9")]
-    pub silence_us_max: u64,
-    /// An equivocation in it was kept already; further copies are only counted.
-    #[prost(uint64, tag = "10")]
-    pub equivocations: u64,
-}
-
-impl EpochRow {
-    /// The numbering's view.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`].
-    pub fn state(&self) -> Result<EpochState, StoreError> {
-        let damaged = |_| StoreError::Damaged("an epoch");
-        Ok(EpochState {
-            key_id: Some(KeyId::try_from(self.key_id.as_ref()).map_err(damaged)?),
-            last_batch: self.last_batch,
-            next_record: self.next_record,
-            last_header_hash: HeaderHash::try_from(self.last_header_hash.as_ref()).map_err(damaged)?,
-            closed: self.closed,
-        })
-    }
-}
-
-/// A segment that was cut: what its seal will say, but for the object's hashes.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct CutRow {
-    /// A seal whose object fields are zeros.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub seal: Bytes,
-    /// Roster bytes.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub roster: Bytes,
-}
-
-/// Something that must become an entry of the log.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct QueueRow {
-    /// A segment to be sealed: workspace and number.
-    #[prost(bytes = "bytes", optional, tag = "1")]
-    pub workspace: Option<Bytes>,
-    /// Segment number.
-    #[prost(uint64, tag = "2")]
-    pub segment: u64,
-    /// Else the bytes of a log entry.
-    #[prost(bytes = "bytes", tag = "3")]
-    pub entry: Bytes,
-}
-
-impl Store {
-    /// Numbering and rows of every gateway of a workspace.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn epochs(&self, workspace: WorkspaceId) -> Result<Vec<(GatewayId, Epoch, EpochRow)>, StoreError> {
-        let damaged = |_| StoreError::Damaged("an epoch");
-        let mut found = Vec::new();
-        for step in self.scan(Family::Epochs, &workspace.0, &[]) {
-            let (key, value) = step?;
-            let gateway = GatewayId::try_from(key.get(16..32).unwrap_or_default()).map_err(damaged)?;
-            let epoch = Epoch::try_from(key.get(32..48).unwrap_or_default()).map_err(damaged)?;
-            let row = EpochRow::decode(value).map_err(|_| StoreError::Damaged("an epoch"))?;
-            found.push((gateway, epoch, row));
-        }
-        Ok(found)
-    }
-}
-
-/// Puts rows of one gateway into a numbering.
-///
-/// # Errors
-/// [`StoreError::Damaged`].
-pub fn numbering<'a>(rows: impl IntoIterator<Item = (&'a Epoch, &'a EpochRow)>) -> Result<Numbering, StoreError> {
-    let mut numbering = Numbering::default();
-    let mut newest = None;
-    for (epoch, row) in rows {
-        numbering.epochs.insert(*epoch, row.state()?);
-        if newest.is_none_or(|at| row.opened_at_index >= at) {
-            newest = Some(row.opened_at_index);
-            numbering.last_opened = Some(*epoch);
-        }
-    }
-    // An epoch is over once the next one has opened, whether or not it was closed.
-    for (epoch, state) in &mut numbering.epochs {
-        state.closed |= Some(*epoch) != numbering.last_opened;
-    }
-    Ok(numbering)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rig::Dir;
-
-    fn families(dir: &Path) -> Vec<String> {
-        let mut families = DB::list_cf(&Options::default(), dir).unwrap();
-        families.sort();
-        families
-    }
-
-    #[test]
-    fn a_newer_database_is_refused_by_its_version_and_left_as_it_is() {
-        let dir = Dir::new("newer");
-        let mut options = Options::default();
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-        let db = DB::open_cf(&options, &dir.0, ["meta", "of-the-future"]).unwrap();
-        db.put_cf(db.cf_handle("meta").unwrap(), "version", (STORE_VERSION + 1).to_be_bytes()).unwrap();
-        drop(db);
-        let opened = Store::open(&dir.0, 8 << 20, 32 << 20);
-        assert!(
-            matches!(opened, Err(StoreError::Newer(version)) if version == STORE_VERSION + 1),
-            "{:?}",
-            opened.err()
-        );
-        assert_eq!(families(&dir.0), ["default", "meta", "of-the-future"]);
-    }
-
-    #[test]
-    fn an_older_database_is_migrated_and_keeps_what_it_holds() {
-        let dir = Dir::new("older");
-        let store = Store::open(&dir.0, 8 << 20, 32 << 20).unwrap();
-        assert_eq!(store.number("version").unwrap(), Some(STORE_VERSION));
-        store.commit_one(Family::Meta, "term", &7_u64.to_be_bytes()).unwrap();
-        store.commit_one(Family::Meta, "version", &0_u64.to_be_bytes()).unwrap();
-        drop(store);
-        let store = Store::open(&dir.0, 8 << 20, 32 << 20).unwrap();
-        assert_eq!(store.number("version").unwrap(), Some(STORE_VERSION));
-        assert_eq!(store.number("term").unwrap(), Some(7));
-    }
 }

@@ -1,6 +1,8 @@
-//! Looks at the ledger once a second, from outside the writer: what waits for the archive, and how much room is left.
+//! Looks at the ledger every so often, from outside the writer: what waits for the archive, how much room is left, and which
+//! certificates end.
 //!
-//! What it finds becomes gauges and alarms, and alarms that could not be kept are kept here; else it changes nothing.
+//! What it finds becomes gauges and alarms, alarms that could not be kept are kept here, and certificates are renewed; else it
+//! changes nothing.
 
 use std::{
     path::PathBuf,
@@ -16,9 +18,13 @@ use crate::{
     commit::Request,
     config::Config,
     durable,
-    log_view::{FenceState, LogView},
+    log_view::{FenceState, LogView, report},
     metrics::Metrics,
+    pki::Pki,
 };
+
+#[cfg(test)]
+mod tests;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -56,32 +62,38 @@ impl Upkeep {
         let mut lag = Lag::new(Instant::now());
         loop {
             clock::sleep(EVERY).await;
-            self.alarms.keep_pending();
-            let (reply, answer) = oneshot::channel();
-            // Whoever asked may be gone; then nobody wants the answer.
-            let look = Request::Inspect(Box::new(move |writer| {
-                reply.send((writer.queue_next(), writer.store_memory())).ok();
-            }));
-            if self.writer.send(look).await.is_err() {
+            if self.look(&mut lag).await.is_none() {
                 return;
             }
-            let Ok((next, memory)) = answer.await else { return };
-            if let Ok(memory) = memory {
-                self.metrics.set("custody_store_buffer_bytes", memory.mem_table_total);
-                self.metrics.set("custody_store_cache_bytes", memory.cache_total);
-                self.metrics.set("custody_store_index_bytes", memory.mem_table_readers_total);
-            }
-            let mark = *self.mark.borrow();
-            self.metrics.set("custody_unpublished", next.saturating_sub(mark));
-            if let Some(waited) = lag.look(next, mark, Instant::now()).filter(|waited| *waited > self.lag_max) {
-                let waiting = next.saturating_sub(mark);
-                self.alarms.raise(Alarm::SealsLagging, format!("{waiting} wait, the first for {} s", waited.as_secs()));
-            }
-            self.metrics.set("custody_fence_reachable", u64::from(self.fence.is_fresh()));
-            let size = self.view.read().unwrap_or_else(PoisonError::into_inner).tree.size();
-            self.metrics.set("custody_log_size", size);
-            self.look_at_disk();
         }
+    }
+
+    /// `None` once the writer has ended.
+    async fn look(&self, lag: &mut Lag) -> Option<()> {
+        self.alarms.keep_pending();
+        let (reply, answer) = oneshot::channel();
+        // Whoever asked may be gone; then nobody wants the answer.
+        let look = Request::Inspect(Box::new(move |writer| {
+            reply.send((writer.queue_next(), writer.store_memory())).ok();
+        }));
+        self.writer.send(look).await.ok()?;
+        let (next, memory) = answer.await.ok()?;
+        if let Ok(memory) = memory {
+            self.metrics.set("custody_store_buffer_bytes", memory.mem_table_total);
+            self.metrics.set("custody_store_cache_bytes", memory.cache_total);
+            self.metrics.set("custody_store_index_bytes", memory.mem_table_readers_total);
+        }
+        let mark = *self.mark.borrow();
+        self.metrics.set("custody_unpublished", next.saturating_sub(mark));
+        if let Some(waited) = lag.look(next, mark, Instant::now()).filter(|waited| *waited > self.lag_max) {
+            let waiting = next.saturating_sub(mark);
+            self.alarms.raise(Alarm::SealsLagging, format!("{waiting} wait, the first for {} s", waited.as_secs()));
+        }
+        self.metrics.set("custody_fence_reachable", u64::from(self.fence.is_fresh()));
+        let size = self.view.read().unwrap_or_else(PoisonError::into_inner).tree.size();
+        self.metrics.set("custody_log_size", size);
+        self.look_at_disk();
+        Some(())
     }
 
     fn look_at_disk(&self) {
@@ -89,6 +101,26 @@ impl Upkeep {
         if free < self.disk_low_bytes {
             self.alarms.raise(Alarm::DiskLow, format!("{} MiB are free", free >> 20));
         }
+    }
+}
+
+/// At the latest every hour: certificates past two thirds of their life are made anew; one that nears its end all the same is
+/// an alarm.
+pub async fn renew_certificates(pki: Arc<Pki>, alarms: Alarms) {
+    loop {
+        look_at_certificates(&pki, &alarms, clock::now_us());
+        clock::sleep(pki.next_look(clock::now_us())).await;
+    }
+}
+
+fn look_at_certificates(pki: &Pki, alarms: &Alarms, now_us: u64) {
+    match pki.renew_due(now_us) {
+        Ok(renewed) if !renewed.is_empty() => tracing::info!(?renewed, "certificates renewed"),
+        Ok(_) => {}
+        Err(why) => alarms.raise(Alarm::CertificateExpiring, report(&why)),
+    }
+    for name in pki.expiring(now_us) {
+        alarms.raise(Alarm::CertificateExpiring, format!("{name} ends soon"));
     }
 }
 
@@ -109,24 +141,5 @@ impl Lag {
             (self.mark, self.since) = (mark, now);
         }
         (next > mark).then(|| now.saturating_duration_since(self.since))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_waits_is_timed_from_when_it_came_first() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut lag = Lag::new(start);
-        assert_eq!(lag.look(0, 0, at(50)), None);
-        assert_eq!(lag.look(1, 0, at(60)), Some(Duration::from_secs(10)));
-        assert_eq!(lag.look(3, 0, at(70)), Some(Duration::from_secs(20)));
-        assert_eq!(lag.look(3, 1, at(80)), Some(Duration::ZERO), "progress starts it anew");
-        assert_eq!(lag.look(3, 1, at(90)), Some(Duration::from_secs(10)));
-        assert_eq!(lag.look(3, 3, at(95)), None);
-        assert_eq!(lag.look(4, 3, at(96)), Some(Duration::from_secs(1)));
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     id::{ObjectHash, RootHash, WorkspaceId},
     log::{Entry, LOG_ENTRIES_MAX, TILE_WIDTH, encode_bundle, parse_bundle, tile},
     merkle::{LogTree, Tree, log_leaf},
-    note::{Checkpoint, SignatureLine, SignedCheckpoint, TYPE_COSIGNATURE, cosignature_time, note_key_hash},
+    note::{Checkpoint, SignedCheckpoint, TYPE_COSIGNATURE, cosignature_time, note_key_hash},
     policy::Policy,
     statement::{Chain, KeyState, Roots, Signed},
     verdict::{Check, Fault, Verdict, ensure},
@@ -57,6 +57,19 @@ pub struct Term {
     pub at: u64,
 }
 
+/// A valid cosignature by a witness of the policy.
+#[derive(Clone, Debug)]
+pub struct Cosignature {
+    /// The object that it stands in.
+    pub place: String,
+    /// Of which checkpoint.
+    pub size: u64,
+    /// Name of the witness.
+    pub witness: String,
+    /// Seconds, by the witness's clock.
+    pub at_s: u64,
+}
+
 /// A log that verified.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -64,8 +77,8 @@ pub struct Log {
     pub origin: String,
     /// The checkpoint that everything hangs from.
     pub checkpoint: SignedCheckpoint,
-    /// Cosignature lines that stand beside it.
-    pub cosignatures: Vec<SignatureLine>,
+    /// Cosignatures of it and of earlier checkpoints, in the order of their objects.
+    pub cosignatures: Vec<Cosignature>,
     /// All entries' hashes.
     pub tree: Tree<LogTree>,
     /// The ledger's keys over time, ascending; the first holds before any statement.
@@ -127,12 +140,7 @@ impl Log {
             }
         }
         sizes.sort_unstable();
-        let wanted = at_size.or_else(|| sizes.last().copied());
-        let Some(size) = wanted.filter(|size| sizes.contains(size)) else {
-            let wanted =
-                at_size.map_or_else(|| "a checkpoint".to_owned(), |size| format!("a checkpoint of size {size}"));
-            return Err(Fault::new(Check::CheckpointPresent, archive::CHECKPOINTS, wanted, "none").into());
-        };
+        let size = choose_size(&sizes, at_size)?;
         let checkpoint = read_checkpoint(objects, policy, size)?;
         let (entries, tree) = read_entries(objects, &checkpoint)?;
         check_tiles(objects, &entries, &tree, verdict)?;
@@ -344,22 +352,32 @@ impl Log {
             note.extend_from_slice(&objects.get(&place)?.unwrap_or_default());
             let signed = SignedCheckpoint::parse(&note)
                 .map_err(|why| Fault::new(Check::Cosignature, &place, "signature lines", why))?;
+            let mut of_witness = false;
+            let mut counts = false;
             for line in signed.signatures {
                 // A line of another name or key is another's business, as C2SP has it.
-                let is_of = |(name, key): &&(String, _)| {
-                    *name == line.name && line.key_hash == note_key_hash(name, TYPE_COSIGNATURE, *key)
-                };
-                let known = witnesses.iter().find(is_of);
-                let valid = known.is_none_or(|(name, key)| cosignature_time(&checkpoint, &line, name, *key).is_some());
+                let Some((witness, key)) = witnesses.iter().find(|(name, _)| *name == line.name) else { continue };
+                of_witness = true;
+                if line.key_hash != note_key_hash(witness, TYPE_COSIGNATURE, *key) {
+                    continue;
+                }
+                let at_s = cosignature_time(&checkpoint, &line, witness, *key);
                 ensure(
                     Check::Cosignature,
-                    valid,
+                    at_s.is_some(),
                     || place.clone(),
                     || ("the witness's signature", "one that does not verify"),
                 )?;
-                if checkpoint.size == self.checkpoint.checkpoint.size {
-                    self.cosignatures.push(line);
-                }
+                counts = true;
+                let valid =
+                    |at_s| Cosignature { place: place.clone(), size: checkpoint.size, witness: witness.clone(), at_s };
+                self.cosignatures.extend(at_s.map(valid));
+            }
+            let named = |(name, _): &(String, _)| archive::cosignature(checkpoint.size, name) == place;
+            if !counts && (of_witness || witnesses.iter().any(named)) {
+                let text =
+                    "stands under the name of a witness of the policy, but no line in it is by that witness's key";
+                verdict.find("uncounted", None, place, text.to_owned());
             }
         }
         Ok(())
@@ -399,6 +417,24 @@ impl Log {
 pub fn last_seals_hash(last: &[(WorkspaceId, u64, ObjectHash)]) -> [u8; 32] {
     let start = Use::LastSeals.hasher();
     last.iter().fold(start, |input, (id, segment, hash)| input.fixed(&id.0).number(*segment).fixed(&hash.0)).finish()
+}
+
+/// The size of the checkpoint that is verified.
+fn choose_size(sizes: &[u64], at_size: Option<u64>) -> Result<u64, Fault> {
+    let fault =
+        |wanted: String, found: String| Fault::new(Check::CheckpointPresent, archive::CHECKPOINTS, wanted, found);
+    let (Some(least), Some(greatest)) = (sizes.first(), sizes.last()) else {
+        return Err(fault("a checkpoint".to_owned(), "none".to_owned()));
+    };
+    match at_size {
+        None => Ok(*greatest),
+        Some(size) if sizes.contains(&size) => Ok(size),
+        // No ledger signs a checkpoint of every size: that there is none of this one shows nothing to be false.
+        Some(size) => {
+            let found = format!("{} checkpoints of sizes from {least} to {greatest}", sizes.len());
+            Err(fault(format!("a checkpoint of size {size}, which was asked for"), found).undecided())
+        }
+    }
 }
 
 fn read_checkpoint(objects: &impl Archive, policy: &Policy, size: u64) -> Result<SignedCheckpoint, Stop> {

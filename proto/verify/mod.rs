@@ -8,23 +8,25 @@ use bytes::Bytes;
 
 use crate::{
     head::SignedHead,
-    note::{SignedCheckpoint, cosignature_time},
+    note::SignedCheckpoint,
     policy::Policy,
     segment::Seal,
     statement::Roots,
     strict::{self, table},
-    verdict::{Check, Claim, Fault, State, Verdict, is_omitted},
+    verdict::{Check, Fault, Verdict, is_omitted},
     wire,
 };
 
 mod known;
 mod log;
 mod segment;
+mod silence;
 mod strays;
+mod witnesses;
 mod workspace;
 
 pub use known::{KNOWN_BYTES_MAX, Known, known_in, parse_known};
-pub use log::{Log, Term, last_seals_hash};
+pub use log::{Cosignature, Log, Term, last_seals_hash};
 
 /// An object could not be read: neither there nor missing. Verification ends without a verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +92,7 @@ impl Workers for InTurn {
 /// What the auditor asks besides the policy.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Time of the question, microseconds: ages and expiry are measured from here.
+    /// Time of the question, microseconds: ages, expiry and silence are measured from here.
     pub as_of: u64,
     /// Verify the archive as it was when the log had this size.
     pub at_size: Option<u64>,
@@ -154,7 +156,7 @@ pub fn run(
         Err(Stop::Fault(fault)) => {
             verdict.faults.push(*fault);
             forget_omitted(&mut verdict);
-            third_parties(None, policy, options, &mut verdict);
+            witnesses::say(None, policy, options, &mut verdict);
             return Ok(verdict);
         }
     };
@@ -186,15 +188,11 @@ pub fn run(
                     ends before that key was enrolled";
         verdict.find("unsigned", None, format!("known file on {place}"), text.to_owned());
     }
-    let newest = verdict.counts.newest_sealed_at.unwrap_or(0);
-    // Of a period that ends before the archive does nothing is said about what came after it.
-    for epoch in open_epochs.iter().filter(|_| options.until.is_none()) {
-        epoch.find(newest, &mut verdict);
-    }
+    silence::find(&log, &open_epochs, options, &mut verdict);
     strays::find_beside(archive, &log, &mut verdict)?;
     forget_omitted(&mut verdict);
     let short = knowledge.falls_short(workspaces.iter().map(|workspace| workspace.id));
-    third_parties(Some((&log, &knowledge, short)), policy, options, &mut verdict);
+    witnesses::say(Some((&log, &knowledge, short)), policy, options, &mut verdict);
     Ok(verdict)
 }
 
@@ -216,7 +214,7 @@ struct Walking<'a, A> {
 struct Part<'a> {
     verdict: Verdict,
     knowledge: known::Knowledge<'a>,
-    open_epochs: Vec<workspace::OpenEpoch>,
+    open_epochs: Vec<silence::OpenEpoch>,
     outcome: Result<(), Unreadable>,
 }
 
@@ -263,7 +261,10 @@ impl<'a, A: Archive> Walking<'a, A> {
         let Walking { archive, policy, options, log, .. } = *self;
         let mut walk = workspace::Walk::new(archive, policy, options, log, workspace, &mut part.knowledge);
         match walk.run(workers, &mut part.verdict) {
-            Ok(()) => part.open_epochs = walk.open_epochs(),
+            Ok(()) => {
+                part.open_epochs = walk.open_epochs();
+                walk.find_never_heard(&mut part.verdict);
+            }
             Err(Stop::Unreadable(why)) => part.outcome = Err(why),
             Err(Stop::Fault(fault)) => part.verdict.faults.push(fault.of(workspace.id)),
         }
@@ -287,52 +288,6 @@ pub fn log(archive: &impl Archive, policy: &Policy, at_size: Option<u64>) -> Res
         Ok(log) => Ok(Ok(log)),
         Err(Stop::Fault(fault)) => Ok(Err(*fault)),
         Err(Stop::Unreadable(why)) => Err(why),
-    }
-}
-
-/// Claims 4 to 6.
-fn third_parties(
-    log: Option<(&Log, &known::Knowledge<'_>, Option<String>)>,
-    policy: &Policy,
-    options: &Options,
-    verdict: &mut Verdict,
-) {
-    let mut say = |claim, state, why: &str| verdict.third_party.push((claim, state, why.to_owned()));
-    let Some((log, knowledge, falls_short)) = log else {
-        for claim in [Claim::NotRolledBack, Claim::NotRewritten, Claim::Dated] {
-            say(claim, State::Undecided, "the log itself did not verify");
-        }
-        return;
-    };
-    let keys = policy.witness_keys().unwrap_or_default();
-    let signed = |(name, key): &(String, _)| {
-        log.cosignatures.iter().find_map(|line| cosignature_time(&log.checkpoint.checkpoint, line, name, *key))
-    };
-    let mut times: Vec<u64> = keys.iter().filter_map(signed).collect();
-    times.sort_unstable();
-    let quorum = policy.quorum as usize;
-    let met = quorum > 0 && times.len() >= quorum;
-    // The quorum stood when the last of its members had signed.
-    let quorum_at = met.then(|| times.len().checked_sub(quorum).and_then(|at| times.get(at)).copied()).flatten();
-    // A signature from after the question was asked is no answer to it.
-    let age = quorum_at.and_then(|at| options.as_of.checked_div(1_000_000)?.checked_sub(at));
-    let fresh = age.is_some_and(|age| policy.greatest_age_seconds > 0 && age <= policy.greatest_age_seconds);
-    if knowledge.has_unsigned() {
-        // Even a fresh quorum: what the auditor holds is later than all that is here, or the auditor was given the wrong file.
-        let why = "a known file has no signature by a key that this archive knows: the archive may end before that key was \
-                   enrolled";
-        say(Claim::NotRolledBack, State::Undecided, why);
-    } else if let Some(why) = falls_short.filter(|_| !fresh) {
-        say(Claim::NotRolledBack, State::Undecided, &format!("{why}, and no quorum of witnesses signed lately"));
-    } else {
-        say(Claim::NotRolledBack, State::Verified, "");
-    }
-    for claim in [Claim::NotRewritten, Claim::Dated] {
-        if met {
-            say(claim, State::Verified, "");
-        } else {
-            say(claim, State::Undecided, "no quorum of witnesses signed the checkpoint");
-        }
     }
 }
 

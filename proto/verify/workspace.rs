@@ -30,10 +30,6 @@ mod batches;
 mod chain;
 mod rosters;
 
-pub(super) use rosters::OpenEpoch;
-
-/// Microseconds of a UTC day.
-const DAY_US: u64 = 86_400_000_000;
 /// Segments whose trees are kept in memory: nearly every head that a batch holds points into these.
 const TREES_KEPT: usize = 2;
 
@@ -59,6 +55,8 @@ pub(super) struct Walk<'a, 'k, A> {
     term: u64,
     /// What came before the first segment read is not known.
     unknown_past: bool,
+    /// Nor was it at some time in this run, or a segment is missing: a gateway may have been heard there.
+    has_gap: bool,
     /// Equivocations whose other copy must be looked up: gateway, epoch, number, header hash, where.
     equivocations: Vec<(GatewayId, Epoch, u64, HeaderHash, String)>,
 }
@@ -101,6 +99,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
             day: None,
             term: 0,
             unknown_past: false,
+            has_gap: false,
             equivocations: Vec::new(),
         }
     }
@@ -161,8 +160,10 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
             position = seal.next_position();
             statements = statements.saturating_add(seal.statement_count);
             self.history.push(history_leaf(segment, seal.size, &seal.root));
-            let newest = verdict.counts.newest_sealed_at;
-            verdict.counts.newest_sealed_at = newest.max(Some(seal.sealed_at));
+            let counts = &mut verdict.counts;
+            counts.newest_sealed_at = counts.newest_sealed_at.max(Some(seal.sealed_at));
+            counts.hear(seal.sealed_at, self.options.as_of);
+            counts.hear(seal.last_received_at, self.options.as_of);
             Arc::make_mut(&mut self.seals).push(seal);
         }
         Ok(())
@@ -179,6 +180,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         let tasks: Vec<Task<'_>> =
             run.map(|(seal, (log_index, _))| Task { seal, log_index: *log_index, chain: &chain }).collect();
         self.unknown_past = first > 0;
+        self.has_gap = self.unknown_past;
         let (objects, log) = (self.objects, self.log);
         let mut outcome = Ok(());
         let mut at = tasks.iter();
@@ -214,7 +216,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
         self.gateways.clear();
         self.trees.clear();
         self.day = None;
-        self.unknown_past = true;
+        (self.unknown_past, self.has_gap) = (true, true);
         Ok(())
     }
 

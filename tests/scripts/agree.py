@@ -41,10 +41,12 @@ def known_files(folder):
     return sorted((folder / "known").glob("*"))
 
 
-def first_verdict(verifier, folder, as_of):
+def first_verdict(verifier, folder, as_of, at_size):
     written = datetime.datetime.fromtimestamp(as_of // 1_000_000, datetime.timezone.utc)
     stamp = written.strftime("%Y-%m-%dT%H:%M:%S") + f".{as_of % 1_000_000:06}Z"
     words = [verifier, "verify", folder / "archive", "--policy", folder / "policy.json", "--json", "--as-of", stamp]
+    if at_size is not None:
+        words += ["--at-size", at_size]
     for file in known_files(folder):
         words += ["--known", file]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=SECONDS_MAX)
@@ -55,10 +57,10 @@ def first_verdict(verifier, folder, as_of):
     return archive_answer(done.returncode, report.get("first_failing_check"), claims, findings)
 
 
-def second_verdict(second, folder, as_of):
+def second_verdict(second, folder, as_of, at_size):
     asked = argparse.Namespace(
         command="verify", archive=folder / "archive", policy=folder / "policy.json", known=known_files(folder),
-        as_of=as_of, at_size=None, since=None, until=None,
+        as_of=as_of, at_size=at_size, since=None, until=None,
     )  # fmt: skip
     try:
         verdict = second.run_command(asked)
@@ -89,12 +91,13 @@ def second_of_evidence(second, folder):
 
 
 def both(asked):
-    verifier, root, folder, as_of = asked
+    verifier, root, folder = asked
     try:
         if (folder / "evidence").exists():
             answers = first_of_evidence(verifier, folder), second_of_evidence(load_once(), folder)
         else:
-            answers = first_verdict(verifier, folder, as_of), second_verdict(load_once(), folder, as_of)
+            question = json.loads((folder / "asked.json").read_text())
+            answers = first_verdict(verifier, folder, **question), second_verdict(load_once(), folder, **question)
     except Exception as why:  # noqa: BLE001 whatever a verifier breaks on is a disagreement, named below
         answers = "one of them broke", repr(why)
     return str(folder.relative_to(root)), *answers
@@ -119,9 +122,8 @@ def main():
         root = Path(sys.argv[3] if len(sys.argv) > 3 else temporary)
         for what in ("--lies", "--evidence"):
             subprocess.run([golden, what, root], check=True, timeout=SECONDS_MAX)
-        as_of = int((root / "as-of").read_text())
         folders = sorted(file.parent for file in root.rglob("expected.json"))
-        asked = [(verifier, root, folder, as_of) for folder in folders]
+        asked = [(verifier, root, folder) for folder in folders]
         apart = 0
         with multiprocessing.Pool(os.cpu_count()) as pool:
             for name, first, second in pool.imap(both, asked, chunksize=8):

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use custody::{
     hash::root_successor,
     id::hex,
-    policy::{Policy, Root, Scope, Witness},
+    policy::{Policy, Scope, Witness},
     verdict::Claim,
     wire::{self, DropReason, LedgerEventKind, OpeningReason, Role, statement::Action},
 };
@@ -26,7 +26,8 @@ pub const BEGINNING: u64 = 1_767_600_000_000_000;
 /// When it is told: the `as_of` of every verification.
 pub const AS_OF: u64 = BEGINNING + 6 * DAY;
 const MINUTE: u64 = 60_000_000;
-const DAY: u64 = 86_400_000_000;
+/// Microseconds of a day.
+pub const DAY: u64 = 86_400_000_000;
 /// The ledger restarts so often on one bad morning that the log fills its first tile.
 const RESTARTS: usize = 230;
 
@@ -238,24 +239,9 @@ pub(crate) fn doubts(l: &mut Ledger) {
     l.ledger_statement(Action::Suspect(wire::Suspect { key_id, since }));
 }
 
-/// The audit policy of a fresh organisation: no witnesses, the first three claims.
+/// The audit policy of a fresh organisation.
 pub fn policy() -> Policy {
-    Policy {
-        version: 1,
-        origin: keys::ORIGIN.to_owned(),
-        scope: Scope::Organisation,
-        roots: vec![Root {
-            era: 1,
-            public_key: hex(&keys::public("root-1").to_bytes()),
-            successor_hash: hex(&root_successor(&keys::public("root-2").to_bytes())),
-        }],
-        witnesses: Vec::new(),
-        quorum: 0,
-        greatest_age_seconds: 0,
-        minimum_retention_days: 0,
-        required: vec![Claim::Unaltered, Claim::Authorised, Claim::Complete],
-        known: Vec::new(),
-    }
+    Policy::fresh(keys::ORIGIN, keys::public("root-1"), keys::public("root-2"))
 }
 
 /// A policy that names both witnesses and requires all six claims.

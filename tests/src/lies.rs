@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use custody::policy::Policy;
+use custody::{policy::Policy, verify::Options};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -21,6 +21,7 @@ mod evidence;
 mod made;
 pub mod object;
 mod scenario;
+mod silence;
 mod tamper;
 pub mod target;
 mod whole;
@@ -168,6 +169,12 @@ pub struct Lie {
     /// The check that alone finds this lie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alone: Option<String>,
+    /// The question is asked so many days later than that of the golden archive.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub days_later: u64,
+    /// The size of the log that the question is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_size: Option<u64>,
     /// What is done.
     pub recipe: Recipe,
     /// What a verifier must say.
@@ -176,6 +183,11 @@ pub struct Lie {
     /// What one says that lacks the check of `alone`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub without: Option<Outcome>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+fn is_zero(days: &u64) -> bool {
+    *days == 0
 }
 
 fn plain_policy() -> String {
@@ -223,6 +235,10 @@ pub struct Told {
     pub known: BTreeMap<String, Vec<u8>>,
     /// The lie is not an archive but this evidence file.
     pub evidence: Option<Vec<u8>>,
+    /// When the question is asked, in microseconds.
+    pub as_of: u64,
+    /// About which size of the log.
+    pub at_size: Option<u64>,
 }
 
 impl Lie {
@@ -231,11 +247,17 @@ impl Lie {
         matches!(self.recipe, Recipe::Evidence { .. })
     }
 
+    /// When the question is asked, in microseconds.
+    pub fn as_of(&self) -> u64 {
+        golden::AS_OF + self.days_later * golden::DAY
+    }
+
     /// Follows the recipe.
     ///
     /// # Errors
     /// In words, when the recipe does not fit the golden archive.
     pub fn tell(&self) -> Result<Told, String> {
+        let (as_of, at_size) = (self.as_of(), self.at_size);
         if let Recipe::Evidence { of, edit } = &self.recipe {
             let file = evidence::edit(&GOLDEN, of, edit)?;
             return Ok(Told {
@@ -243,6 +265,8 @@ impl Lie {
                 policy: golden::policy(),
                 known: BTreeMap::new(),
                 evidence: Some(file),
+                as_of,
+                at_size,
             });
         }
         let golden: &Golden = match self.story {
@@ -254,7 +278,8 @@ impl Lie {
             Recipe::Scenario { name } => name.starts_with("policy-"),
             Recipe::Known { .. } => true,
             _ => false,
-        };
+        } || self.days_later > 0
+            || self.at_size.is_some();
         if objects == golden.rendered.objects && !beside {
             return Err("the recipe changes nothing".to_owned());
         }
@@ -274,7 +299,7 @@ impl Lie {
         if let Recipe::Known { edit } = &self.recipe {
             known.values_mut().try_for_each(|file| made::change_known(file, edit))?;
         }
-        Ok(Told { objects: objects::Objects(objects), policy, known, evidence: None })
+        Ok(Told { objects: objects::Objects(objects), policy, known, evidence: None, as_of, at_size })
     }
 }
 
@@ -288,7 +313,8 @@ impl Told {
             return crate::verdict::check_evidence(file, &self.policy);
         }
         let known: Vec<Vec<u8>> = self.known.values().cloned().collect();
-        let verdict = crate::verdict::verify(&self.objects, &self.policy, golden::AS_OF, &known);
+        let asked = Options { as_of: self.as_of, at_size: self.at_size, ..Options::default() };
+        let verdict = crate::verdict::verify(&self.objects, &self.policy, asked, &known);
         Ok(verdict.unwrap_or_else(|_| Outcome {
             exit: 2,
             first: String::new(),
@@ -297,7 +323,7 @@ impl Told {
         }))
     }
 
-    /// Writes it as a folder: `archive/` (or the file `evidence`), `policy.json`, `known/`.
+    /// Writes it as a folder: `archive/` (or the file `evidence`), `policy.json`, `known/`, and what is asked in `asked.json`.
     ///
     /// # Errors
     /// What the file system says.
@@ -307,6 +333,8 @@ impl Told {
             objects::write_one(&folder.join("evidence"), file)?;
         }
         objects::write_one(&folder.join("policy.json"), &golden::policy_bytes(&self.policy))?;
+        let asked = serde_json::json!({"as_of": self.as_of, "at_size": self.at_size});
+        objects::write_one(&folder.join("asked.json"), asked.to_string().as_bytes())?;
         self.known.iter().try_for_each(|(name, bytes)| objects::write_one(&folder.join("known").join(name), bytes))
     }
 }

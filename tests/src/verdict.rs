@@ -27,13 +27,13 @@ pub struct Outcome {
     pub findings: Vec<String>,
 }
 
-/// Verifies an archive as the auditor would who holds these known files.
+/// Verifies an archive as the auditor would who asks this and holds these known files.
 ///
 /// # Errors
 /// In words, when there is no verdict.
-pub fn verify(objects: &Objects, policy: &Policy, as_of: u64, known: &[Vec<u8>]) -> Result<Outcome, String> {
+pub fn verify(objects: &Objects, policy: &Policy, asked: Options, known: &[Vec<u8>]) -> Result<Outcome, String> {
     let known = known.iter().map(|file| parse_known(file)).collect::<Result<_, _>>()?;
-    let options = Options { as_of, known, ..Options::default() };
+    let options = Options { known, ..asked };
     let verdict = run(objects, policy, &options, &InTurn).map_err(|why| why.to_string())?;
     Ok(in_short(&verdict, policy))
 }

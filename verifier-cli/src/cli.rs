@@ -84,7 +84,8 @@ pub(crate) enum Evidence {
         /// The audit policy, `policy.json`
         #[arg(long, value_name = "FILE")]
         policy: PathBuf,
-        /// `workspace/position`, `workspace/A..B` (B not included) or `gateway/epoch/number`; a workspace by id or name
+        /// `workspace/position`, `workspace/A..B` (B not included), `workspace/A..` (to the last) or `gateway/epoch/number`; a
+        /// workspace by id or name
         what: What,
         /// The file to make; must not be there yet
         #[arg(long, value_name = "FILE")]
@@ -123,7 +124,7 @@ pub(crate) struct Export {
 pub(crate) struct Show {
     /// Folder or tar file
     pub(crate) archive: PathBuf,
-    /// `workspace/position` or `workspace/A..B` (B not included)
+    /// `workspace/position`, `workspace/A..B` (B not included) or `workspace/A..` (to the last)
     pub(crate) range: What,
     /// The audit policy; without it the workspace is named by its id, and nothing is verified but what seals name
     #[arg(long, value_name = "FILE")]

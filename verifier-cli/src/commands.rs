@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use custody::{
-    archive,
     evidence::{self, EVIDENCE_BYTES_MAX, Proof},
     id::WorkspaceId,
     policy::{POLICY_BYTES_MAX, Policy, fingerprint},
     verdict::{Check, Fault},
-    verify::{self, Archive, KNOWN_BYTES_MAX, Known, Options, known_in, parse_known},
+    verify::{self, KNOWN_BYTES_MAX, Known, Options, known_in, parse_known},
 };
 use verifier::{
     export,
@@ -68,9 +67,7 @@ fn run_verify(asked: &Verify) -> Result<u8, Failure> {
             until: asked.until,
             known: read_known(&asked.known, &policy)?,
         };
-        let source = Source::open(&asked.archive)?;
-        require_size(&source, options.at_size)?;
-        let archive = Watched::new(source, &policy, &options);
+        let archive = Watched::new(Source::open(&asked.archive)?, &policy, &options);
         Ok((policy, printed, options, archive))
     });
     let (policy, printed, options, archive) = match prepared {
@@ -86,22 +83,6 @@ fn run_verify(asked: &Verify) -> Result<u8, Failure> {
     let subject = Subject { verdict: &verdict, policy: &policy, fingerprint: &printed, options: &options };
     answer(&if asked.json { report::json(&subject) } else { report::text(&subject) })?;
     Ok(verdict.exit_code(&policy.required))
-}
-
-/// The ledger signs no checkpoint of every size: that there is none of the size asked for shows nothing to be false. An archive
-/// without any is verification's to judge.
-fn require_size(archive: &impl Archive, asked: Option<u64>) -> Result<(), Failure> {
-    let Some(size) = asked else { return Ok(()) };
-    let names = archive.list(archive::CHECKPOINTS)?;
-    let sizes: Vec<u64> = names.iter().filter_map(|name| archive::number(name)).collect();
-    let (Some(least), Some(greatest)) = (sizes.iter().min(), sizes.iter().max()) else { return Ok(()) };
-    if sizes.contains(&size) {
-        return Ok(());
-    }
-    let hint = format!("hint: the names below {} are the sizes that can be asked for", archive::CHECKPOINTS);
-    let why =
-        format!("the archive has no checkpoint of size {size}; it has {} from {least} to {greatest}", sizes.len());
-    Err(Failure::NotThere(format!("{why}\n{hint}, as in `ls` or `tar -t`")))
 }
 
 fn check_evidence(file: &Path, policy: &Path, json: bool) -> Result<u8, Failure> {
@@ -166,7 +147,8 @@ fn run_export(asked: &Export) -> Result<u8, Failure> {
 fn run_show(asked: &Show) -> Result<u8, Failure> {
     let archive = Source::open(&asked.archive)?;
     let What::Positions { workspace, first, end } = &asked.range else {
-        let why = "records are shown by workspace and position\nhint: workspace/A..B";
+        let why =
+            "records are shown by workspace and position\nhint: workspace/position, workspace/A..B or workspace/A..";
         return Err(Failure::NotThere(why.to_owned()));
     };
     let seals = match &asked.policy {
@@ -182,12 +164,11 @@ fn run_show(asked: &Show) -> Result<u8, Failure> {
             segments::seals_listed(&archive, id)?
         }
     };
-    if !asked.json {
-        answer(&format!("{}\n", show::HEADING))?;
-    }
-    // Whoever reads may have enough before all is shown.
+    let mut heading = if asked.json { String::new() } else { format!("{}\n", show::HEADING) };
+    // Whoever reads may have enough before all is shown; and what cannot be shown has no heading.
     show::each(&archive, &seals, *first, *end, |shown| {
-        answer(&format!("{}\n", if asked.json { show::json_line(&shown) } else { show::table_line(&shown) }))
+        let line = if asked.json { show::json_line(&shown) } else { show::table_line(&shown) };
+        answer(&format!("{}{line}\n", std::mem::take(&mut heading)))
     })?;
     Ok(0)
 }
@@ -200,7 +181,8 @@ fn answer(text: &str) -> Result<bool, Failure> {
 /// A policy and its fingerprint.
 fn read_policy(path: &Path) -> Result<(Policy, String), Failure> {
     let bytes = output::read(path, POLICY_BYTES_MAX)?;
-    Ok((Policy::parse(&bytes)?, fingerprint(&bytes)))
+    let policy = Policy::parse(&bytes).map_err(|why| Failure::of_policy(path, &why))?;
+    Ok((policy, fingerprint(&bytes)))
 }
 
 /// What the auditor knows: what the policy says, and the files named.
@@ -208,7 +190,9 @@ fn read_known(files: &[std::path::PathBuf], policy: &Policy) -> Result<Vec<Known
     let mut known = known_in(policy)?;
     for file in files {
         let bytes = output::read(file, KNOWN_BYTES_MAX)?;
-        let wrong = |why| Failure::Unreadable(format!("the known file {} {why}", plain(file.display())));
+        let hint =
+            "hint: a known file is a checkpoint, or one line that begins with custody/v1/head or custody/v1/receipt";
+        let wrong = |why| Failure::Unreadable(format!("the known file {} {why}\n{hint}", plain(file.display())));
         known.push(parse_known(&bytes).map_err(wrong)?);
     }
     Ok(known)

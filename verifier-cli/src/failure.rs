@@ -1,5 +1,7 @@
 //! Why a command other than `verify` could not do what it was asked; the kinds are those that exit differently.
 
+use std::path::Path;
+
 use custody::{
     policy::BadPolicy,
     verdict::{Fault, State},
@@ -20,6 +22,12 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// A policy file that cannot be used.
+    pub fn of_policy(path: &Path, why: &BadPolicy) -> Self {
+        let hint = "hint: name policy.json; ask whoever gave it to you, or see what a policy holds in docs/FORMAT.md";
+        Self::Unreadable(format!("{}: {}\n{hint}", plain(path.display()), plain(why)))
+    }
+
     /// 1 for what is refuted, else 2.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -28,6 +28,9 @@ use crate::{
 /// Greatest number of records in one file: what fits into it with a hundred bytes each, and their nonces.
 pub const RECORDS_MAX: u64 = 400_000;
 
+/// Greatest number of segments in one file, as the format has it.
+const SEGMENTS_MAX: usize = 1024;
+
 /// Which records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
@@ -37,8 +40,8 @@ pub enum What {
         workspace: String,
         /// First position.
         first: u64,
-        /// Position after the last.
-        end: u64,
+        /// Position after the last; `None` for all that are there.
+        end: Option<u64>,
     },
     /// One record by its stable name.
     Record {
@@ -54,10 +57,10 @@ pub enum What {
 impl std::str::FromStr for What {
     type Err = String;
 
-    /// Reads `workspace/position`, `workspace/A..B` or `gateway/epoch/number`.
+    /// Reads `workspace/position`, `workspace/A..B`, `workspace/A..` or `gateway/epoch/number`.
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
-            let why = "not workspace/position, workspace/A..B (B not included) or gateway/epoch/number";
+            let why = "not workspace/position, workspace/A..B (B not included), workspace/A.. or gateway/epoch/number";
             format!("{why}\nhint: numbers are digits alone, without leading zeros, and A is below B")
         };
         let (front, last) = text.rsplit_once('/').ok_or_else(wrong)?;
@@ -71,13 +74,14 @@ impl std::str::FromStr for What {
     }
 }
 
-/// Reads `A..B` or a single position.
-fn range(text: &str) -> Option<(u64, u64)> {
-    let (first, end): (u64, u64) = match text.split_once("..") {
-        Some((first, end)) => (archive::number(first)?, archive::number(end)?),
-        None => (archive::number(text)?, archive::number(text)?.checked_add(1)?),
+/// Reads `A..B`, `A..` or a single position.
+fn range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (first, end) = match text.split_once("..") {
+        Some((first, "")) => (archive::number(first)?, None),
+        Some((first, end)) => (archive::number(first)?, Some(archive::number(end)?)),
+        None => (archive::number(text)?, Some(archive::number(text)?.checked_add(1)?)),
     };
-    (first < end).then_some((first, end))
+    end.is_none_or(|end| first < end).then_some((first, end))
 }
 
 /// Makes evidence, and checks it.
@@ -90,19 +94,18 @@ pub fn make(objects: &impl Archive, policy: &Policy, what: &What) -> Result<Proo
         What::Positions { workspace, first, end } => (find_workspace(&log, workspace)?, *first, *end),
         What::Record { gateway, epoch, number } => {
             let (workspace, position) = find_record(objects, &log, *gateway, *epoch, *number)?;
-            (workspace, position, position.saturating_add(1))
+            (workspace, position, Some(position.saturating_add(1)))
         }
     };
+    let seals = seals_of(objects, &log, workspace)?;
+    let (covered, end) = covering(&seals, first, end)?;
     if end.saturating_sub(first) > RECORDS_MAX {
         let why = format!("more than {RECORDS_MAX} records do not fit into one file\nhint: ask for smaller ranges");
         return Err(Failure::NotThere(why));
     }
-    let seals = seals_of(objects, &log, workspace)?;
-    let covered = covering(&seals, first, end);
-    let (Some(last), true) = (covered.last(), covered.len() <= 1024) else {
-        let held = seals.last().map_or(0, Seal::next_position);
-        let why = format!("workspace {workspace} holds positions 0..{held} in this archive, and not {first}..{end}");
-        return Err(Failure::NotThere(format!("{why}\nhint: newer records follow when their segment is sealed")));
+    let (Some(last), true) = (covered.last(), covered.len() <= SEGMENTS_MAX) else {
+        let why = format!("the records lie in more than {SEGMENTS_MAX} segments, which do not fit into one file");
+        return Err(Failure::NotThere(format!("{why}\nhint: ask for smaller ranges")));
     };
     let place = Place { objects, policy, log: &log, workspace };
     let proof = place.proof(covered, last, first, end)?;
@@ -346,8 +349,9 @@ mod tests {
         let (gateway, epoch) = ("11".repeat(16), "22".repeat(16));
         let positions = |workspace: &str, first, end| What::Positions { workspace: workspace.to_owned(), first, end };
         for (text, what) in [
-            ("acme/17", Some(positions("acme", 17, 18))),
-            ("acme/eu/5..9", Some(positions("acme/eu", 5, 9))),
+            ("acme/17", Some(positions("acme", 17, Some(18)))),
+            ("acme/eu/5..9", Some(positions("acme/eu", 5, Some(9)))),
+            ("acme/eu/5..", Some(positions("acme/eu", 5, None))),
             (
                 &format!("{gateway}/{epoch}/3"),
                 Some(What::Record { gateway: GatewayId([0x11; 16]), epoch: Epoch([0x22; 16]), number: 3 }),

@@ -122,7 +122,12 @@ fn is_safe(name: &str) -> bool {
 }
 
 fn failed(path: &Path, why: &io::Error) -> Unreadable {
-    Unreadable(format!("cannot read {}: {why}", plain(path.display())))
+    let hint = match why.kind() {
+        io::ErrorKind::NotFound => "name the archive's top folder, or a tar of it, that is there",
+        io::ErrorKind::PermissionDenied => "run this as somebody who may read the whole archive, or copy it",
+        _ => "copy the archive anew from where it is kept; this copy, or the disk, may be damaged",
+    };
+    Unreadable(format!("cannot read {}: {why}\nhint: {hint}", plain(path.display())))
 }
 
 fn refused(path: &Path, why: &str) -> Unreadable {
@@ -130,7 +135,7 @@ fn refused(path: &Path, why: &str) -> Unreadable {
 }
 
 fn too_many(path: &Path) -> Unreadable {
-    refused(path, &format!("more than {NAMES_MAX} objects"))
+    refused(path, &format!("more than {NAMES_MAX} objects\nhint: is this an archive's top folder?"))
 }
 
 /// Whether an archive has objects of such names: without one, what was named is something else.

@@ -76,12 +76,23 @@ fn read_seal(objects: &impl Archive, workspace: WorkspaceId, number: u64, hash: 
     Ok(Seal::parse(&bytes).map_err(|why| Fault::form(Check::SealForm, &name, &why))?)
 }
 
-/// Segments that hold the positions from `first` up to `end`; empty if not all of them are there.
-pub fn covering(seals: &[Seal], first: u64, end: u64) -> &[Seal] {
+/// Segments that hold the positions from `first` up to `end`, or to the last one that is there, and the position after the
+/// last of these.
+///
+/// # Errors
+/// [`Failure::NotThere`] where not all of them are there.
+pub fn covering(seals: &[Seal], first: u64, end: Option<u64>) -> Result<(&[Seal], u64), Failure> {
+    let held = seals.last().map_or(0, Seal::next_position);
+    let until = end.unwrap_or(held);
+    if first >= until || until > held {
+        let asked = end.map_or_else(|| format!("{first}.."), |end| format!("{first}..{end}"));
+        let why = format!("the workspace holds positions 0..{held} in this archive, and not {asked}");
+        let hint = "hint: ask for some of those; newer records follow when their segment is sealed";
+        return Err(Failure::NotThere(format!("{why}\n{hint}")));
+    }
     let from = seals.partition_point(|seal| seal.next_position() <= first);
-    let until = seals.partition_point(|seal| seal.first_position < end);
-    let last = seals.last().map_or(0, Seal::next_position);
-    if first < end && end <= last { seals.get(from..until).unwrap_or(&[]) } else { &[] }
+    let last = seals.partition_point(|seal| seal.first_position < until);
+    Ok((seals.get(from..last).unwrap_or(&[]), until))
 }
 
 /// A segment object whose bytes are those that the seal names.
@@ -205,7 +216,10 @@ mod tests {
             }
         };
         let seals = [seal(0, 0, 0), seal(1, 0, 5), seal(2, 5, 0), seal(3, 5, 5), seal(4, 10, 0)];
-        let found = |first, end| covering(&seals, first, end).iter().map(|seal| seal.segment).collect::<Vec<_>>();
+        let found = |first, end| match covering(&seals, first, Some(end)) {
+            Ok((covered, _)) => covered.iter().map(|seal| seal.segment).collect::<Vec<_>>(),
+            Err(_) => Vec::new(),
+        };
         assert_eq!(found(0, 1), [1]);
         assert_eq!(found(4, 5), [1]);
         assert_eq!(found(5, 6), [3]);
@@ -213,5 +227,8 @@ mod tests {
         assert_eq!(found(0, 10), [1, 2, 3]);
         assert_eq!(found(9, 11), [0; 0]);
         assert_eq!(found(3, 3), [0; 0]);
+        let rest = |first| covering(&seals, first, None).map(|(covered, end)| (covered.len(), end));
+        assert_eq!(rest(4).unwrap(), (3, 10));
+        assert!(rest(10).is_err() && covering(&[], 0, None).is_err());
     }
 }

@@ -39,7 +39,7 @@ pub struct Shown {
     pub fields: Map<String, Value>,
 }
 
-/// Gives the records from `first` up to `end` to `take`, in order, until it says `false`.
+/// Gives the records from `first` up to `end`, or to the last one, to `take`, in order, until it says `false`.
 ///
 /// # Errors
 /// [`Failure`].
@@ -47,15 +47,10 @@ pub fn each(
     objects: &impl Archive,
     seals: &[Seal],
     first: u64,
-    end: u64,
+    end: Option<u64>,
     mut take: impl FnMut(Shown) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
-    let covered = covering(seals, first, end);
-    if covered.is_empty() {
-        let held = seals.last().map_or(0, Seal::next_position);
-        let why = format!("the workspace holds positions 0..{held} in this archive, and not {first}..{end}");
-        return Err(Failure::NotThere(why));
-    }
+    let (covered, end) = covering(seals, first, end)?;
     for seal in covered {
         let opened = Opened::read(objects, seal)?;
         for frame in opened.frames(first, end) {

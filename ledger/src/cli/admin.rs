@@ -36,6 +36,20 @@ fn causes(why: &tonic::transport::Error) -> String {
     std::error::Error::source(why).map_or_else(String::new, |why| format!(": {}", report(why)))
 }
 
+/// What became of a connection. That the other side is gone is said by each layer in its own way, and in no way that helps.
+fn broken(why: &(dyn std::error::Error + 'static)) -> String {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    let mut last = why;
+    while let Some(next) = last.source() {
+        last = next;
+    }
+    let gone = last.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    match gone {
+        Some(BrokenPipe | ConnectionReset | UnexpectedEof) => "ended".to_owned(),
+        _ => format!("broke ({})", report(why)),
+    }
+}
+
 /// A ledger that is there and says nothing.
 fn silent(what: &str, limit: Duration) -> Fault {
     Fault::failure(format!(
@@ -52,9 +66,17 @@ pub(super) struct Ledger {
     remote: AdminClient<Channel>,
 }
 
-/// A refusal of the ledger, in its own words.
+/// A refusal of the ledger, in its own words; or that the connection broke, and with it the answer.
 fn refused(status: &Status) -> Fault {
     let text = status.message();
+    let waited = matches!(status.code(), tonic::Code::DeadlineExceeded | tonic::Code::Cancelled);
+    if let Some(why) = std::error::Error::source(status).filter(|_| !waited) {
+        return Fault::failure(format!(
+            "the connection to the ledger {} before it answered\nhint: does it still run? its log says more; it may have done what was \
+             asked, so look with `ledger status` before you ask again",
+            broken(why)
+        ));
+    }
     // Those who refuse with the next move need no other.
     let hint = match status.code() {
         _ if text.contains("(hint:") => "",

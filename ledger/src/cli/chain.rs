@@ -36,7 +36,7 @@ pub(super) async fn run(command: StatementCommand) -> Done {
             let object = read_input(&file)?;
             Signed::parse(&object).map_err(|why| {
                 let hint = "hint: `ledger root sign` makes a signed statement from a request";
-                Fault::failure(format!("{} is no signed statement ({why:?})\n{hint}", file.display()))
+                Fault::failure(format!("{} is no signed statement: {why}\n{hint}", file.display()))
             })?;
             let mut ledger = Ledger::connect(at.load()?).await?;
             sign::submit(&mut ledger, object).await
@@ -45,13 +45,22 @@ pub(super) async fn run(command: StatementCommand) -> Done {
             let mut ledger = Ledger::connect(at.load()?).await?;
             let workspace = named(&mut ledger, workspace.as_deref()).await?;
             for object in ledger.statements(workspace).await? {
-                let signed = Signed::parse(&object)
-                    .map_err(|why| Fault::failure(format!("a statement is not strict: {why:?}")))?;
-                say(&words::statement(&signed.statement));
+                say(&words::statement(&parsed(&object)?.statement));
             }
             Ok(())
         }
     }
+}
+
+/// The next move when the ledger answers with what it can never have taken.
+const DISTRUST: &str =
+    "hint: is policy.json the one of this ledger? if it is, do not trust this ledger before somebody has looked at it";
+
+/// A statement of the ledger's answer.
+fn parsed(object: &[u8]) -> Result<Signed, Fault> {
+    Signed::parse(object).map_err(|why| {
+        Fault::failure(format!("the ledger's answer holds a statement that is not in form: {why}\n{DISTRUST}"))
+    })
 }
 
 /// The workspace that was named, if one was.
@@ -72,11 +81,10 @@ pub(super) async fn replay(ledger: &mut Ledger, workspace: Option<WorkspaceId>) 
     for of in [None].into_iter().chain(workspace.map(Some)) {
         chain = Chain::new(&ledger.config.origin, of);
         for object in ledger.statements(of).await? {
-            let signed =
-                Signed::parse(&object).map_err(|why| Fault::failure(format!("a statement is not strict: {why:?}")))?;
+            let signed = parsed(&object)?;
             chain.apply(&signed, &mut roots).map_err(|why| {
                 Fault::failure(format!(
-                    "the ledger's answer does not verify: statement {} {why}",
+                    "the ledger's answer does not verify: statement {} {why}\n{DISTRUST}",
                     signed.statement.serial
                 ))
             })?;

@@ -19,9 +19,10 @@ use super::{
     At, Done, Fault,
     admin::Ledger,
     chain::replay,
+    check_token, is_there,
     output::say,
-    read_input,
-    sign::{Outcome, Signing},
+    read_input, read_input_or,
+    sign::{NAME_BYTES_MAX, Outcome, Signing},
     write_output,
 };
 
@@ -84,11 +85,14 @@ struct Asked {
 
 pub(super) async fn run(command: GatewayCommand) -> Done {
     let GatewayCommand::Enrol { at, request, name, out, signing } = command;
-    let bytes = read_input(&request)?;
+    let bytes = read_input_or(&request, "the gateway makes it, with `gateway-shim request`; is the path right?")?;
     let config = at.load()?;
     let asked = parse(&bytes, &config.origin, name.as_deref())?;
+    check_token("a gateway's name", &asked.enrol.name, NAME_BYTES_MAX, true)?;
+    // All that can be wrong on this machine is told before the ledger is asked for anything.
+    signing.check()?;
     if out.exists() {
-        return Err(Fault::failure(format!("{} is there already\nhint: nothing is overwritten", out.display())));
+        return Err(is_there(&out));
     }
     let mut ledger = Ledger::connect(config).await?;
     if enrolled(&mut ledger, &asked).await? {
@@ -111,7 +115,11 @@ pub(super) async fn run(command: GatewayCommand) -> Done {
 }
 
 fn parse(bytes: &[u8], origin: &str, name: Option<&str>) -> Result<Asked, Fault> {
-    let bad = |why: &str| Fault::failure(format!("the enrolment request {why}\nhint: have the gateway make a new one"));
+    let bad = |why: &str| {
+        Fault::failure(format!(
+            "the enrolment request {why}\nhint: have the gateway make a new one, with `gateway-shim request`"
+        ))
+    };
     let request: Request = serde_json::from_slice(bytes).map_err(|why| bad(&format!("is not in form: {why}")))?;
     if request.version != 1 {
         return Err(bad(&format!("has version {}, and this program knows 1", request.version)));

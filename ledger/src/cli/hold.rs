@@ -60,7 +60,10 @@ pub(super) async fn run(command: HoldCommand) -> Done {
         HoldCommand::Set { at, workspace, since, until, signing } => {
             let (since, until) = (time(&since)?, until.as_deref().map(time).transpose()?);
             if until.is_some_and(|until| until <= since) {
-                return Err(Fault::new(ExitReason::Usage, "--until is not after --since"));
+                return Err(Fault::new(
+                    ExitReason::Usage,
+                    "--until is not after --since\nhint: a hold without --until has no end",
+                ));
             }
             let mut ledger = Ledger::connect(at.load()?).await?;
             let workspace = ledger.workspace(&workspace).await?;

@@ -15,8 +15,9 @@ use super::{
     At, Done, Fault,
     admin::Ledger,
     chain::{named, replay},
+    check_token,
     output::{say, table},
-    sign::Signing,
+    sign::{NAME_BYTES_MAX, Signing},
     words,
 };
 use crate::{
@@ -197,7 +198,7 @@ impl NewKey {
         }
         let usage = |text: &str| Fault::new(ExitReason::Usage, text);
         let text =
-            self.public_key.as_ref().ok_or_else(|| usage("which key? hint: --new-key FILE or --public-key HEX"))?;
+            self.public_key.as_ref().ok_or_else(|| usage("which key?\nhint: --new-key FILE or --public-key HEX"))?;
         let public = public_key("--public-key", text)?;
         let Some(proof) = &self.possession else {
             if role == Role::Receipt {
@@ -209,7 +210,10 @@ impl NewKey {
         };
         let proof = unhex(proof).unwrap_or_default();
         if !public.verifies(Context::Possession, &possession(origin, workspace, role, public, gateway), &proof) {
-            return Err(Fault::failure("--possession is no signature of that key over its role here"));
+            return Err(Fault::failure(
+                "--possession is no signature of that key over its role here\nhint: the holder signs for this log, this workspace and this \
+                 role; is --workspace the one that it signed for?",
+            ));
         }
         Ok((public, Some(proof)))
     }
@@ -219,6 +223,7 @@ pub(super) async fn run(command: KeyCommand) -> Done {
     match command {
         KeyCommand::Make { file, passphrase_file } => make(&file, passphrase_file.as_deref()),
         KeyCommand::Enrol { place, role, name, gateway, new, signing } => {
+            check_token("a key's name", &name, NAME_BYTES_MAX, true)?;
             let (mut ledger, workspace) = place.go().await?;
             let role = role.role();
             let gateway = gateway_of(&mut ledger, role, gateway.as_deref()).await?;
@@ -257,7 +262,7 @@ pub(super) async fn run(command: KeyCommand) -> Done {
             let new = match (given, signing.root_public()?) {
                 (Some(text), _) => public_key("--public-key", &text)?,
                 (None, Some(key)) => key,
-                (None, None) => return Err(Fault::new(ExitReason::Usage, "which key? hint: --public-key HEX")),
+                (None, None) => return Err(Fault::new(ExitReason::Usage, "which key?\nhint: --public-key HEX")),
             };
             let next = public_key("--next-public-key", &next_public_key)?;
             let succeed = wire::SucceedRoot {
@@ -273,7 +278,14 @@ pub(super) async fn run(command: KeyCommand) -> Done {
 
 fn public_key(flag: &str, text: &str) -> Result<PublicKey, Fault> {
     let key = unhex(text).and_then(|bytes| PublicKey::new(&bytes));
-    key.ok_or_else(|| Fault::new(ExitReason::Usage, format!("{flag} is no usable Ed25519 key in hex")))
+    key.ok_or_else(|| {
+        Fault::new(
+            ExitReason::Usage,
+            format!(
+                "{flag} is no usable Ed25519 key in hex\nhint: `ledger root public FILE` prints that of a key file"
+            ),
+        )
+    })
 }
 
 async fn about(place: &Place, signing: &Signing, action: Action) -> Done {
@@ -298,7 +310,9 @@ fn key_id(text: &str) -> Result<bytes::Bytes, Fault> {
 async fn gateway_of(ledger: &mut Ledger, role: Role, given: Option<&str>) -> Result<Option<GatewayId>, Fault> {
     if let Some(text) = given {
         let id = GatewayId::from_hex(text);
-        return id.map(Some).ok_or_else(|| Fault::new(ExitReason::Usage, "a gateway id has 32 lower-case hex digits"));
+        return id.map(Some).ok_or_else(|| {
+            Fault::new(ExitReason::Usage, "a gateway id has 32 lower-case hex digits\nhint: ledger key list")
+        });
     }
     if role != Role::Record {
         return Ok(None);

@@ -7,7 +7,7 @@ use custody::{
     id::hex,
     key::{self, Context},
     statement::{Signed, encode_signed},
-    strict::{self, table},
+    strict::{self, NotStrict, table},
     wire,
 };
 
@@ -63,7 +63,7 @@ pub(super) fn run(command: &RootCommand) -> Done {
         RootCommand::Sign { request, key, policy, out, passphrase_file } => {
             let bytes = read_input(request)?;
             let said: wire::Statement =
-                strict::decode(&table::STATEMENT, &bytes).map_err(|why| no_statement(request, &format!("{why:?}")))?;
+                strict::decode(&table::STATEMENT, &bytes).map_err(|why| no_statement(request, &why))?;
             if said.registrar.is_some() {
                 return Err(Fault::failure(
                     "this statement is a registrar's, and the root cannot sign it\nhint: prepare it again, without --registrar-key",
@@ -94,13 +94,14 @@ fn read(path: &Path) -> Result<(wire::Statement, bool), Fault> {
     if let Ok(signed) = Signed::parse(&bytes) {
         return Ok((signed.statement, true));
     }
-    let said = strict::decode(&table::STATEMENT, &bytes).map_err(|why| no_statement(path, &format!("{why:?}")))?;
+    let said = strict::decode(&table::STATEMENT, &bytes).map_err(|why| no_statement(path, &why))?;
     Ok((said, false))
 }
 
-fn no_statement(path: &Path, why: &str) -> Fault {
+fn no_statement(path: &Path, why: &NotStrict) -> Fault {
     Fault::failure(format!(
-        "failed to read {}: it is no statement of a version that this program knows ({why})",
+        "{} is no statement of a version that this program knows: {why}\nhint: a command with --request-out makes a request, and \
+         `ledger root sign` a signed statement",
         path.display()
     ))
 }

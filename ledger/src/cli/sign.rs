@@ -18,8 +18,13 @@ use custody::{
 };
 use ed25519_dalek::SigningKey;
 
-use super::{Done, Fault, admin::Ledger, output::say, read_input, words, write_output};
+use super::{Done, Fault, admin::Ledger, check_token, output::say, read_input, words, write_output};
 use crate::keys::{self, Passphrase};
+
+/// Bytes of a name and of a reason in a statement.
+pub(super) const NAME_BYTES_MAX: usize = 64;
+/// Bytes of a ticket in a statement.
+const TICKET_BYTES_MAX: usize = 128;
 
 /// Who signs, and why.
 #[derive(Clone, Debug, Args)]
@@ -74,6 +79,16 @@ impl Signing {
         }
     }
 
+    /// Whether what was named here can be used, also by a command that has nothing to sign in the end.
+    pub(super) fn check(&self) -> Done {
+        check_token("a reason", &self.reason, NAME_BYTES_MAX, true)?;
+        check_token("a ticket", &self.ticket, TICKET_BYTES_MAX, true)?;
+        if self.root_key.is_some() || self.registrar_key.is_some() {
+            self.signer()?;
+        }
+        Ok(())
+    }
+
     /// Public key of the root key that signs here, if one does.
     pub(super) fn root_public(&self) -> Result<Option<PublicKey>, Fault> {
         match self.signer() {
@@ -90,6 +105,7 @@ impl Signing {
         workspace: Option<WorkspaceId>,
         action: Action,
     ) -> Result<Outcome, Fault> {
+        self.check()?;
         let signer = self.signer()?;
         let registrar = match &signer {
             Some(Signer::Registrar(key)) => Some(key::public(key).id(Role::Registrar)),
@@ -98,7 +114,7 @@ impl Signing {
         let bytes = ledger.prepare(workspace, registrar, (&self.reason, &self.ticket), action.clone()).await?;
         let prepared = as_asked(&bytes, &ledger.config.origin, workspace, registrar, &action)?;
         let Some(signer) = signer else {
-            let path = self.request_out.as_deref().unwrap_or_else(|| Path::new("request"));
+            let Some(path) = self.request_out.as_deref() else { return Ok(Outcome::Requested) };
             write_output(path, &bytes)?;
             say(&words::statement(&prepared));
             say(&format!("request written to {}; next, where the root key is:", path.display()));
@@ -191,7 +207,12 @@ fn as_asked(
 /// hash of the successor of the era before. `Ok(false)`: it knows neither.
 pub(super) fn check_root(policy: &Path, statement: &wire::Statement, key: &SigningKey) -> Result<bool, Fault> {
     let bytes = read_input(policy)?;
-    let policy = Policy::parse(&bytes).map_err(|why| Fault::failure(format!("{}: {why}", policy.display())))?;
+    let policy = Policy::parse(&bytes).map_err(|why| {
+        Fault::failure(format!(
+            "{} cannot be used: {why}\nhint: the policy is the policy.json that `ledger init` wrote",
+            policy.display()
+        ))
+    })?;
     if policy.origin != statement.origin {
         return Err(Fault::failure(format!(
             "the statement is of the log {}, and the audit policy of {}\nhint: name the policy of this log",

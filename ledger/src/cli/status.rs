@@ -39,7 +39,11 @@ fn heading(columns: &[&str]) -> Vec<String> {
 
 /// For people.
 fn report(status: &wire::StatusResponse, now_us: u64) -> String {
-    let why = if status.state_reason.is_empty() { String::new() } else { format!(": {}", status.state_reason) };
+    let why = if status.state_reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", status.state_reason.replace('\n', "\n  "))
+    };
     let fence = if status.fence_reachable { "reachable" } else { "OUT OF REACH" };
     let fence = match status.fence_term {
         0 => fence.to_owned(),
@@ -63,7 +67,8 @@ fn report(status: &wire::StatusResponse, now_us: u64) -> String {
     } else {
         out.push_str("\nALARMS (docs/OPERATIONS.md has a section for each)\n");
         for alarm in &status.alarms {
-            out.push_str(&format!("  {alarm}\n"));
+            // A hint stands on a line of its own.
+            out.push_str(&format!("  {}\n", alarm.replace('\n', "\n    ")));
         }
     }
     out.push('\n');

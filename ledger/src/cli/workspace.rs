@@ -9,8 +9,9 @@ use custody::{
 use super::{
     At, Done,
     admin::Ledger,
+    check_token,
     output::{say, table},
-    sign::{Outcome, Signing},
+    sign::{NAME_BYTES_MAX, Outcome, Signing},
 };
 use crate::keys;
 
@@ -44,6 +45,7 @@ pub(super) enum WorkspaceCommand {
 pub(super) async fn run(command: WorkspaceCommand) -> Done {
     match command {
         WorkspaceCommand::Add { at, name, signing } => {
+            check_token("a workspace's name", &name, NAME_BYTES_MAX, false)?;
             let mut ledger = Ledger::connect(at.load()?).await?;
             let id = WorkspaceId(keys::random());
             let action = Action::Create(wire::Create { name: name.clone() });

@@ -481,6 +481,7 @@ impl Writer {
                     self.parts.alarms.raise(Alarm::DiskFull, "batches are refused until there is room");
                 }
                 self.disk_low = disk_low;
+                self.parts.store.keep_synced()?;
                 self.tell_equivocations(false, group)?;
                 self.tick(group);
             }

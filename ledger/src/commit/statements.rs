@@ -140,7 +140,10 @@ impl Writer {
             });
         }
         if self.state != State::Serving {
-            return Ok(Err(format!("the ledger takes no statements: {}", self.state.name())));
+            return Ok(Err(format!(
+                "the ledger takes no statements: {} (hint: `ledger status` says why)",
+                self.state.name()
+            )));
         }
         if !self.names_a_checkpoint(&signed) {
             return Ok(Err("the statement names no checkpoint of this log (hint: prepare it again)".to_owned()));
@@ -177,7 +180,7 @@ impl Writer {
     fn take_ledger_statement(&mut self, signed: &Signed, object: &Bytes, group: &mut Group<'_>) -> Result<(), String> {
         self.parts.own_keys.refusal(&signed.statement).map_or(Ok(()), Err)?;
         let extended = self.ledger_chain.extended(signed, &self.roots);
-        let (chain, roots) = extended.map_err(|why| refusal(why, &self.roots))?;
+        let (chain, roots) = extended.map_err(|why| refusal(why, signed, &self.roots))?;
         // The statement cuts every segment; whatever comes after the cut names the new chain.
         self.cut_some(None, group);
         self.ledger_chain = Arc::new(chain);
@@ -195,13 +198,15 @@ impl Writer {
     ) -> Result<(), String> {
         if let Some(Action::Create(create)) = &signed.statement.action {
             if self.workspaces.values().any(|known| known.chain.name() == create.name) {
-                return Err("names a workspace that exists".to_owned());
+                return Err(
+                    "names a workspace that exists (hint: ledger workspace list; choose another name)".to_owned()
+                );
             }
             if self.workspaces.contains_key(&id) {
                 return Err("creates a workspace that exists".to_owned());
             }
             let mut chain = Chain::new(&self.parts.origin, Some(id));
-            chain.apply(signed, &mut self.roots.clone()).map_err(|why| refusal(why, &self.roots))?;
+            chain.apply(signed, &mut self.roots.clone()).map_err(|why| refusal(why, signed, &self.roots))?;
             self.workspaces.insert(id, Workspace::new(id, chain));
             self.order.push(id);
             self.enqueue_statement(object, group);
@@ -210,8 +215,12 @@ impl Writer {
         if let Some(Action::Enrol(enrol)) = &signed.statement.action {
             self.check_id_free(enrol)?;
         }
-        let workspace = self.workspaces.get_mut(&id).ok_or("is of a workspace that does not exist")?;
-        let (chain, _) = workspace.chain.extended(signed, &self.roots).map_err(|why| refusal(why, &self.roots))?;
+        let workspace = self
+            .workspaces
+            .get_mut(&id)
+            .ok_or("is of a workspace that does not exist (hint: ledger workspace list)")?;
+        let extended = workspace.chain.extended(signed, &self.roots);
+        let (chain, _) = extended.map_err(|why| refusal(why, signed, &self.roots))?;
         let leaf = Leaf {
             kind: LeafKind::Statement,
             first_position: workspace.next_position,
@@ -251,14 +260,22 @@ impl Writer {
 }
 
 /// What is wrong with a statement, for whoever handed it in.
-fn refusal(why: Refused, roots: &Roots) -> String {
-    if !why.is_of_signer() {
-        return why.to_string();
+fn refusal(why: Refused, signed: &Signed, roots: &Roots) -> String {
+    if why.is_of_signer() {
+        let era = roots.current();
+        return format!(
+            "{why} (hint: the root of era {era} signs now, in a succession its successor; what an earlier root signs is refused)"
+        );
     }
-    let era = roots.current();
-    format!(
-        "{why} (hint: the root of era {era} signs now, in a succession its successor; what an earlier root signs is refused)"
-    )
+    let shows = match &signed.statement.action {
+        Some(Action::Hold(_) | Action::Release(_)) => "hold",
+        Some(Action::Delegate(_) | Action::Enrol(_) | Action::Retire(_) | Action::Revoke(_) | Action::Suspect(_)) => {
+            "key"
+        }
+        _ => "statement",
+    };
+    let of = if signed.workspace().is_some() { " --workspace NAME" } else { "" };
+    format!("{why} (hint: `ledger {shows} list{of}` shows what stands; if others signed meanwhile, prepare it again)")
 }
 
 /// The verb of a statement, as administration's record has it.

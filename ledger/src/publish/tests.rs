@@ -1,16 +1,20 @@
 //! Tests of what stands between the publisher and a false promise: copies, a fence and an archive that are not the ones that
 //! they were, what lies staged, what breaks for good, and what hangs. After each the oracle.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use custody::id::WorkspaceId;
+use custody::{
+    id::WorkspaceId,
+    wire::{self, statement::Action},
+};
 
 use crate::{
     alarm::Alarm,
     archive::ArchiveError,
     commit::{Limits, State},
     fence::FenceError,
-    publish::PublishError,
+    log_view::FenceState,
+    publish::{PublishError, watch_fence},
     rig::{
         Dir, Peer, Rig,
         faults::{Faults, Mode},
@@ -111,7 +115,7 @@ async fn a_successor_that_waited_looks_at_the_fence_again() {
         }
         let store = crate::archive::open_folder(&dir.0.join("fence-store")).unwrap();
         let fence = crate::fence::Fence::over(store, crate::rig::ORIGIN, [1; 32], true).await.unwrap();
-        let entry = custody::log::encode_entry(custody::wire::log_entry::Entry::TermStart(custody::wire::TermStart {
+        let entry = custody::log::encode_entry(wire::log_entry::Entry::TermStart(wire::TermStart {
             term: 99,
             incarnation: 0,
             at: crate::clock::now_us(),
@@ -123,6 +127,43 @@ async fn a_successor_that_waited_looks_at_the_fence_again() {
     };
     let (started, ()) = tokio::join!(Rig::start(&moved.0), other);
     assert!(matches!(started, Err(PublishError::Fenced)), "{:?}", started.err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_own_claim_that_was_not_heard_of_hides_no_other_behind_it() {
+    let (dir, ..) = stopped("behind").await;
+    let faults = Faults::default();
+    let rig = Rig::start_with(&dir.0, &faults, Limits::default()).await.unwrap();
+    rig.cut().await;
+    let before = rig.view.read().unwrap().tree.size();
+    // The claim stands, its answer is lost, and then the archive is away: it is not asked for again.
+    faults.arm(&["fence:put:fence/log/"], Mode::DoThenErr, 1);
+    faults.arm(&["fence:get:fence/log/"], Mode::Refuse, 1);
+    let workspace = rig.say(WorkspaceId([31; 16]), Action::Create(wire::Create { name: "new".to_owned() }));
+    workspace.await.unwrap();
+    faults.wait_struck(2).await;
+    faults.arm(&["archive:"], Mode::Refuse, u64::MAX);
+    let state = Arc::new(FenceState::default());
+    let fence = rig.fence.clone();
+    let watch = |state: &Arc<FenceState>| {
+        let (view, state, alarms) = (Arc::clone(&rig.view), Arc::clone(state), rig.alarms.clone());
+        watch_fence(fence.clone(), view, state, alarms, 2, std::time::Duration::from_millis(1))
+    };
+    // Nothing stands behind it: the fence is seen.
+    tokio::select! {
+        () = watch(&state) => panic!("fenced off by its own claim"),
+        () = async { while !state.is_fresh() { tokio::task::yield_now().await } } => {}
+    }
+    // A copy of the database completes the claim, and makes its own.
+    let copy = copy(&dir.0, "behind-copy");
+    let other = Rig::start(&copy.0).await.unwrap();
+    let state = Arc::new(FenceState::default());
+    watch(&state).await;
+    assert!(state.is_fenced() && !state.is_fresh());
+    assert_eq!(rig.view.read().unwrap().tree.size(), before, "the claim was taken, and is no longer in the way");
+    other.stop().await;
+    faults.clear();
+    rig.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -352,7 +393,7 @@ async fn a_store_that_hangs_takes_no_more_than_its_share_of_threads() {
     let inner = crate::archive::open_folder(&dir.0).unwrap();
     let store = crate::rig::faults::Faulty { inner, faults: faults.clone(), place: "archive" };
     let limit = std::time::Duration::from_millis(20);
-    let archive = crate::archive::Archive::over(std::sync::Arc::new(store), limit);
+    let archive = crate::archive::Archive::over(Arc::new(store), limit);
     let readers = (0..100).map(|_| archive.get("a"));
     for read in futures::future::join_all(readers).await {
         assert!(matches!(read, Err(ArchiveError::TimedOut)), "{read:?}");

@@ -31,7 +31,7 @@ use crate::{
     exit::ExitReason,
     fence::Fence,
     keys,
-    log_view::{FenceState, report},
+    log_view::FenceState,
     metrics::Metrics,
     own_keys::OwnKeys,
     pki::Pki,
@@ -94,20 +94,19 @@ pub(super) async fn open(config: &Config) -> Result<Opened, Ended> {
                 alarms.raise(Alarm::StoreFormat, why.to_string());
                 Ended::unusable(&why)
             }
-            why => Ended::failed("open the store", &why),
+            why => Ended::store("open the store", &why),
         })?;
     let store = Arc::new(store);
     let limit = Duration::from_secs(config.archive.request_seconds_max);
-    let used = |name: &str| store.number(name).map_err(|why| Ended::failed("read the store", &why));
+    let broken = |why: StoreError| Ended::store("read the store", &why);
+    let used = |name: &str| store.number(name).map_err(broken);
     let archive = Archive::folder(&config.archive.folder, limit, used("published_size")?.is_some())
         .map_err(|why| Ended::failed("open the archive", &why))?;
     let writer = writer_digest(&config.paths.data);
     let used_before = used("term")?.is_some();
     let fence = Fence::folder(&config.fence.folder, &config.origin, writer, used_before).await;
     let fence = fence.map_err(|why| Ended::failed("open the fence", &why))?;
-    let broken = |why: StoreError| Ended::failed("read the store", &why);
-    let genesis =
-        take_genesis(&store, &config.paths.genesis).map_err(|why| Ended::new(ExitReason::Configuration, why))?;
+    let genesis = take_genesis(&store, &config.paths.genesis)?;
     let view = Publisher::load_view(&store, &config.origin, &log).map_err(broken)?;
     let mark = store.number("queue_mark").map_err(broken)?.unwrap_or(0);
     let chain = commit::ledger_chain(&store, &config.origin, roots.clone()).map_err(broken)?;
@@ -125,6 +124,7 @@ pub(super) async fn open(config: &Config) -> Result<Opened, Ended> {
         key: log,
         term: 0,
         incarnation: chain.incarnation(),
+        chain,
         view: Arc::new(RwLock::new(view)),
         fence_state: Arc::new(FenceState::default()),
         alarms: alarms.clone(),
@@ -179,10 +179,12 @@ fn open_secrets(config: &Config) -> Result<[SigningKey; 3], Ended> {
     Ok(own)
 }
 
-/// Tells this machine and data directory from others, without naming them.
+/// Tells this machine and data directory from others, without naming them. Copies of a machine share its id, and containers of
+/// one its start: so both count, and the name.
 fn writer_digest(data: &Path) -> [u8; 32] {
     use std::os::unix::fs::MetadataExt as _;
-    let machine = fs::read("/etc/machine-id").unwrap_or_default();
+    let of_machine = ["/etc/machine-id", "/proc/sys/kernel/random/boot_id", "/proc/sys/kernel/hostname"];
+    let machine = of_machine.map(|file| sha256(&[&fs::read(file).unwrap_or_default()])).concat();
     let path = fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
     let inode = fs::metadata(&path).map_or((0, 0), |meta| (meta.dev(), meta.ino()));
     let text = format!("{}\n{}\n{}", path.display(), inode.0, inode.1);
@@ -190,25 +192,31 @@ fn writer_digest(data: &Path) -> [u8; 32] {
 }
 
 /// At the first start: the statements that `init` made go into the store, and become the log's first entries.
-fn take_genesis(store: &Store, folder: &Path) -> Result<Vec<Bytes>, String> {
-    let read = |why: StoreError| report(&why);
-    if store.last(Family::Log, &[]).map_err(read)?.is_some() {
+fn take_genesis(store: &Store, folder: &Path) -> Result<Vec<Bytes>, Ended> {
+    let broken = |why: StoreError| Ended::store("keep the first statements", &why);
+    if store.last(Family::Log, &[]).map_err(broken)?.is_some() {
         return Ok(Vec::new());
     }
-    let listing = fs::read_dir(folder)
-        .map_err(|why| format!("failed to read the first statements: {why} (hint: ledger init)"))?;
+    let unusable = |path: &Path, why: &dyn std::fmt::Display| {
+        let text = format!(
+            "failed to read the first statements in {}: {why}\nhint: put the folder back as `ledger init` made it",
+            path.display()
+        );
+        Ended::new(ExitReason::Configuration, text)
+    };
+    let listing = fs::read_dir(folder).map_err(|why| unusable(folder, &why))?;
     let mut files: Vec<_> = listing.filter_map(Result::ok).map(|file| file.path()).collect();
     files.retain(|path| path.extension().is_some_and(|end| end == "stmt"));
     files.sort();
     let mut change = store.change();
     let mut entries = Vec::new();
     for path in files {
-        let object = Bytes::from(fs::read(&path).map_err(|why| format!("failed to read a first statement: {why}"))?);
-        let signed = Signed::parse(&object).map_err(|why| format!("a first statement is not in form: {why}"))?;
+        let object = Bytes::from(fs::read(&path).map_err(|why| unusable(&path, &why))?);
+        let signed = Signed::parse(&object).map_err(|_| unusable(&path, &"it is no signed statement"))?;
         let key = statement_key(signed.workspace(), signed.statement.serial);
         change.put(Family::Statements, key, [&0_u64.to_be_bytes()[..], &object].concat());
         entries.push(Bytes::from(encode_entry(log_entry::Entry::Statement(object))));
     }
-    store.commit(change).map_err(read)?;
+    store.commit(change).map_err(broken)?;
     Ok(entries)
 }

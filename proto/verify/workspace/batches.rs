@@ -89,6 +89,7 @@ impl<A: Archive> Walk<'_, '_, A> {
             }
             (writer.last_created_at, writer.last_received_at) = (header.created_at, received_at);
         }
+        verdict.counts.hear(header.created_at, self.options.as_of);
         verdict.counts.dropped = verdict.counts.dropped.saturating_add(header.dropped);
         verdict.suspect_batches = verdict.suspect_batches.saturating_add(u64::from(batch.suspect));
         match &batch.held {

@@ -3,19 +3,21 @@
 use std::collections::BTreeSet;
 
 use super::{
-    super::{Archive, Stop, segment::Task},
-    DAY_US, Walk,
+    super::{
+        Archive, Stop,
+        segment::Task,
+        silence::{DAY_US, OpenEpoch},
+    },
+    Walk,
 };
 use crate::{
+    archive,
     batch::EpochState,
-    id::{Epoch, GatewayId, HeaderHash, WorkspaceId},
+    id::{Epoch, GatewayId, HeaderHash},
     segment::{Object, roster_hash},
     verdict::{Check, Verdict, ensure},
-    wire::RosterEntry,
+    wire::{Role, RosterEntry},
 };
-
-/// An epoch that is neither closed nor continued for so long is a finding.
-const UNCLOSED_US: u64 = DAY_US.saturating_mul(3);
 
 impl<A: Archive> Walk<'_, '_, A> {
     pub(super) fn check_roster(
@@ -81,6 +83,21 @@ impl<A: Archive> Walk<'_, '_, A> {
         }
     }
 
+    /// Gateways that somebody enrolled and that may write, and of which nothing is here from the beginning to the end: the
+    /// root or a registrar says that they are there, and the ledger alone that they never wrote.
+    pub(in crate::verify) fn find_never_heard(&self, verdict: &mut Verdict) {
+        if self.has_gap || self.options.until.is_some() {
+            return;
+        }
+        let may_write = self.chain.keys().filter(|(_, key)| key.role == Role::Gateway && !key.revoked && !key.retired);
+        let enrolled: BTreeSet<GatewayId> = may_write.filter_map(|(_, key)| key.gateway).collect();
+        for gateway in enrolled.into_iter().filter(|gateway| !self.gateways.contains_key(gateway)) {
+            let place = archive::statements(Some(self.id()));
+            let text = format!("gateway {gateway} is enrolled, and nothing that it signed is here");
+            verdict.find("never-heard", Some(self.id()), place, text);
+        }
+    }
+
     /// Epochs that are open at the end: whether they are silent or unclosed depends on how far the whole archive reaches.
     pub(in crate::verify) fn open_epochs(&self) -> Vec<OpenEpoch> {
         let mut open = Vec::new();
@@ -90,37 +107,12 @@ impl<A: Archive> Walk<'_, '_, A> {
                 open.push(OpenEpoch {
                     workspace: self.id(),
                     place: format!("gateway {id} epoch {epoch} batch {}", state.last_batch),
-                    heard_at: writer.last_received_at,
+                    heard_at: writer.last_created_at.min(writer.last_received_at),
                     silence_us_max: writer.always_on.then_some(writer.silence_us_max),
                 });
             }
         }
         open
-    }
-}
-
-/// An epoch that nothing closed.
-pub(in crate::verify) struct OpenEpoch {
-    workspace: WorkspaceId,
-    place: String,
-    heard_at: u64,
-    /// Of a writer that promised to be always on.
-    silence_us_max: Option<u64>,
-}
-
-impl OpenEpoch {
-    /// What an auditor should know of it, given the newest time in the archive.
-    pub(in crate::verify) fn find(&self, now: u64, verdict: &mut Verdict) {
-        let since = now.saturating_sub(self.heard_at);
-        if since > UNCLOSED_US {
-            let text = "neither closed nor continued for three days".to_owned();
-            verdict.find("unclosed", Some(self.workspace), self.place.clone(), text);
-        }
-        // A segment of heartbeats alone is sealed daily, so the newest ones may not be archived yet.
-        if self.silence_us_max.is_some_and(|allowed| since > allowed.saturating_add(DAY_US)) {
-            let text = "nothing since, and not closed".to_owned();
-            verdict.find("silent", Some(self.workspace), self.place.clone(), text);
-        }
     }
 }
 

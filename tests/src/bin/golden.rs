@@ -9,18 +9,34 @@ use custody_tests::{
     lies::{self, GOLDEN},
 };
 
+const USAGE: &str = "usage: golden DIR | golden --lies DIR | golden --evidence DIR | golden --places";
+
+/// No folder is made under the name of an option that there is not.
+fn is_option(argument: &str) -> bool {
+    argument.starts_with('-')
+}
+
+#[expect(clippy::print_stdout, reason = "the text is what it is asked for")]
+fn help() {
+    println!("{USAGE}");
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
+        ["--help" | "-h"] => {
+            help();
+            Ok(())
+        }
         ["--places"] => {
             places();
             Ok(())
         }
-        ["--lies", folder] => write_lies(Path::new(folder), false),
-        ["--evidence", folder] => write_lies(Path::new(folder), true),
-        [folder] => golden::write(&GOLDEN.ledger, Path::new(folder)),
-        _ => Err(io::Error::other("usage: golden DIR | golden --lies DIR | golden --evidence DIR | golden --places")),
+        ["--lies", folder] if !is_option(folder) => write_lies(Path::new(folder), false),
+        ["--evidence", folder] if !is_option(folder) => write_lies(Path::new(folder), true),
+        [folder] if !is_option(folder) => golden::write(&GOLDEN.ledger, Path::new(folder)),
+        _ => Err(io::Error::other(USAGE)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,7 +54,7 @@ fn write_lies(folder: &Path, of_evidence: bool) -> io::Result<()> {
         told.write(&place)?;
         write_one(&place.join("expected.json"), &serde_json::to_vec_pretty(&lie.expected)?)?;
     }
-    write_one(&folder.join("as-of"), golden::AS_OF.to_string().as_bytes())
+    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "the list is what it is asked for")]

@@ -4,7 +4,7 @@
 
 use std::{error::Error, path::Path, process::ExitCode};
 
-use custody::{policy::Policy, verdict::OMITTED};
+use custody::{policy::Policy, verdict::OMITTED, verify::Options};
 use custody_tests::golden::objects::Objects;
 use custody_tests::verdict;
 
@@ -32,7 +32,8 @@ fn verify(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let outcome = if archive.is_file() {
         verdict::check_evidence(&std::fs::read(archive)?, &policy)?
     } else {
-        verdict::verify(&Objects::read(archive)?, &policy, as_of.parse()?, &known)?
+        let asked = Options { as_of: as_of.parse()?, ..Options::default() };
+        verdict::verify(&Objects::read(archive)?, &policy, asked, &known)?
     };
     Ok(serde_json::to_string(&outcome)?)
 }

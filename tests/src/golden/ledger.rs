@@ -291,6 +291,11 @@ impl Ledger {
         self.clock += us;
     }
 
+    /// Sets the clock, also back.
+    pub fn set_clock(&mut self, us: u64) {
+        self.clock = us;
+    }
+
     /// Signs heads with another key from now on.
     pub fn use_head_key(&mut self, label: &'static str) {
         self.head_key = label;

@@ -2,13 +2,14 @@
 //! policies, and known files that were written differently.
 
 use custody::{
+    note::cosign,
     policy::{Policy, Scope},
     segment::Seal,
 };
 
 use super::{Golden, ObjectMap, Strength, tamper, target::Target, whole};
 use crate::golden::{
-    keys,
+    AS_OF, keys,
     render::{self, At, Liar},
 };
 
@@ -60,6 +61,11 @@ pub(super) fn objects(name: &str, golden: &Golden) -> Option<Result<ObjectMap, S
             let tail = Target::Segment((keys::workspace("beta"), 14));
             whole::remove(golden, Strength::Resigned, &tail).map(without_cosignatures)
         }
+        // A witness whose clock is wrong: fresh on the day that it names, and on none before.
+        "cosigned-an-hour-ahead" => Ok(cosigned_at(golden, AS_OF / 1_000_000 + 3_600)),
+        "cosigned-a-second-too-far-ahead" => Ok(cosigned_at(golden, AS_OF / 1_000_000 + 301)),
+        "cosigned-a-little-ahead" => Ok(cosigned_at(golden, AS_OF / 1_000_000 + 300)),
+        "cosigned-again-later" => Ok(cosigned_again(golden)),
         "seal-of-another-sha256" => Ok(other_sha256(golden, newest)),
         "seal-and-header-of-another-origin" => Ok(tamper::rewrite(golden, |ledger| {
             if let Some(segment) = ledger.workspace("alpha").segments.last_mut() {
@@ -73,6 +79,29 @@ pub(super) fn objects(name: &str, golden: &Golden) -> Option<Result<ObjectMap, S
 fn without_cosignatures(mut objects: ObjectMap) -> ObjectMap {
     objects.retain(|name, _| !name.starts_with("log/cosignatures/"));
     objects
+}
+
+/// All witnesses cosigned the newest checkpoint at this time, in seconds.
+fn cosigned_at(golden: &Golden, time: u64) -> ObjectMap {
+    let mut objects = golden.rendered.objects.clone();
+    if let Some(publication) = golden.ledger.publications.last() {
+        for (witness, _) in &publication.cosignatures {
+            let line = cosign(&publication.checkpoint, witness, &keys::signing(witness), time).text();
+            objects.insert(custody::archive::cosignature(publication.checkpoint.size, witness), line.into());
+        }
+    }
+    objects
+}
+
+/// Each witness cosigned the newest checkpoint long ago, and again on the day of the question.
+fn cosigned_again(golden: &Golden) -> ObjectMap {
+    let (long_ago, today) = (cosigned_at(golden, 1), cosigned_at(golden, AS_OF / 1_000_000));
+    let newest = |name: &String| golden.rendered.objects.get(name) != long_ago.get(name);
+    let both = |(name, first): (&String, &bytes::Bytes)| {
+        let lines = [&first[..], today.get(name).map_or(&[][..], |second| &second[..])].concat();
+        (name.clone(), if newest(name) { lines.into() } else { first.clone() })
+    };
+    long_ago.iter().map(both).collect()
 }
 
 /// Seal and name of a segment say a SHA-256 that is not that of the object.

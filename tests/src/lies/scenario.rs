@@ -27,11 +27,12 @@ pub(super) fn hooks(name: &str) -> Result<Hooks, String> {
         .or_else(|| contents(name))
         .or_else(|| numbers(name))
         .or_else(|| heads(name))
+        .or_else(|| super::silence::hooks(name))
         .or_else(|| name.starts_with("policy-").then(Hooks::default))
         .ok_or_else(|| format!("no such scenario: {name}"))
 }
 
-fn sequel(sequel: impl Fn(&mut Ledger) + Send + Sync + 'static) -> Hooks {
+pub(super) fn sequel(sequel: impl Fn(&mut Ledger) + Send + Sync + 'static) -> Hooks {
     Hooks { sequel: Some(Box::new(sequel)), ..Hooks::default() }
 }
 

@@ -6,12 +6,11 @@ use std::{path::Path, process::Command, sync::Arc, time::Duration};
 use bytes::Bytes;
 use custody::{
     hash::{root_successor, sha256},
-    id::{KeyId, RootHash, hex, unhex},
+    id::{RootHash, hex, unhex},
     key::PublicKey,
     log::{TILE_WIDTH, tile_path},
     merkle::{LogTree, Tree, log_leaf},
     note::SignedCheckpoint,
-    wire::Role,
 };
 use custody_tests::{
     oracle::check_all,
@@ -207,87 +206,9 @@ async fn a_stranger_reads_the_log_over_http_and_computes_its_root() {
     end(&process);
 }
 
-fn public_of(file: &Path) -> PublicKey {
+pub(super) fn public_of(file: &Path) -> PublicKey {
     let public = offline(&["root", "public", file.to_str().unwrap()]);
     PublicKey::new(&unhex(public.trim()).unwrap()).unwrap()
-}
-
-/// The id of a key of the ledger's own chain.
-fn key_of(home: &Home, role: Role, file: &Path) -> KeyId {
-    let id = public_of(file).id(role);
-    assert!(home.say(&["key", "list"]).contains(&id.to_string()));
-    id
-}
-
-#[expect(clippy::disallowed_methods, reason = "a key file is put in the place of another, as an operator does it")]
-fn put_in_place(new: &Path, old: &Path) {
-    std::fs::rename(new, old).unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_of_the_ledgers_own_keys_is_rotated_and_a_wrong_one_does_not_start() {
-    let home = Home::new("rotate", SETTINGS);
-    let mut process = home.start();
-    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
-    let root = home.root_key().display().to_string();
-    for (name, role) in [("head", Role::Head), ("log", Role::Log), ("record", Role::Record)] {
-        let mut session = gateway.connect(home.grpc).await.unwrap();
-        ship(&mut gateway, &mut session, 2).await;
-        let current = home.dir.join(format!("keys/{name}.key"));
-        let old = key_of(&home, role, &current);
-        // While the ledger signs with it nobody revokes it.
-        let said = home.refuses(&["key", "revoke", &old.to_string(), "--root-key", &root], 1);
-        assert!(said.contains("signs with that key") && said.contains("hint:"), "{said}");
-        let new = home.dir.join(format!("new-{name}.key"));
-        offline(&["key", "make", new.to_str().unwrap()]);
-        // A key that nobody enrolled: the ledger does not start, and says what to do.
-        let kept = home.dir.join("kept.key");
-        end(&process);
-        put_in_place(&current, &kept);
-        put_in_place(&new, &current);
-        let wrong = home.spawn(&[]);
-        assert_eq!(wrong.wait_end().code(), Some(2), "{name}: {}", wrong.log().join("\n"));
-        let log = wrong.log().join("\n");
-        assert!(log.contains("is not enrolled") && log.contains("hint:"), "{log}");
-        put_in_place(&current, &new);
-        put_in_place(&kept, &current);
-        process = home.start();
-        home.say_as_root(&["key", "enrol", "--role", name, "--new-key", new.to_str().unwrap()]);
-        end(&process);
-        put_in_place(&current, &kept);
-        put_in_place(&new, &current);
-        process = home.start();
-        let mut session = gateway.connect(home.grpc).await.unwrap();
-        ship(&mut gateway, &mut session, 2).await;
-        home.say_as_root(&["key", "retire", &old.to_string()]);
-        home.say_as_root(&["key", "revoke", &old.to_string()]);
-        ship(&mut gateway, &mut session, 2).await;
-        home.say(&["cut"]);
-        // The revoked key put back does not start.
-        end(&process);
-        put_in_place(&current, &new);
-        put_in_place(&kept, &current);
-        let revoked = home.spawn(&[]);
-        assert_eq!(revoked.wait_end().code(), Some(2), "{name}: {}", revoked.log().join("\n"));
-        assert!(revoked.log().join("\n").contains("was revoked"), "{}", revoked.log().join("\n"));
-        put_in_place(&new, &current);
-        process = home.start();
-    }
-    let mut session = gateway.connect(home.grpc).await.unwrap();
-    ship(&mut gateway, &mut session, 2).await;
-    end(&process);
-    check_all(&home, &home.policy(), &[&gateway]);
-    // Without the data folder that knows the new keys it is that which is missing.
-    let (data, away) = (home.dir.join("data"), home.dir.join("away"));
-    put_in_place(&data, &away);
-    let lost = home.spawn(&[]);
-    let (code, log) = (lost.wait_end().code(), lost.log().join("\n"));
-    let named =
-        ["nothing ever ran in the data folder", "is its volume mounted?", "hint:"].map(|word| log.contains(word));
-    assert!(code == Some(2) && named == [true; 3], "{code:?} {log}");
-    put_in_place(&data, &home.dir.join("empty"));
-    put_in_place(&away, &data);
-    end(&home.start());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -490,5 +411,53 @@ async fn a_drain_that_cannot_archive_says_what_is_left() {
     assert_eq!(stale.wait_end().code(), Some(3), "{}", stale.log().join("\n"));
     let log = stale.log().join("\n");
     assert!(log.contains("old copy") && log.contains("hint:") && !log.contains("everything is archived"), "{log}");
+    end(&process);
+}
+
+#[test]
+fn a_command_that_is_refused_names_the_thing_and_the_next_move() {
+    let home = Home::new("refusals", SETTINGS);
+    let process = home.start();
+    let workspace = home.workspace("payments");
+    let (asked, answered) = Gateway::enrol(&home, workspace).files(&home);
+    let root = home.root_key().display().to_string();
+    let none = "0".repeat(64);
+    let with_root = ["--root-key", &root];
+    let head = home.say(&["key", "list"]).lines().find(|line| line.contains("head key")).unwrap()[..64].to_owned();
+    let offline = home.dir.join("offline").display().to_string();
+    home.say(&["workspace", "add", "research", "--request-out", &offline]);
+    std::fs::remove_file(&answered).unwrap();
+    // What is typed, the exit code, and what must be in the answer; all are signed by the root, or would be.
+    let refused: [(&[&str], i32, &str); 12] = [
+        (&["workspace", "add", "payments"], 1, "names a workspace that exists"),
+        (&["workspace", "add", "two words"], 64, "\"two words\""),
+        (&["workspace", "remove", "research"], 1, "no workspace research"),
+        (&["hold", "release", &none[..32], "--workspace", "payments"], 1, "releases a hold that does not stand"),
+        (&["key", "revoke", &head], 1, "ends a key that this ledger signs with"),
+        (&["key", "revoke", &none], 1, "names a key that is not enrolled"),
+        (&["gateway", "enrol", "nofile", "--out", "answer.json"], 1, "nofile"),
+        (&["gateway", "enrol", &offline, "--out", "answer.json"], 1, "enrolment request is not in form"),
+        (&["key", "enrol", "--role", "head", "--new-key", "nokey"], 1, "nokey"),
+        (&["workspace", "add", "x", "--reason", "two words"], 64, "\"two words\""),
+        (&["key", "enrol", "--role", "head", "--public-key", "zz"], 64, "--public-key"),
+        (&["workspace", "remove", &none[..32]], 1, "no such workspace"),
+    ];
+    for (args, code, names) in refused {
+        let said = home.refuses(&[args, &with_root].concat(), code);
+        let moves = code == 64 || said.contains("hint:");
+        assert!(said.contains(names) && moves && !said.contains("Some("), "ledger {args:?}: {said}");
+    }
+    let unsigned: [(&[&str], &str); 5] = [
+        (&["statement", "submit", &offline], "offline is no signed statement"),
+        (&["statement", "submit", "nofile"], "nofile"),
+        (&["workspace", "add", "other", "--request-out", &offline], "offline: it is there already"),
+        // The gateway is enrolled, so nothing is to be signed; the key that was named is missed all the same.
+        (&["gateway", "enrol", &asked, "--out", &answered, "--root-key", "nokey"], "nokey"),
+        (&["gateway", "enrol", &asked, "--out", &offline, "--root-key", &root], "offline: it is there already"),
+    ];
+    for (args, names) in unsigned {
+        let said = home.refuses(args, 1);
+        assert!(said.contains(names) && said.contains("hint:") && !said.contains("Some("), "ledger {args:?}: {said}");
+    }
     end(&process);
 }

@@ -171,6 +171,31 @@ fn every_fail_point_of_the_ledger_is_killed_at_and_no_other() {
     assert_eq!(names, FAIL_POINTS.map(|(name, _)| name));
 }
 
+/// Where a start that nothing came before passes, and its commits, of which it has fewer.
+fn of_a_start() -> impl Iterator<Item = (&'static str, u64)> {
+    let named = FAIL_POINTS.iter().filter(|(name, _)| name.starts_with("start-") || name.starts_with("publish-"));
+    named.map(|(name, _)| (*name, 1)).chain((1..8).map(|passage| ("store-before-commit", passage)))
+}
+
+#[test]
+fn a_first_start_that_is_killed_anywhere_is_completed_by_the_next() {
+    let mut killed = 0;
+    for (name, passage) in of_a_start() {
+        let home = Home::new("first", SETTINGS);
+        let process = home.spawn(&[("CUSTODY_FAILPOINT", &format!("{name}:{passage}"))]);
+        match process.wait_serving() {
+            true => process.kill(),
+            false => killed += 1,
+        }
+        let process = home.start();
+        home.workspace("payments");
+        end(&process);
+        let expected = Expected { complete: true, ..Expected::default() };
+        check_ledger(&home.archive(), &home.policy(), &expected);
+    }
+    assert!(killed >= 11, "only {killed} starts were killed");
+}
+
 fn heads(gateways: &[Gateway]) -> Vec<Known> {
     let head = |gateway: &Gateway| SignedHead::parse(&gateway.last_head());
     gateways.iter().filter_map(|gateway| head(gateway).ok()).map(|head| Known::Head(Box::new(head))).collect()

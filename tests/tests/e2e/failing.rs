@@ -1,6 +1,10 @@
 //! What fails around the ledger: archive, fence, disk, a second ledger, an old copy, a configuration, and the end of it all.
 
-use std::{path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use custody_tests::{
     oracle::{self, Expected, check_ledger},
@@ -14,7 +18,7 @@ fn check_all(home: &Home, gateway: &Gateway) {
 
 /// A folder that is out of reach: its name is another file's, so that every use of it fails, root's too.
 struct Away {
-    folder: std::path::PathBuf,
+    folder: PathBuf,
 }
 
 impl Away {
@@ -53,6 +57,26 @@ async fn intake_goes_on_while_the_archive_is_away_and_the_archive_catches_up() {
     while gateway.archived < head {
         gateway.hear(&mut session).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_a_ledger_that_dies_is_told_so() {
+    let (home, process, mut gateway, mut session) = served("dies", SETTINGS).await;
+    ship(&mut gateway, &mut session, 3).await;
+    let away = Away::new(&home.archive());
+    let said = std::thread::scope(|scope| {
+        let cutting = scope.spawn(|| home.refuses(&["cut"], 1));
+        // Nothing else is to be archived.
+        assert!(process.wait_line("archive-failing"), "{}", process.log().join("\n"));
+        process.kill();
+        cutting.join().unwrap()
+    });
+    assert!(said.contains("connection to the ledger ended before it answered") && said.contains("hint:"), "{said}");
+    away.back();
+    let process = home.start();
+    home.say(&["cut"]);
+    check_all(&home, &gateway);
+    end(&process);
 }
 
 /// Moves a folder of the test.
@@ -200,7 +224,7 @@ async fn an_old_copy_of_the_data_is_read_only_and_harms_nothing() {
 }
 
 /// A file system of its own, where this machine lets us make one.
-pub(crate) struct Disk(pub(crate) std::path::PathBuf);
+pub(crate) struct Disk(pub(crate) PathBuf);
 
 impl Disk {
     pub(crate) fn mount(folder: &Path, megabytes: u32) -> Option<Self> {
@@ -301,6 +325,52 @@ async fn a_write_that_finds_no_room_poisons_and_a_start_with_room_goes_on() {
         session.send(batch.bytes).await.unwrap();
     }
     gateway.settle(&mut session).await.unwrap();
+    home.say(&["cut"]);
+    check_all(&home, &gateway);
+    end(&process);
+    fill(&disk.0.join("ballast"));
+    let refused = home.spawn(&[]);
+    assert_eq!(refused.wait_end().code(), Some(1), "{}", refused.log().join("\n"));
+    let said = refused.log().join("\n");
+    assert!(said.contains("hint: the disk of data/ is full"), "{said}");
+}
+
+/// What lies in a folder, and below it: names and bytes.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(contents(&path)),
+            false => drop(found.insert(path.clone(), std::fs::read(&path).unwrap())),
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_lost_what_was_acknowledged_is_refused_before_anything_is_claimed() {
+    let (home, process, mut gateway, mut session) = served("damaged", SETTINGS).await;
+    ship(&mut gateway, &mut session, 9).await;
+    process.kill();
+    let files = contents(&home.dir.join("data/store"));
+    let logs = files.iter().filter(|(path, _)| path.extension().is_some_and(|end| end == "log"));
+    let (log, whole) = logs.max_by_key(|(_, bytes)| bytes.len()).unwrap();
+    let fence = contents(&home.dir.join("fence"));
+    // In the middle, and in the last of all, which RocksDB takes for a write that a power cut tore.
+    for at in [whole.len() / 2, whole.len() - 20] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        write(log, &damaged);
+        let refused = home.spawn(&[]);
+        assert_eq!(refused.wait_end().code(), Some(2), "{}", refused.log().join("\n"));
+        let said = refused.log().join("\n");
+        assert!(said.contains("it is damaged") && said.contains("hint: "), "{said}");
+        assert!(contents(&home.dir.join("fence")) == fence, "a term was claimed");
+        assert!(std::fs::read(log).unwrap() == damaged, "what is left of it was changed");
+    }
+    write(log, whole);
+    let process = home.start();
     home.say(&["cut"]);
     check_all(&home, &gateway);
     end(&process);

@@ -1,4 +1,4 @@
-//! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `crash`: the ledger killed under load.
+//! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `own_keys`: the ledger's three keys. `crash`: the ledger killed under load.
 //! `hostile`: bad input, each with its answer. `limits`: every limit of intake, and who goes on. `failing`: what fails around
 //! the ledger. `sync`: the sync before the answer. `relay`, `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with
 //! the published examples, killed under load, on a full disk, under another key, and traced; the proxy killed under load. `tamper`: the golden archive and every lie about it. `mutated`: the golden archive, changed at
@@ -11,6 +11,7 @@ mod failing;
 mod hostile;
 mod limits;
 mod mutated;
+mod own_keys;
 mod relay;
 mod relay_disk;
 mod relay_key;

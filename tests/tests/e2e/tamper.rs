@@ -91,7 +91,8 @@ fn evidence_whose_own_statements_doubt_its_signer_is_undecided() {
 fn every_known_file_of_the_golden_archive_is_found_in_it() {
     let objects = Objects(GOLDEN.rendered.objects.clone());
     let known: Vec<Vec<u8>> = GOLDEN.known.values().cloned().collect();
-    let outcome = custody_tests::verdict::verify(&objects, &golden::policy(), golden::AS_OF, &known).unwrap();
+    let asked = Options { as_of: golden::AS_OF, ..Options::default() };
+    let outcome = custody_tests::verdict::verify(&objects, &golden::policy(), asked, &known).unwrap();
     assert_eq!((outcome.exit, outcome.first.as_str()), (0, ""));
     assert_eq!(outcome.claims[&Claim::NotRolledBack], State::Verified);
 }
@@ -321,7 +322,7 @@ fn verify_without(verifier: &Path, lie: &Lie, check: &str) -> Outcome {
     let mut command = Command::new(verifier);
     let told = folder.path().join(if lie.is_of_evidence() { "evidence" } else { "archive" });
     command.arg(told).arg(folder.path().join("policy.json")).arg(check);
-    command.arg(golden::AS_OF.to_string());
+    command.arg(lie.as_of().to_string());
     command.args(lie.known.iter().map(|name| folder.path().join("known").join(name)));
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

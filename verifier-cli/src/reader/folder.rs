@@ -60,10 +60,13 @@ impl Folder {
         for entry in fs::read_dir(folder).map_err(|why| failed(folder, &why))? {
             let path = entry.map_err(|why| failed(folder, &why))?.path();
             let part = path.file_name().and_then(|name| name.to_str());
-            let part = part.ok_or_else(|| refused(&path, "a name that is not UTF-8"))?;
+            let part = part.ok_or_else(|| refused(&path, "a name that is not UTF-8, and no object has one\nhint: an archive's folder holds nothing else; move it elsewhere"))?;
             let name = if prefix.is_empty() { part.to_owned() } else { format!("{prefix}/{part}") };
             if !is_safe(&name) {
-                return Err(refused(&path, "too deep, or a name that no object can have"));
+                return Err(refused(
+                    &path,
+                    "too deep, or a name that no object can have\nhint: an archive's folder holds nothing else; move it elsewhere",
+                ));
             }
             let metadata = match fs::symlink_metadata(&path) {
                 Ok(metadata) => metadata,
@@ -105,7 +108,7 @@ impl Archive for Folder {
             return Ok(None);
         }
         if !metadata.is_file() {
-            return Err(refused(&path, "not a regular file"));
+            return Err(refused(&path, "not a regular file\nhint: copy the files themselves"));
         }
         let limit = bytes_max(name).saturating_add(1);
         let mut bytes = Vec::with_capacity(room(metadata.len().min(limit)));

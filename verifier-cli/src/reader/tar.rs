@@ -21,6 +21,7 @@ const BLOCK: u64 = 512;
 const SIZE: (usize, usize) = (124, 136);
 const CHECKSUM: (usize, usize) = (148, 156);
 const PREFIX: (usize, usize) = (345, 500);
+const KIND: (usize, usize) = (156, 157);
 /// Mode, owner, group, time, two numbers of a device.
 const OTHER_NUMBERS: [(usize, usize); 6] = [(100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345)];
 /// Greatest length of a pax header in bytes: names of ours need a few hundred.
@@ -159,7 +160,7 @@ impl Indexer<'_> {
     fn header(&mut self) -> Result<Option<Header>, Unreadable> {
         let mut header = Header::new_old();
         let read = self.file.read_exact_at(header.as_mut_bytes(), self.offset);
-        read.map_err(|_| self.odd("no end: the file is truncated"))?;
+        read.map_err(|_| self.odd("no end: the file is truncated, or no tar file"))?;
         if header.as_bytes().iter().all(|byte| *byte == 0) {
             let left = self.length.saturating_sub(self.offset);
             if left > PADDING_BYTES_MAX || self.bytes(self.offset, left)?.iter().any(|byte| *byte != 0) {
@@ -194,6 +195,11 @@ impl Indexer<'_> {
         }
         if header.as_ustar().is_none() && field(PREFIX).iter().any(|byte| *byte != 0) {
             return Err(self.odd("the beginning of a name where this format has none"));
+        }
+        // Before there was a kind for them, a file of such a name was a folder: some readers go by that even where an extension
+        // header names it otherwise, and read its content as headers.
+        if field(KIND) == [0] && header.path_bytes().ends_with(b"/") {
+            return Err(self.odd("a file that has the name of a folder"));
         }
         Ok(())
     }

@@ -59,6 +59,7 @@ struct Period {
     first_received_at: Option<String>,
     last_received_at: Option<String>,
     newest_sealed_at: Option<String>,
+    reaches_to: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -124,6 +125,7 @@ pub fn json(subject: &Subject<'_>) -> String {
             first_received_at: counts.first_received_at.map(time::text),
             last_received_at: counts.last_received_at.map(time::text),
             newest_sealed_at: counts.newest_sealed_at.map(time::text),
+            reaches_to: counts.reaches_to.map(time::text),
         },
         claims: Claim::ALL.map(claim).into(),
         first_failing_check: verdict.first_fault().map(|fault| fault.check.name()),

@@ -57,8 +57,8 @@ fn write_scope(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
         _ => "no record".to_owned(),
     };
     writeln!(out, "Period       {period}")?;
-    if let Some(sealed) = counts.newest_sealed_at {
-        writeln!(out, "             the archive reaches to {}; what came later is not in it", time::text(sealed))?;
+    if let Some(reaches_to) = counts.reaches_to {
+        writeln!(out, "             the archive reaches to {}; what came later is not in it", time::text(reaches_to))?;
     }
     if options.since.is_some() || options.until.is_some() {
         let bound = |time: Option<u64>| time.map_or_else(|| "any time".to_owned(), time::text);
@@ -113,6 +113,9 @@ fn write_exceptions(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
             (State::Refuted, _) => "",
             (_, Check::SegmentPresent) => {
                 " (undecided: it may have been let go when the policy's retention had passed)"
+            }
+            (_, Check::CheckpointPresent) => {
+                " (undecided: none of the size that was asked for was signed, or none is here)"
             }
             _ => " (undecided)",
         };

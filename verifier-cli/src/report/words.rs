@@ -119,6 +119,15 @@ pub(super) fn finding(name: &str) -> &'static str {
         "unreferenced" => {
             "There are files that nothing examined refers to, as a crash may leave them, or what came later than was asked for."
         }
+        "never-heard" => {
+            "A gateway was allowed to sign, and nothing that it signed is here: it was never used, or left out."
+        }
+        "outdated" => {
+            "The archive ends days before the time of the question: of what happened since, nothing is known."
+        }
+        "uncounted" => {
+            "A signature that should be a witness's was not counted: it is by another key, or from after the question."
+        }
         "unsigned" => "Something was given as known from elsewhere that this ledger did not sign; it says nothing.",
         "not-checked" => "Something could not be checked because it is no longer kept.",
         _ => "Something that you should know.",

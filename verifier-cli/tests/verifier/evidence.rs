@@ -23,7 +23,7 @@ fn open(place: &Place) -> Source {
 }
 
 fn positions(workspace: &str, first: u64, end: u64) -> What {
-    What::Positions { workspace: workspace.to_owned(), first, end }
+    What::Positions { workspace: workspace.to_owned(), first, end: Some(end) }
 }
 
 #[test]

@@ -102,6 +102,7 @@ fn odd_members() -> Cases {
         ("no number", vec![with(136, b"yesterday"), end()]),
         ("the beginning of a name where", vec![with(345, b"workspaces"), end()]),
         ("a folder with content", vec![raw(EntryType::Directory, 512), good.clone(), vec![0; 1024]]),
+        ("a file that has the name of a folder", old_folder()),
         ("reaches past the end", vec![good[..514].to_vec()]),
         ("no end: the file is truncated", vec![good.clone()]),
         ("no end: the file is truncated", vec![good[..300].to_vec()]),
@@ -111,6 +112,16 @@ fn odd_members() -> Cases {
         ("a wrong checksum", vec![damaged, end()]),
         ("a wrong checksum", vec![vec![0x1f; 1024], end()]),
     ]
+}
+
+/// A file to those who go by its long name, and to others a folder whose content is another member.
+fn old_folder() -> Vec<Vec<u8>> {
+    let hidden = member("log/checkpoints/9", b"");
+    let mut old = header(b"workspaces/", EntryType::Regular, hidden.len() as u64);
+    old.as_mut_bytes()[156] = 0;
+    old.set_cksum();
+    let long_name = typed("l", EntryType::GNULongName, b"log/checkpoints/8\0");
+    vec![long_name, old.as_bytes().to_vec(), hidden, end()]
 }
 
 fn odd_names() -> Cases {

@@ -11,18 +11,17 @@ use bytes::Bytes;
 use custody::{
     FORMAT_VERSION, archive,
     batch::{self, Header, Numbering},
-    hash::{object_hash, root_successor},
+    hash::object_hash,
     head::{Head, history_leaf},
     id::{Epoch, GatewayId, HeaderHash, ObjectHash, RootHash, WorkspaceId},
     key::{Context, public, sign},
     log::{encode_bundle, encode_entry, encode_seal_entry, tile, tiles_between},
     merkle::{HistoryTree, LogTree, SegmentTree, Tree, log_leaf},
     note::{Checkpoint, SignedCheckpoint, cosign, sign_checkpoint},
-    policy::{Policy, Root, Scope, Witness},
+    policy::{Policy, Witness},
     record,
     segment::{self, Leaf, Seal, SegmentHeader, Writer},
     statement::{ChainHead, Signed, encode_signed, possession},
-    verdict::Claim,
     wire::{self, LeafKind, OpeningReason, Role, log_entry, record::Kind, statement::Action},
 };
 use ed25519_dalek::SigningKey;
@@ -44,6 +43,8 @@ pub(crate) const WITNESS: u8 = 9;
 pub(crate) struct Ledger {
     pub(crate) dir: PathBuf,
     pub(crate) clock: u64,
+    /// What it writes into leaves and seals instead of the time.
+    pub(crate) pretends: Option<u64>,
     tree: Tree<LogTree>,
     entries: Vec<Vec<u8>>,
     published: u64,
@@ -94,6 +95,7 @@ impl Ledger {
         let mut ledger = Self {
             dir: dir.to_owned(),
             clock: BEGINNING,
+            pretends: None,
             tree: Tree::default(),
             entries: Vec::new(),
             published: 0,
@@ -116,6 +118,12 @@ impl Ledger {
     pub(crate) fn tick(&mut self) -> u64 {
         self.clock += 1_000;
         self.clock
+    }
+
+    /// The time that the ledger says it is.
+    fn said(&mut self) -> u64 {
+        let at = self.tick();
+        self.pretends.unwrap_or(at)
     }
 
     pub(crate) fn put(&self, name: &str, bytes: &[u8]) {
@@ -207,7 +215,7 @@ impl Ledger {
         object: Vec<u8>,
         records: u64,
     ) {
-        let leaf = Leaf { kind, first_position: workspace.position, received_at: self.tick(), term: 1 };
+        let leaf = Leaf { kind, first_position: workspace.position, received_at: self.said(), term: 1 };
         let (segment, chain, ledger_chain) = (workspace.segment, workspace.chain, self.chain);
         let (id, position) = (workspace.id, workspace.position);
         let filling = workspace.filling.get_or_insert_with(|| Filling {
@@ -233,7 +241,8 @@ impl Ledger {
         filling.tree.push(leaf.hash(signed, signature));
         filling.writer.push(&entry, position, compress).unwrap();
         filling.counts[kind as usize - 1] += 1;
-        filling.times.1 = leaf.received_at;
+        filling.times.0 = filling.times.0.min(leaf.received_at);
+        filling.times.1 = filling.times.1.max(leaf.received_at);
         // A hostile ledger counts past the last position.
         workspace.position = workspace.position.wrapping_add(records);
     }
@@ -320,7 +329,7 @@ impl Ledger {
             workspace_chain: filling.chain,
             not_before_size: 0,
             not_before: [0; 32],
-            sealed_at: self.tick(),
+            sealed_at: self.said(),
         };
         let bytes = seal.encode();
         self.put(&archive::segment(workspace.id, workspace.segment, seal.object_sha256), &object);
@@ -360,25 +369,10 @@ impl Ledger {
 }
 
 pub(crate) fn policy() -> Policy {
-    let hex = custody::id::hex;
+    let public_key = custody::id::hex(&public(&key(WITNESS)).to_bytes());
     Policy {
-        version: 1,
-        origin: ORIGIN.to_owned(),
-        scope: Scope::Organisation,
-        roots: vec![Root {
-            era: 1,
-            public_key: hex(&public(&key(ROOT)).to_bytes()),
-            successor_hash: hex(&root_successor(&public(&key(ROOT + 100)).to_bytes())),
-        }],
-        witnesses: vec![Witness {
-            name: "witness.example".to_owned(),
-            public_key: hex(&public(&key(WITNESS)).to_bytes()),
-        }],
-        quorum: 0,
-        greatest_age_seconds: 0,
-        minimum_retention_days: 0,
-        required: vec![Claim::Unaltered, Claim::Authorised, Claim::Complete],
-        known: Vec::new(),
+        witnesses: vec![Witness { name: "witness.example".to_owned(), public_key }],
+        ..Policy::fresh(ORIGIN, public(&key(ROOT)), public(&key(ROOT + 100)))
     }
 }
 
@@ -452,12 +446,17 @@ impl Gateway {
 }
 
 pub(crate) fn opened() -> Bytes {
+    opened_as(wire::WriterClass::Intermittent)
+}
+
+/// The record of a writer of this class, that will never be silent for more than ten minutes.
+pub(crate) fn opened_as(class: wire::WriterClass) -> Bytes {
     let event = wire::gateway_event::Event::Opened(wire::Opened {
         product: "test".to_owned(),
         product_version: "1".to_owned(),
         configuration_digest: vec![7; 32].into(),
         clock: wire::ClockState::Synchronised as i32,
-        class: wire::WriterClass::Intermittent as i32,
+        class: class as i32,
         silence_us_max: 600_000_000,
     });
     record::encode(Kind::GatewayEvent(wire::GatewayEvent { at: BEGINNING, event: Some(event) })).into()

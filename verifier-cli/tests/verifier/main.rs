@@ -14,3 +14,4 @@ mod many;
 mod order;
 mod outside;
 mod reports;
+mod silence;

@@ -52,7 +52,7 @@ fn small_workspaces_are_walked_on_all_processors_with_one_verdict() {
     let mut ledger = Ledger::new(dir.path());
     write(&mut ledger);
     let source = Source::open(dir.path()).unwrap();
-    let options = Options { as_of: BEGINNING, ..Options::default() };
+    let options = Options { as_of: BEGINNING + 60_000_000, ..Options::default() };
     let noting = Noting(AtomicUsize::new(0));
     let in_turn = verify::run(&source, &policy(), &options, &noting).unwrap();
     assert_eq!(noting.0.into_inner(), usize::from(WORKSPACES), "each workspace is a task");

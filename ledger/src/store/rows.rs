@@ -1,0 +1,198 @@
+//! Keys and values of the store, as bytes.
+//!
+//! What must hold: numbers in keys are big-endian, so that a scan gives order; a value that does not read as what was written
+//! is damage, and never a default.
+
+use bytes::Bytes;
+use custody::{
+    batch::{EpochState, Numbering},
+    id::{Epoch, GatewayId, HeaderHash, KeyId, WorkspaceId},
+};
+use prost::Message as _;
+
+use super::{Family, Store, StoreError};
+
+/// A big-endian number.
+///
+/// # Errors
+/// [`StoreError::Damaged`].
+pub fn as_number(value: &[u8]) -> Result<u64, StoreError> {
+    value.try_into().map(u64::from_be_bytes).map_err(|_| StoreError::Damaged("a number"))
+}
+
+/// Key of workspace and number.
+pub fn numbered(workspace: WorkspaceId, number: u64) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..16].copy_from_slice(&workspace.0);
+    key[16..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// Key of a leaf.
+pub fn leaf_key(workspace: WorkspaceId, segment: u64, leaf: u64) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..24].copy_from_slice(&numbered(workspace, segment));
+    key[24..].copy_from_slice(&leaf.to_be_bytes());
+    key
+}
+
+/// Key of a batch.
+pub fn batch_key(workspace: WorkspaceId, gateway: GatewayId, epoch: Epoch, number: u64) -> Vec<u8> {
+    [&workspace.0[..], &gateway.0, &epoch.0, &number.to_be_bytes()].concat()
+}
+
+/// Key of an epoch.
+pub fn epoch_key(workspace: WorkspaceId, gateway: GatewayId, epoch: Epoch) -> Vec<u8> {
+    [&workspace.0[..], &gateway.0, &epoch.0].concat()
+}
+
+/// Key of a statement; zeros stand for the ledger's chain.
+pub fn statement_key(workspace: Option<WorkspaceId>, serial: u64) -> [u8; 24] {
+    numbered(workspace.unwrap_or(WorkspaceId::ZERO), serial)
+}
+
+/// Where a leaf stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeafPlace {
+    /// Segment.
+    pub segment: u64,
+    /// Index in the segment.
+    pub leaf: u64,
+}
+
+impl LeafPlace {
+    /// As a value; for `Batches` the header hash follows.
+    pub fn encode(self) -> [u8; 16] {
+        let mut value = [0; 16];
+        value[..8].copy_from_slice(&self.segment.to_be_bytes());
+        value[8..].copy_from_slice(&self.leaf.to_be_bytes());
+        value
+    }
+
+    /// From the first 16 bytes of a value.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`].
+    pub fn decode(value: &[u8]) -> Result<Self, StoreError> {
+        let (segment, rest) = value.split_at_checked(8).ok_or(StoreError::Damaged("a place"))?;
+        let leaf = rest.get(..8).ok_or(StoreError::Damaged("a place"))?;
+        Ok(Self { segment: as_number(segment)?, leaf: as_number(leaf)? })
+    }
+}
+
+/// What is remembered of an epoch.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct EpochRow {
+    /// Commit index at which it opened: the last one opened is the gateway's current epoch.
+    #[prost(uint64, tag = "1")]
+    pub opened_at_index: u64,
+    /// Key that signs in it.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key_id: Bytes,
+    /// Number of its last batch.
+    #[prost(uint64, tag = "3")]
+    pub last_batch: u64,
+    /// Number of its next record.
+    #[prost(uint64, tag = "4")]
+    pub next_record: u64,
+    /// Hash of its last header.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub last_header_hash: Bytes,
+    /// It was closed.
+    #[prost(bool, tag = "6")]
+    pub closed: bool,
+    /// Received-at of its last batch, microseconds.
+    #[prost(uint64, tag = "7")]
+    pub heard_at: u64,
+    /// The writer promised to be always on.
+    #[prost(bool, tag = "8")]
+    pub always_on: bool,
+    /// Its longest silence, microseconds.
+    #[prost(uint64, tag = "9")]
+    pub silence_us_max: u64,
+    /// An equivocation in it was kept already; further copies are only counted.
+    #[prost(uint64, tag = "10")]
+    pub equivocations: u64,
+}
+
+impl EpochRow {
+    /// The numbering's view.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`].
+    pub fn state(&self) -> Result<EpochState, StoreError> {
+        let damaged = |_| StoreError::Damaged("an epoch");
+        Ok(EpochState {
+            key_id: Some(KeyId::try_from(self.key_id.as_ref()).map_err(damaged)?),
+            last_batch: self.last_batch,
+            next_record: self.next_record,
+            last_header_hash: HeaderHash::try_from(self.last_header_hash.as_ref()).map_err(damaged)?,
+            closed: self.closed,
+        })
+    }
+}
+
+/// A segment that was cut: what its seal will say, but for the object's hashes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CutRow {
+    /// A seal whose object fields are zeros.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub seal: Bytes,
+    /// Roster bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub roster: Bytes,
+}
+
+/// Something that must become an entry of the log.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct QueueRow {
+    /// A segment to be sealed: workspace and number.
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub workspace: Option<Bytes>,
+    /// Segment number.
+    #[prost(uint64, tag = "2")]
+    pub segment: u64,
+    /// Else the bytes of a log entry.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub entry: Bytes,
+}
+
+impl Store {
+    /// Numbering and rows of every gateway of a workspace.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn epochs(&self, workspace: WorkspaceId) -> Result<Vec<(GatewayId, Epoch, EpochRow)>, StoreError> {
+        let damaged = |_| StoreError::Damaged("an epoch");
+        let mut found = Vec::new();
+        for step in self.scan(Family::Epochs, &workspace.0, &[]) {
+            let (key, value) = step?;
+            let gateway = GatewayId::try_from(key.get(16..32).unwrap_or_default()).map_err(damaged)?;
+            let epoch = Epoch::try_from(key.get(32..48).unwrap_or_default()).map_err(damaged)?;
+            let row = EpochRow::decode(value).map_err(|_| StoreError::Damaged("an epoch"))?;
+            found.push((gateway, epoch, row));
+        }
+        Ok(found)
+    }
+}
+
+/// Puts rows of one gateway into a numbering.
+///
+/// # Errors
+/// [`StoreError::Damaged`].
+pub fn numbering<'a>(rows: impl IntoIterator<Item = (&'a Epoch, &'a EpochRow)>) -> Result<Numbering, StoreError> {
+    let mut numbering = Numbering::default();
+    let mut newest = None;
+    for (epoch, row) in rows {
+        numbering.epochs.insert(*epoch, row.state()?);
+        if newest.is_none_or(|at| row.opened_at_index >= at) {
+            newest = Some(row.opened_at_index);
+            numbering.last_opened = Some(*epoch);
+        }
+    }
+    // An epoch is over once the next one has opened, whether or not it was closed.
+    for (epoch, state) in &mut numbering.epochs {
+        state.closed |= Some(*epoch) != numbering.last_opened;
+    }
+    Ok(numbering)
+}
