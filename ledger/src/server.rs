@@ -172,7 +172,7 @@ async fn serve(
     let services = Services {
         config: config.clone(),
         pki: Arc::clone(&shared.pki),
-        ingest: ingest_service(&config, requests.clone(), &shared.chains, &shared.pki),
+        ingest: ingest_service(&config, &shared, Weak::clone(&store)),
         admin: admin_service(&config, &shared),
     };
     let state = http::state(&shared.metrics, &shared.alarms, &shared.view, archive, requests.clone());
@@ -319,10 +319,11 @@ fn limits(config: &Config) -> Limits {
         cut_leaves: u64::from(config.segment.leaves_max),
         unpublished_max: u64::from(config.publish.unarchived_segments_max),
         disk_low_bytes: config.store.disk_full_bytes,
+        ..Limits::default()
     }
 }
 
-fn ingest_service(config: &Config, requests: mpsc::Sender<Request>, chains: &Chains, pki: &Arc<Pki>) -> IngestService {
+fn ingest_service(config: &Config, shared: &Shared, store: Weak<Store>) -> IngestService {
     let limits = IngestLimits {
         batches_in_flight: config.ingest.batches_in_flight_max,
         bytes_in_flight: config.ingest.bytes_in_flight_max,
@@ -332,13 +333,14 @@ fn ingest_service(config: &Config, requests: mpsc::Sender<Request>, chains: &Cha
         idle: Duration::from_secs(config.ingest.idle_seconds_max),
         plaintext: config.listen.plaintext_loopback,
     };
-    let pki = Arc::clone(pki);
+    let pki = Arc::clone(&shared.pki);
     let renew = move |peer: &Peer, request: &str| {
         let identity =
             Identity::Gateway { origin: peer.origin.clone(), workspace: peer.workspace, gateway: peer.gateway };
         pki.issue(request, &identity)
     };
-    IngestService::new(&config.origin, limits, requests, Arc::clone(chains), Arc::new(renew))
+    let (requests, chains) = (shared.requests.clone(), Arc::clone(&shared.chains));
+    IngestService::new(&config.origin, limits, requests, chains, Arc::new(renew), store)
 }
 
 /// What answers on the ports.
