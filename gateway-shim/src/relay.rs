@@ -49,6 +49,8 @@ const STREAM_WINDOW_BYTES: u32 = 16 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Streams of one connection.
 const STREAMS_MAX: u32 = 32;
+/// Longest request in bytes: a record and its frame. All streams of all connections together are 8,192.
+const REQUEST_BYTES_MAX: usize = custody::record::RECORD_BYTES_MAX + 64;
 /// A connection that is silent for so long is asked whether it is there, and ends if it does not answer for as long again:
 /// on one machine an answer takes milliseconds, and a process that was stopped comes back within seconds or not at all.
 const ALIVE_AFTER: Duration = Duration::from_secs(20);
@@ -189,7 +191,7 @@ impl Port {
             .max_concurrent_streams(STREAMS_MAX)
             .http2_keepalive_interval(Some(ALIVE_AFTER))
             .http2_keepalive_timeout(Some(ALIVE_AFTER))
-            .add_service(RelayServer::new(RelayService::new(gateway)));
+            .add_service(RelayServer::new(RelayService::new(gateway)).max_decoding_message_size(REQUEST_BYTES_MAX));
         let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
         let graceful = async move {
             stop.await;

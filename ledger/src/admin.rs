@@ -1,8 +1,13 @@
 //! The Admin service: decode, ask the writer, encode. Whatever it changes is a statement that somebody else signed.
+//!
+//! What must hold: of whoever is no administrator nothing but the head of a request is read; a call has a greatest length and a
+//! greatest time. So [`AdminService::server`] is the only way in.
 
 use std::{
     collections::{BTreeSet, HashMap},
+    pin::Pin,
     sync::{Arc, PoisonError, RwLock},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -10,13 +15,23 @@ use bytes::Bytes;
 use custody::{
     FORMAT_VERSION,
     id::{GatewayId, ObjectHash, WorkspaceId},
+    log::ENTRY_BYTES_MAX,
     statement::Chain,
     strict::{self, table},
-    wire::{self, Role, admin_server::Admin},
+    wire::{
+        self, Role,
+        admin_server::{Admin, AdminServer},
+    },
 };
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
-use tonic::{Request as Call, Response, Status};
+use tonic::{
+    Request as Call, Response, Status,
+    body::Body,
+    codegen::{Service, http},
+    server::NamedService,
+    service::{Interceptor, interceptor::InterceptedService},
+};
 
 use crate::{
     alarm::Alarms,
@@ -29,6 +44,11 @@ use crate::{
 
 /// Seconds that a command waits for the archive.
 const ARCHIVE_SECONDS_MAX: u64 = 60;
+/// How long a call may take, from its first byte to its answer: the wait for the archive, and as much again for the worst line and
+/// for a writer that is busy.
+const CALL_LIMIT: Duration = Duration::from_secs(2 * ARCHIVE_SECONDS_MAX);
+/// Longest request in bytes: a statement that fits into an entry of the log, and its frame.
+const REQUEST_BYTES_MAX: usize = ENTRY_BYTES_MAX + 4_096;
 /// Silence after which a gateway that promised less is told as silent: its word, and this much for the way.
 const SILENCE_GRACE_US: u64 = 60_000_000;
 
@@ -70,6 +90,13 @@ pub struct AdminService {
 type Answer<T> = Result<Response<T>, Status>;
 
 impl AdminService {
+    /// As gRPC serves it.
+    pub fn server(self) -> InterceptedService<Timed<AdminServer<Self>>, impl Interceptor + Clone> {
+        let (door, limit) = (self.clone(), CALL_LIMIT);
+        let inner = AdminServer::new(self).max_decoding_message_size(REQUEST_BYTES_MAX);
+        InterceptedService::new(Timed { inner, limit }, move |call: Call<()>| door.admit(&call).map(|()| call))
+    }
+
     fn admit<T>(&self, call: &Call<T>) -> Result<(), Status> {
         if self.plaintext {
             return Ok(());
@@ -100,6 +127,39 @@ impl AdminService {
     }
 }
 
+/// A service whose calls end within a limit, also those whose request never ends.
+#[derive(Clone)]
+pub struct Timed<S> {
+    inner: S,
+    limit: Duration,
+}
+
+impl<S: NamedService> NamedService for Timed<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S, B> Service<http::Request<B>> for Timed<S>
+where
+    S: Service<http::Request<B>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let answer = tokio::time::timeout(self.limit, self.inner.call(request));
+        Box::pin(async move {
+            let late = || Status::deadline_exceeded("the call took too long (hint: `ledger status` says what waits)");
+            answer.await.unwrap_or_else(|_| Ok(late().into_http()))
+        })
+    }
+}
+
 fn workspace_id(bytes: &[u8]) -> Result<Option<WorkspaceId>, Status> {
     if bytes.is_empty() {
         return Ok(None);
@@ -109,8 +169,7 @@ fn workspace_id(bytes: &[u8]) -> Result<Option<WorkspaceId>, Status> {
 
 #[tonic::async_trait]
 impl Admin for AdminService {
-    async fn status(&self, call: Call<wire::StatusRequest>) -> Answer<wire::StatusResponse> {
-        self.admit(&call)?;
+    async fn status(&self, _: Call<wire::StatusRequest>) -> Answer<wire::StatusResponse> {
         let mut status = self.look(status_of).await?;
         let mark = *self.mark.borrow();
         status.unpublished = status.unpublished.saturating_sub(mark);
@@ -135,7 +194,6 @@ impl Admin for AdminService {
         &self,
         call: Call<wire::PrepareStatementRequest>,
     ) -> Answer<wire::PrepareStatementResponse> {
-        self.admit(&call)?;
         let asked = call.into_inner();
         let workspace = workspace_id(&asked.workspace)?;
         let action = asked.action.and_then(|statement| statement.action);
@@ -181,7 +239,6 @@ impl Admin for AdminService {
         &self,
         call: Call<wire::SubmitStatementRequest>,
     ) -> Answer<wire::SubmitStatementResponse> {
-        self.admit(&call)?;
         let (reply, answer) = oneshot::channel();
         let gone = || Status::unavailable("the ledger is ending (hint: submit the same statement again)");
         let request = Request::Statement(call.into_inner().statement, reply);
@@ -192,7 +249,6 @@ impl Admin for AdminService {
     }
 
     async fn list_statements(&self, call: Call<wire::ListStatementsRequest>) -> Answer<wire::ListStatementsResponse> {
-        self.admit(&call)?;
         let workspace = workspace_id(&call.into_inner().workspace)?;
         let statements = self.look(move |writer| writer.statements(workspace)).await?;
         let statements = statements.map_err(|why| Status::not_found(why.to_string()))?;
@@ -203,7 +259,6 @@ impl Admin for AdminService {
         &self,
         call: Call<wire::IssueCertificateRequest>,
     ) -> Answer<wire::IssueCertificateResponse> {
-        self.admit(&call)?;
         let asked = call.into_inner();
         let identity = match workspace_id(&asked.workspace)? {
             None => Identity::Admin { origin: self.origin.clone(), name: "administrator".to_owned() },
@@ -224,13 +279,11 @@ impl Admin for AdminService {
     }
 
     async fn acknowledge(&self, call: Call<wire::AcknowledgeRequest>) -> Answer<wire::AcknowledgeResponse> {
-        self.admit(&call)?;
         let stood = self.alarms.acknowledge(&call.into_inner().alarm);
         Ok(Response::new(wire::AcknowledgeResponse { stood }))
     }
 
     async fn cut(&self, call: Call<wire::CutRequest>) -> Answer<wire::CutResponse> {
-        self.admit(&call)?;
         let workspace = workspace_id(&call.into_inner().workspace)?;
         let (reply, answer) = oneshot::channel();
         let gone = || Status::unavailable("the ledger is ending (hint: try again)");
@@ -332,5 +385,36 @@ impl Writer {
         };
         let mut known = self.workspaces().filter(|known| known.id == workspace);
         known.any(|known| known.chain.keys().any(|(_, key)| of_gateway(key)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whose request never ends.
+    #[derive(Clone)]
+    struct Waits;
+
+    impl Service<http::Request<Body>> for Waits {
+        type Response = http::Response<Body>;
+        type Error = std::convert::Infallible;
+        type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_request_never_ends_is_answered_all_the_same() {
+        let mut timed = Timed { inner: Waits, limit: Duration::from_millis(1) };
+        let answer = timed.call(http::Request::new(Body::empty())).await.unwrap();
+        let status = Status::from_header_map(answer.headers()).unwrap();
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status:?}");
     }
 }

@@ -1,7 +1,8 @@
 //! Named places between two durable steps where a test may kill the process.
 //!
 //! `CUSTODY_FAILPOINT=name:n` kills this process with SIGKILL's effect (abort without unwinding or flushing) at the n-th
-//! passage of `name`. Set by tests of crashes alone; without the variable a passage costs one load.
+//! passage of `name`; `name:n:panic` breaks off the thread there, and nothing else. Set by tests of crashes alone; without the
+//! variable a passage costs one load.
 //!
 //! `CUSTODY_CLOCK_SHIFT=FILE` adds the microseconds in FILE, if there is one, to what the wall clock says: a test makes it jump.
 //! As with the kill, whoever can set this process's environment can do worse.
@@ -14,10 +15,12 @@ use std::{
     },
 };
 
-static TARGET: LazyLock<Option<(String, u64)>> = LazyLock::new(|| {
+/// Name, passage, and whether the thread alone ends.
+static TARGET: LazyLock<Option<(String, u64, bool)>> = LazyLock::new(|| {
     let setting = std::env::var("CUSTODY_FAILPOINT").ok()?;
     let (name, count) = setting.split_once(':')?;
-    Some((name.to_owned(), count.parse().ok()?))
+    let thread = count.strip_suffix(":panic");
+    Some((name.to_owned(), thread.unwrap_or(count).parse().ok()?, thread.is_some()))
 });
 static PASSED: AtomicU64 = AtomicU64::new(0);
 
@@ -54,10 +57,13 @@ pub const NAMES: &[&str] = &[
 
 /// Dies here if a test asked for it.
 pub fn hit(name: &str) {
-    if let Some((target, count)) = TARGET.as_ref()
+    if let Some((target, count, thread)) = TARGET.as_ref()
         && target == name
         && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == *count
     {
+        if *thread {
+            std::panic::panic_any("a failpoint");
+        }
         std::process::abort();
     }
 }

@@ -7,9 +7,10 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -28,12 +29,16 @@ use tonic::{Request as Call, Response, Status, Streaming};
 
 use crate::{
     admit::{self, Held, Peer, Reject},
-    commit::{Chains, KnownHeads, Opening, Request, Unopened},
+    commit::{Chains, KnownHeads, Opening, Request, Unopened, stored_statement},
     pki::{self, Identity},
+    store::Store,
 };
 
-/// Answers that may wait for one stream: as many as batches in flight, and the statements of a first greeting.
+/// Answers that may wait for one stream: as many as batches in flight, and news of segments that are archived.
 const OUTBOX_MAX: usize = 4_096;
+/// Statements that a greeting reads and sends at one time; the next ones when the line has taken these. At a few hundred bytes
+/// each, 64 KiB at most, they take little memory, and a round trip for so many costs nothing.
+const STATEMENTS_AT_ONCE: u64 = 64;
 /// Streams of one gateway at once: it uses one; a new one may come before the old one's end was noticed.
 const GATEWAY_STREAMS_MAX: u32 = 4;
 /// How long a stream may wait before it says whose it is: a round trip and a slow start take far less.
@@ -79,6 +84,8 @@ struct Inner {
     /// Bytes on their way to the writer, of all streams: memory has a bound whatever their number.
     room: Arc<Semaphore>,
     renew: Renew,
+    /// Where the statements are. Whoever is greeted does not keep it open.
+    store: Weak<Store>,
 }
 
 /// Streams that are open.
@@ -94,7 +101,14 @@ pub type Renew = Arc<dyn Fn(&Peer, &str) -> Result<String, String> + Send + Sync
 
 impl IngestService {
     /// Over the writer's queue.
-    pub fn new(origin: &str, limits: Limits, writer: mpsc::Sender<Request>, chains: Chains, renew: Renew) -> Self {
+    pub fn new(
+        origin: &str,
+        limits: Limits,
+        writer: mpsc::Sender<Request>,
+        chains: Chains,
+        renew: Renew,
+        store: Weak<Store>,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 origin: origin.to_owned(),
@@ -108,6 +122,7 @@ impl IngestService {
                     usize::try_from(limits.bytes_in_flight_total).unwrap_or(usize::MAX >> 3),
                 )),
                 renew,
+                store,
             }),
         }
     }
@@ -124,6 +139,8 @@ impl Ingest for IngestService {
         let mut incoming = call.into_inner();
         let inner = Arc::clone(&self.inner);
         let named = inner.named(certificate.as_deref())?;
+        // Before anything that it sends is read.
+        named.as_ref().map_or(Ok(()), |named| inner.may_come(named))?;
         let guard = Counted::new(&inner, named.as_ref())?;
         let first = tokio::time::timeout(HELLO_LIMIT, incoming.next()).await;
         let Ok(Some(Ok(wire::FromGateway { message: Some(from_gateway::Message::Hello(hello)) }))) = first else {
@@ -144,15 +161,14 @@ impl Ingest for IngestService {
             workspace: peer.workspace,
             gateway: peer.gateway,
             last_head,
-            ledger_statements: hello.ledger_statements,
-            workspace_statements: hello.workspace_statements,
             outbox,
             alive,
             known: shared,
             in_flight,
             reply,
         };
-        inner.open(opening).await?;
+        let counts = inner.open(opening).await?;
+        let has = [hello.ledger_statements, hello.workspace_statements];
         let hearing = Hearing(Arc::new(Mutex::new(Some(answers))));
         let (hears, heard) = oneshot::channel();
         let answers = Heard { hearing: hearing.clone(), _hears: hears };
@@ -170,7 +186,7 @@ impl Ingest for IngestService {
             heard,
             _guard: guard,
         };
-        tokio::spawn(pump.run(incoming));
+        tokio::spawn(pump.run(incoming, [has[0]..counts[0], has[1]..counts[1]]));
         Ok(Response::new(Box::pin(answers)))
     }
 }
@@ -248,6 +264,13 @@ impl Inner {
         }
     }
 
+    /// The keys of a gateway may have ended before its certificate.
+    fn may_come(&self, peer: &Peer) -> Result<(), Status> {
+        // Of a chain that is not known the writer says so.
+        let Some(chain) = self.chain(peer.workspace).filter(|_| peer.origin == self.origin) else { return Ok(()) };
+        admit::may_come(&chain, peer.gateway).map_err(|reject| Status::failed_precondition(reject.detail))
+    }
+
     /// Who is there: as the certificate says, or where plaintext was asked for as the greeting says.
     fn peer(&self, hello: &wire::Hello, named: Option<Peer>) -> Result<Peer, Status> {
         let said = Peer {
@@ -268,7 +291,10 @@ impl Inner {
         Ok(said)
     }
 
-    async fn open(&self, opening: impl FnOnce(oneshot::Sender<Result<(), Unopened>>) -> Opening) -> Result<(), Status> {
+    async fn open(
+        &self,
+        opening: impl FnOnce(oneshot::Sender<Result<[u64; 2], Unopened>>) -> Opening,
+    ) -> Result<[u64; 2], Status> {
         let (reply, answer) = oneshot::channel();
         let gone = || Status::unavailable("the ledger is ending (hint: try again)");
         self.writer.send(Request::Open(Box::new(opening(reply)))).await.map_err(|_| gone())?;
@@ -296,6 +322,16 @@ impl Inner {
 
     fn chain(&self, workspace: WorkspaceId) -> Option<Arc<Chain>> {
         self.chains.read().unwrap_or_else(PoisonError::into_inner).workspaces.get(&workspace).map(Arc::clone)
+    }
+
+    /// Statements of a chain, in order; `None` if the ledger is ending or its store is damaged, which the writer will find.
+    async fn statements(&self, chain: Option<WorkspaceId>, serials: Range<u64>) -> Option<Vec<Bytes>> {
+        let store = Weak::clone(&self.store);
+        let read = move || {
+            let store = store.upgrade()?;
+            serials.map(|serial| stored_statement(&store, chain, serial).ok()).collect()
+        };
+        tokio::task::spawn_blocking(read).await.ok()?
     }
 
     /// Takes a batch of so many records off the workspace's rate; milliseconds to wait if there are none left. A heartbeat
@@ -347,17 +383,18 @@ struct Pump {
 }
 
 impl Pump {
-    async fn run(mut self, mut incoming: Streaming<wire::FromGateway>) {
+    async fn run(mut self, mut incoming: Streaming<wire::FromGateway>, lacks: [Range<u64>; 2]) {
         let mut gone = self.gone.clone();
-        loop {
-            // A stream that the writer has closed ends at once, whether or not its gateway says anything more.
-            let on = tokio::select! {
+        // A stream that the writer has closed ends at once, whether or not its gateway says anything more.
+        let mut on = tokio::select! {
+            _ = gone.changed() => false,
+            on = self.greet(lacks) => on,
+        };
+        while on {
+            on = tokio::select! {
                 _ = gone.changed() => false,
                 on = self.step(&mut incoming) => on,
             };
-            if !on {
-                break;
-            }
         }
         // A writer that has ended needs no farewell.
         drop(self.inner.writer.send(Request::Close(self.stream)).await);
@@ -365,6 +402,37 @@ impl Pump {
         drop(gone.changed().await);
         tokio::time::timeout(FAREWELL_LIMIT, &mut self.heard).await.ok();
         self.hearing.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Sends the statements that the gateway lacks, as fast as its line takes them, and has the writer welcome it then; `false`
+    /// if it takes none for too long. Whatever these chains have come to, and however often a gateway greets, costs the writer
+    /// nothing.
+    async fn greet(&self, lacks: [Range<u64>; 2]) -> bool {
+        for (chain, lacks) in [None, Some(self.peer.workspace)].into_iter().zip(lacks) {
+            let mut from = lacks.start;
+            while from < lacks.end {
+                let to = lacks.end.min(from + STATEMENTS_AT_ONCE);
+                let Some(page) = self.inner.statements(chain, from..to).await else { return false };
+                let Some(outbox) = self.outbox.upgrade() else { return false };
+                let Some(room) = self.emptied(&outbox).await else { return false };
+                for (room, object) in room.zip(page) {
+                    room.send(wire::FromLedger { message: Some(Message::Statement(object)) });
+                }
+                from = to;
+            }
+        }
+        let Some(outbox) = self.outbox.upgrade() else { return false };
+        // The writer waits for nobody: it finds all the room that there is.
+        self.emptied(&outbox).await.is_some() && self.inner.writer.send(Request::Greeted(self.stream)).await.is_ok()
+    }
+
+    /// All the room of the outbox, once what was in it has gone; `None` if that takes too long.
+    async fn emptied<'a>(
+        &self,
+        outbox: &'a mpsc::Sender<wire::FromLedger>,
+    ) -> Option<mpsc::PermitIterator<'a, wire::FromLedger>> {
+        let all = outbox.reserve_many(outbox.max_capacity());
+        tokio::time::timeout(self.inner.limits.idle, all).await.ok()?.ok()
     }
 
     /// Serves one message; `false` at the end.

@@ -436,8 +436,6 @@ impl Peer {
             workspace: self.workspace,
             gateway: self.gateway,
             last_head,
-            ledger_statements: 0,
-            workspace_statements: 0,
             outbox,
             alive: watch::Sender::new(()),
             known: KnownHeads::default(),
@@ -447,6 +445,8 @@ impl Peer {
         rig.requests.send(Request::Open(Box::new(opening))).await.unwrap();
         let opened = answer.await.map_err(|_| "the writer broke before it answered".to_owned())?;
         opened.map_err(|(Unopened::Later(why) | Unopened::Refused(why))| why)?;
+        // The rig's gateways hold nobody to the key chains.
+        rig.requests.send(Request::Greeted(stream)).await.unwrap();
         Ok(answers)
     }
 

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use custody::wire::{admin_server::AdminServer, ingest_server::IngestServer};
+use custody::wire::ingest_server::IngestServer;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
@@ -13,7 +13,10 @@ use tokio::{
 };
 use tonic::transport::Server;
 
-use self::open::Opened;
+use self::{
+    helpers::{Helpers, broke_off},
+    open::Opened,
+};
 use crate::{
     admin::{AdminService, Authority},
     admit::Peer,
@@ -34,10 +37,17 @@ use crate::{
 };
 
 mod drain;
+mod helpers;
 mod open;
 
 /// Longest gRPC message from a gateway: a batch of 1 MiB and its frame.
 const MESSAGE_BYTES_MAX: usize = 2 << 20;
+/// Streams of one connection: a gateway has one, and an administrator's command makes one call at a time. Without TLS a program
+/// that stands for many gateways puts some dozens on one.
+const STREAMS_OF_CONNECTION_MAX: u32 = 64;
+
+/// Why a port ended that gives no reason.
+const NOBODY_LISTENS: &str = "it takes no connections any more (hint: start the ledger again)";
 
 /// How long the end waits for threads that are in the store: a write and a segment that is being sealed take less.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -54,6 +64,14 @@ pub struct Ended {
 impl Ended {
     fn new(reason: ExitReason, text: impl Into<String>) -> Self {
         Self { reason, text: text.into() }
+    }
+
+    fn fenced() -> Self {
+        Self::new(ExitReason::Fenced, "another writer owns the log")
+    }
+
+    fn poisoned(text: impl Into<String>) -> Self {
+        Self::new(ExitReason::Poisoned, text)
     }
 
     fn failed(what: &str, why: &dyn std::error::Error) -> Self {
@@ -152,7 +170,7 @@ async fn serve(
     let alarms = opened.alarms.clone();
     let store = Arc::downgrade(&opened.store);
     let (wake, woken) = mpsc::channel(1);
-    let (publisher, shared, writer) = start_writer(&config, opened, read_only, wake.clone())?;
+    let (publisher, shared, mut writer) = start_writer(&config, opened, read_only, wake.clone())?;
     let archive = publisher.archive.clone();
     let requests = shared.requests.clone();
     // A stale copy owns no term: whatever waits in it was published by another, or never will be.
@@ -173,7 +191,7 @@ async fn serve(
     let services = Services {
         config: config.clone(),
         pki: Arc::clone(&shared.pki),
-        ingest: ingest_service(&config, requests.clone(), &shared.chains, &shared.pki),
+        ingest: ingest_service(&config, &shared, Weak::clone(&store)),
         admin: admin_service(&config, &shared),
     };
     let state = http::state(&shared.metrics, &shared.alarms, &shared.view, archive, requests.clone());
@@ -183,15 +201,21 @@ async fn serve(
                 ready.send(addresses).ok();
             }
             tracing::info!(grpc = %addresses.grpc, http = %addresses.http, term, "serving");
-            let fenced = || Ended::new(ExitReason::Fenced, "another writer owns the log");
             let ended = tokio::select! {
+                // Others notice when the writer ends, too: it is the one to be named.
+                biased;
                 () = asked => None,
+                _ = &mut writer.ended => Some(Ended::poisoned("the writer broke off (hint: the log has why)")),
                 why = &mut publishing => Some(match why {
-                    Ok(PublishError::Fenced) => fenced(),
-                    Ok(why) => Ended::new(ExitReason::Poisoned, report(&why)),
-                    Err(_) => Ended::new(ExitReason::Poisoned, "the publisher broke off (hint: the log has why)"),
+                    Ok(PublishError::Fenced) => Ended::fenced(),
+                    Ok(why) => Ended::poisoned(report(&why)),
+                    Err(why) => broke_off(ExitReason::Poisoned, "the publisher", &why),
                 }),
-                _ = &mut watching => Some(fenced()),
+                ended = &mut watching => Some(match ended {
+                    Ok(()) => Ended::fenced(),
+                    Err(why) => broke_off(ExitReason::Failure, "the watch of the fence", &why),
+                }),
+                ended = helpers.ended() => Some(ended),
             };
             let limit = Duration::from_secs(config.drain.seconds_max);
             match ended {
@@ -201,17 +225,15 @@ async fn serve(
         }
         Err(why) => Err(why),
     };
-    helpers.push(watching);
-    for helper in helpers {
-        helper.abort();
-    }
+    watching.abort();
+    helpers.abort();
     drop((shared, wake));
     // A task that has ended was heard already, and is not to be asked again.
     if !publishing.is_finished() {
         publishing.abort();
         publishing.await.ok();
     }
-    close(requests, writer, store).await;
+    close(requests, writer.thread, store).await;
     alarms.keep_pending();
     outcome
 }
@@ -231,13 +253,20 @@ async fn close(requests: mpsc::Sender<Request>, writer: std::thread::JoinHandle<
     }
 }
 
+/// The writer's thread.
+struct Running {
+    thread: std::thread::JoinHandle<()>,
+    /// Answers when it has ended, by a panic too.
+    ended: oneshot::Receiver<()>,
+}
+
 /// The writer's thread, and what others share with it.
 fn start_writer(
     config: &Config,
     opened: Opened,
     read_only: Option<String>,
     wake: mpsc::Sender<()>,
-) -> Result<(Publisher, Shared, std::thread::JoinHandle<()>), Ended> {
+) -> Result<(Publisher, Shared, Running), Ended> {
     let Opened { store, alarms, metrics, publisher, keys: [record, head], own_keys, roots, pki, .. } = opened;
     let (requests, queue) = mpsc::channel(REQUESTS_MAX);
     let shared = Shared {
@@ -271,12 +300,17 @@ fn start_writer(
     if let Some(why) = read_only {
         writer.set_state(State::ReadOnly(why));
     }
-    let thread = std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run(queue));
-    Ok((publisher, shared, thread.map_err(|why| Ended::failed("start the writer", &why))?))
+    let (runs, ended) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
+        let _runs = runs;
+        writer.run(queue);
+    });
+    let thread = thread.map_err(|why| Ended::failed("start the writer", &why))?;
+    Ok((publisher, shared, Running { thread, ended }))
 }
 
 /// Tasks that look at something every so often.
-fn start_helpers(config: &Config, shared: &Shared) -> Vec<JoinHandle<()>> {
+fn start_helpers(config: &Config, shared: &Shared) -> Helpers {
     let (disk_low_bytes, lag_max) = Upkeep::bounds(config);
     let upkeep = Upkeep {
         writer: shared.requests.clone(),
@@ -290,11 +324,13 @@ fn start_helpers(config: &Config, shared: &Shared) -> Vec<JoinHandle<()>> {
         lag_max,
     };
     let data = config.paths.data.clone();
-    vec![
-        tokio::spawn(tick(shared.requests.clone(), data, limits(config), shared.metrics.clone())),
-        tokio::spawn(renew_certificates(Arc::clone(&shared.pki), shared.alarms.clone())),
-        tokio::spawn(upkeep.run()),
-    ]
+    let (pki, alarms) = (Arc::clone(&shared.pki), shared.alarms.clone());
+    let mut helpers = Helpers::default();
+    let tick = tick(shared.requests.clone(), data, limits(config), shared.metrics.clone());
+    helpers.spawn_with_writer("the writer's clock", tick);
+    helpers.spawn_with_writer("the look at disk and lag", upkeep.run());
+    helpers.spawn_with_writer("the renewal of certificates", renew_certificates(pki, alarms));
+    helpers
 }
 
 fn admin_service(config: &Config, shared: &Shared) -> AdminService {
@@ -320,10 +356,11 @@ fn limits(config: &Config) -> Limits {
         cut_leaves: u64::from(config.segment.leaves_max),
         unpublished_max: u64::from(config.publish.unarchived_segments_max),
         disk_low_bytes: config.store.disk_full_bytes,
+        ..Limits::default()
     }
 }
 
-fn ingest_service(config: &Config, requests: mpsc::Sender<Request>, chains: &Chains, pki: &Arc<Pki>) -> IngestService {
+fn ingest_service(config: &Config, shared: &Shared, store: Weak<Store>) -> IngestService {
     let limits = IngestLimits {
         batches_in_flight: config.ingest.batches_in_flight_max,
         bytes_in_flight: config.ingest.bytes_in_flight_max,
@@ -333,13 +370,14 @@ fn ingest_service(config: &Config, requests: mpsc::Sender<Request>, chains: &Cha
         idle: Duration::from_secs(config.ingest.idle_seconds_max),
         plaintext: config.listen.plaintext_loopback,
     };
-    let pki = Arc::clone(pki);
+    let pki = Arc::clone(&shared.pki);
     let renew = move |peer: &Peer, request: &str| {
         let identity =
             Identity::Gateway { origin: peer.origin.clone(), workspace: peer.workspace, gateway: peer.gateway };
         pki.issue(request, &identity)
     };
-    IngestService::new(&config.origin, limits, requests, Arc::clone(chains), Arc::new(renew))
+    let (requests, chains) = (shared.requests.clone(), Arc::clone(&shared.chains));
+    IngestService::new(&config.origin, limits, requests, chains, Arc::new(renew), store)
 }
 
 /// What answers on the ports.
@@ -351,7 +389,7 @@ struct Services {
 }
 
 impl Services {
-    async fn listen(self, helpers: &mut Vec<JoinHandle<()>>, http: http::HttpState) -> Result<Addresses, Ended> {
+    async fn listen(self, helpers: &mut Helpers, http: http::HttpState) -> Result<Addresses, Ended> {
         let bind = |why: std::io::Error| Ended::failed("listen (hint: is another process on this port?)", &why);
         if !self.config.listen.plaintext_loopback {
             let hint =
@@ -362,12 +400,13 @@ impl Services {
         let grpc = TcpListener::bind(self.config.listen.grpc).await.map_err(bind)?;
         let web = TcpListener::bind(self.config.listen.http).await.map_err(bind)?;
         let addresses = Addresses { grpc: grpc.local_addr().map_err(bind)?, http: web.local_addr().map_err(bind)? };
-        helpers.push(tokio::spawn(http::serve(web, http)));
-        helpers.push(tokio::spawn(async move {
-            if let Err(why) = self.serve_grpc(grpc).await {
-                tracing::error!(why, "the gRPC side ended");
-            }
-        }));
+        helpers.spawn("the HTTP port", async move {
+            http::serve(web, http).await;
+            NOBODY_LISTENS.to_owned()
+        });
+        helpers.spawn("the gRPC port", async move {
+            self.serve_grpc(grpc).await.map_or_else(|why| why, |()| NOBODY_LISTENS.to_owned())
+        });
         Ok(addresses)
     }
 
@@ -375,10 +414,11 @@ impl Services {
         let router = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .max_concurrent_streams(STREAMS_OF_CONNECTION_MAX)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(8 << 20)
             .add_service(IngestServer::new(self.ingest).max_decoding_message_size(MESSAGE_BYTES_MAX))
-            .add_service(AdminServer::new(self.admin));
+            .add_service(self.admin.server());
         let streams = self.config.ingest.streams_max as usize;
         let served = match self.config.listen.plaintext_loopback {
             true => router.serve_with_incoming(listen::plain(listener, streams)).await,

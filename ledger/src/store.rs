@@ -31,10 +31,16 @@ pub const STORE_VERSION: u64 = MIGRATIONS.len() as u64;
 type Migration = fn(&Store) -> Result<(), StoreError>;
 
 /// To version 1, 2 and so on.
-const MIGRATIONS: &[Migration] = &[to_version_1];
+const MIGRATIONS: &[Migration] = &[to_version_1, to_version_2];
 
 /// Version 1 is the first that was ever written with its number; what stands in such a database is as in one without.
 fn to_version_1(_: &Store) -> Result<(), StoreError> {
+    Ok(())
+}
+
+/// Version 2 has the family `Leaves`, which is made when the database is opened. Segments that were cut before have no row there:
+/// who wants one reads the segment.
+fn to_version_2(_: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
@@ -81,6 +87,8 @@ pub enum Family {
     Epochs,
     /// workspace, segment → [`CutRow`]: the segment is closed, perhaps not archived yet.
     Cuts,
+    /// workspace, segment → its leaf hashes, one after the other: its tree without its batches, written with its cut.
+    Leaves,
     /// workspace, segment → seal bytes, fsynced before anything of it is put anywhere.
     Seals,
     /// chain (workspace, or zeros for the ledger's), serial → `SignedStatement` bytes.
@@ -92,7 +100,7 @@ pub enum Family {
 }
 
 impl Family {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Meta,
         Self::Entries,
         Self::Batches,
@@ -100,6 +108,7 @@ impl Family {
         Self::Commits,
         Self::Epochs,
         Self::Cuts,
+        Self::Leaves,
         Self::Seals,
         Self::Statements,
         Self::Queue,
@@ -115,6 +124,7 @@ impl Family {
             Self::Commits => "commits",
             Self::Epochs => "epochs",
             Self::Cuts => "cuts",
+            Self::Leaves => "leaves",
             Self::Seals => "seals",
             Self::Statements => "statements",
             Self::Queue => "queue",
@@ -433,8 +443,8 @@ fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize) -> O
     options.set_block_based_table_factory(&table);
     // Two that are full and on their way to disk, one that fills, and one for all the other families.
     options.set_write_buffer_size(write_buffer_bytes / 4);
-    if matches!(family, Family::Entries) {
-        // Batches are written once and read once more: blob files spare them every compaction.
+    if matches!(family, Family::Entries | Family::Leaves) {
+        // Batches are written once and read once more, and leaf hashes seldom: blob files spare them every compaction.
         options.set_enable_blob_files(true);
         options.set_min_blob_size(512);
         // The disk, not the processor, is what a busy ledger runs out of first: hot batches take half the room and bandwidth.

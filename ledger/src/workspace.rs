@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -24,8 +23,10 @@ use prost::Message as _;
 
 use crate::store::{CutRow, EpochRow, Family, Store, StoreError, numbered, numbering};
 
-/// Trees of cut segments that are kept: receipts and heads of the last minutes point into these.
-const TREES_KEPT: usize = 2;
+mod trees;
+
+pub use trees::{Trees, Unread, read as read_tree};
+
 /// Microseconds of a UTC day.
 pub const DAY_US: u64 = 86_400_000_000;
 
@@ -97,8 +98,6 @@ pub struct Gateway {
     pub numbering: Numbering,
     /// What is stored.
     pub rows: BTreeMap<Epoch, EpochRow>,
-    /// Since when, and how often since then, heads that it holds made us read a segment again.
-    pub looked_back: Option<(Instant, u32)>,
 }
 
 /// Final head of a cut segment, and what stood in its seal besides.
@@ -139,9 +138,6 @@ pub struct Workspace {
     /// Final heads of the cut segments.
     pub history: Tree<HistoryTree>,
     finals: Vec<Final>,
-    recent: VecDeque<(u64, Tree<SegmentTree>)>,
-    /// Of the older ones the one that was read again last: heads of one absence point into one segment.
-    reread: Option<(u64, Tree<SegmentTree>)>,
     /// UTC day of the last cut segment's first leaf.
     last_day: Option<u64>,
     /// By gateway.
@@ -184,8 +180,6 @@ impl Workspace {
             next_position: 0,
             history: Tree::default(),
             finals: Vec::new(),
-            recent: VecDeque::new(),
-            reread: None,
             last_day: None,
             gateways: BTreeMap::new(),
             published: 0,
@@ -246,10 +240,10 @@ impl Workspace {
         }
     }
 
-    /// Closes the open segment: what its seal will say, and its roster. The next segment is open afterwards.
+    /// Closes the open segment: what its seal will say, and its roster; and its tree. The next segment is open afterwards.
     ///
     /// Call with at least one leaf.
-    pub fn cut(&mut self, standing: Standing<'_>) -> CutRow {
+    pub fn cut(&mut self, standing: Standing<'_>) -> (CutRow, Tree<SegmentTree>) {
         let (first_at, last_at) = self.open.times.unwrap_or((0, 0));
         let day = first_at / DAY_US;
         let roster = self.roster(self.last_day != Some(day)).encode_to_vec();
@@ -284,11 +278,7 @@ impl Workspace {
         let next = Open::new(seal.segment + 1, self.next_position);
         let done = std::mem::replace(&mut self.open, next);
         self.unarchived.push_back((done.number, done.bytes));
-        self.recent.push_back((done.number, done.tree));
-        while self.recent.len() > TREES_KEPT {
-            self.recent.pop_front();
-        }
-        CutRow { seal: seal.encode().into(), roster: roster.into() }
+        (CutRow { seal: seal.encode().into(), roster: roster.into() }, done.tree)
     }
 
     /// Segments before `published` are archived. At a start the sizes of the others are read from the store.
@@ -356,23 +346,6 @@ impl Workspace {
         wire::Roster { version: FORMAT_VERSION, workspace: self.id.into(), segment: self.open.number, full, entries }
     }
 
-    /// The tree of a segment, from memory or rebuilt from the store.
-    fn tree(&self, store: &Store, segment: u64) -> Result<std::borrow::Cow<'_, Tree<SegmentTree>>, StoreError> {
-        use std::borrow::Cow;
-        if segment == self.open.number {
-            return Ok(Cow::Borrowed(&self.open.tree));
-        }
-        if let Some((_, tree)) = self.recent.iter().chain(&self.reread).find(|(number, _)| *number == segment) {
-            return Ok(Cow::Borrowed(tree));
-        }
-        let mut tree = Tree::default();
-        for step in store.scan(Family::Entries, &numbered(self.id, segment), &[]) {
-            let entry = Entry::parse(step?.1).map_err(|_| StoreError::Damaged("a leaf"))?;
-            tree.push(entry.leaf_hash());
-        }
-        Ok(Cow::Owned(tree))
-    }
-
     fn sealed(&self, segment: u64) -> Option<&Final> {
         usize::try_from(segment).ok().and_then(|at| self.finals.get(at))
     }
@@ -381,27 +354,18 @@ impl Workspace {
         self.sealed(segment).map(|sealed| (sealed.size, sealed.root))
     }
 
-    /// Whether a segment's tree is no longer in memory.
-    pub fn must_read(&self, segment: u64) -> bool {
-        segment < self.open.number && !self.recent.iter().chain(&self.reread).any(|(number, _)| *number == segment)
-    }
-
-    /// Reads a segment's tree into memory once more.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn read_again(&mut self, store: &Store, segment: u64) -> Result<(), StoreError> {
-        let tree = self.tree(store, segment)?.into_owned();
-        self.reread = Some((segment, tree));
-        Ok(())
-    }
-
     /// Where `head` lies, by the rules of `held-head` (FORMAT.md, 13.4 step 12): a batch that is appended now may hold it if
-    /// and only if every verifier will find it there.
+    /// and only if every verifier will find it there. `tree` gives the tree of a segment that is cut, and is asked for no
+    /// other.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub fn place(&self, store: &Store, head: &Head, ledger: &Chain) -> Result<Lies, StoreError> {
+    /// Those of `tree`.
+    pub fn place<E>(
+        &self,
+        head: &Head,
+        ledger: &Chain,
+        tree: impl FnOnce(u64) -> Result<Arc<Tree<SegmentTree>>, E>,
+    ) -> Result<Lies, E> {
         // The open segment's seal will name what holds now: a statement cuts it first.
         let sealed = match self.sealed(head.segment) {
             Some(sealed) => *sealed,
@@ -427,67 +391,59 @@ impl Workspace {
             && head.incarnation == sealed.incarnation
             && head.size <= sealed.size
             && self.history.root_at(head.segment) == Some(head.history_root);
-        if !chained || !bound || self.tree(store, head.segment)?.root_at(head.size) != Some(head.root) {
+        if !chained || !bound {
             return Ok(Lies::Nowhere);
         }
-        Ok(Lies::Here)
+        let root = match head.segment == self.open.number {
+            true => self.open.tree.root_at(head.size),
+            false => tree(head.segment)?.root_at(head.size),
+        };
+        Ok(if root == Some(head.root) { Lies::Here } else { Lies::Nowhere })
     }
 
-    /// Consistency from `(segment, size)` to the open head; `None` if that is not behind it.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn consistency(
-        &self,
-        store: &Store,
-        segment: u64,
-        size: u64,
-    ) -> Result<Option<wire::HeadConsistency>, StoreError> {
-        let tree = self.tree(store, segment)?;
+    /// How a cut segment goes on from its first `size` leaves to its end: this is so for ever.
+    pub fn rest(&self, tree: &Tree<SegmentTree>, segment: u64, size: u64) -> Option<Vec<Bytes>> {
+        let (final_size, _) = self.final_head(segment)?;
+        tree.consistency(size, final_size).map(|path| to_path(&path))
+    }
+
+    /// Consistency from `(segment, size)` to the open head; `None` if that is not behind it. Of a segment that is cut, `rest`
+    /// is how it goes on.
+    pub fn consistency(&self, segment: u64, size: u64, rest: Option<&[Bytes]>) -> Option<wire::HeadConsistency> {
         let mut proof = wire::HeadConsistency { version: FORMAT_VERSION, ..Default::default() };
         if segment == self.open.number {
-            let path = tree.consistency(size, self.open.tree.size());
-            return Ok(path.map(|path| {
-                proof.segment_path = to_path(&path);
-                proof
-            }));
+            proof.segment_path = to_path(&self.open.tree.consistency(size, self.open.tree.size())?);
+            return Some(proof);
         }
-        let Some((final_size, final_root)) = self.final_head(segment) else { return Ok(None) };
-        let paths = (
-            tree.consistency(size, final_size),
-            self.history.inclusion(segment, self.open.number),
-            self.history.consistency(segment, self.open.number),
-        );
-        let (Some(segment_path), Some(inclusion), Some(history)) = paths else { return Ok(None) };
+        let (final_size, final_root) = self.final_head(segment)?;
+        proof.segment_path = rest?.to_vec();
         proof.final_size = Some(final_size);
         proof.final_root = Some(final_root.into());
-        proof.segment_path = to_path(&segment_path);
-        proof.inclusion_path = to_path(&inclusion);
-        proof.history_path = to_path(&history);
-        Ok(Some(proof))
+        proof.inclusion_path = to_path(&self.history.inclusion(segment, self.open.number)?);
+        proof.history_path = to_path(&self.history.consistency(segment, self.open.number)?);
+        Some(proof)
     }
 
-    /// Puts the paths from a leaf to the open head into `inclusion`, whose segment and leaf are set.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn complete_inclusion(&self, store: &Store, inclusion: &mut wire::BatchInclusion) -> Result<(), StoreError> {
-        let lost = StoreError::Damaged("a leaf that was committed");
-        let tree = self.tree(store, inclusion.segment)?;
-        if inclusion.segment == self.open.number {
-            let path = tree.inclusion(inclusion.leaf_index, self.open.tree.size());
-            inclusion.path = to_path(&path.ok_or(lost)?);
-            return Ok(());
-        }
-        let Some((size, root)) = self.final_head(inclusion.segment) else { return Err(lost) };
-        let paths =
-            (tree.inclusion(inclusion.leaf_index, size), self.history.inclusion(inclusion.segment, self.open.number));
-        let (Some(path), Some(history)) = paths else { return Err(lost) };
-        inclusion.path = to_path(&path);
+    /// Puts the path from a leaf of a cut segment to its final head into `inclusion`, whose segment and leaf are set: this is
+    /// so for ever.
+    pub fn lead_to_end(&self, tree: &Tree<SegmentTree>, inclusion: &mut wire::BatchInclusion) -> Option<()> {
+        let (size, root) = self.final_head(inclusion.segment)?;
+        inclusion.path = to_path(&tree.inclusion(inclusion.leaf_index, size)?);
         inclusion.final_size = Some(size);
         inclusion.final_root = Some(root.into());
-        inclusion.history_path = to_path(&history);
-        Ok(())
+        Some(())
+    }
+
+    /// Puts the path to the open head into `inclusion`: from its leaf, or where its segment is cut from the final head, to
+    /// which it leads already.
+    pub fn complete_inclusion(&self, inclusion: &mut wire::BatchInclusion) -> Option<()> {
+        if inclusion.segment == self.open.number {
+            inclusion.path = to_path(&self.open.tree.inclusion(inclusion.leaf_index, self.open.tree.size())?);
+            return Some(());
+        }
+        inclusion.final_size?;
+        inclusion.history_path = self.history_path(inclusion.segment)?;
+        Some(())
     }
 
     /// Inclusion of a cut segment in the history of the open head.

@@ -352,3 +352,13 @@ fn every_tree_begins_with_the_empty_one() {
     assert!(!verify_consistency::<SegmentTree>(0, 5, &empty, &root, &[root.0]));
     assert!(!verify_consistency::<SegmentTree>(0, 0, &empty, &root, &[]));
 }
+
+#[test]
+fn a_tree_that_is_made_at_once_is_the_one_that_grew() {
+    let mut grown = Tree::<SegmentTree>::default();
+    for count in 0..300_u64 {
+        let at_once: Tree<SegmentTree> = grown.leaves().iter().copied().collect();
+        assert_eq!(at_once.levels, grown.levels, "of {count} leaves");
+        grown.push([count.to_le_bytes()[0]; 32]);
+    }
+}

@@ -1,5 +1,7 @@
 //! Batches in the writer: whether one is next, and the place that it gets, in memory and in the group's write.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use custody::{
     FORMAT_VERSION,
@@ -14,12 +16,13 @@ use crate::{
     admit::{self, Held, REMOVED, Reject},
     clock,
     store::{EpochRow, Family, LeafPlace, StoreError, batch_key, epoch_key, leaf_key, numbered},
+    workspace::Unread,
 };
 
 /// What becomes of a batch.
 enum Decided {
     Append,
-    Again(LeafPlace),
+    Again(Box<wire::BatchInclusion>),
     AgainNow(Box<wire::BatchInclusion>),
     Reject(Reject),
     Later(String),
@@ -53,10 +56,9 @@ impl Writer {
                     receipts.push(*place);
                 }
             }
-            Decided::Again(place) => {
+            Decided::Again(inclusion) => {
                 self.parts.metrics.add("custody_batches_repeated_total", 1);
-                let inclusion = self.inclusion_of(&batch, place)?;
-                group.receipts.entry(stream).or_default().push(inclusion);
+                group.receipts.entry(stream).or_default().push(*inclusion);
             }
             Decided::Reject(reject) => {
                 self.parts.metrics.add("custody_batches_rejected_total", 1);
@@ -94,7 +96,7 @@ impl Writer {
         }
         let later = |detail: &str| Some(Decided::Later(detail.to_owned()));
         Ok(match self.judge_head(header.workspace, header.gateway, held)? {
-            Judged::Good | Judged::Superseded => {
+            Judged::Good(_) | Judged::Superseded => {
                 if let Some(stream) = self.streams.get(&stream) {
                     stream.known.learn(held.bytes().clone());
                 }
@@ -107,7 +109,7 @@ impl Writer {
     }
 
     /// Whether the batch is next; everything else about it was checked before, but the keys may have changed since.
-    fn decide_batch(&self, batch: &Submitted, group: &Group<'_>) -> Result<Decided, StoreError> {
+    fn decide_batch(&mut self, batch: &Submitted, group: &Group<'_>) -> Result<Decided, StoreError> {
         let header = &batch.header;
         if self.state != State::Serving {
             return Ok(Decided::Later(format!("the ledger takes no batches: {}", self.state.name())));
@@ -154,7 +156,7 @@ impl Writer {
         self.queue_next.saturating_sub(*self.parts.mark.borrow())
     }
 
-    fn decide_taken(&self, batch: &Submitted, group: &Group<'_>) -> Result<Decided, StoreError> {
+    fn decide_taken(&mut self, batch: &Submitted, group: &Group<'_>) -> Result<Decided, StoreError> {
         let header = &batch.header;
         let key = batch_key(header.workspace, header.gateway, header.epoch, header.batch_number);
         if let Some((place, hash)) = group.places.get(&key)
@@ -174,7 +176,7 @@ impl Writer {
         };
         let (place, hash) = found.ok_or(StoreError::Damaged("a batch that was committed"))?;
         if hash == batch.header_hash().0 {
-            return Ok(Decided::Again(place));
+            return self.decide_again(batch, place);
         }
         // Not even the proof has room on a disk that is full; it will be sent again.
         if self.disk_low {
@@ -229,13 +231,27 @@ impl Writer {
         Ok(inclusion)
     }
 
-    fn inclusion_of(&self, batch: &Submitted, place: LeafPlace) -> Result<wire::BatchInclusion, StoreError> {
+    /// A batch that stands in the database. Of a segment that is cut the tree may have to be read, which is not done as often
+    /// as anybody likes.
+    fn decide_again(&mut self, batch: &Submitted, place: LeafPlace) -> Result<Decided, StoreError> {
         let lost = || StoreError::Damaged("a leaf that was committed");
         let header = &batch.header;
         let stored = self.parts.store.value(Family::Entries, leaf_key(header.workspace, place.segment, place.leaf))?;
         let entry = stored.map(Entry::parse).transpose().map_err(|_| lost())?;
-        let leaf = entry.ok_or_else(lost)?.leaf;
-        Ok(inclusion(header, place, &leaf))
+        let mut inclusion = inclusion(header, place, &entry.ok_or_else(lost)?.leaf);
+        let workspace = self.workspaces.get(&header.workspace).ok_or_else(lost)?;
+        if place.segment != workspace.open.number {
+            let store = &self.parts.store;
+            let tree = match self.trees.look(store, workspace, place.segment, header.gateway, Instant::now()) {
+                Ok(tree) => tree,
+                Err(Unread::Later) => {
+                    return Ok(Decided::Later("too many old segments were looked up just now".to_owned()));
+                }
+                Err(Unread::Failed(why)) => return Err(why),
+            };
+            workspace.lead_to_end(&tree, &mut inclusion).ok_or_else(lost)?;
+        }
+        Ok(Decided::Again(Box::new(inclusion)))
     }
 }
 

@@ -8,12 +8,13 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use custody::{
     id::{GatewayId, WorkspaceId},
+    merkle::{SegmentTree, Tree},
     wire::RejectReason,
 };
 
@@ -22,17 +23,12 @@ use crate::{
     admit::{Held, Reject},
     alarm::Alarm,
     store::{Family, StoreError},
-    workspace::Lies,
+    workspace::{Lies, Unread},
 };
 
 /// Heads of one stream that are known by their bytes: as many as it may have batches in flight, each signed under another
 /// one; at some 400 bytes each they are the greater part of a stream's memory.
 const KNOWN_MAX: usize = 64;
-/// Looks of one gateway into segments that are no longer in memory, and within which time: each reads up to 64 MiB, and the
-/// writer does nothing else meanwhile. A good gateway needs one or two, after a long absence or a restart of the ledger.
-const LOOKS_BACK_MAX: u32 = 8;
-const LOOKS_BACK_WITHIN: Duration = Duration::from_secs(10);
-
 /// Name in the store of the incarnation within which history was lost.
 pub(super) const UNEXTENDABLE: &str = "unextendable";
 
@@ -58,26 +54,16 @@ impl KnownHeads {
 
 /// What the writer makes of a head.
 pub(super) enum Judged {
-    /// It lies on the history.
-    Good,
+    /// It lies on the history; with the tree of its segment, if that is cut.
+    Good(Option<Arc<Tree<SegmentTree>>>),
     /// Of an earlier incarnation: said and done, and nothing extends it.
     Superseded,
-    /// Looked at again later: this gateway has looked back too often just now.
+    /// Looked at again later: too many trees were read just now.
     Later,
     /// It says what no verifier would accept.
     Refused(Reject),
     /// It is ours, and we cannot extend it: the ledger is read-only now.
     Lost,
-}
-
-/// Counts a look, unless there were too many lately.
-fn may_look_back(looked: &mut Option<(Instant, u32)>, now: Instant) -> bool {
-    let recent = looked.filter(|(since, _)| now.saturating_duration_since(*since) < LOOKS_BACK_WITHIN);
-    let (since, looks) = recent.unwrap_or((now, 0));
-    if looks < LOOKS_BACK_MAX {
-        *looked = Some((since, looks + 1));
-    }
-    looks < LOOKS_BACK_MAX
 }
 
 impl Writer {
@@ -90,17 +76,22 @@ impl Writer {
     ) -> Result<Judged, StoreError> {
         let head = held.head();
         let ledger = Arc::clone(&self.ledger_chain);
-        let Some(workspace) = self.workspaces.get_mut(&id) else {
+        let Some(workspace) = self.workspaces.get(&id) else {
             return Ok(Judged::Refused(Reject::new(RejectReason::Unauthorised, "no such workspace")));
         };
-        if workspace.must_read(head.segment) {
-            if !may_look_back(&mut workspace.gateways.entry(gateway).or_default().looked_back, Instant::now()) {
-                return Ok(Judged::Later);
-            }
-            workspace.read_again(&self.parts.store, head.segment)?;
-        }
-        match workspace.place(&self.parts.store, head, &ledger)? {
-            Lies::Here => return Ok(Judged::Good),
+        let (store, trees, now) = (&self.parts.store, &mut self.trees, Instant::now());
+        let mut tree = None;
+        let placed = workspace.place(head, &ledger, |segment| {
+            let found = trees.look(store, workspace, segment, gateway, now)?;
+            Ok(Arc::clone(tree.insert(found)))
+        });
+        let lies = match placed {
+            Ok(lies) => lies,
+            Err(Unread::Later) => return Ok(Judged::Later),
+            Err(Unread::Failed(why)) => return Err(why),
+        };
+        match lies {
+            Lies::Here => return Ok(Judged::Good(tree)),
             Lies::Superseded => return Ok(Judged::Superseded),
             Lies::Beyond => {
                 let detail =
@@ -154,18 +145,6 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn looks_back_are_few_within_a_while() {
-        let start = Instant::now();
-        let (mut looked, mut other) = (None, None);
-        for _ in 0..LOOKS_BACK_MAX {
-            assert!(may_look_back(&mut looked, start));
-        }
-        assert!(!may_look_back(&mut looked, start));
-        assert!(may_look_back(&mut other, start), "another gateway has its own");
-        assert!(may_look_back(&mut looked, start + LOOKS_BACK_WITHIN));
-    }
 
     #[test]
     fn the_newest_heads_of_a_stream_are_known() {

@@ -19,6 +19,10 @@ pub struct Limits {
     pub workspace_bytes: u64,
     /// Free bytes on the data disk below which batches are refused.
     pub disk_low_bytes: u64,
+    /// Leaves of cut segments that one gateway may have read within ten seconds.
+    pub leaves_read_of_one: u64,
+    /// The same for all gateways together.
+    pub leaves_read_of_all: u64,
 }
 
 impl Default for Limits {
@@ -31,6 +35,10 @@ impl Default for Limits {
             cut_leaves: SEGMENT_LEAVES_MAX,
             unpublished_max: 4_096,
             disk_low_bytes: 1 << 30,
+            // Eight of the greatest segments: a good gateway needs one or two, after a long absence or a restart of the ledger.
+            leaves_read_of_one: 8 * SEGMENT_LEAVES_MAX,
+            // A greatest segment takes the writer some milliseconds, these a tenth of its time.
+            leaves_read_of_all: 128 * SEGMENT_LEAVES_MAX,
         }
     }
 }

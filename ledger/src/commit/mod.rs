@@ -15,12 +15,10 @@ use custody::{
     batch::Submitted,
     id::{GatewayId, KeyId, WorkspaceId},
     key,
-    log::encode_entry,
     statement::{Chain, ChainHead, Roots},
-    wire::{self, Role, from_ledger::Message, log_entry},
+    wire::{self, Role, from_ledger::Message},
 };
 use ed25519_dalek::SigningKey;
-use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
@@ -30,14 +28,17 @@ use crate::{
     log_view::{FenceState, LogView, Published, report},
     metrics::Metrics,
     own_keys::OwnKeys,
-    store::{Family, QueueRow, Store, StoreError, StoreMemory, numbered},
-    workspace::{Standing, Workspace},
+    store::{Family, Store, StoreError, StoreMemory},
+    workspace::{Standing, Trees, Workspace},
 };
 
 mod batches;
+mod cuts;
 mod equivocations;
 mod held;
 mod limits;
+#[cfg(test)]
+mod old_tests;
 mod own;
 mod statements;
 mod streams;
@@ -47,7 +48,7 @@ mod tests;
 pub use held::KnownHeads;
 pub use limits::Limits;
 pub use own::OwnWriter;
-pub use statements::{StatementState, ledger_chain, log_index_key};
+pub use statements::{StatementState, ledger_chain, log_index_key, stored as stored_statement};
 
 /// Requests that may wait for the writer: some thousand batches, bounded again in bytes by each stream.
 pub const REQUESTS_MAX: usize = 1_024;
@@ -66,6 +67,8 @@ pub type Room = [OwnedSemaphorePermit; 3];
 pub enum Request {
     /// A gateway has come.
     Open(Box<Opening>),
+    /// It has the statements of both chains that it was to be sent.
+    Greeted(StreamId),
     /// It has gone.
     Close(StreamId),
     /// A batch that passed [`crate::admit::check`], the head that it holds if this stream was not sent it, and the room that it
@@ -104,10 +107,6 @@ pub struct Opening {
     pub gateway: GatewayId,
     /// Last head that the gateway keeps.
     pub last_head: Option<Box<Held>>,
-    /// Statements of the ledger's chain that it has.
-    pub ledger_statements: u64,
-    /// Statements of the workspace's chain that it has.
-    pub workspace_statements: u64,
     /// Where answers go: bounded, and a stream that does not read is closed.
     pub outbox: mpsc::Sender<wire::FromLedger>,
     /// Dropped when the writer closes the stream.
@@ -116,8 +115,8 @@ pub struct Opening {
     pub known: KnownHeads,
     /// Limits, for the welcome.
     pub in_flight: (u32, u32),
-    /// Whether it was opened; why if not.
-    pub reply: oneshot::Sender<Result<(), Unopened>>,
+    /// Whether it was opened, and how many statements of both chains it must be sent before its welcome; why if not.
+    pub reply: oneshot::Sender<Result<[u64; 2], Unopened>>,
 }
 
 /// Why a stream was not opened, in words.
@@ -214,6 +213,7 @@ pub struct Writer {
     /// In which order they were created; of a cut of all.
     order: Vec<WorkspaceId>,
     streams: HashMap<StreamId, streams::Stream>,
+    trees: Trees,
     own: OwnWriter,
     equivocations: equivocations::Counts,
     commit_index: u64,
@@ -231,6 +231,8 @@ struct Group<'a> {
     change: crate::store::Change<'a>,
     /// Batches of this group that are not in the database yet.
     places: HashMap<Vec<u8>, (wire::BatchInclusion, [u8; 32])>,
+    /// Statements of this group, by their keys in the database, with their queue numbers.
+    statements: HashMap<[u8; 24], (Bytes, u64)>,
     receipts: BTreeMap<StreamId, Vec<wire::BatchInclusion>>,
     rejections: Vec<(StreamId, Message)>,
     touched: BTreeSet<WorkspaceId>,
@@ -268,6 +270,7 @@ impl Writer {
         let mark = parts.store.number("queue_mark")?.unwrap_or(0);
         let queue_next = last(Family::Queue)?.map_or(mark, |number| number + 1);
         let head_key_id = key::public(&parts.head_key).id(Role::Head);
+        let trees = Trees::new(parts.limits.leaves_read_of_one, parts.limits.leaves_read_of_all);
         let own = OwnWriter::load(&parts.record_key, &ledger_chain, &workspaces);
         let mut writer = Self {
             parts,
@@ -278,6 +281,7 @@ impl Writer {
             workspaces,
             order,
             streams: HashMap::new(),
+            trees,
             own,
             equivocations: equivocations::Counts::default(),
             commit_index,
@@ -329,6 +333,11 @@ impl Writer {
         self.parts.store.memory()
     }
 
+    /// Trees of cut segments.
+    pub fn trees(&self) -> &Trees {
+        &self.trees
+    }
+
     /// Number of this start.
     pub fn term(&self) -> u64 {
         self.parts.term
@@ -377,6 +386,7 @@ impl Writer {
         let mut group = Group {
             change: store.change(),
             places: HashMap::new(),
+            statements: HashMap::new(),
             receipts: BTreeMap::new(),
             rejections: Vec::new(),
             touched: BTreeSet::new(),
@@ -433,6 +443,7 @@ impl Writer {
             self.poison(&why);
             return;
         }
+        self.trees.settle();
         for answer in answers {
             answer(self);
         }
@@ -456,9 +467,11 @@ impl Writer {
 
     fn decide(&mut self, request: Request, group: &mut Group<'_>) -> Result<(), StoreError> {
         match request {
-            Request::Open(_) | Request::Close(_) | Request::Published(_) | Request::Inspect(_) => {
-                group.after.push(request)
-            }
+            Request::Open(_)
+            | Request::Greeted(_)
+            | Request::Close(_)
+            | Request::Published(_)
+            | Request::Inspect(_) => group.after.push(request),
             Request::Batch(stream, batch, held, room) => {
                 group.room.push(room);
                 self.take_batch(stream, *batch, held.as_deref(), group)?;
@@ -496,6 +509,7 @@ impl Writer {
     fn show(&mut self, request: Request) -> Result<(), StoreError> {
         match request {
             Request::Open(opening) => self.open(*opening)?,
+            Request::Greeted(stream) => self.welcome(stream)?,
             Request::Close(stream) => drop(self.streams.remove(&stream)),
             Request::Published(published) => self.tell_archived(&published)?,
             Request::Inspect(look) => look(self),
@@ -519,58 +533,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Cuts the open segment if it has a leaf: the row for the sealer, and its place in the queue.
-    fn cut(&mut self, id: WorkspaceId, group: &mut Group<'_>) {
-        if self.state != State::Serving {
-            return;
-        }
-        let standing = Standing {
-            origin: &self.parts.origin,
-            incarnation: self.ledger_chain.incarnation(),
-            ledger_chain: self.ledger_chain.head(),
-        };
-        let Some(workspace) = self.workspaces.get_mut(&id).filter(|w| w.open.tree.size() > 0) else { return };
-        let segment = workspace.open.number;
-        self.parts.metrics.add("custody_segments_cut_total", 1);
-        let row = workspace.cut(standing);
-        group.change.put(Family::Cuts, numbered(id, segment), row.encode_to_vec());
-        self.enqueue(QueueRow { workspace: Some(id.into()), segment, entry: Bytes::new() }, group);
-        group.touched.insert(id);
-    }
-
-    fn enqueue(&mut self, row: QueueRow, group: &mut Group<'_>) {
-        group.change.put(Family::Queue, self.queue_next.to_be_bytes(), row.encode_to_vec());
-        self.queue_next += 1;
-        group.cut = true;
-    }
-
-    fn cut_some(&mut self, workspace: Option<WorkspaceId>, group: &mut Group<'_>) {
-        let ids = workspace.map_or_else(|| self.order.clone(), |id| vec![id]);
-        for id in ids {
-            self.cut(id, group);
-        }
-    }
-
-    /// Cuts what is due, and looks at clock and disk.
-    fn tick(&mut self, group: &mut Group<'_>) {
-        let now = clock::now_us();
-        if let Some(jump) = self.clock.look() {
-            self.parts.alarms.raise(Alarm::ClockJumped, format!("by {} us", jump.by_us()));
-            self.own.clock_jumped(jump);
-        }
-        let (age, heartbeat_age) = (self.parts.limits.cut_age_us, self.parts.limits.heartbeat_age_us);
-        let due = |workspace: &Workspace| {
-            let open = &workspace.open;
-            let old = open.first_record_at.is_some_and(|at| now.saturating_sub(at) >= age || now < at);
-            let heartbeats = open.times.is_some_and(|(first, _)| now.saturating_sub(first) >= heartbeat_age);
-            old || heartbeats || (open.first_record_at.is_none() && open.closes)
-        };
-        let ids: Vec<_> = self.workspaces.values().filter(|w| due(w)).map(|w| w.id).collect();
-        for id in ids {
-            self.cut(id, group);
-        }
-    }
-
     /// Chain head for a statement that comes next.
     pub fn chain_head(&self, workspace: Option<WorkspaceId>) -> Option<ChainHead> {
         match workspace {
@@ -582,10 +544,5 @@ impl Writer {
     /// Era of the root that signs now.
     pub fn era(&self) -> u32 {
         self.roots.current()
-    }
-
-    fn enqueue_statement(&mut self, object: &Bytes, group: &mut Group<'_>) {
-        let entry = encode_entry(log_entry::Entry::Statement(object.clone())).into();
-        self.enqueue(QueueRow { workspace: None, segment: 0, entry }, group);
     }
 }

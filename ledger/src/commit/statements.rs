@@ -28,11 +28,19 @@ pub struct StatementState {
     pub queue_number: u64,
 }
 
+/// Object bytes and queue number of a statement, from its row.
+fn kept(row: Bytes) -> Result<(Bytes, u64), StoreError> {
+    let number = row.get(..8).ok_or(StoreError::Damaged("a statement"))?;
+    Ok((row.slice(8..), as_number(number)?))
+}
+
 /// Object bytes of a stored statement.
-pub(super) fn stored(store: &Store, chain: Option<WorkspaceId>, serial: u64) -> Result<Bytes, StoreError> {
-    let value = store.value(Family::Statements, statement_key(chain, serial))?;
-    let value = value.ok_or(StoreError::Damaged("a statement"))?;
-    if value.len() < 8 { Err(StoreError::Damaged("a statement")) } else { Ok(value.slice(8..)) }
+///
+/// # Errors
+/// [`StoreError`].
+pub fn stored(store: &Store, chain: Option<WorkspaceId>, serial: u64) -> Result<Bytes, StoreError> {
+    let row = store.value(Family::Statements, statement_key(chain, serial))?;
+    kept(row.ok_or(StoreError::Damaged("a statement"))?).map(|(object, _)| object)
 }
 
 /// Replays every chain that the store has: the ledger's, and one for each workspace.
@@ -130,10 +138,12 @@ impl Writer {
         };
         let chain = signed.workspace();
         let key = statement_key(chain, signed.statement.serial);
-        if let Some(value) = self.parts.store.value(Family::Statements, key)? {
-            let same = value.get(8..) == Some(object.as_ref());
-            let number = as_number(value.get(..8).unwrap_or_default())?;
-            return Ok(if same {
+        let stands = match group.statements.get(&key) {
+            Some((found, number)) => Some((found.clone(), *number)),
+            None => self.parts.store.value(Family::Statements, key)?.map(kept).transpose()?,
+        };
+        if let Some((found, number)) = stands {
+            return Ok(if found == *object {
                 Ok(StatementState { queue_number: number })
             } else {
                 Err("another statement has this serial (hint: prepare it again)".to_owned())
@@ -157,6 +167,7 @@ impl Writer {
         }
         let number = self.queue_next - 1;
         group.change.put(Family::Statements, key, [&number.to_be_bytes()[..], object].concat());
+        group.statements.insert(key, (object.clone(), number));
         self.own.event(LedgerEventKind::Administration, action_name(&signed), "ok", |event| {
             event.workspace = chain.map(Into::into);
             event.reason.clone_from(&signed.statement.reason);

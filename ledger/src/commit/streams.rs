@@ -10,7 +10,8 @@ use bytes::Bytes;
 use custody::{
     FORMAT_VERSION,
     head::{Head, to_path},
-    id::{Epoch, GatewayId, WorkspaceId},
+    id::{GatewayId, WorkspaceId},
+    merkle::{SegmentTree, Tree},
     wire::{self, RejectReason, from_ledger::Message},
 };
 use prost::Message as _;
@@ -25,7 +26,7 @@ use crate::{
     admit::{self, REMOVED},
     clock,
     log_view::Published,
-    store::{EpochRow, Store, StoreError},
+    store::StoreError,
     workspace::Workspace,
 };
 
@@ -33,15 +34,43 @@ use crate::{
 pub(super) struct Stream {
     pub(super) workspace: WorkspaceId,
     pub(super) gateway: GatewayId,
-    /// Last head that was sent.
-    head: Option<Head>,
+    /// Last head that was sent, or that it came with.
+    head: Option<Last>,
+    /// Its task sends it the statements that it lacks; until then it is told nothing else.
+    greeting: bool,
     /// All that was sent, and what it brought that is good.
     pub(super) known: KnownHeads,
     ledger_statements: u64,
     workspace_statements: u64,
+    /// Limits, for its welcome.
+    in_flight: (u32, u32),
     outbox: mpsc::Sender<wire::FromLedger>,
     /// Dropped with the stream, after the outbox: its task ends.
     _alive: watch::Sender<()>,
+}
+
+/// A head that a gateway has, and what leads on from it.
+#[derive(Debug)]
+struct Last {
+    head: Head,
+    /// How its segment goes on to its end, once it is cut.
+    rest: Option<Vec<Bytes>>,
+}
+
+impl Last {
+    /// The open head.
+    fn open(head: Head) -> Self {
+        Self { head, rest: None }
+    }
+}
+
+impl Stream {
+    /// A segment of its workspace was cut: what leads on from the head within it is kept, so that its tree need not be.
+    pub(super) fn take_cut(&mut self, workspace: &Workspace, segment: u64, tree: &Tree<SegmentTree>) {
+        if let Some(last) = self.head.as_mut().filter(|last| last.head.segment == segment) {
+            last.rest = workspace.rest(tree, segment, last.head.size);
+        }
+    }
 }
 
 impl Writer {
@@ -68,7 +97,11 @@ impl Writer {
             let Some(workspace) = self.workspaces.get(&id) else { continue };
             let (head, signed) = heads.entry(id).or_insert_with(|| self.sign_head(workspace)).clone();
             for inclusion in &mut batches {
-                workspace.complete_inclusion(&self.parts.store, inclusion)?;
+                // What was appended stands by now in the open segment, or in one that this group cut.
+                let cut = self.trees.just_cut(id, inclusion.segment).filter(|_| inclusion.final_size.is_none());
+                let led = cut.map_or(Some(()), |tree| workspace.lead_to_end(tree, inclusion));
+                led.and_then(|()| workspace.complete_inclusion(inclusion))
+                    .ok_or(StoreError::Damaged("a leaf that was committed"))?;
             }
             self.send_receipt(stream, head, signed, batches)?;
         }
@@ -86,9 +119,9 @@ impl Writer {
         self.send_statements(id)?;
         let Some(stream) = self.streams.get(&id) else { return Ok(()) };
         let Some(workspace) = self.workspaces.get(&stream.workspace) else { return Ok(()) };
-        let receipt = receipt(&self.parts.store, workspace, stream.head.as_ref(), signed.clone(), batches)?;
+        let receipt = receipt(workspace, stream.head.as_ref(), signed.clone(), batches);
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.head = Some(head);
+            stream.head = Some(Last::open(head));
             stream.known.learn(signed);
         }
         self.send(id, Message::Receipt(receipt.encode_to_vec().into()));
@@ -104,6 +137,7 @@ impl Writer {
         }
     }
 
+    /// Those that came since its greeting, or since it was last told something: a few. One that does not take them is closed.
     fn send_statements(&mut self, id: StreamId) -> Result<(), StoreError> {
         let Some(stream) = self.streams.get(&id) else { return Ok(()) };
         let Some(workspace) = self.workspaces.get(&stream.workspace) else { return Ok(()) };
@@ -113,6 +147,9 @@ impl Writer {
         ];
         for (chain, from, to) in chains {
             for serial in from..to {
+                if !self.streams.contains_key(&id) {
+                    return Ok(());
+                }
                 let object = statements::stored(&self.parts.store, chain, serial)?;
                 self.send(id, Message::Statement(object));
             }
@@ -136,17 +173,17 @@ impl Writer {
             known.learn(held.bytes().clone());
         }
         let workspace = self.workspaces.get(&id).ok_or(StoreError::Damaged("a workspace"))?;
-        let row = workspace.gateways.get(&gateway).and_then(|g| {
-            let epoch = g.numbering.last_opened?;
-            Some((epoch, g.rows.get(&epoch)?.clone()))
-        });
-        drop(reply.send(Ok(())));
+        let counts = [self.ledger_chain.head().count, workspace.chain.head().count];
+        drop(reply.send(Ok(counts)));
         let entry = Stream {
             workspace: id,
             gateway,
             head,
-            ledger_statements: opening.ledger_statements,
-            workspace_statements: opening.workspace_statements,
+            greeting: true,
+            // The stream's task sends what it lacks of these.
+            ledger_statements: counts[0],
+            workspace_statements: counts[1],
+            in_flight,
             known,
             outbox,
             _alive: alive,
@@ -160,7 +197,7 @@ impl Writer {
             tracing::warn!(workspace = %id, %gateway, "a new stream of this gateway replaces its older one");
         }
         self.streams.insert(stream, entry);
-        self.welcome(stream, row, in_flight)
+        Ok(())
     }
 
     /// Whether a stream may be opened; the head that its receipts go on from, or why not.
@@ -169,7 +206,7 @@ impl Writer {
         id: WorkspaceId,
         gateway: GatewayId,
         last_head: Option<&admit::Held>,
-    ) -> Result<Result<Option<Head>, Unopened>, StoreError> {
+    ) -> Result<Result<Option<Last>, Unopened>, StoreError> {
         // Heads are signed by whoever may extend the log, and by nobody else.
         if self.state != State::Serving {
             let state = self.state.name();
@@ -186,7 +223,12 @@ impl Writer {
         }
         let Some(held) = last_head else { return Ok(Ok(None)) };
         Ok(match self.judge_head(id, gateway, held)? {
-            Judged::Good => Ok(Some(held.head().clone())),
+            Judged::Good(tree) => {
+                let head = held.head().clone();
+                let workspace = self.workspaces.get(&id).zip(tree);
+                let rest = workspace.and_then(|(workspace, tree)| workspace.rest(&tree, head.segment, head.size));
+                Ok(Some(Last { head, rest }))
+            }
             Judged::Superseded => Ok(None),
             Judged::Later => {
                 Err(Unopened::Later("too many old heads were looked up just now (hint: try again)".to_owned()))
@@ -196,17 +238,21 @@ impl Writer {
         })
     }
 
-    fn welcome(
-        &mut self,
-        id: StreamId,
-        row: Option<(Epoch, EpochRow)>,
-        in_flight: (u32, u32),
-    ) -> Result<(), StoreError> {
+    /// The stream has all statements that stood when it was opened.
+    pub(super) fn welcome(&mut self, id: StreamId) -> Result<(), StoreError> {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.greeting = false;
+        }
         self.send_statements(id)?;
         let Some(stream) = self.streams.get(&id) else { return Ok(()) };
         let Some(workspace) = self.workspaces.get(&stream.workspace) else { return Ok(()) };
+        let row = workspace.gateways.get(&stream.gateway).and_then(|known| {
+            let epoch = known.numbering.last_opened?;
+            Some((epoch, known.rows.get(&epoch)?.clone()))
+        });
+        let in_flight = stream.in_flight;
         let (head, signed) = self.sign_head(workspace);
-        let receipt = receipt(&self.parts.store, workspace, stream.head.as_ref(), signed.clone(), Vec::new())?;
+        let receipt = receipt(workspace, stream.head.as_ref(), signed.clone(), Vec::new());
         let published = workspace.published;
         let workspace_id = workspace.id;
         let welcome = wire::Welcome {
@@ -218,7 +264,7 @@ impl Writer {
             bytes_in_flight_max: in_flight.1,
         };
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.head = Some(head);
+            stream.head = Some(Last::open(head));
             stream.known.learn(signed);
         }
         self.send(id, Message::Welcome(welcome));
@@ -238,12 +284,15 @@ impl Writer {
             self.parts.metrics.add("custody_segments_archived_total", 1);
             let Some(workspace) = self.workspaces.get(&done.workspace) else { continue };
             let (head, signed) = self.sign_head(workspace);
-            let of_workspace = |(id, stream): (&StreamId, &Stream)| (stream.workspace == done.workspace).then_some(*id);
+            // Who is not welcome yet hears it with the welcome.
+            let of_workspace = |(id, stream): (&StreamId, &Stream)| {
+                (stream.workspace == done.workspace && !stream.greeting).then_some(*id)
+            };
             let streams: Vec<StreamId> = self.streams.iter().filter_map(of_workspace).collect();
             for id in streams {
                 // The archived segment must lie in the history of the gateway's head: send a newer one if it does not.
-                let behind =
-                    self.streams.get(&id).is_some_and(|s| s.head.as_ref().is_none_or(|h| h.segment <= done.segment));
+                let is_behind = |last: &Last| last.head.segment <= done.segment;
+                let behind = self.streams.get(&id).is_some_and(|s| s.head.as_ref().is_none_or(is_behind));
                 if behind {
                     self.send_receipt(id, head.clone(), signed.clone(), Vec::new())?;
                 }
@@ -272,7 +321,7 @@ impl Writer {
 
     fn send_archived(&mut self, id: StreamId, done: &Published) {
         let Some(stream) = self.streams.get(&id) else { return };
-        let Some(head) = &stream.head else { return };
+        let Some(Last { head, .. }) = &stream.head else { return };
         let Some(workspace) = self.workspaces.get(&stream.workspace) else { return };
         let receipt = {
             let view = self.parts.view.read().unwrap_or_else(PoisonError::into_inner);
@@ -296,15 +345,12 @@ impl Writer {
 
 /// A receipt under the newest head, consistent with the last one sent.
 fn receipt(
-    store: &Store,
     workspace: &Workspace,
-    last: Option<&Head>,
+    last: Option<&Last>,
     signed: Bytes,
     batches: Vec<wire::BatchInclusion>,
-) -> Result<wire::Receipt, StoreError> {
-    let consistency = match last {
-        Some(head) => workspace.consistency(store, head.segment, head.size)?,
-        None => None,
-    };
-    Ok(wire::Receipt { version: FORMAT_VERSION, signed_head: signed, consistency, batches })
+) -> wire::Receipt {
+    let consistency =
+        last.and_then(|Last { head, rest }| workspace.consistency(head.segment, head.size, rest.as_deref()));
+    wire::Receipt { version: FORMAT_VERSION, signed_head: signed, consistency, batches }
 }

@@ -1,6 +1,6 @@
 //! Tests of the write path: commit, receipts, cuts, statements, restarts; after each the oracle.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use custody::{
@@ -17,7 +17,7 @@ use crate::{
         faults::{Faults, Mode},
         signing,
     },
-    workspace::Lies,
+    workspace::{Lies, read_tree},
 };
 
 fn rejected(answer: Result<wire::BatchInclusion, Message>) -> RejectReason {
@@ -197,7 +197,8 @@ async fn a_head_lies_on_the_history_or_nowhere() {
         let store = rig.store();
         rig.inspect(move |writer| {
             let workspace = writer.workspaces().find(|workspace| workspace.id == id).unwrap();
-            workspace.place(&store, &head, writer.ledger_chain()).unwrap()
+            let tree = |segment| read_tree(&store, workspace, segment).map(|(tree, _)| Arc::new(tree));
+            workspace.place(&head, writer.ledger_chain(), tree).unwrap()
         })
     };
     let newest = heads.last().unwrap().clone();
@@ -319,7 +320,8 @@ async fn heads_of_an_earlier_incarnation_are_superseded_where_a_later_one_has_co
         let store = rig.store();
         let found = rig.inspect(move |writer| {
             let workspace = writer.workspaces().find(|workspace| workspace.id == id).unwrap();
-            workspace.place(&store, &head, writer.ledger_chain()).unwrap()
+            let tree = |segment| read_tree(&store, workspace, segment).map(|(tree, _)| Arc::new(tree));
+            workspace.place(&head, writer.ledger_chain(), tree).unwrap()
         });
         assert_eq!(found.await, expected);
     }

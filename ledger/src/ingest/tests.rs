@@ -30,7 +30,8 @@ impl Bench {
     fn new(rig: &Rig, limits: Limits) -> Self {
         let (writer, requests) = mpsc::channel(100);
         let renew: Renew = Arc::new(|_, _| Err("not here".to_owned()));
-        let service = IngestService::new(rig::ORIGIN, limits, writer, Arc::clone(&rig.chains), renew);
+        let service =
+            IngestService::new(rig::ORIGIN, limits, writer, Arc::clone(&rig.chains), renew, Weak::clone(&rig.store));
         Self { inner: service.inner, requests, streams: 0, kept: Vec::new() }
     }
 
@@ -118,5 +119,44 @@ async fn a_head_is_checked_once_and_a_known_one_never() {
     assert!(pump.held(&head).unwrap().is_none());
     assert!(pump.held.is_none(), "no signature was checked");
     assert_eq!(pump.held(&Bytes::from_static(b"junk")).unwrap_err().reason, RejectReason::Malformed);
+    rig.stop().await;
+}
+
+/// Chains far longer than the outbox go over the line page by page, and the writer is asked for the welcome when all of them
+/// have gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_statements_of_a_greeting_wait_for_the_line() {
+    let dir = Dir::new("pages");
+    let rig = Rig::start(&dir.0).await.unwrap();
+    let (id, one) = rig.workspace(23).await;
+    for n in 1..=200_u8 {
+        let hold = wire::Hold { hold: vec![n; 16].into(), since: crate::clock::now_us(), until: None };
+        rig.say(id, wire::statement::Action::Hold(hold)).await.unwrap();
+    }
+    let mut bench = Bench::new(&rig, limits());
+    let pump = bench.pump(&one);
+    let mut answers = pump.hearing.0.lock().unwrap().take().unwrap();
+    let lacks = [0..3, 1..202];
+    {
+        let mut greeting = Box::pin(pump.greet(lacks.clone()));
+        let mut sent = 0;
+        // Until it waits for the line.
+        while sent < 3 + 201 {
+            let waiting = tokio::select! {
+                biased;
+                answer = answers.recv() => answer.unwrap(),
+                greeted = &mut greeting => panic!("{greeted} after {sent}"),
+            };
+            assert!(matches!(waiting.message, Some(Message::Statement(_))));
+            sent += 1;
+            assert!(answers.len() <= 64, "one page at a time");
+            assert!(bench.requests.try_recv().is_err(), "not before all have gone");
+        }
+        assert!(greeting.await);
+    }
+    assert!(matches!(bench.requests.recv().await, Some(Request::Greeted(1))));
+    // The writer has closed the stream: nothing is read any more.
+    bench.kept.clear();
+    assert!(!pump.greet(lacks).await);
     rig.stop().await;
 }

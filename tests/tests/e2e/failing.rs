@@ -526,3 +526,14 @@ async fn the_development_server_serves_without_tls_and_ends_like_any_other() {
     let empty = Expected::default();
     assert_eq!(check_ledger(&home.archive(), &home.policy(), &empty), 0);
 }
+
+/// A panic is a fault of the program, and there should be none. If there is one a ledger that answers nobody must not stay there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_breaks_off_ends_the_process() {
+    let home = Home::new("broke-off", SETTINGS);
+    // Its clock alone makes it pass there.
+    let process = home.spawn(&[("CUSTODY_FAILPOINT", "commit-before-answer:3:panic")]);
+    assert_eq!(process.wait_end().code(), Some(5), "{}", process.log().join("\n"));
+    assert!(process.log().join("\n").contains("the writer broke off"), "{}", process.log().join("\n"));
+    end(&home.start());
+}
