@@ -9,8 +9,7 @@ use custody::{
     batch::{Header, Submitted},
     head::{Head, SignedHead},
     id::{GatewayId, KeyId, WorkspaceId},
-    key::PublicKey,
-    statement::{Chain, RESERVED_NAME},
+    statement::{Chain, KeyState, RESERVED_NAME},
     strict::NotStrict,
     wire::{RejectReason, Rejection, Role},
 };
@@ -73,17 +72,22 @@ fn not_strict(why: &NotStrict) -> Reject {
     }
 }
 
-/// The key of a gateway that may sign in this workspace now.
+/// What the chain says of the key that signed for this gateway, whether it may still sign or not.
+fn enrolled<'a>(chain: &'a Chain, header: &Header) -> Result<&'a KeyState, Reject> {
+    let key = chain.key(&header.key_id).filter(|key| key.role == Role::Gateway && key.gateway == Some(header.gateway));
+    key.ok_or_else(|| {
+        let detail =
+            format!("key {} is not enrolled for this gateway (hint: ledger gateway enrol)", short(&header.key_id));
+        Reject::new(RejectReason::Unauthorised, detail)
+    })
+}
+
+/// Whether the key of a batch may sign it in this workspace now.
 ///
 /// # Errors
 /// [`Reject`] with `Unauthorised` or `Revoked`.
-pub fn signer(chain: &Chain, header: &Header) -> Result<PublicKey, Reject> {
-    let key = chain.key(&header.key_id).filter(|key| key.role == Role::Gateway && key.gateway == Some(header.gateway));
-    let Some(key) = key else {
-        let detail =
-            format!("key {} is not enrolled for this gateway (hint: ledger gateway enrol)", short(&header.key_id));
-        return Err(Reject::new(RejectReason::Unauthorised, detail));
-    };
+pub fn may_sign(chain: &Chain, header: &Header) -> Result<(), Reject> {
+    let key = enrolled(chain, header)?;
     if key.revoked {
         return Err(Reject::new(RejectReason::Revoked, "the key is revoked (hint: enrol a new one)"));
     }
@@ -93,7 +97,7 @@ pub fn signer(chain: &Chain, header: &Header) -> Result<PublicKey, Reject> {
             "the key is retired and opens no epoch (hint: use the new one)",
         ));
     }
-    Ok(key.public_key)
+    Ok(())
 }
 
 /// Whether a gateway may open a stream or have its certificate renewed: its workspace takes batches, and one of its keys may
@@ -173,8 +177,7 @@ pub fn check(batch: &Submitted, peer: &Peer, chain: &Chain) -> Result<(), Reject
         let detail = "the batch is of another origin, workspace or gateway than this stream's certificate";
         return Err(Reject::new(RejectReason::WrongStream, detail));
     }
-    let key = signer(chain, header)?;
-    if !batch.is_signed_by(key) {
+    if !batch.is_signed_by(enrolled(chain, header)?.public_key) {
         return Err(Reject::new(RejectReason::Forged, "the header's signature does not verify"));
     }
     let kinds = batch.check_records().map_err(|why| not_strict(&why))?;

@@ -29,6 +29,12 @@ enum Decided {
     Equivocation { keep: bool },
 }
 
+/// Where the batch is that has a number already.
+enum Taken {
+    Now(Box<wire::BatchInclusion>),
+    Before(LeafPlace),
+}
+
 impl Writer {
     pub(super) fn take_batch(
         &mut self,
@@ -120,8 +126,12 @@ impl Writer {
         if workspace.chain.is_removed() {
             return Ok(Decided::Reject(Reject::new(RejectReason::Removed, REMOVED)));
         }
-        if let Err(reject) = admit::signer(&workspace.chain, header) {
-            return Ok(Decided::Reject(reject));
+        if let Err(reject) = admit::may_sign(&workspace.chain, header) {
+            // What was taken before its key ended has a receipt, and whoever asks again gets it.
+            return match self.taken(batch, group)? {
+                Some((taken, hash)) if hash == batch.header_hash().0 => self.decide_repeated(batch, taken),
+                _ => Ok(Decided::Reject(reject)),
+            };
         }
         let numbering = workspace.gateways.get(&header.gateway).map(|gateway| &gateway.numbering);
         if numbering.is_none_or(|known| !known.epochs.contains_key(&header.epoch))
@@ -156,33 +166,35 @@ impl Writer {
         self.queue_next.saturating_sub(*self.parts.mark.borrow())
     }
 
-    fn decide_taken(&mut self, batch: &Submitted, group: &Group<'_>) -> Result<Decided, StoreError> {
+    /// The batch that has this one's number, if one was taken: in this very write or before; and its header's hash.
+    fn taken(&self, batch: &Submitted, group: &Group<'_>) -> Result<Option<(Taken, [u8; 32])>, StoreError> {
         let header = &batch.header;
         let key = batch_key(header.workspace, header.gateway, header.epoch, header.batch_number);
-        if let Some((place, hash)) = group.places.get(&key)
-            && *hash == batch.header_hash().0
-        {
-            return Ok(Decided::AgainNow(Box::new(place.clone())));
+        if let Some((place, hash)) = group.places.get(&key) {
+            return Ok(Some((Taken::Now(Box::new(place.clone())), *hash)));
         }
-        let found = match group.places.get(&key) {
-            Some((place, hash)) => Some((LeafPlace { segment: place.segment, leaf: place.leaf_index }, *hash)),
-            None => match self.parts.store.value(Family::Batches, &key)? {
-                Some(value) => {
-                    let hash = value.get(16..48).and_then(|hash| hash.try_into().ok());
-                    Some((LeafPlace::decode(&value)?, hash.ok_or(StoreError::Damaged("a batch"))?))
-                }
-                None => None,
-            },
-        };
-        let (place, hash) = found.ok_or(StoreError::Damaged("a batch that was committed"))?;
+        let Some(value) = self.parts.store.value(Family::Batches, &key)? else { return Ok(None) };
+        let hash = value.get(16..48).and_then(|hash| hash.try_into().ok()).ok_or(StoreError::Damaged("a batch"))?;
+        Ok(Some((Taken::Before(LeafPlace::decode(&value)?), hash)))
+    }
+
+    fn decide_repeated(&mut self, batch: &Submitted, taken: Taken) -> Result<Decided, StoreError> {
+        match taken {
+            Taken::Now(place) => Ok(Decided::AgainNow(place)),
+            Taken::Before(place) => self.decide_again(batch, place),
+        }
+    }
+
+    fn decide_taken(&mut self, batch: &Submitted, group: &Group<'_>) -> Result<Decided, StoreError> {
+        let (taken, hash) = self.taken(batch, group)?.ok_or(StoreError::Damaged("a batch that was committed"))?;
         if hash == batch.header_hash().0 {
-            return self.decide_again(batch, place);
+            return self.decide_repeated(batch, taken);
         }
         // Not even the proof has room on a disk that is full; it will be sent again.
         if self.disk_low {
             return Ok(no_room());
         }
-        Ok(Decided::Equivocation { keep: self.copies(header)? == 0 })
+        Ok(Decided::Equivocation { keep: self.copies(&batch.header)? == 0 })
     }
 
     /// Gives a batch its place, in memory and in the group's write.

@@ -103,7 +103,7 @@ async fn gaps_strangers_and_the_revoked_are_refused_with_their_reason() {
     let mut answers = peer.open(&rig, 1).await.unwrap();
     let (first, second) = (peer.batch(1), peer.batch(1));
     assert_eq!(rejected(peer.send(&rig, 1, &mut answers, second.clone()).await), RejectReason::Gap);
-    peer.send(&rig, 1, &mut answers, first).await.unwrap();
+    let place = peer.send(&rig, 1, &mut answers, first.clone()).await.unwrap();
     let mut stranger = Peer::new(id, 99);
     let foreign = stranger.batch(1);
     assert_eq!(rejected(peer.send(&rig, 1, &mut answers, foreign).await), RejectReason::Unauthorised);
@@ -111,6 +111,9 @@ async fn gaps_strangers_and_the_revoked_are_refused_with_their_reason() {
     let revoke = wire::Revoke { key_id: key_id.into(), void_serials: Vec::new() };
     rig.say(id, Action::Revoke(revoke)).await.unwrap();
     assert_eq!(rejected(peer.send(&rig, 1, &mut answers, second).await), RejectReason::Revoked);
+    // What was taken before has its receipt.
+    let again = peer.send(&rig, 1, &mut answers, first).await.unwrap();
+    assert_eq!((again.segment, again.leaf_index), (place.segment, place.leaf_index));
     rig.say(id, Action::Remove(wire::Remove {})).await.unwrap();
     rig.cut().await;
     rig.check(&BTreeMap::from([(id, 2)]));
