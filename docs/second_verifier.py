@@ -1251,30 +1251,57 @@ def check_frames(frames, offset, end, position):
     in_form(offset == end, "frames do not reach the index")
 
 
-def check_zstd_header(data, content_length):
+ZstdHeader = namedtuple("ZstdHeader", "length block_max checksum")
+
+
+def zstd_header(data, content_length):
     """The frame header of RFC 8878 section 3.1.1.1, as far as 9.3 narrows it."""
     in_form(len(data) >= 6 and data[:4] == b"\x28\xb5\x2f\xfd", "not a zstd frame")
     descriptor = data[4]
     single, size_flag = descriptor >> 5 & 1, descriptor >> 6
     in_form(descriptor & 0x0B == 0, "reserved bit or dictionary id")
     in_form(single or size_flag, "no content size")
-    at = 5
+    at, window = 5, content_length
     if not single:
-        window = 1 << 10 + (data[5] >> 3)
-        in_form(window + window // 8 * (data[5] & 7) <= 8 << 20, "window")
-        at = 6
+        at, window = 6, 1 << 10 + (data[5] >> 3)
+        window += window // 8 * (data[5] & 7)
+        in_form(window <= 8 << 20, "window")
     length = (1, 2, 4, 8)[size_flag]
     size = int.from_bytes(data[at:at + length], "little") + (256 if length == 2 else 0)
     in_form(len(data) >= at + length and size == content_length, "content size")
+    return ZstdHeader(at + length, min(window, 131_072), descriptor >> 2 & 1)
+
+
+def zstd_parts(data, header):
+    """The frame cut before each block; none is longer than it may be, and the last part ends where the frame does."""
+    yield data[:header.length]
+    at, last = header.length, 0
+    while not last:
+        in_form(at + 3 <= len(data), "cut block")
+        bits = int.from_bytes(data[at:at + 3], "little")
+        last, kind, length = bits & 1, bits >> 1 & 3, bits >> 3
+        in_form(kind != 3 and length <= header.block_max and (kind, length) != (2, 0), "block")
+        end = at + 3 + (1 if kind == 1 else length) + (4 if last and header.checksum else 0)
+        in_form(end <= len(data), "cut block")
+        yield data[at:end]
+        at = end
+    in_form(at == len(data), "something behind the last block")
 
 
 def expand(data, content_length):
-    check_zstd_header(data, content_length)
+    """The content of a zstd frame, block by block: a decoder that gets all at once may forgive too long a block."""
+    in_form(content_length <= 3_145_728, "content too long")
+    header = zstd_header(data, content_length)
     expander = zstandard.ZstdDecompressor(max_window_size=8 << 20).decompressobj()
+    content = []
     try:
-        content = expander.decompress(data)
+        for part in zstd_parts(data, header):
+            in_form(not expander.eof, "zstd frame")
+            content.append(expander.decompress(part))
+            in_form(len(content[-1]) <= header.block_max, "a block that expands to too much")
     except zstandard.ZstdError as error:
         raise Malformed("zstd") from error
+    content = b"".join(content)
     in_form(expander.eof and not expander.unused_data and len(content) == content_length, "zstd frame")
     return content
 
@@ -1291,13 +1318,19 @@ def frame_entries(whole, frame):
     return entries
 
 
+def frame_leaves(whole, frame):
+    leaves = [parse_entry(entry) for entry in frame_entries(whole, frame)]
+    in_form(leaves[0].entry.first_position == frame.first_position, "the first position of a frame")
+    return leaves
+
+
 def leaves_if_sound(data, digest):
-    """The leaves of an object with that SHA-256; None if it is not there, or one of its parts is not in form."""
+    """The leaves of an object with that SHA-256; None if it is not there, or cannot be taken apart (13.3 step 10)."""
     if data is None or sha256(data) != digest:
         return None
     try:
         whole = parse_object(data)
-        return [parse_entry(entry) for frame in whole.index.frames for entry in frame_entries(whole, frame)]
+        return [leaf for frame in whole.index.frames for leaf in frame_leaves(whole, frame)]
     except (Malformed, Future):
         return None
 
@@ -1772,7 +1805,7 @@ class Segments:
             full = seal.segment == 0 or self.day != seal.first_received_at // DAY_US
             require(roster.full == full, "roster", name)
         ids = [(entry.gateway, entry.epoch) for entry in roster.entries]
-        require(self.past_unknown or all(a < b for a, b in zip(ids, ids[1:])), "roster", name)
+        require(all(a < b for a, b in zip(ids, ids[1:])), "roster", name)
         known = self.epochs_by_id()
         wanted = {i for i, state in known.items() if i in segment.touched or (roster.full and not state.closed)}
         require(wanted <= set(ids) and (self.past_unknown or wanted == set(ids)), "roster", name)
