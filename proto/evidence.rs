@@ -315,9 +315,12 @@ impl<'a> Checker<'a> {
         for (at, leaf) in (part.first_leaf..).zip(&part.leaves) {
             let place = format!("segment {} leaf {at}", seal.segment);
             let is_statement = leaf.kind() == LeafKind::Statement;
-            ensure(Check::EntryStatement, is_statement || !has_statement, || place.clone(), || {
-                ("no batch after a statement", "one")
-            })?;
+            ensure(
+                Check::EntryStatement,
+                is_statement || !has_statement,
+                || place.clone(),
+                || ("no batch after a statement", "one"),
+            )?;
             has_statement = is_statement;
             if leaf.kind() == LeafKind::Batch {
                 let shown = self.records.len();
@@ -336,7 +339,8 @@ impl<'a> Checker<'a> {
     fn check_other(&self, seal: &Seal, leaf: &wire::EvidenceBatch, place: &str) -> Result<(), Fault> {
         let at = || place.to_owned();
         // The leaf's hash does not bind them.
-        let is_bare = leaf.records.is_empty() && leaf.nonces.is_empty() && leaf.path.is_empty() && leaf.first_index == 0;
+        let is_bare =
+            leaf.records.is_empty() && leaf.nonces.is_empty() && leaf.path.is_empty() && leaf.first_index == 0;
         ensure(Check::EvidenceForm, is_bare, at, || ("no records in such a leaf", "some"))?;
         if leaf.kind() != LeafKind::Statement {
             return self.check_signer(seal, leaf, place).map(drop);

@@ -325,7 +325,8 @@ impl Told {
         }
         let known: Vec<Vec<u8>> = self.known.values().cloned().collect();
         let policy = Policy::parse(&golden::policy_bytes(&self.policy)).map_err(|why| why.to_string());
-        let verdict = policy.and_then(|policy| crate::verdict::verify(&self.objects, &policy, self.asked.clone(), &known));
+        let verdict =
+            policy.and_then(|policy| crate::verdict::verify(&self.objects, &policy, self.asked.clone(), &known));
         Ok(verdict.unwrap_or_else(|_| Outcome {
             exit: 2,
             first: String::new(),

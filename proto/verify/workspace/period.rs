@@ -9,7 +9,12 @@ use super::super::{
     segment::{Leaf, What},
     silence::DAY_US,
 };
-use crate::{archive, id::{ObjectHash, WorkspaceId}, segment::Seal, verdict::Verdict};
+use crate::{
+    archive,
+    id::{ObjectHash, WorkspaceId},
+    segment::Seal,
+    verdict::Verdict,
+};
 
 /// Names the first segment that was not examined and whose seal gives it a time that order contradicts. A day is what a
 /// clock may be set back, or be wrong, without anybody's meaning it.
@@ -30,7 +35,8 @@ pub(super) fn find_misdated(
     let mut found: Vec<&Seal> = Vec::new();
     for ((at, seal), is_early) in seals.iter().enumerate().zip(is_early).rev() {
         let late = seal.last_received_at.saturating_sub(DAY_US);
-        let is_late = late > as_of || late > seal.sealed_at || seal.first_received_at.saturating_sub(DAY_US) > earliest_after;
+        let is_late =
+            late > as_of || late > seal.sealed_at || seal.first_received_at.saturating_sub(DAY_US) > earliest_after;
         earliest_after = earliest_after.min(seal.last_received_at);
         if !run.contains(&at) && (is_early || is_late) {
             found.push(seal);
