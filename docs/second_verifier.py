@@ -17,6 +17,7 @@ Exit codes: 0 all required claims verified, 1 something refuted, 2 undecided or 
 import argparse
 import base64
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -651,6 +652,7 @@ def policy_of(whole):
         in_form(len(set(values)) == len(values), "an era, witness or key twice in the policy")
     required = policy_list(whole.get("required", list(CLAIMS[:3])))
     in_form(all(isinstance(claim, str) and claim in CLAIMS for claim in required), "required claims")
+    in_form(required and len(set(required)) == len(required), "no claim is required, or one twice")
     return SimpleNamespace(
         origin=policy_text(whole["origin"]), scope=policy_scope(whole["scope"]),
         roots=dict(roots), witnesses=dict(witnesses), required=required,
@@ -664,7 +666,9 @@ def policy_scope(value):
     if value == "organisation":
         return None
     names = policy_object(value, {"workspaces"}, {"workspaces"})["workspaces"]
-    return [hex_of(name, 16) for name in policy_list(names, 1)]
+    scope = [hex_of(name, 16) for name in policy_list(names, 1)]
+    in_form(len(set(scope)) == len(scope), "a workspace twice in the policy")
+    return scope
 
 
 def policy_root(value):
@@ -1352,12 +1356,13 @@ class Run:
         self.shown, self.strangers = set(), set()  # known files that the archive has, and of other signers
         self.owing = set()  # workspaces in scope that have records, or were not verified to their end
         self.known_faults, self.open_epochs = [], []
-        self.counts = dict.fromkeys(("log_entries", "workspaces", "segments", "batches", "records", "equivocations",
-                                     "statements", "heads_not_checked", "findings"), 0)
+        self.counts = dict.fromkeys(("log_entries", "workspaces", "segments", "segments_in_period",
+                                     "segments_not_examined", "batches", "records", "equivocations", "statements",
+                                     "heads_not_checked", "findings"), 0)
 
     def saw_nothing(self):
         """13.7, rule 5."""
-        return (self.since is not None or self.until is not None) and not self.counts["segments"]
+        return (self.since is not None or self.until is not None) and not self.counts["segments_in_period"]
 
     def has_known(self):
         """13.7: whether a known file is given that the archive can be held against."""
@@ -1739,10 +1744,10 @@ class Segments:
         self.term, self.equivocations = 0, []
 
     def verify(self):
-        chosen = [number for number, seal in enumerate(self.seals) if self.in_period(seal)]
-        self.past_unknown = bool(chosen) and chosen[0] > 0
-        self.has_gap = chosen[:1] != [0] and bool(self.seals)
-        for seal in self.seals[chosen[0]:chosen[-1] + 1] if chosen else ():
+        first, end = self.examined()
+        self.find_misdated(first, end)
+        self.past_unknown = self.has_gap = first > 0
+        for seal in self.seals[first:end]:
             self.verify_segment(seal)
         self.check_left_heads()
         self.check_equivocations()
@@ -1759,9 +1764,31 @@ class Segments:
         for _ in {key.gateway for key in keys if key.retired is None and key.revoked is None} - set(self.gateways):
             self.run.found("never-heard")
 
-    def in_period(self, seal):
-        since, until = self.run.since, self.run.until
-        return (since is None or seal.last_received_at >= since) and (until is None or seal.first_received_at <= until)
+    def examined(self):
+        """The number of the first segment that is examined, and that after the last."""
+        since, until, counts = self.run.since, self.run.until, self.run.counts
+        is_since = [since is None or seal.last_received_at >= since for seal in self.seals]
+        is_until = [until is None or seal.first_received_at <= until for seal in self.seals]
+        a = is_since.index(True) if True in is_since else len(self.seals)
+        b = max((number + 1 for number, holds in enumerate(is_until) if holds), default=0)
+        first, end = max(min(a, b) - 1, 0), min(max(a, b) + 1, len(self.seals))
+        counts["segments_in_period"] += sum(map(min, is_since, is_until))
+        counts["segments_not_examined"] += len(self.seals) - (end - first)
+        return first, end
+
+    def find_misdated(self, first, end):
+        """13.8: whether order contradicts the times of a segment that is left out because of them."""
+        lasts = [seal.last_received_at for seal in self.seals]
+        later = [*itertools.accumulate(reversed(lasts), min)][::-1][1:] + [U64_MAX]
+        latest = 0
+        for number, (seal, earliest) in enumerate(zip(self.seals, later)):
+            late = seal.last_received_at - DAY_US
+            if not first <= number < end and (
+                    seal.last_received_at + DAY_US < latest or seal.first_received_at - DAY_US > earliest
+                    or late > self.run.as_of or late > seal.sealed_at):
+                self.run.found("misdated")
+                return
+            latest = max(latest, seal.first_received_at)
 
     def verify_segment(self, seal):
         name = self.workspace.object_name(seal)
@@ -1772,6 +1799,7 @@ class Segments:
         segment.verify_alone(data)
         self.trees = {number: tree for number, tree in self.trees.items() if number >= seal.segment - 1}
         self.trees[seal.segment] = segment.tree
+        segment.find_in_period()
         segment.verify_in_place()
         self.check_roster(segment)
         self.last_verified, self.day = seal.segment, seal.first_received_at // DAY_US
@@ -2000,6 +2028,14 @@ class Segment:
         require(key and not key.is_revoked(head.ledger_chain.count)
                 and signed("head", key.public_key, outer.signature, outer.head), "held-head-signature", place)
         return head
+
+    def find_in_period(self):
+        """13.8: a batch that its gateway dates into the period, and the ledger before it."""
+        since = self.segments.run.since
+        if since is not None and any(
+                leaf.kind != "STATEMENT" and leaf.entry.received_at < since <= leaf.content.header.created_at
+                for leaf in self.leaves):
+            self.run.found("misdated")
 
     def verify_in_place(self):
         """Steps 9 to 13."""
@@ -2357,13 +2393,37 @@ class Evidence:
         if before:
             require(segment.first_leaf == 0 and seal.segment == before.segment + 1
                     and seal.first_position == add(before.first_position, before.record_count), "evidence-run", place)
+        self.check_states(seal, before, place)
         leaves = [segment_leaf(leaf.kind, leaf.first_position, leaf.received_at, leaf.term, leaf.signed,
                                leaf.signature) for leaf in segment.leaves]
         require(range_root(SEGMENT_TREE, segment.first_leaf, leaves, seal.size, segment.path) == seal.root,
                 "segment-root", place)
+        kinds = [leaf.kind for leaf in segment.leaves]
         for index, leaf in enumerate(segment.leaves):
+            require(leaf.kind == "STATEMENT" or "STATEMENT" not in kinds[:index][-1:], "entry-statement", place)
             self.check_leaf(seal, segment, leaf, f"{place} leaf {index}")
+        if len(kinds) == seal.size:
+            self.check_counts(seal, segment.leaves, kinds, place)
         return seal
+
+    def check_states(self, seal, before, place):
+        """Step 4.5: which statements hold in the segment."""
+        statements = self.message.ledger_chain[:seal.ledger_chain.count]
+        number = sum(parse_statement(data).statement.action == "incarnation" for data in statements)
+        require(seal.incarnation == number, "seal-binding", place)
+        if before:
+            require(seal.ledger_chain.count >= before.ledger_chain.count, "seal-ledger-chain", place)
+            require(seal.workspace_chain.count == before.workspace_chain.count + before.statement_count,
+                    "seal-workspace-chain", place)
+
+    def check_counts(self, seal, leaves, kinds, place):
+        """Step 4.8: what the seal of a segment counts that is shown whole."""
+        times = [leaf.received_at for leaf in leaves]
+        records = sum(parse_header(leaf.signed).record_count for leaf in leaves if leaf.kind == "BATCH")
+        require((records, kinds.count("BATCH"), kinds.count("EQUIVOCATION"), kinds.count("STATEMENT"), min(times),
+                 max(times)) ==
+                (seal.record_count, seal.batch_count, seal.equivocation_count, seal.statement_count,
+                 seal.first_received_at, seal.last_received_at), "seal-counts", place)
 
     def check_log(self, seal, segment, last, place):
         reference = wire((1, seal.workspace), (2, seal.segment), (3, sha256(segment.seal)))
@@ -2379,10 +2439,14 @@ class Evidence:
         if leaf.kind != "BATCH":
             bare = not leaf.records and not leaf.nonces and not leaf.path and leaf.first_index == 0
             require(bare, "evidence-form", place)
+        if leaf.kind == "STATEMENT":
+            self.check_statement(seal, leaf, place)
             return
         header = judged("entry-form", place, parse_header, leaf.signed)
         states = KeyStates(self.ledger, seal.ledger_chain.count, self.chain, seal.workspace_chain.count)
         key = check_signer(states, header, leaf.signed, leaf.signature, place)
+        if leaf.kind != "BATCH":
+            return
         self.check_numbering(header, leaf.signed, place)
         self.check_run(leaf, header, place)
         self.check_records_root(leaf, header, place)
@@ -2393,6 +2457,13 @@ class Evidence:
         if leaf.records and self.in_doubt(header.key_id, end - 1, segment.log_index):
             self.doubted = True
         require(end <= add(seal.first_position, seal.record_count), "evidence-run", place)
+
+    def check_statement(self, seal, leaf, place):
+        """A statement that cuts a segment: it is of the file's chain, as far as that goes."""
+        statement = judged("entry-form", place, decode, "Statement", leaf.signed)
+        known = self.chain.hash_after(statement.serial + 1) if statement.serial < self.chain.count else None
+        found = sha256(wire((1, 1), (2, leaf.signed), (3, leaf.signature)))
+        require(statement.serial >= seal.workspace_chain.count and known in (None, found), "entry-statement", place)
 
     def in_doubt(self, key_id, position, log_index):
         """Of the last record of a leaf, after all statements of the file."""

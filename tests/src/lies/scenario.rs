@@ -454,6 +454,18 @@ fn numbers(name: &str) -> Option<Hooks> {
         Some(with_batch(goes_on, "alpha/g1/e9/0", hook))
     };
     match name {
+        // The one after it holds no later head, so that no root contradicts that it was left out.
+        "first-batch-of-the-period-never-taken" => {
+            let goes_on = sequel(|l| {
+                for wait in [0, 600_000_000, 0] {
+                    l.wait(wait);
+                    let calls = records::calls(20, 2, l.now());
+                    l.submit_batch("beta", Batch::new("h1", "f2", calls));
+                    l.cut_all();
+                }
+            });
+            Some(Hooks { lost: vec!["beta/h1/f2/10".to_owned()], ..goes_on })
+        }
         "batch-never-taken" => Some(Hooks { lost: vec!["beta/h1/f2/3".to_owned()], ..Hooks::default() }),
         "opening-never-taken" => Some(Hooks { lost: vec!["beta/h2/p2/0".to_owned()], ..Hooks::default() }),
         "records-left-out-undeclared" => next(Box::new(|header, _| header.first_record += 3)),
