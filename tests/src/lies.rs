@@ -17,6 +17,7 @@ use crate::{
     verdict::Outcome,
 };
 
+mod again;
 mod evidence;
 mod made;
 pub mod object;

@@ -8,7 +8,7 @@ use custody::{
     verdict::Claim,
 };
 
-use super::{Golden, ObjectMap, Strength, tamper, target::Target, whole};
+use super::{Golden, ObjectMap, Strength, again, tamper, target::Target, whole};
 use crate::golden::{
     AS_OF, keys,
     ledger::LogItem,
@@ -235,6 +235,12 @@ pub(super) fn change_known(file: &mut Vec<u8>, edit: &str) -> Result<(), String>
         "two-spaces" => {
             let at = file.iter().position(|byte| *byte == b' ').ok_or("no space")?;
             file.insert(at, b' ');
+        }
+        "head-of-the-open-segment" | "superseded-head" => {
+            // A checkpoint beside it stays what it is.
+            if file.starts_with(b"custody/v1/receipt ") {
+                *file = again::receipt(edit).ok_or("no such receipt")?;
+            }
         }
         "too-long" => file.resize(custody::verify::KNOWN_BYTES_MAX + 1, b'\n'),
         _ => return Err(format!("no such edit of a known file: {edit}")),

@@ -28,6 +28,7 @@ pub(super) fn hooks(name: &str) -> Result<Hooks, String> {
         .or_else(|| numbers(name))
         .or_else(|| heads(name))
         .or_else(|| super::silence::hooks(name))
+        .or_else(|| super::again::hooks(name))
         .or_else(|| name.starts_with("policy-").then(Hooks::default))
         .ok_or_else(|| format!("no such scenario: {name}"))
 }
@@ -211,7 +212,7 @@ fn seals(name: &str) -> Option<Hooks> {
 /// The next statement of beta's chain.
 const NEXT_OF_BETA: &str = "beta/8";
 
-fn one_more_hold(registrar: Option<&'static str>) -> Hooks {
+pub(super) fn one_more_hold(registrar: Option<&'static str>) -> Hooks {
     sequel(move |l| l.statement("beta", registrar, hold("hold 5")))
 }
 
