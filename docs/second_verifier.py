@@ -17,6 +17,7 @@ Exit codes: 0 all required claims verified, 1 something refuted, 2 undecided or 
 import argparse
 import base64
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -651,6 +652,7 @@ def policy_of(whole):
         in_form(len(set(values)) == len(values), "an era, witness or key twice in the policy")
     required = policy_list(whole.get("required", list(CLAIMS[:3])))
     in_form(all(isinstance(claim, str) and claim in CLAIMS for claim in required), "required claims")
+    in_form(required and len(set(required)) == len(required), "no claim is required, or one twice")
     return SimpleNamespace(
         origin=policy_text(whole["origin"]), scope=policy_scope(whole["scope"]),
         roots=dict(roots), witnesses=dict(witnesses), required=required,
@@ -664,7 +666,9 @@ def policy_scope(value):
     if value == "organisation":
         return None
     names = policy_object(value, {"workspaces"}, {"workspaces"})["workspaces"]
-    return [hex_of(name, 16) for name in policy_list(names, 1)]
+    scope = [hex_of(name, 16) for name in policy_list(names, 1)]
+    in_form(len(set(scope)) == len(scope), "a workspace twice in the policy")
+    return scope
 
 
 def policy_root(value):
@@ -1251,30 +1255,57 @@ def check_frames(frames, offset, end, position):
     in_form(offset == end, "frames do not reach the index")
 
 
-def check_zstd_header(data, content_length):
+ZstdHeader = namedtuple("ZstdHeader", "length block_max checksum")
+
+
+def zstd_header(data, content_length):
     """The frame header of RFC 8878 section 3.1.1.1, as far as 9.3 narrows it."""
     in_form(len(data) >= 6 and data[:4] == b"\x28\xb5\x2f\xfd", "not a zstd frame")
     descriptor = data[4]
     single, size_flag = descriptor >> 5 & 1, descriptor >> 6
     in_form(descriptor & 0x0B == 0, "reserved bit or dictionary id")
     in_form(single or size_flag, "no content size")
-    at = 5
+    at, window = 5, content_length
     if not single:
-        window = 1 << 10 + (data[5] >> 3)
-        in_form(window + window // 8 * (data[5] & 7) <= 8 << 20, "window")
-        at = 6
+        at, window = 6, 1 << 10 + (data[5] >> 3)
+        window += window // 8 * (data[5] & 7)
+        in_form(window <= 8 << 20, "window")
     length = (1, 2, 4, 8)[size_flag]
     size = int.from_bytes(data[at:at + length], "little") + (256 if length == 2 else 0)
     in_form(len(data) >= at + length and size == content_length, "content size")
+    return ZstdHeader(at + length, min(window, 131_072), descriptor >> 2 & 1)
+
+
+def zstd_parts(data, header):
+    """The frame cut before each block; none is longer than it may be, and the last part ends where the frame does."""
+    yield data[:header.length]
+    at, last = header.length, 0
+    while not last:
+        in_form(at + 3 <= len(data), "cut block")
+        bits = int.from_bytes(data[at:at + 3], "little")
+        last, kind, length = bits & 1, bits >> 1 & 3, bits >> 3
+        in_form(kind != 3 and length <= header.block_max and (kind, length) != (2, 0), "block")
+        end = at + 3 + (1 if kind == 1 else length) + (4 if last and header.checksum else 0)
+        in_form(end <= len(data), "cut block")
+        yield data[at:end]
+        at = end
+    in_form(at == len(data), "something behind the last block")
 
 
 def expand(data, content_length):
-    check_zstd_header(data, content_length)
+    """The content of a zstd frame, block by block: a decoder that gets all at once may forgive too long a block."""
+    in_form(content_length <= 3_145_728, "content too long")
+    header = zstd_header(data, content_length)
     expander = zstandard.ZstdDecompressor(max_window_size=8 << 20).decompressobj()
+    content = []
     try:
-        content = expander.decompress(data)
+        for part in zstd_parts(data, header):
+            in_form(not expander.eof, "zstd frame")
+            content.append(expander.decompress(part))
+            in_form(len(content[-1]) <= header.block_max, "a block that expands to too much")
     except zstandard.ZstdError as error:
         raise Malformed("zstd") from error
+    content = b"".join(content)
     in_form(expander.eof and not expander.unused_data and len(content) == content_length, "zstd frame")
     return content
 
@@ -1291,13 +1322,19 @@ def frame_entries(whole, frame):
     return entries
 
 
+def frame_leaves(whole, frame):
+    leaves = [parse_entry(entry) for entry in frame_entries(whole, frame)]
+    in_form(leaves[0].entry.first_position == frame.first_position, "the first position of a frame")
+    return leaves
+
+
 def leaves_if_sound(data, digest):
-    """The leaves of an object with that SHA-256; None if it is not there, or one of its parts is not in form."""
+    """The leaves of an object with that SHA-256; None if it is not there, or cannot be taken apart (13.3 step 10)."""
     if data is None or sha256(data) != digest:
         return None
     try:
         whole = parse_object(data)
-        return [parse_entry(entry) for frame in whole.index.frames for entry in frame_entries(whole, frame)]
+        return [leaf for frame in whole.index.frames for leaf in frame_leaves(whole, frame)]
     except (Malformed, Future):
         return None
 
@@ -1319,12 +1356,13 @@ class Run:
         self.shown, self.strangers = set(), set()  # known files that the archive has, and of other signers
         self.owing = set()  # workspaces in scope that have records, or were not verified to their end
         self.known_faults, self.open_epochs = [], []
-        self.counts = dict.fromkeys(("log_entries", "workspaces", "segments", "batches", "records", "equivocations",
-                                     "statements", "heads_not_checked", "findings"), 0)
+        self.counts = dict.fromkeys(("log_entries", "workspaces", "segments", "segments_in_period",
+                                     "segments_not_examined", "batches", "records", "equivocations", "statements",
+                                     "heads_not_checked", "findings"), 0)
 
     def saw_nothing(self):
         """13.7, rule 5."""
-        return (self.since is not None or self.until is not None) and not self.counts["segments"]
+        return (self.since is not None or self.until is not None) and not self.counts["segments_in_period"]
 
     def has_known(self):
         """13.7: whether a known file is given that the archive can be held against."""
@@ -1706,10 +1744,10 @@ class Segments:
         self.term, self.equivocations = 0, []
 
     def verify(self):
-        chosen = [number for number, seal in enumerate(self.seals) if self.in_period(seal)]
-        self.past_unknown = bool(chosen) and chosen[0] > 0
-        self.has_gap = chosen[:1] != [0] and bool(self.seals)
-        for seal in self.seals[chosen[0]:chosen[-1] + 1] if chosen else ():
+        first, end = self.examined()
+        self.find_misdated(first, end)
+        self.past_unknown = self.has_gap = first > 0
+        for seal in self.seals[first:end]:
             self.verify_segment(seal)
         self.check_left_heads()
         self.check_equivocations()
@@ -1726,9 +1764,31 @@ class Segments:
         for _ in {key.gateway for key in keys if key.retired is None and key.revoked is None} - set(self.gateways):
             self.run.found("never-heard")
 
-    def in_period(self, seal):
-        since, until = self.run.since, self.run.until
-        return (since is None or seal.last_received_at >= since) and (until is None or seal.first_received_at <= until)
+    def examined(self):
+        """The number of the first segment that is examined, and that after the last."""
+        since, until, counts = self.run.since, self.run.until, self.run.counts
+        is_since = [since is None or seal.last_received_at >= since for seal in self.seals]
+        is_until = [until is None or seal.first_received_at <= until for seal in self.seals]
+        a = is_since.index(True) if True in is_since else len(self.seals)
+        b = max((number + 1 for number, holds in enumerate(is_until) if holds), default=0)
+        first, end = max(min(a, b) - 1, 0), min(max(a, b) + 1, len(self.seals))
+        counts["segments_in_period"] += sum(map(min, is_since, is_until))
+        counts["segments_not_examined"] += len(self.seals) - (end - first)
+        return first, end
+
+    def find_misdated(self, first, end):
+        """13.8: whether order contradicts the times of a segment that is left out because of them."""
+        lasts = [seal.last_received_at for seal in self.seals]
+        later = [*itertools.accumulate(reversed(lasts), min)][::-1][1:] + [U64_MAX]
+        latest = 0
+        for number, (seal, earliest) in enumerate(zip(self.seals, later)):
+            late = seal.last_received_at - DAY_US
+            if not first <= number < end and (
+                    seal.last_received_at + DAY_US < latest or seal.first_received_at - DAY_US > earliest
+                    or late > self.run.as_of or late > seal.sealed_at):
+                self.run.found("misdated")
+                return
+            latest = max(latest, seal.first_received_at)
 
     def verify_segment(self, seal):
         name = self.workspace.object_name(seal)
@@ -1739,6 +1799,7 @@ class Segments:
         segment.verify_alone(data)
         self.trees = {number: tree for number, tree in self.trees.items() if number >= seal.segment - 1}
         self.trees[seal.segment] = segment.tree
+        segment.find_in_period()
         segment.verify_in_place()
         self.check_roster(segment)
         self.last_verified, self.day = seal.segment, seal.first_received_at // DAY_US
@@ -1772,7 +1833,7 @@ class Segments:
             full = seal.segment == 0 or self.day != seal.first_received_at // DAY_US
             require(roster.full == full, "roster", name)
         ids = [(entry.gateway, entry.epoch) for entry in roster.entries]
-        require(self.past_unknown or all(a < b for a, b in zip(ids, ids[1:])), "roster", name)
+        require(all(a < b for a, b in zip(ids, ids[1:])), "roster", name)
         known = self.epochs_by_id()
         wanted = {i for i, state in known.items() if i in segment.touched or (roster.full and not state.closed)}
         require(wanted <= set(ids) and (self.past_unknown or wanted == set(ids)), "roster", name)
@@ -1967,6 +2028,14 @@ class Segment:
         require(key and not key.is_revoked(head.ledger_chain.count)
                 and signed("head", key.public_key, outer.signature, outer.head), "held-head-signature", place)
         return head
+
+    def find_in_period(self):
+        """13.8: a batch that its gateway dates into the period, and the ledger before it."""
+        since = self.segments.run.since
+        if since is not None and any(
+                leaf.kind != "STATEMENT" and leaf.entry.received_at < since <= leaf.content.header.created_at
+                for leaf in self.leaves):
+            self.run.found("misdated")
 
     def verify_in_place(self):
         """Steps 9 to 13."""
@@ -2324,13 +2393,37 @@ class Evidence:
         if before:
             require(segment.first_leaf == 0 and seal.segment == before.segment + 1
                     and seal.first_position == add(before.first_position, before.record_count), "evidence-run", place)
+        self.check_states(seal, before, place)
         leaves = [segment_leaf(leaf.kind, leaf.first_position, leaf.received_at, leaf.term, leaf.signed,
                                leaf.signature) for leaf in segment.leaves]
         require(range_root(SEGMENT_TREE, segment.first_leaf, leaves, seal.size, segment.path) == seal.root,
                 "segment-root", place)
+        kinds = [leaf.kind for leaf in segment.leaves]
         for index, leaf in enumerate(segment.leaves):
+            require(leaf.kind == "STATEMENT" or "STATEMENT" not in kinds[:index][-1:], "entry-statement", place)
             self.check_leaf(seal, segment, leaf, f"{place} leaf {index}")
+        if len(kinds) == seal.size:
+            self.check_counts(seal, segment.leaves, kinds, place)
         return seal
+
+    def check_states(self, seal, before, place):
+        """Step 4.5: which statements hold in the segment."""
+        statements = self.message.ledger_chain[:seal.ledger_chain.count]
+        number = sum(parse_statement(data).statement.action == "incarnation" for data in statements)
+        require(seal.incarnation == number, "seal-binding", place)
+        if before:
+            require(seal.ledger_chain.count >= before.ledger_chain.count, "seal-ledger-chain", place)
+            require(seal.workspace_chain.count == before.workspace_chain.count + before.statement_count,
+                    "seal-workspace-chain", place)
+
+    def check_counts(self, seal, leaves, kinds, place):
+        """Step 4.8: what the seal of a segment counts that is shown whole."""
+        times = [leaf.received_at for leaf in leaves]
+        records = sum(parse_header(leaf.signed).record_count for leaf in leaves if leaf.kind == "BATCH")
+        require((records, kinds.count("BATCH"), kinds.count("EQUIVOCATION"), kinds.count("STATEMENT"), min(times),
+                 max(times)) ==
+                (seal.record_count, seal.batch_count, seal.equivocation_count, seal.statement_count,
+                 seal.first_received_at, seal.last_received_at), "seal-counts", place)
 
     def check_log(self, seal, segment, last, place):
         reference = wire((1, seal.workspace), (2, seal.segment), (3, sha256(segment.seal)))
@@ -2346,10 +2439,14 @@ class Evidence:
         if leaf.kind != "BATCH":
             bare = not leaf.records and not leaf.nonces and not leaf.path and leaf.first_index == 0
             require(bare, "evidence-form", place)
+        if leaf.kind == "STATEMENT":
+            self.check_statement(seal, leaf, place)
             return
         header = judged("entry-form", place, parse_header, leaf.signed)
         states = KeyStates(self.ledger, seal.ledger_chain.count, self.chain, seal.workspace_chain.count)
         key = check_signer(states, header, leaf.signed, leaf.signature, place)
+        if leaf.kind != "BATCH":
+            return
         self.check_numbering(header, leaf.signed, place)
         self.check_run(leaf, header, place)
         self.check_records_root(leaf, header, place)
@@ -2360,6 +2457,13 @@ class Evidence:
         if leaf.records and self.in_doubt(header.key_id, end - 1, segment.log_index):
             self.doubted = True
         require(end <= add(seal.first_position, seal.record_count), "evidence-run", place)
+
+    def check_statement(self, seal, leaf, place):
+        """A statement that cuts a segment: it is of the file's chain, as far as that goes."""
+        statement = judged("entry-form", place, decode, "Statement", leaf.signed)
+        known = self.chain.hash_after(statement.serial + 1) if statement.serial < self.chain.count else None
+        found = sha256(wire((1, 1), (2, leaf.signed), (3, leaf.signature)))
+        require(statement.serial >= seal.workspace_chain.count and known in (None, found), "entry-statement", place)
 
     def in_doubt(self, key_id, position, log_index):
         """Of the last record of a leaf, after all statements of the file."""

@@ -21,7 +21,7 @@ use crate::{
     policy::{BadPolicy, Policy},
     record,
     segment::{Leaf, Seal},
-    statement::{Chain, RESERVED_NAME, Roots, Signed, writer},
+    statement::{Chain, RESERVED_NAME, Roots, Signed, encode_signed, writer},
     strict::{self, Malformed, NotStrict, table},
     verdict::{Check, Fault, ensure},
     wire::{self, LeafKind, Role},
@@ -280,7 +280,28 @@ impl<'a> Checker<'a> {
             reaches_end && begins && has_positions,
             || format!("segment {}", seal.segment),
             || ("segments that follow one another", "a gap"),
-        )
+        )?;
+        self.check_states(before, seal)
+    }
+
+    /// Which statements hold in a segment is its seal's word; but they are never taken back, what cuts a segment holds in
+    /// the next one, and the ledger's chain counts the incarnations.
+    fn check_states(&self, before: Option<&Seal>, seal: &Seal) -> Result<(), Fault> {
+        let place = || format!("seal of segment {}", seal.segment);
+        let incarnation = self.ledger.incarnation_at(seal.ledger_chain.count);
+        ensure(Check::SealBinding, seal.incarnation == incarnation, place, || {
+            (format!("incarnation {incarnation}"), seal.incarnation)
+        })?;
+        let Some(before) = before else { return Ok(()) };
+        let (of_ledger, least) = (seal.ledger_chain.count, before.ledger_chain.count);
+        ensure(Check::SealLedgerChain, of_ledger >= least, place, || {
+            (format!("at least {least} statements, as in the segment before"), of_ledger)
+        })?;
+        let of_workspace = seal.workspace_chain.count;
+        let expected = before.workspace_chain.count.saturating_add(before.statement_count);
+        ensure(Check::SealWorkspaceChain, of_workspace == expected, place, || {
+            (format!("{expected} statements, as the segment before left them"), of_workspace)
+        })
     }
 
     fn check_leaves(&mut self, seal: &Seal, part: &wire::EvidenceSegment) -> Result<(), Fault> {
@@ -290,20 +311,50 @@ impl<'a> Checker<'a> {
         let path = nodes(&part.path).unwrap_or_default();
         let holds = merkle::verify_range::<SegmentTree>(part.first_leaf, seal.size, &leaves, &path, &seal.root);
         ensure(Check::SegmentRoot, holds, place, || (format!("root {}", seal.root), "leaves that do not lead there"))?;
+        let (mut records, mut has_statement) = (0_u64, false);
         for (at, leaf) in (part.first_leaf..).zip(&part.leaves) {
             let place = format!("segment {} leaf {at}", seal.segment);
+            let is_statement = leaf.kind() == LeafKind::Statement;
+            ensure(
+                Check::EntryStatement,
+                is_statement || !has_statement,
+                || place.clone(),
+                || ("no batch after a statement", "one"),
+            )?;
+            has_statement = is_statement;
             if leaf.kind() == LeafKind::Batch {
                 let shown = self.records.len();
-                let key_id = self.check_batch(seal, leaf, &place)?;
-                self.count_doubt(&key_id, part.log_index, shown);
+                let header = self.check_batch(seal, leaf, &place)?;
+                self.count_doubt(&header.key_id, part.log_index, shown);
+                records = records.saturating_add(u64::from(header.record_count));
             } else {
-                // Its hash does not bind them.
-                let bare =
-                    leaf.records.is_empty() && leaf.nonces.is_empty() && leaf.path.is_empty() && leaf.first_index == 0;
-                ensure(Check::EvidenceForm, bare, || place, || ("no records in such a leaf", "some"))?;
+                self.check_other(seal, leaf, &place)?;
             }
         }
-        Ok(())
+        let is_whole = part.leaves.len() as u64 == seal.size;
+        if is_whole { check_counts(seal, &part.leaves, records) } else { Ok(()) }
+    }
+
+    /// A leaf that takes no position: whoever sealed it may put anything there that nobody judges.
+    fn check_other(&self, seal: &Seal, leaf: &wire::EvidenceBatch, place: &str) -> Result<(), Fault> {
+        let at = || place.to_owned();
+        // The leaf's hash does not bind them.
+        let is_bare =
+            leaf.records.is_empty() && leaf.nonces.is_empty() && leaf.path.is_empty() && leaf.first_index == 0;
+        ensure(Check::EvidenceForm, is_bare, at, || ("no records in such a leaf", "some"))?;
+        if leaf.kind() != LeafKind::Statement {
+            return self.check_signer(seal, leaf, place).map(drop);
+        }
+        let signature = leaf.signature.as_ref().try_into().unwrap_or([0; 64]);
+        let signed = Signed::parse(&encode_signed(&leaf.signed, signature));
+        let signed = signed.map_err(|why| Fault::form(Check::EntryForm, place, &why))?;
+        // Those that cut the last segment need not be in the file.
+        let after = signed.statement.serial.saturating_add(1);
+        let chained = self.chain.head_at(after).map(|head| head.hash);
+        let follows = after > seal.workspace_chain.count && chained.is_none_or(|hash| hash == signed.hash);
+        ensure(Check::EntryStatement, follows, at, || {
+            (format!("statement {chained:?} of the chain"), format!("{} under number {after}", signed.hash))
+        })
     }
 
     /// Counts the records from `first` on if all statements of the file together put their signer in doubt.
@@ -318,7 +369,7 @@ impl<'a> Checker<'a> {
         self.suspect = self.suspect.saturating_add(count as u64);
     }
 
-    fn check_batch(&mut self, seal: &Seal, leaf: &wire::EvidenceBatch, place: &str) -> Result<KeyId, Fault> {
+    fn check_signer(&self, seal: &Seal, leaf: &wire::EvidenceBatch, place: &str) -> Result<(Header, Role), Fault> {
         let header = Header::parse(&leaf.signed).map_err(|why| Fault::form(Check::EntryForm, place, &why))?;
         let at = || place.to_owned();
         let bound = header.origin == self.policy.origin && header.workspace == self.workspace;
@@ -334,9 +385,14 @@ impl<'a> Checker<'a> {
         })?;
         let signed = key.public_key.verifies(Context::Batch, &leaf.signed, &leaf.signature);
         ensure(Check::BatchSignature, signed, at, || ("the gateway's signature", "one that does not verify"))?;
+        Ok((header, key.role))
+    }
+
+    fn check_batch(&mut self, seal: &Seal, leaf: &wire::EvidenceBatch, place: &str) -> Result<Header, Fault> {
+        let (header, role) = self.check_signer(seal, leaf, place)?;
         self.check_numbering(&header, &leaf.signed, place)?;
-        self.check_records(seal, &header, leaf, key.role, place)?;
-        Ok(header.key_id)
+        self.check_records(seal, &header, leaf, role, place)?;
+        Ok(header)
     }
 
     /// Who holds the log's key can leave batches out, show one twice and turn their order round, and number all positions
@@ -416,6 +472,22 @@ impl<'a> Checker<'a> {
         let within = leaf.first_position.saturating_add(end) <= seal.next_position();
         ensure(Check::EvidenceRun, within, at, || ("positions of the segment", "others"))
     }
+}
+
+/// Of a segment that is shown whole, what its seal counts.
+fn check_counts(seal: &Seal, leaves: &[wire::EvidenceBatch], records: u64) -> Result<(), Fault> {
+    let of = |kind| leaves.iter().filter(|leaf| leaf.kind() == kind).count() as u64;
+    let times = || leaves.iter().map(|leaf| leaf.received_at);
+    let found = (
+        [records, of(LeafKind::Batch), of(LeafKind::Equivocation), of(LeafKind::Statement)],
+        [times().min(), times().max()],
+    );
+    let expected = (
+        [seal.record_count, seal.batch_count, seal.equivocation_count, seal.statement_count],
+        [Some(seal.first_received_at), Some(seal.last_received_at)],
+    );
+    let place = || format!("seal of segment {}", seal.segment);
+    ensure(Check::SealCounts, found == expected, place, || (format!("{expected:?}"), format!("{found:?}")))
 }
 
 fn shape(leaf: &wire::EvidenceBatch) -> Leaf {

@@ -152,8 +152,18 @@ impl Policy {
         if !(distinct(&mut eras) && distinct(&mut names) && distinct(&mut keys)) {
             return Err(BadPolicy("names an era, a witness or a witness's key twice".to_owned()));
         }
-        if policy.scope == Scope::Workspaces(Vec::new()) {
-            return Err(BadPolicy("has a scope without a workspace".to_owned()));
+        if let Scope::Workspaces(ids) = &policy.scope
+            && (ids.is_empty() || !distinct(&mut ids.clone()))
+        {
+            return Err(BadPolicy("has a scope without a workspace, or with one twice".to_owned()));
+        }
+        // Whoever requires nothing would get exit code 0 for anything that is not refuted.
+        let mut required: Vec<String> = policy.required.iter().map(|claim| format!("{claim:?}")).collect();
+        if required.is_empty() {
+            return Err(BadPolicy("requires no claim: leave out `required` for the first three".to_owned()));
+        }
+        if !distinct(&mut required) {
+            return Err(BadPolicy("requires a claim twice".to_owned()));
         }
         if policy.quorum as usize > policy.witnesses.len() {
             return Err(BadPolicy("asks for more witnesses than it names".to_owned()));
@@ -229,6 +239,11 @@ mod tests {
         assert!(!is_read(|policy| policy["scope"] = json!({"organisation": null})));
         assert!(is_read(|policy| policy["required"] = json!(["unaltered"])));
         assert!(!is_read(|policy| policy["required"] = json!([{"unaltered": null}])));
+        assert!(!is_read(|policy| policy["required"] = json!([])), "nothing is required, so anything would do");
+        assert!(!is_read(|policy| policy["required"] = json!(["unaltered", "unaltered"])));
+        let alpha = "a1".repeat(16);
+        assert!(is_read(|policy| policy["scope"] = json!({"workspaces": [alpha]})));
+        assert!(!is_read(|policy| policy["scope"] = json!({"workspaces": [alpha, alpha]})));
         let values = |object: &Value| object.as_object().unwrap().values().cloned().collect::<Vec<_>>();
         let in_order = |root: &Value| json!([root["era"], root["public_key"], root["successor_hash"]]);
         assert!(!is_read(|policy| policy["roots"][0] = in_order(&policy["roots"][0])));

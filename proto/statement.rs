@@ -222,7 +222,8 @@ pub struct Chain {
     holds: BTreeMap<[u8; 16], HoldState>,
     name: String,
     removed: bool,
-    incarnation: u64,
+    /// Serials of the incarnations, which count them.
+    incarnations: Vec<u64>,
 }
 
 /// The key that may sign batches as `gateway` under `id`, as so many statements of the workspace's chain and of the ledger's
@@ -259,7 +260,7 @@ impl Chain {
             holds: BTreeMap::new(),
             name: String::new(),
             removed: false,
-            incarnation: 0,
+            incarnations: Vec::new(),
         }
     }
 
@@ -304,7 +305,12 @@ impl Chain {
 
     /// Number of the last incarnation; 0 before any.
     pub fn incarnation(&self) -> u64 {
-        self.incarnation
+        self.incarnations.len() as u64
+    }
+
+    /// That of what comes after `count` statements.
+    pub fn incarnation_at(&self, count: u64) -> u64 {
+        self.incarnations.partition_point(|serial| *serial < count) as u64
     }
 
     /// All keys ever enrolled.
@@ -431,10 +437,10 @@ impl Chain {
             }
             Action::SucceedRoot(_) if !of_workspace => {}
             Action::Incarnation(incarnation) if !of_workspace && by_root => {
-                if self.incarnation.checked_add(1) != Some(incarnation.number) {
+                if self.incarnation().checked_add(1) != Some(incarnation.number) {
                     return Err(Refused("counts incarnations wrongly"));
                 }
-                self.incarnation = incarnation.number;
+                self.incarnations.push(said.serial);
             }
             _ => return Err(Refused("says what its signer or chain may not say")),
         }

@@ -12,7 +12,7 @@ pub enum Claim {
     Unaltered,
     /// Every signer's key was valid there, and might write that.
     Authorised,
-    /// Numbering, drops and rosters, up to the newest seal.
+    /// Numbering, drops and rosters of each gateway in each workspace, up to the last batch of it that is sealed there.
     Complete,
     /// This is not an older or cut copy.
     NotRolledBack,
@@ -306,7 +306,7 @@ pub struct Verdict {
     /// gives it asks just that.
     pub known_given: bool,
     /// A period was asked for, and no segment has anything of it: nothing is then said of what records are.
-    pub nothing_examined: bool,
+    pub nothing_in_period: bool,
 }
 
 /// Greatest number of findings that are listed one by one.
@@ -321,6 +321,10 @@ pub struct Counts {
     pub workspaces: u64,
     /// Segments.
     pub segments: u64,
+    /// Segments that have something of the period that was asked for, by the ledger's times.
+    pub segments_in_period: u64,
+    /// Segments outside of the period, which nothing was read of but their seals.
+    pub segments_not_examined: u64,
     /// Batches.
     pub batches: u64,
     /// Records.
@@ -352,6 +356,8 @@ impl Counts {
             (&mut self.log_entries, part.log_entries),
             (&mut self.workspaces, part.workspaces),
             (&mut self.segments, part.segments),
+            (&mut self.segments_in_period, part.segments_in_period),
+            (&mut self.segments_not_examined, part.segments_not_examined),
             (&mut self.batches, part.batches),
             (&mut self.records, part.records),
             (&mut self.dropped, part.dropped),
@@ -408,7 +414,7 @@ impl Verdict {
                 format!("{} batches, heads or checkpoints by suspect keys", self.suspect_batches),
             );
         }
-        if self.nothing_examined {
+        if self.nothing_in_period {
             return (State::Undecided, "no segment has anything of the period that was asked for".to_owned());
         }
         (State::Verified, String::new())

@@ -68,13 +68,23 @@ pub fn known_in(policy: &Policy) -> Result<Vec<Known>, Unreadable> {
     known.collect::<Result<_, _>>().map_err(|why| Unreadable(format!("the known file in the policy {why}")))
 }
 
+/// What was seen of a known thing. It is shown by itself alone, never by the batches of a receipt: these were there in an
+/// older copy too.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    /// The archive has it.
+    shown: bool,
+    /// Something of it is not as it says.
+    contradicted: bool,
+}
+
 /// Holds what is known against what the archive turns out to have.
 #[derive(Clone)]
 pub(super) struct Knowledge<'a> {
     options: &'a Options,
     log: &'a Log,
-    /// For each known thing: whether the archive was shown to have it; `None` while nothing was said.
-    seen: Vec<Option<bool>>,
+    /// What was seen of each known thing, in their order.
+    seen: Vec<Seen>,
     faults: Vec<Fault>,
     /// Known things that no key signed which this log has: another log's, or an archive that ends before their key came.
     unsigned: BTreeMap<usize, String>,
@@ -84,7 +94,7 @@ pub(super) struct Knowledge<'a> {
 
 impl<'a> Knowledge<'a> {
     pub(super) fn new(options: &'a Options, log: &'a Log) -> Self {
-        let seen = vec![None; options.known.len()];
+        let seen = vec![Seen::default(); options.known.len()];
         let (unsigned, empty) = (BTreeMap::new(), BTreeSet::new());
         let mut knowledge = Self { options, log, seen, faults: Vec::new(), unsigned, empty };
         for (at, known) in options.known.iter().enumerate() {
@@ -104,16 +114,22 @@ impl<'a> Knowledge<'a> {
     /// Takes what the walk through one workspace found. What is known of another one it has left as it was.
     pub(super) fn add(&mut self, of_workspace: Self) {
         for (seen, found) in self.seen.iter_mut().zip(of_workspace.seen) {
-            *seen = found.or(*seen);
+            seen.shown |= found.shown;
+            seen.contradicted |= found.contradicted;
         }
         self.faults.extend(of_workspace.faults);
         self.empty.extend(of_workspace.empty);
     }
 
-    fn set(&mut self, at: usize, agrees: bool) {
+    /// The known thing itself was compared.
+    fn see(&mut self, at: usize, agrees: bool) {
         if let Some(seen) = self.seen.get_mut(at) {
-            *seen = Some(agrees && *seen != Some(false));
+            if agrees { seen.shown = true } else { seen.contradicted = true }
         }
+    }
+
+    fn is_contradicted(&self, at: usize) -> bool {
+        self.seen.get(at).is_some_and(|seen| seen.contradicted)
     }
 
     fn check_checkpoint(&mut self, at: usize, signed: &SignedCheckpoint) {
@@ -130,7 +146,7 @@ impl<'a> Knowledge<'a> {
         }
         let root = self.log.tree.root_at(known.size);
         let agrees = known.origin == self.log.origin && root == Some(known.root);
-        self.set(at, agrees);
+        self.see(at, agrees);
         if !agrees {
             let found = match root {
                 Some(root) => format!("root {root} at that size"),
@@ -152,7 +168,7 @@ impl<'a> Knowledge<'a> {
             return;
         }
         if !self.log.workspaces.iter().any(|workspace| workspace.id == head.workspace) {
-            self.set(at, false);
+            self.see(at, false);
             let fault =
                 Fault::new(self.check_of(at), place, format!("workspace {}", head.workspace), "no such workspace");
             self.faults.push(fault.of(head.workspace));
@@ -195,11 +211,13 @@ impl<'a> Knowledge<'a> {
                 continue;
             }
             if head.segment == number {
-                self.set(at, tree.root_at(head.size) == Some(head.root));
+                self.see(at, tree.root_at(head.size) == Some(head.root));
             }
             for batch in batches.iter().filter(|batch| batch.segment == number) {
                 let entry = usize::try_from(batch.leaf_index).ok().and_then(|leaf| entries.get(leaf));
-                self.set(at, entry.is_some_and(|entry| is_batch(entry, batch)));
+                if !entry.is_some_and(|entry| is_batch(entry, batch)) {
+                    self.see(at, false);
+                }
             }
         }
     }
@@ -219,12 +237,12 @@ impl<'a> Knowledge<'a> {
             // The head of a segment that is not sealed yet proves by its history that nothing sealed is missing; its
             // leaves are not in the archive, so unless there are none the archive was not shown to have them.
             if history_agrees && seal.is_none() && head.size == 0 {
-                self.set(at, true);
+                self.see(at, true);
             }
-            if history_agrees && self.seen.get(at).copied().flatten() != Some(false) {
+            if history_agrees && !self.is_contradicted(at) {
                 continue;
             }
-            self.set(at, false);
+            self.see(at, false);
             let found = match (seals.len() as u64).checked_sub(head.segment) {
                 None => format!("only {} segments: the archive is older than the head", seals.len()),
                 Some(_) => "another history".to_owned(),
@@ -249,7 +267,7 @@ impl<'a> Knowledge<'a> {
         if self.seen.is_empty() {
             return Some("nothing that this ledger signed was given as known from elsewhere".to_owned());
         }
-        let unseen = self.seen.iter().filter(|seen| **seen != Some(true)).count();
+        let unseen = self.seen.iter().filter(|seen| !seen.shown || seen.contradicted).count();
         if unseen > 0 {
             return Some(format!("{unseen} of {} known files could not be found in the archive", self.seen.len()));
         }

@@ -4,6 +4,8 @@
 //! a workspace ends that workspace, and what comes after it there is not claimed. The caller brings the objects
 //! ([`Archive`]) and, if it likes, several processors ([`Workers`]); the verdict does not depend on them.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::{
@@ -96,9 +98,9 @@ pub struct Options {
     pub as_of: u64,
     /// Verify the archive as it was when the log had this size.
     pub at_size: Option<u64>,
-    /// Only segments with a leaf received at or after this time.
+    /// Only segments with a leaf received at or after this time, and their neighbours.
     pub since: Option<u64>,
-    /// Only segments with a leaf received at or before this time.
+    /// Only segments with a leaf received at or before this time, and their neighbours.
     pub until: Option<u64>,
     /// What the auditor knows from elsewhere.
     pub known: Vec<Known>,
@@ -112,10 +114,33 @@ impl Options {
         !self.known.iter().all(is_later)
     }
 
-    /// Whether a segment has something of the period that was asked for.
-    pub fn asks_for(&self, seal: &Seal) -> bool {
+    /// Whether a period was asked for.
+    pub fn has_period(&self) -> bool {
+        self.since.is_some() || self.until.is_some()
+    }
+
+    fn is_since(&self, seal: &Seal) -> bool {
         self.since.is_none_or(|since| seal.last_received_at >= since)
-            && self.until.is_none_or(|until| seal.first_received_at <= until)
+    }
+
+    fn is_until(&self, seal: &Seal) -> bool {
+        self.until.is_none_or(|until| seal.first_received_at <= until)
+    }
+
+    /// Whether a segment has something of the period that was asked for.
+    fn asks_for(&self, seal: &Seal) -> bool {
+        self.is_since(seal) && self.is_until(seal)
+    }
+
+    /// Which of a workspace's segments are examined (FORMAT.md, 13.4): a run without a hole, and one more on either side.
+    ///
+    /// What a seal says of times is the ledger's word, and nothing checks it where the segment is not examined. So the
+    /// first and the last one that the period asks for are found by one bound each, and the neighbours are examined too: a
+    /// ledger that dates a segment out of the period has to show one that is dated so.
+    pub fn run_of(&self, seals: &[Seal]) -> Range<usize> {
+        let from = seals.iter().position(|seal| self.is_since(seal)).unwrap_or(seals.len());
+        let to = seals.iter().rposition(|seal| self.is_until(seal)).map_or(0, |at| at.saturating_add(1));
+        from.min(to).saturating_sub(1)..from.max(to).saturating_add(1).min(seals.len())
     }
 }
 
@@ -181,7 +206,7 @@ pub fn run(
         open_epochs.extend(part.open_epochs);
         Ok(())
     })?;
-    verdict.nothing_examined = (options.since.is_some() || options.until.is_some()) && verdict.counts.segments == 0;
+    verdict.nothing_in_period = options.has_period() && verdict.counts.segments_in_period == 0;
     verdict.faults.extend(knowledge.faults());
     for place in knowledge.unsigned() {
         let text = "known from elsewhere, but no key signed it that this archive has: it is another ledger's, or the archive \

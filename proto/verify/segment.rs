@@ -159,7 +159,8 @@ fn check_object(seal: &Seal, name: &str, bytes: &[u8]) -> Result<(), Stop> {
     Ok(())
 }
 
-fn read_frame(
+/// The entries of a frame, in form and where the index says that they are.
+pub(super) fn read_frame(
     objects: &impl Archive,
     object: &Object,
     frame: &wire::SegmentFrame,
@@ -180,12 +181,12 @@ fn read_frame(
         let leaf = frame.first_leaf.saturating_add(at as u64);
         let entry =
             Entry::parse(part).map_err(|why| Fault::form(Check::EntryForm, format!("{name} leaf {leaf}"), &why))?;
-        let first = at == 0;
-        ensure(Check::SegmentForm, !first || entry.leaf.first_position == frame.first_position, place, || {
-            (format!("first position {}", frame.first_position), entry.leaf.first_position.to_string())
-        })?;
         entries.push(entry);
     }
+    let first = entries.first().map(|entry| entry.leaf.first_position);
+    ensure(Check::SegmentForm, first == Some(frame.first_position), place, || {
+        (format!("first position {}", frame.first_position), format!("{first:?}"))
+    })?;
     Ok(entries)
 }
 

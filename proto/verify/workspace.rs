@@ -28,6 +28,7 @@ use crate::{
 
 mod batches;
 mod chain;
+mod period;
 mod rosters;
 
 /// Segments whose trees are kept in memory: nearly every head that a batch holds points into these.
@@ -170,16 +171,17 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
     }
 
     fn read_segments(&mut self, workers: &impl Workers, verdict: &mut Verdict) -> Result<(), Stop> {
-        let in_period = |seal: &Seal| self.options.asks_for(seal);
-        // From the first to the last segment of the period without a hole: a clock that jumped must not make one.
         let seals = Arc::clone(&self.seals);
-        let first = seals.iter().position(in_period).unwrap_or(seals.len());
-        let last = seals.iter().rposition(in_period).map_or(0, |at| at.saturating_add(1));
-        let run = seals.iter().zip(&self.workspace.seals).take(last).skip(first);
+        let range = self.options.run_of(&seals);
+        period::find_misdated(self.workspace, &seals, &range, self.options.as_of, verdict);
+        let in_period = seals.iter().filter(|seal| self.options.asks_for(seal)).count() as u64;
+        verdict.counts.segments_in_period = in_period;
+        verdict.counts.segments_not_examined = seals.len().saturating_sub(range.len()) as u64;
+        self.unknown_past = range.start > 0;
+        let run = seals.iter().zip(&self.workspace.seals).take(range.end).skip(range.start);
         let chain = Arc::clone(&self.chain);
         let tasks: Vec<Task<'_>> =
             run.map(|(seal, (log_index, _))| Task { seal, log_index: *log_index, chain: &chain }).collect();
-        self.unknown_past = first > 0;
         self.has_gap = self.unknown_past;
         let (objects, log) = (self.objects, self.log);
         let mut outcome = Ok(());
@@ -232,6 +234,7 @@ impl<'a, 'k, A: Archive> Walk<'a, 'k, A> {
             let text = "said to have been received before the start of the ledger that received it".to_owned();
             verdict.find("received-before-term", Some(self.id()), format!("{name} leaf {leaf}"), text);
         }
+        period::find_in_period(self.id(), &name, &report.leaves, self.options, verdict);
         let mut touched: BTreeSet<(GatewayId, Epoch)> = BTreeSet::new();
         let mut statements = Vec::new();
         for (at, leaf) in (0_u64..).zip(&report.leaves) {

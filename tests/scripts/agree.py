@@ -41,12 +41,18 @@ def known_files(folder):
     return sorted((folder / "known").glob("*"))
 
 
-def first_verdict(verifier, folder, as_of, at_size):
-    written = datetime.datetime.fromtimestamp(as_of // 1_000_000, datetime.timezone.utc)
-    stamp = written.strftime("%Y-%m-%dT%H:%M:%S") + f".{as_of % 1_000_000:06}Z"
-    words = [verifier, "verify", folder / "archive", "--policy", folder / "policy.json", "--json", "--as-of", stamp]
+def stamp(at):
+    written = datetime.datetime.fromtimestamp(at // 1_000_000, datetime.timezone.utc)
+    return written.strftime("%Y-%m-%dT%H:%M:%S") + f".{at % 1_000_000:06}Z"
+
+
+def first_verdict(verifier, folder, as_of, at_size, since, until):
+    words = [verifier, "verify", folder / "archive", "--policy", folder / "policy.json", "--json"]
+    words += ["--as-of", stamp(as_of)]
     if at_size is not None:
         words += ["--at-size", at_size]
+    for name, at in (("--since", since), ("--until", until)):
+        words += [name, stamp(at)] if at is not None else []
     for file in known_files(folder):
         words += ["--known", file]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=SECONDS_MAX)
@@ -57,10 +63,10 @@ def first_verdict(verifier, folder, as_of, at_size):
     return archive_answer(done.returncode, report.get("first_failing_check"), claims, findings)
 
 
-def second_verdict(second, folder, as_of, at_size):
+def second_verdict(second, folder, as_of, at_size, since, until):
     asked = argparse.Namespace(
         command="verify", archive=folder / "archive", policy=folder / "policy.json", known=known_files(folder),
-        as_of=as_of, at_size=at_size, since=None, until=None,
+        as_of=as_of, at_size=at_size, since=since, until=until,
     )  # fmt: skip
     try:
         verdict = second.run_command(asked)

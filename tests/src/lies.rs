@@ -17,6 +17,7 @@ use crate::{
     verdict::Outcome,
 };
 
+mod again;
 mod evidence;
 mod made;
 pub mod object;
@@ -175,6 +176,12 @@ pub struct Lie {
     /// The size of the log that the question is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_size: Option<u64>,
+    /// Only what was received from this time on is asked for, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// Only what was received up to this time, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
     /// What is done.
     pub recipe: Recipe,
     /// What a verifier must say.
@@ -235,10 +242,8 @@ pub struct Told {
     pub known: BTreeMap<String, Vec<u8>>,
     /// The lie is not an archive but this evidence file.
     pub evidence: Option<Vec<u8>>,
-    /// When the question is asked, in microseconds.
-    pub as_of: u64,
-    /// About which size of the log.
-    pub at_size: Option<u64>,
+    /// What is asked, but for what is known.
+    pub asked: Options,
 }
 
 impl Lie {
@@ -257,7 +262,13 @@ impl Lie {
     /// # Errors
     /// In words, when the recipe does not fit the golden archive.
     pub fn tell(&self) -> Result<Told, String> {
-        let (as_of, at_size) = (self.as_of(), self.at_size);
+        let asked = Options {
+            as_of: self.as_of(),
+            at_size: self.at_size,
+            since: self.since,
+            until: self.until,
+            ..Options::default()
+        };
         if let Recipe::Evidence { of, edit } = &self.recipe {
             let file = evidence::edit(&GOLDEN, of, edit)?;
             return Ok(Told {
@@ -265,8 +276,7 @@ impl Lie {
                 policy: golden::policy(),
                 known: BTreeMap::new(),
                 evidence: Some(file),
-                as_of,
-                at_size,
+                asked,
             });
         }
         let golden: &Golden = match self.story {
@@ -279,7 +289,9 @@ impl Lie {
             Recipe::Known { .. } => true,
             _ => false,
         } || self.days_later > 0
-            || self.at_size.is_some();
+            || self.at_size.is_some()
+            || self.since.is_some()
+            || self.until.is_some();
         if objects == golden.rendered.objects && !beside {
             return Err("the recipe changes nothing".to_owned());
         }
@@ -299,7 +311,7 @@ impl Lie {
         if let Recipe::Known { edit } = &self.recipe {
             known.values_mut().try_for_each(|file| made::change_known(file, edit))?;
         }
-        Ok(Told { objects: objects::Objects(objects), policy, known, evidence: None, as_of, at_size })
+        Ok(Told { objects: objects::Objects(objects), policy, known, evidence: None, asked })
     }
 }
 
@@ -313,8 +325,9 @@ impl Told {
             return crate::verdict::check_evidence(file, &self.policy);
         }
         let known: Vec<Vec<u8>> = self.known.values().cloned().collect();
-        let asked = Options { as_of: self.as_of, at_size: self.at_size, ..Options::default() };
-        let verdict = crate::verdict::verify(&self.objects, &self.policy, asked, &known);
+        let policy = Policy::parse(&golden::policy_bytes(&self.policy)).map_err(|why| why.to_string());
+        let verdict =
+            policy.and_then(|policy| crate::verdict::verify(&self.objects, &policy, self.asked.clone(), &known));
         Ok(verdict.unwrap_or_else(|_| Outcome {
             exit: 2,
             first: String::new(),
@@ -333,7 +346,8 @@ impl Told {
             objects::write_one(&folder.join("evidence"), file)?;
         }
         objects::write_one(&folder.join("policy.json"), &golden::policy_bytes(&self.policy))?;
-        let asked = serde_json::json!({"as_of": self.as_of, "at_size": self.at_size});
+        let Options { as_of, at_size, since, until, .. } = self.asked;
+        let asked = serde_json::json!({"as_of": as_of, "at_size": at_size, "since": since, "until": until});
         objects::write_one(&folder.join("asked.json"), asked.to_string().as_bytes())?;
         self.known.iter().try_for_each(|(name, bytes)| objects::write_one(&folder.join("known").join(name), bytes))
     }

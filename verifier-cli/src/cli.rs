@@ -56,10 +56,10 @@ pub(crate) struct Verify {
     /// Time of the question, RFC 3339; now by default
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub(crate) as_of: Option<u64>,
-    /// Only segments with something received at or after this time
+    /// Only segments with something received at or after this time, by the ledger's word, and one before
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub(crate) since: Option<u64>,
-    /// Only segments with something received at or before this time
+    /// Only segments with something received at or before this time, by the ledger's word, and one after
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub(crate) until: Option<u64>,
     /// Verify the archive as it was when the log had this many entries

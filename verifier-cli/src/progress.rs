@@ -80,8 +80,8 @@ pub fn records_in_scope(objects: &impl Archive, policy: &Policy, options: &Optio
         Some(ids) => ids.iter().map(|id| format!("workspaces/{id}/seals")).collect(),
         None => vec!["workspaces".to_owned()],
     };
-    // For each workspace the first position of the period's first segment, and the next after its last.
-    let mut runs: BTreeMap<[u8; 16], (u64, u64)> = BTreeMap::new();
+    // Which segments are read depends on the times of all.
+    let mut seals: BTreeMap<[u8; 16], Vec<Seal>> = BTreeMap::new();
     let mut outcome = Ok(());
     for folder in folders {
         objects.each(&folder, &mut |name| {
@@ -91,10 +91,8 @@ pub fn records_in_scope(objects: &impl Archive, policy: &Policy, options: &Optio
             }
             match objects.get(&name) {
                 Ok(bytes) => {
-                    if let Some(seal) = bytes.and_then(|bytes| Seal::parse(&bytes).ok()).filter(|s| options.asks_for(s))
-                    {
-                        let run = runs.entry(seal.workspace.0).or_insert((u64::MAX, 0));
-                        *run = (run.0.min(seal.first_position), run.1.max(seal.next_position()));
+                    if let Some(seal) = bytes.and_then(|bytes| Seal::parse(&bytes).ok()) {
+                        seals.entry(seal.workspace.0).or_default().push(seal);
                     }
                 }
                 Err(why) => outcome = Err(why),
@@ -102,7 +100,13 @@ pub fn records_in_scope(objects: &impl Archive, policy: &Policy, options: &Optio
         })?;
     }
     outcome?;
-    Ok(Some(runs.values().fold(0, |sum: u64, (first, next)| sum.saturating_add(next.saturating_sub(*first)))))
+    let mut total = 0_u64;
+    for of_one in seals.values_mut() {
+        of_one.sort_unstable_by_key(|seal| seal.segment);
+        let run = of_one.get(options.run_of(of_one)).unwrap_or_default();
+        total = run.iter().fold(total, |sum, seal| sum.saturating_add(seal.record_count));
+    }
+    Ok(Some(total))
 }
 
 impl State {

@@ -44,10 +44,6 @@ impl Subject<'_> {
     }
 
     /// What this verdict leaves open, each as a sentence.
-    fn has_period(&self) -> bool {
-        self.options.since.is_some() || self.options.until.is_some()
-    }
-
     fn not_excluded(&self) -> Vec<String> {
         let mut open = vec![
             "Calls that never passed a recording gateway are not here, and nothing here could show them.".to_owned(),
@@ -55,8 +51,9 @@ impl Subject<'_> {
         ];
         if self.state(Claim::NotRolledBack) == State::Undecided {
             open.push(
-                "This may be an older or shortened copy: nothing from outside the archive says how far it must reach. \
-                 To exclude that, give --known with a checkpoint, head or receipt that somebody else kept."
+                "This may be an older or shortened copy, as a whole, of one workspace or of one gateway's records: the newest seal \
+                 is the ledger's own, and nothing from outside the archive says how far it must reach. To exclude that, give \
+                 --known with a checkpoint, and receipts or heads that gateways kept."
                     .to_owned(),
             );
         }
@@ -64,7 +61,7 @@ impl Subject<'_> {
         if self.state(Claim::NotRolledBack) == State::Verified && known > 0 {
             open.push(format!(
                 "This copy reaches at least as far as what you know from elsewhere ({known} given). Records that came \
-                 after that could still be missing from its end."
+                 after that, and of other workspaces and gateways than it speaks of, could still be missing from its end."
             ));
         }
         if self.state(Claim::NotRewritten) != State::Verified {
@@ -78,8 +75,20 @@ impl Subject<'_> {
         if self.state(Claim::Dated) != State::Verified {
             open.push("Times are the word of the organisation's own clocks; no third party confirms them.".to_owned());
         }
-        if self.has_period() {
-            open.push("Only the period that was asked for was examined.".to_owned());
+        if self.options.has_period() {
+            open.push(format!(
+                "Only the period that was asked for was examined, with one segment more on either side; of {} segments nothing \
+                 was read but their seals. What belongs to the period is decided by when the ledger says that it received \
+                 something: at either end it could have dated records out of it.",
+                self.verdict.counts.segments_not_examined
+            ));
+        }
+        if self.options.since.is_some() && self.verdict.counts.segments_not_examined > 0 {
+            open.push(
+                "Of a gateway that the first segment examined does not have, the first records in the period could be missing: \
+                 nothing examined says where its numbers stood."
+                    .to_owned(),
+            );
         }
         if let Scope::Workspaces(_) = self.policy.scope {
             open.push("The organisation's other workspaces were not examined.".to_owned());

@@ -192,7 +192,7 @@ impl<A: Archive> Walk<'_, '_, A> {
         let Some(seal) = usize::try_from(number).ok().and_then(|at| self.seals.get(at)) else { return Ok(None) };
         let Some(entries) = self.entries_of(seal)? else { return Ok(None) };
         let tree: Tree<SegmentTree> = entries.iter().map(Entry::leaf_hash).collect();
-        Ok((tree.root() == seal.root).then_some(tree))
+        Ok(((tree.size(), tree.root()) == (seal.size, seal.root)).then_some(tree))
     }
 
     pub(super) fn check_equivocation(&mut self, batch: &Batch, place: &str, verdict: &mut Verdict) -> Result<(), Stop> {
@@ -215,22 +215,19 @@ impl<A: Archive> Walk<'_, '_, A> {
     /// The copy that took the number is another one: else a gateway would be blamed for sending a batch again. There are
     /// few of these, so the segments are read once more rather than every header's hash kept.
     pub(super) fn check_equivocations(&mut self) -> Result<(), Stop> {
-        let mut open = std::mem::take(&mut self.equivocations);
-        for seal in self.seals.iter() {
-            if open.is_empty() {
-                return Ok(());
-            }
+        let open = std::mem::take(&mut self.equivocations);
+        for seal in self.seals.iter().filter(|_| !open.is_empty()) {
             for entry in self.entries_of(seal)?.unwrap_or_default() {
                 let (Content::Batch(batch), LeafKind::Batch) = (&entry.content, entry.leaf.kind) else { continue };
                 let header = &batch.header;
                 let number = (header.gateway, header.epoch, header.batch_number);
-                let (same, rest): (Vec<_>, Vec<_>) = open.into_iter().partition(|o| (o.0, o.1, o.2) == number);
-                open = rest;
-                for (.., hash, place) in same {
+                // Of segments outside of the period the numbering was not checked: a number may be there twice, and the
+                // second must not hide behind the first.
+                for (.., hash, place) in open.iter().filter(|one| (one.0, one.1, one.2) == number) {
                     ensure(
                         Check::Equivocation,
-                        batch.header_hash() != hash,
-                        || place,
+                        batch.header_hash() != *hash,
+                        || place.clone(),
                         || ("another header than the one that took the number", "the same"),
                     )?;
                 }

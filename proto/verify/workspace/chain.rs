@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    super::{Archive, Stop, segment::Task},
+    super::{
+        Archive, Stop,
+        segment::{self, Task},
+    },
     Walk,
 };
 use crate::{
@@ -96,7 +99,7 @@ impl<A: Archive> Walk<'_, '_, A> {
         Ok(Some(entries.into_iter().filter_map(statement).collect()))
     }
 
-    /// Entries of a segment whose object has the right hash, without further checks; `None` if it cannot be read.
+    /// Entries of a segment whose object has the right hash and can be taken apart, without further checks; `None` if not.
     pub(super) fn entries_of(&self, seal: &Seal) -> Result<Option<Vec<Entry>>, Stop> {
         let name = archive::segment(self.id(), seal.segment, seal.object_sha256);
         let Some(bytes) = self.objects.get(&name)?.filter(|bytes| object_hash(bytes) == seal.object_sha256) else {
@@ -105,11 +108,10 @@ impl<A: Archive> Walk<'_, '_, A> {
         let Ok(object) = Object::parse(bytes) else { return Ok(None) };
         let mut found = Vec::new();
         for frame in &object.frames {
-            let content = object.frame(frame).and_then(|bytes| self.objects.expand(bytes, frame.content_length));
-            let Some(Ok(entries)) = content.map(crate::segment::split_frame) else { return Ok(None) };
-            for bytes in entries {
-                let Ok(entry) = Entry::parse(bytes) else { return Ok(None) };
-                found.push(entry);
+            match segment::read_frame(self.objects, &object, frame, &name) {
+                Ok(entries) => found.extend(entries),
+                Err(Stop::Fault(_)) => return Ok(None),
+                Err(stop) => return Err(stop),
             }
         }
         Ok(Some(found))

@@ -43,6 +43,9 @@ impl<A: Archive> Walk<'_, '_, A> {
                 format!("segment {}, full: {}", roster.segment, roster.full),
             )
         })?;
+        let ids = roster.entries.iter().map(|entry| (&entry.gateway, &entry.epoch));
+        let ascend = ids.clone().zip(ids.skip(1)).all(|(one, next)| one < next);
+        ensure(Check::Roster, ascend, place, || ("each epoch once, in ascending order", "another order"))?;
         let mut expected = Vec::new();
         for (gateway, state) in &self.gateways {
             for (epoch, state) in &state.numbering.epochs {

@@ -64,9 +64,7 @@ impl Archive for Objects {
     }
 
     fn expand(&self, frame: &[u8], length: u64) -> Option<Bytes> {
-        let whole = zstd::zstd_safe::find_frame_compressed_size(frame).ok()? == frame.len();
-        let content = zstd::bulk::decompress(frame, usize::try_from(length).ok()?).ok()?;
-        (whole && content.len() as u64 == length).then(|| content.into())
+        verifier::reader::expand(frame, length)
     }
 }
 

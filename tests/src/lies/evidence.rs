@@ -5,10 +5,12 @@ use custody::{
     batch::{Header, Submitted},
     evidence::Proof,
     hash::object_hash,
+    head::to_path,
     log::encode_seal_entry,
-    merkle::{LogTree, Node, SegmentTree, Tree, log_leaf, root_of},
+    merkle::{LogTree, Node, SegmentTree, Tree, log_leaf},
     note::{Checkpoint, sign_checkpoint},
     segment::{Leaf, Seal},
+    statement::{ChainHead, Signed},
     strict::table,
     wire::{EvidenceBatch, EvidenceSegment, LeafKind},
 };
@@ -41,11 +43,18 @@ pub(super) fn edit(golden: &Golden, of: &str, edit: &str) -> Result<Vec<u8>, Str
 
 /// A run that never stood in any archive: whoever has the log's key alone signs a seal over batches that gateways did sign.
 fn forge(golden: &Golden, edit: &str) -> Option<Result<Proof, String>> {
+    if let Some(proof) = sealed_again(golden, edit) {
+        return Some(Ok(proof));
+    }
     let picks: &[usize] = match edit {
         "batch-left-out-and-signed-again" => &[0, 2],
         "batch-three-times-and-signed-again" => &[0, 0, 0],
         "batches-in-another-order-and-signed-again" => &[1, 0],
         "positions-past-the-greatest" => &[0, 1],
+        "statement-that-is-none"
+        | "statement-of-long-ago"
+        | "equivocation-that-nobody-signed"
+        | "more-batches-counted-than-there-are" => &[0, 1],
         "equivocation-as-a-batch" => &[],
         _ => return None,
     };
@@ -53,7 +62,7 @@ fn forge(golden: &Golden, edit: &str) -> Option<Result<Proof, String>> {
     let first_position = (edit == "positions-past-the-greatest").then_some(u64::MAX - 2);
     Some(
         leaves
-            .and_then(|leaves| sign_again(golden, leaves, first_position))
+            .and_then(|leaves| sign_again(golden, leaves, first_position, edit))
             .ok_or_else(|| "no such batches".to_owned()),
     )
 }
@@ -88,7 +97,7 @@ fn beside_its_equivocation(golden: &Golden) -> Option<Vec<Committed>> {
 }
 
 /// One segment with these leaves and positions as they come, in a log of its seal alone.
-fn sign_again(golden: &Golden, leaves: Vec<Committed>, first_position: Option<u64>) -> Option<Proof> {
+fn sign_again(golden: &Golden, leaves: Vec<Committed>, first_position: Option<u64>, edit: &str) -> Option<Proof> {
     let mut proof = golden::evidence_files(&golden.ledger, &golden.rendered).remove("over-segments")?;
     let part = proof.evidence.segments.last()?;
     let mut seal = Seal::parse(&part.seal).ok()?;
@@ -108,16 +117,97 @@ fn sign_again(golden: &Golden, leaves: Vec<Committed>, first_position: Option<u6
         seal.record_count = if shown.is_empty() { 0 } else { seal.record_count } + leaf.records.len() as u64;
         shown.push(EvidenceBatch { first_position: committed.leaf.first_position, ..leaf });
     }
+    if let Some(other) = other_leaf(edit, &proof, shown.last()?) {
+        let leaf = Leaf {
+            kind: other.kind(),
+            first_position: other.first_position,
+            received_at: other.received_at,
+            term: other.term,
+        };
+        tree.push(leaf.hash(&other.signed, &other.signature));
+        shown.push(other);
+    }
+    let of = |kind| shown.iter().filter(|leaf| leaf.kind() == kind).count() as u64;
+    (seal.batch_count, seal.equivocation_count) = (of(LeafKind::Batch), of(LeafKind::Equivocation));
+    seal.statement_count = of(LeafKind::Statement);
+    seal.first_received_at = shown.iter().map(|leaf| leaf.received_at).min()?;
+    seal.last_received_at = shown.iter().map(|leaf| leaf.received_at).max()?;
+    if edit == "more-batches-counted-than-there-are" {
+        seal.batch_count += 1;
+    }
     (seal.size, seal.root) = (tree.size(), tree.root());
-    let bytes = Bytes::from(seal.encode());
-    let entry = encode_seal_entry(seal.workspace, seal.segment, object_hash(&bytes));
-    let root = root_of::<LogTree>(&[log_leaf(&entry).0]);
-    let checkpoint = Checkpoint { size: 1, root, ..proof.checkpoint.checkpoint };
-    proof.checkpoint = sign_checkpoint(checkpoint, &keys::signing("log-1"));
-    (proof.index, proof.path) = (0, Vec::new());
     (proof.evidence.first_position, proof.evidence.record_count) = (seal.first_position, seal.record_count);
-    proof.evidence.segments = vec![EvidenceSegment { seal: bytes, leaves: shown, ..Default::default() }];
-    Some(proof)
+    proof.evidence.segments = vec![EvidenceSegment { leaves: shown, ..Default::default() }];
+    Some(log_again(proof, &[seal]))
+}
+
+/// A leaf that takes no position, after the last batch: what the liar would put there.
+fn other_leaf(edit: &str, proof: &Proof, last: &EvidenceBatch) -> Option<EvidenceBatch> {
+    let bare = EvidenceBatch {
+        first_position: last.first_position.saturating_add(last.records.len() as u64),
+        records: Vec::new(),
+        nonces: Vec::new(),
+        path: Vec::new(),
+        first_index: 0,
+        ..last.clone()
+    };
+    Some(match edit {
+        "statement-that-is-none" => EvidenceBatch {
+            kind: LeafKind::Statement as i32,
+            signed: Bytes::from_static(b"no statement at all"),
+            ..bare
+        },
+        "statement-of-long-ago" => {
+            let said = Signed::parse(proof.evidence.workspace_chain.get(1)?).ok()?;
+            let kind = LeafKind::Statement as i32;
+            EvidenceBatch { kind, signed: said.statement_bytes, signature: said.signature, ..bare }
+        }
+        "equivocation-that-nobody-signed" => {
+            EvidenceBatch { kind: LeafKind::Equivocation as i32, signature: flip(&last.signature), ..bare }
+        }
+        _ => return None,
+    })
+}
+
+/// The last seal of a run over several segments says something else, and the log is signed anew.
+fn sealed_again(golden: &Golden, edit: &str) -> Option<Proof> {
+    let proof = golden::evidence_files(&golden.ledger, &golden.rendered).remove("over-segments")?;
+    let seals = proof.evidence.segments.iter().map(|part| Seal::parse(&part.seal).ok());
+    let mut seals: Vec<Seal> = seals.collect::<Option<_>>()?;
+    let earlier = |head: ChainHead, statements: &[Bytes]| {
+        let before = statements.get(usize::try_from(head.count).ok()?.checked_sub(2)?)?;
+        Some(ChainHead { count: head.count - 1, hash: object_hash(before) })
+    };
+    let last = seals.last_mut()?;
+    match edit {
+        "workspace-chain-taken-back" => {
+            last.workspace_chain = earlier(last.workspace_chain, &proof.evidence.workspace_chain)?;
+        }
+        "ledger-chain-taken-back" => last.ledger_chain = earlier(last.ledger_chain, &proof.evidence.ledger_chain)?,
+        "seal-of-another-incarnation" => last.incarnation += 1,
+        _ => return None,
+    }
+    Some(log_again(proof, &seals))
+}
+
+/// A log of these seals alone, and a checkpoint of it.
+fn log_again(mut proof: Proof, seals: &[Seal]) -> Proof {
+    let mut log: Tree<LogTree> = Tree::default();
+    for (part, seal) in proof.evidence.segments.iter_mut().zip(seals) {
+        part.seal = seal.encode().into();
+        part.log_index = log.size();
+        log.push(log_leaf(&encode_seal_entry(seal.workspace, seal.segment, object_hash(&part.seal))).0);
+    }
+    let path = |index| log.inclusion(index, log.size()).unwrap_or_default();
+    proof.index = log.size() - 1;
+    proof.path = path(proof.index);
+    for part in &mut proof.evidence.segments {
+        let is_last = part.log_index == proof.index;
+        part.log_path = if is_last { Vec::new() } else { to_path(&path(part.log_index)) };
+    }
+    let checkpoint = Checkpoint { size: log.size(), root: log.root(), ..proof.checkpoint.checkpoint };
+    proof.checkpoint = sign_checkpoint(checkpoint, &keys::signing("log-1"));
+    proof
 }
 
 /// Edits on the file's text.

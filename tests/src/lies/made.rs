@@ -5,13 +5,18 @@ use custody::{
     note::cosign,
     policy::{Policy, Scope},
     segment::Seal,
+    verdict::Claim,
 };
 
-use super::{Golden, ObjectMap, Strength, tamper, target::Target, whole};
+use super::{Golden, ObjectMap, Strength, again, tamper, target::Target, whole};
 use crate::golden::{
     AS_OF, keys,
+    ledger::LogItem,
     render::{self, At, Liar},
 };
+
+/// The end of the year 9999 in microseconds: the last time that the format has.
+const LAST_TIME: u64 = 253_402_300_799_999_999;
 
 /// Archives that are made from the golden one, and not by another story.
 pub(super) fn objects(name: &str, golden: &Golden) -> Option<Result<ObjectMap, String>> {
@@ -66,6 +71,27 @@ pub(super) fn objects(name: &str, golden: &Golden) -> Option<Result<ObjectMap, S
         "cosigned-a-second-too-far-ahead" => Ok(cosigned_at(golden, AS_OF / 1_000_000 + 301)),
         "cosigned-a-little-ahead" => Ok(cosigned_at(golden, AS_OF / 1_000_000 + 300)),
         "cosigned-again-later" => Ok(cosigned_again(golden)),
+        "last-segments-dated-to-the-beginning" => Ok(dated_and_removed(golden, &[16, 17], 0)),
+        "last-segments-dated-to-the-last-year" => Ok(dated_and_removed(golden, &[16, 17], LAST_TIME)),
+        "segment-dated-to-the-beginning" => Ok(dated_and_removed(golden, &[15], 0)),
+        "received-before-the-period" => Ok(without_cosignatures(tamper::rewrite(golden, |ledger| {
+            // The last leaf alone: no head that a gateway holds has it yet.
+            let place = ledger.workspace("alpha").segments.last_mut();
+            if let Some(last) = place.and_then(|segment| segment.leaves.last_mut()) {
+                last.leaf.received_at -= 60_000_000;
+            }
+        }))),
+        "last-batch-of-a-gateway-left-out" => Ok(without_cosignatures(tamper::rewrite(golden, |ledger| {
+            if let Some(segment) = ledger.workspace("alpha").segments.last_mut() {
+                segment.leaves.pop();
+            }
+        }))),
+        "last-segments-of-a-workspace-left-out" => Ok(without_cosignatures(tamper::rewrite(golden, |ledger| {
+            let place = ledger.workspace("alpha");
+            let (id, kept) = (place.id, place.segments.len() - 3);
+            place.segments.truncate(kept);
+            ledger.log.retain(|item| !matches!(item, LogItem::Seal(of, at) if *of == id && *at >= kept as u64));
+        }))),
         "seal-of-another-sha256" => Ok(other_sha256(golden, newest)),
         "seal-and-header-of-another-origin" => Ok(tamper::rewrite(golden, |ledger| {
             if let Some(segment) = ledger.workspace("alpha").segments.last_mut() {
@@ -74,6 +100,26 @@ pub(super) fn objects(name: &str, golden: &Golden) -> Option<Result<ObjectMap, S
         })),
         _ => return None,
     })
+}
+
+/// Seals of alpha that give their segments a time, and the objects of these removed: all that the ledger can do alone.
+struct Dated<'a>(&'a [u64], u64);
+
+impl Liar for Dated<'_> {
+    fn seal(&mut self, at: At, seal: &mut Seal) {
+        if at.0 == keys::workspace("alpha") && self.0.contains(&at.1) {
+            (seal.first_received_at, seal.last_received_at) = (self.1, self.1);
+        }
+    }
+}
+
+fn dated_and_removed(golden: &Golden, segments: &[u64], time: u64) -> ObjectMap {
+    let mut rendered = render::render(&golden.ledger, &mut Dated(segments, time));
+    for at in segments {
+        let name = rendered.segment_names.get(&(keys::workspace("alpha"), *at));
+        name.and_then(|name| rendered.objects.remove(name));
+    }
+    without_cosignatures(rendered.objects)
 }
 
 fn without_cosignatures(mut objects: ObjectMap) -> ObjectMap {
@@ -155,6 +201,11 @@ pub(super) fn change_policy(name: &str, policy: &mut Policy) {
                 witness.name = format!("witness.example/silent-{at}");
             }
         }
+        "policy-requires-nothing" => policy.required.clear(),
+        "policy-requires-a-claim-twice" => policy.required.push(Claim::Unaltered),
+        "policy-names-a-workspace-twice" => {
+            policy.scope = Scope::Workspaces(vec![keys::workspace("alpha").to_string(); 2]);
+        }
         "policy-wants-a-younger-word" => policy.greatest_age_seconds = 60,
         _ => {}
     }
@@ -184,6 +235,12 @@ pub(super) fn change_known(file: &mut Vec<u8>, edit: &str) -> Result<(), String>
         "two-spaces" => {
             let at = file.iter().position(|byte| *byte == b' ').ok_or("no space")?;
             file.insert(at, b' ');
+        }
+        "head-of-the-open-segment" | "superseded-head" => {
+            // A checkpoint beside it stays what it is.
+            if file.starts_with(b"custody/v1/receipt ") {
+                *file = again::receipt(edit).ok_or("no such receipt")?;
+            }
         }
         "too-long" => file.resize(custody::verify::KNOWN_BYTES_MAX + 1, b'\n'),
         _ => return Err(format!("no such edit of a known file: {edit}")),

@@ -14,6 +14,8 @@ pub struct Parts {
     pub header: Vec<u8>,
     /// Content of the frame.
     pub content: Vec<u8>,
+    /// The compressed frame; made anew from the content if `None`.
+    pub frame: Option<Vec<u8>>,
     /// The index; made anew from the rest if `None`.
     pub index: Option<Vec<u8>>,
     /// Bytes of the roster.
@@ -33,7 +35,7 @@ impl Parts {
         let content = zstd::bulk::decompress(compressed, length).map_err(|why| why.to_string())?;
         let header_end = usize::try_from(frame.offset).map_err(|why| why.to_string())?;
         let header = object.get(12..header_end).ok_or("no header")?.to_vec();
-        Ok(Self { header, content, index: None, roster: parsed.roster_bytes.to_vec() })
+        Ok(Self { header, content, frame: None, index: None, roster: parsed.roster_bytes.to_vec() })
     }
 
     /// The index that goes with these parts.
@@ -54,7 +56,7 @@ impl Parts {
     }
 
     fn compressed(&self) -> Vec<u8> {
-        zstd::bulk::compress(&self.content, 3).unwrap_or_default()
+        self.frame.clone().unwrap_or_else(|| zstd::bulk::compress(&self.content, 3).unwrap_or_default())
     }
 
     /// The object's bytes.

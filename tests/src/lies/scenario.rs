@@ -28,6 +28,7 @@ pub(super) fn hooks(name: &str) -> Result<Hooks, String> {
         .or_else(|| numbers(name))
         .or_else(|| heads(name))
         .or_else(|| super::silence::hooks(name))
+        .or_else(|| super::again::hooks(name))
         .or_else(|| name.starts_with("policy-").then(Hooks::default))
         .ok_or_else(|| format!("no such scenario: {name}"))
 }
@@ -211,7 +212,7 @@ fn seals(name: &str) -> Option<Hooks> {
 /// The next statement of beta's chain.
 const NEXT_OF_BETA: &str = "beta/8";
 
-fn one_more_hold(registrar: Option<&'static str>) -> Hooks {
+pub(super) fn one_more_hold(registrar: Option<&'static str>) -> Hooks {
     sequel(move |l| l.statement("beta", registrar, hold("hold 5")))
 }
 
@@ -454,6 +455,18 @@ fn numbers(name: &str) -> Option<Hooks> {
         Some(with_batch(goes_on, "alpha/g1/e9/0", hook))
     };
     match name {
+        // The one after it holds no later head, so that no root contradicts that it was left out.
+        "first-batch-of-the-period-never-taken" => {
+            let goes_on = sequel(|l| {
+                for wait in [0, 600_000_000, 0] {
+                    l.wait(wait);
+                    let calls = records::calls(20, 2, l.now());
+                    l.submit_batch("beta", Batch::new("h1", "f2", calls));
+                    l.cut_all();
+                }
+            });
+            Some(Hooks { lost: vec!["beta/h1/f2/10".to_owned()], ..goes_on })
+        }
         "batch-never-taken" => Some(Hooks { lost: vec!["beta/h1/f2/3".to_owned()], ..Hooks::default() }),
         "opening-never-taken" => Some(Hooks { lost: vec!["beta/h2/p2/0".to_owned()], ..Hooks::default() }),
         "records-left-out-undeclared" => next(Box::new(|header, _| header.first_record += 3)),

@@ -11,7 +11,7 @@ use custody::{
 };
 
 use super::{
-    Golden, Lie, OTHER, ObjectMap, Recipe, Strength, made,
+    Golden, Lie, OTHER, ObjectMap, Recipe, Strength, again, made,
     object::Parts,
     scenario,
     target::{Target, Which},
@@ -28,7 +28,7 @@ use crate::golden::{
 pub(super) fn tamper(golden: &Golden, lie: &Lie) -> Result<ObjectMap, String> {
     let strength = lie.strength;
     match &lie.recipe {
-        Recipe::Scenario { name } => match made::objects(name, golden) {
+        Recipe::Scenario { name } => match made::objects(name, golden).or_else(|| again::objects(name, golden)) {
             Some(objects) => objects,
             None => {
                 let ledger = golden::tell(Variant::Plain, scenario::hooks(name)?);

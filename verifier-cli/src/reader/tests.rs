@@ -52,6 +52,67 @@ fn a_frame_says_its_length_and_needs_no_dictionary_nor_a_great_window() {
     assert_eq!(expand(&wide, 1).as_deref(), Some(&b"x"[..]), "a window of 8 MiB");
 }
 
+/// A frame of blocks that are stored as they are, or of one byte so often; without a window it is a single segment.
+fn stored(window: Option<u8>, blocks: &[(&[u8], usize)]) -> (Vec<u8>, Vec<u8>) {
+    let content: Vec<u8> = blocks.iter().flat_map(|(block, times)| block.repeat(*times)).collect();
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, if window.is_some() { 0x80 } else { 0xa0 }];
+    frame.extend(window);
+    frame.extend_from_slice(&u32::try_from(content.len()).unwrap().to_le_bytes());
+    for (at, (block, times)) in blocks.iter().enumerate() {
+        let (last, repeated) = (usize::from(at + 1 == blocks.len()), usize::from(*times > 1));
+        let header = last | repeated << 1 | (block.len() * times) << 3;
+        frame.extend_from_slice(&u32::try_from(header).unwrap().to_le_bytes()[..3]);
+        frame.extend_from_slice(block);
+    }
+    (frame, content)
+}
+
+/// Decoders that have the whole frame before them forgive too long a block, and others do not: the answer must be one.
+#[test]
+fn a_block_is_no_longer_than_the_window_and_128_kib() {
+    let bytes: Vec<u8> = (0..300_000_u32).map(|at| at as u8).collect();
+    let expands = |window, blocks: &[(&[u8], usize)]| {
+        let (frame, content) = stored(window, blocks);
+        let found = expand(&frame, content.len() as u64);
+        assert!(found.is_none() || found.as_deref() == Some(&content));
+        found.is_some()
+    };
+    let (kib_1, mib_8) = (Some(0), Some(13 << 3));
+    assert!(expands(None, &[(&bytes[..131_072], 1), (&bytes[..131_072], 1), (&bytes[..1], 1)]));
+    assert!(!expands(None, &[(&bytes[..131_073], 1), (&bytes[..131_072], 1)]), "more than 128 KiB");
+    assert!(!expands(mib_8, &[(&bytes[..131_073], 1)]), "more than 128 KiB, with a window of 8 MiB");
+    assert!(expands(mib_8, &[(&bytes[..131_072], 1)]));
+    assert!(expands(mib_8, &[(&bytes[7..8], 131_072)]));
+    assert!(!expands(mib_8, &[(&bytes[7..8], 131_073)]), "one byte more often than that");
+    assert!(expands(kib_1, &[(&bytes[..1_024], 1), (&bytes[..1_024], 1)]));
+    assert!(!expands(kib_1, &[(&bytes[..1_025], 1)]), "more than the window");
+    assert!(!expands(kib_1, &[(&bytes[7..8], 1_025)]), "one byte more often than the window is long");
+    // A compressed block is short, and what it expands to is not. Its header said 2 MiB and a single segment before.
+    let zeros = vec![0; 5_000];
+    let compressed = zstd::bulk::compress(&zeros, 3).unwrap();
+    assert_eq!(expand(&compressed, 5_000).as_deref(), Some(&zeros[..]));
+    assert_eq!(compressed[4], 0x60, "a single segment with two bytes of length");
+    let narrow = [&compressed[..4], &[0x40, 0], &compressed[5..]].concat();
+    assert_eq!(expand(&narrow, 5_000), None, "a block that expands to more than the window");
+    let wide = [&compressed[..4], &[0x40, 3 << 3], &compressed[5..]].concat();
+    assert_eq!(expand(&wide, 5_000).as_deref(), Some(&zeros[..]), "a window of 8 KiB");
+}
+
+#[test]
+fn a_bit_of_the_header_that_means_nothing_may_be_set_and_blocks_may_be_empty() {
+    let (mut frame, content) = stored(None, &[(b"", 1), (b"custody", 1), (b"", 1)]);
+    assert_eq!(expand(&frame, content.len() as u64).as_deref(), Some(&b"custody"[..]));
+    frame[4] |= 0x10;
+    assert_eq!(expand(&frame, content.len() as u64).as_deref(), Some(&b"custody"[..]), "Unused_bit");
+    let at = frame.len() - 3;
+    frame[at] &= !1;
+    assert_eq!(expand(&frame, content.len() as u64), None, "no block is the last");
+    frame[at] |= 7;
+    assert_eq!(expand(&frame, content.len() as u64), None, "a block of the reserved type");
+    frame[at] ^= 2;
+    assert_eq!(expand(&frame, content.len() as u64), None, "a compressed block of nothing");
+}
+
 #[test]
 fn expanding_is_bounded_whatever_a_frame_says() {
     let zeros = vec![0; FRAME_MAX + 1];

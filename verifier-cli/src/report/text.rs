@@ -60,7 +60,7 @@ fn write_scope(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
     if let Some(reaches_to) = counts.reaches_to {
         writeln!(out, "             the archive reaches to {}; what came later is not in it", time::text(reaches_to))?;
     }
-    if options.since.is_some() || options.until.is_some() {
+    if options.has_period() {
         let bound = |time: Option<u64>| time.map_or_else(|| "any time".to_owned(), time::text);
         writeln!(out, "             asked for: from {} to {}", bound(options.since), bound(options.until))?;
     }
@@ -79,8 +79,9 @@ fn write_conclusion(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
             "VERIFIED. The {} records examined are as they were signed: none was changed, removed, added or put in another \
              place afterwards, and each was signed by a key that was allowed to sign it.{}",
             verdict.counts.records,
-            if subject.has_period() {
-                " Only the period that was asked for was examined: of all else nothing is said, not even whether it is there."
+            if subject.options.has_period() {
+                " Only the period that was asked for was examined, as the ledger dates it, with one segment more on either side: \
+                 of all else nothing is said, not even whether it is there."
             } else {
                 ""
             }
@@ -201,6 +202,7 @@ fn write_counts(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
         ("records", counts.records),
         ("batches, each signed by a gateway, or by the ledger for its own", counts.batches),
         ("segments, each sealed by the ledger", counts.segments),
+        ("segments outside of the period, not examined", counts.segments_not_examined),
         ("entries of the log", counts.log_entries),
         ("receipts that gateways hold", counts.heads),
         ("records declared as lost", counts.dropped),

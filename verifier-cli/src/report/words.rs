@@ -7,7 +7,7 @@ pub(super) fn claim(claim: Claim) -> &'static str {
     match claim {
         Claim::Unaltered => "no record was changed or put elsewhere after it was signed",
         Claim::Authorised => "every signer was allowed to sign what it signed",
-        Claim::Complete => "no record that was signed is missing up to the end of the archive",
+        Claim::Complete => "no record that was signed is missing before the last one that is here of its gateway",
         Claim::NotRolledBack => "this is not an older or shortened copy",
         Claim::NotRewritten => "the organisation keeps no second history",
         Claim::Dated => "third parties confirm the times",
@@ -112,6 +112,9 @@ pub(super) fn finding(name: &str) -> &'static str {
         "suspect-key" => "Something was signed with a key that was later put in doubt.",
         "received-before-term" => {
             "The ledger says it received something before it had started; its clock may have been wrong."
+        }
+        "misdated" => {
+            "What was left out of the period is dated against the order of things: perhaps it was dated out of it on purpose."
         }
         "equivocation" => "A gateway signed two different batches under one number.",
         "superseded" => "A gateway holds a receipt from before a loss of the ledger; it was replaced by the recovery.",
