@@ -71,6 +71,19 @@ pub(super) fn objects(name: &str, golden: &Golden) -> Option<Result<ObjectMap, S
         "cosigned-a-second-too-far-ahead" => Ok(cosigned_at(golden, AS_OF / 1_000_000 + 301)),
         "cosigned-a-little-ahead" => Ok(cosigned_at(golden, AS_OF / 1_000_000 + 300)),
         "cosigned-again-later" => Ok(cosigned_again(golden)),
+        "seal-of-another-sha256" => Ok(other_sha256(golden, newest)),
+        "seal-and-header-of-another-origin" => Ok(tamper::rewrite(golden, |ledger| {
+            if let Some(segment) = ledger.workspace("alpha").segments.last_mut() {
+                "ledger.example/other".clone_into(&mut segment.header.origin);
+            }
+        })),
+        _ => return period(name, golden),
+    })
+}
+
+/// What the ledger alone dates out of a period, or leaves out at the end.
+fn period(name: &str, golden: &Golden) -> Option<Result<ObjectMap, String>> {
+    Some(match name {
         "last-segments-dated-to-the-beginning" => Ok(dated_and_removed(golden, &[16, 17], 0)),
         "last-segments-dated-to-the-last-year" => Ok(dated_and_removed(golden, &[16, 17], LAST_TIME)),
         "segment-dated-to-the-beginning" => Ok(dated_and_removed(golden, &[15], 0)),
@@ -92,12 +105,6 @@ pub(super) fn objects(name: &str, golden: &Golden) -> Option<Result<ObjectMap, S
             place.segments.truncate(kept);
             ledger.log.retain(|item| !matches!(item, LogItem::Seal(of, at) if *of == id && *at >= kept as u64));
         }))),
-        "seal-of-another-sha256" => Ok(other_sha256(golden, newest)),
-        "seal-and-header-of-another-origin" => Ok(tamper::rewrite(golden, |ledger| {
-            if let Some(segment) = ledger.workspace("alpha").segments.last_mut() {
-                "ledger.example/other".clone_into(&mut segment.header.origin);
-            }
-        })),
         _ => return None,
     })
 }

@@ -267,12 +267,14 @@ fn a_period_and_an_earlier_size_can_be_asked_for() {
     let (verdict, code) = place.verdict(&["--until", "2026-03-01T00:00:00.020Z"]);
     assert_eq!(code, 0, "{verdict:#}");
     assert!(verdict["counts"]["records"].as_u64().unwrap() < 18);
-    let (verdict, code) = place.verdict(&["--since", "2026-03-01T00:00:00.020Z"]);
+    let (verdict, code) = place.verdict(&["--since", "2026-03-01T00:00:00.036Z"]);
     assert_eq!(code, 0, "{verdict:#}");
     assert!(verdict["counts"]["records"].as_u64().unwrap() < 18);
-    // Where nothing of the period is, nothing is shown of it.
+    assert!(verdict["counts"]["segments_not_examined"].as_u64().unwrap() > 0);
+    // The neighbours are examined, for the ledger alone says that nothing of the period is in them. But nothing is shown of it.
     let (verdict, code) = place.verdict(&["--since", "2099-01-01T00:00:00Z"]);
-    assert_eq!((code, &verdict["counts"]["records"]), (2, &0.into()), "{verdict:#}");
+    let counts = &verdict["counts"];
+    assert_eq!((code, &counts["segments"], &counts["segments_in_period"]), (2, &2.into(), &0.into()), "{verdict:#}");
     let (verdict, code) = place.verdict(&["--at-size", "4"]);
     assert_eq!((code, &verdict["counts"]["workspaces"]), (0, &0.into()), "{verdict:#}");
 }
