@@ -518,7 +518,8 @@ impl Publisher {
         let mut log_keys =
             self.chain.keys().map(|(_, known)| known).filter(|known| known.role == Role::Log && !known.revoked);
         let same = found.filter(|found| found.checkpoint == signed.checkpoint);
-        same.filter(|found| log_keys.any(|known| found.is_signed_by(known.public_key))).map_or(put.map(|()| signed), Ok)
+        same.filter(|found| log_keys.any(|known| found.is_signed_by(known.public_key)))
+            .map_or_else(|| put.map(|()| signed), Ok)
     }
 
     /// The archive is the one that this log has always had: it holds the newest checkpoint. A folder that is not mounted takes
