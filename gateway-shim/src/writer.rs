@@ -5,9 +5,9 @@
 //! seconds, else its intent and its outcome.
 //!
 //! What must hold: no answer before the sync that covers it; no batch is shown to the client (`client.rs`) before it is
-//! durable, so that no number is ever signed twice; no batch is signed with another key than its epoch's. A disk without space refuses and ends nothing: what is owed by then (the
-//! outcome of a call that was let through, a count of drops, a batch that is due) is kept in memory and written when there is
-//! space again.
+//! durable, so that no number is ever signed twice; no batch is signed with another key than its epoch's. A disk without space
+//! refuses and ends nothing: what is owed by then (the outcome of a call that was let through, a count of drops, a batch that
+//! is due) is kept in memory and written when there is space again.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -29,6 +29,7 @@ use crate::{
 /// Heads of one stream that are known by their bytes: as many as it may have batches in flight, each signed under another
 /// one; at some 400 bytes each they are the greater part of a stream's memory.
 const KNOWN_MAX: usize = 64;
+
 /// Name in the store of the incarnation within which history was lost.
 pub(super) const UNEXTENDABLE: &str = "unextendable";
 

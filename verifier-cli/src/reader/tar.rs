@@ -1,8 +1,9 @@
 //! An archive in a tar file: indexed once, then each object is one positioned read.
 //!
 //! Readers of tar disagree where a file is odd, and who disagrees can be shown different archives. So what is odd is refused:
-//! links, devices, sparse files, two members of one name, a member below a file, two extension headers in a row, sizes that a pax header overrides, fields that are not as every
-//! writer writes them, a missing end, and anything but zeros after it.
+//! links, devices, sparse files, two members of one name, a member below a file, a file with the name of a folder, two extension
+//! headers in a row, sizes that a pax header overrides, fields that are not as every writer writes them, a missing end, and
+//! anything but zeros after it.
 
 use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt as _, path::Path, path::PathBuf};
 
