@@ -209,11 +209,11 @@ async fn serve(
                 why = &mut publishing => Some(match why {
                     Ok(PublishError::Fenced) => Ended::fenced(),
                     Ok(why) => Ended::poisoned(report(&why)),
-                    Err(why) => broke_off(ExitReason::Poisoned, "the publisher", &why),
+                    Err(_) => broke_off(ExitReason::Poisoned, "the publisher"),
                 }),
                 ended = &mut watching => Some(match ended {
                     Ok(()) => Ended::fenced(),
-                    Err(why) => broke_off(ExitReason::Failure, "the watch of the fence", &why),
+                    Err(_) => broke_off(ExitReason::Failure, "the watch of the fence"),
                 }),
                 ended = helpers.ended() => Some(ended),
             };

@@ -5,7 +5,7 @@
 
 use std::{future::poll_fn, pin::Pin, task::Poll};
 
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::Ended;
 use crate::exit::ExitReason;
@@ -35,7 +35,7 @@ impl Helpers {
                 if let Poll::Ready(ended) = Pin::new(task).poll(context) {
                     return Poll::Ready(match ended {
                         Ok(why) => Ended::new(ExitReason::Failure, format!("{name} ended: {why}")),
-                        Err(why) => broke_off(ExitReason::Failure, name, &why),
+                        Err(_) => broke_off(ExitReason::Failure, name),
                     });
                 }
             }
@@ -53,7 +53,7 @@ impl Helpers {
 }
 
 /// A part of the ledger panicked: what it said then stands in the log.
-pub(super) fn broke_off(reason: ExitReason, name: &str, _: &JoinError) -> Ended {
+pub(super) fn broke_off(reason: ExitReason, name: &str) -> Ended {
     Ended::new(reason, format!("{name} broke off (hint: the log has why)"))
 }
 
