@@ -61,6 +61,13 @@ impl Shim {
         command
     }
 
+    /// The command that runs the proxy.
+    pub fn serving(&self) -> Command {
+        let mut command = Command::new(binary("gateway-shim"));
+        command.args(["serve", "--config", "shim.toml"]).current_dir(&self.dir);
+        command
+    }
+
     /// Starts the relay and waits until it listens.
     pub fn start(&self) -> Process {
         let process = Process::spawn(&mut self.command());

@@ -10,6 +10,8 @@ mod ledger;
 mod limits;
 mod load;
 mod many;
+mod proxy;
+mod proxy_setup;
 mod records;
 mod runs;
 
@@ -29,7 +31,9 @@ pub(crate) fn print(value: &serde_json::Value) {
 async fn main() -> Done {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (Some(section), Some(folder)) = (words.first(), words.get(1)) else {
-        return Err("usage: bench limits|ingest|headline|sustained|size|archive|many|copy FOLDER [ARGUMENT…]".into());
+        return Err(
+            "usage: bench limits|ingest|headline|sustained|size|archive|many|copy|proxy FOLDER [ARGUMENT…]".into()
+        );
     };
     let folder = std::path::Path::new(folder);
     match section.as_str() {
@@ -47,6 +51,7 @@ async fn main() -> Done {
         "size" => runs::size(folder, number(words.get(2), 250_000)?).await,
         "archive" => runs::archive(folder, number(words.get(2), 1_000_000)?).await,
         "many" => many::run(folder, number(words.get(2), 1_000)?, number(words.get(3), 60)?).await,
+        "proxy" => proxy::run(folder, number(words.get(2), 7)?).await,
         "copy" => records::write_copies(folder, number(words.get(2), 1_000_000)?, number(words.get(3), 4)?),
         other => Err(format!("no section {other}").into()),
     }
