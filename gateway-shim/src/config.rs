@@ -141,15 +141,19 @@ fn spool_mib_max() -> u64 {
     1_024
 }
 
-/// What a full spool does.
+/// What happens to calls and records when they cannot be kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum WhenFull {
-    /// No record, no call.
+    /// No record, no call, as soon as the ledger takes none (`spool.away_s_max`), and when the spool is full.
+    FailClosed,
+    /// No record, no call when the spool is full.
     #[default]
-    Refuse,
-    /// The loss is counted in the next header.
-    Drop,
+    #[serde(alias = "refuse")]
+    Spool,
+    /// Calls go on when the spool is full; the loss is counted in the next header.
+    #[serde(alias = "drop")]
+    FailOpen,
 }
 
 /// `[batch]`
