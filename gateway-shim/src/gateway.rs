@@ -15,6 +15,7 @@ use crate::{
     clock,
     config::{Config, Faults, ForkConfig},
     durable::{Disk, Folder},
+    forensic::Signers,
     fork,
     key::{self, KeyError, Name},
     receipt::Checker,
@@ -174,7 +175,8 @@ impl Gateway {
             checker.resume(&head).map_err(|refusal| OpenError::Chain(refusal.to_string()))?;
         }
         let key_id = key::key_id(&parts.settings.key);
-        let (writer, progress) = Writer::open(spool, parts.settings)?;
+        let settings = Settings { signers: checker.signers(), ..parts.settings };
+        let (writer, progress) = Writer::open(spool, settings)?;
         let (commands, taken) = mpsc::channel(QUEUE_MAX);
         let (ending, ended) = watch::channel(None);
         let ending = Arc::new(ending);
@@ -353,6 +355,8 @@ fn parts(config: &Config) -> Result<Parts, OpenError> {
         limits: config.batch_limits(),
         when_full: config.spool.when_full,
         servers: config.servers.iter().map(|(name, server)| (name.clone(), server.when_full)).collect(),
+        signers: Signers::default(),
+        receipt_metadata: config.servers.iter().map(|(name, of)| (name.clone(), of.receipt_metadata.clone())).collect(),
         opened,
     };
     let tls = match config.ledger.endpoint.starts_with("http://") {

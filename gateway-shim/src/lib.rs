@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod durable;
 pub mod flight;
+pub mod forensic;
 pub mod fork;
 pub mod gateway;
 pub mod key;

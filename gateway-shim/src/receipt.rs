@@ -22,7 +22,7 @@ use custody::{
     wire::{self, Role},
 };
 
-use crate::key::Name;
+use crate::{forensic::Signers, key::Name};
 
 /// Histories of accepted heads that are remembered: an archived receipt may be made for one a little older than the newest.
 const HISTORIES_MAX: usize = 64;
@@ -110,6 +110,7 @@ pub struct Checker {
     histories: BTreeMap<u64, RootHash>,
     /// The greatest checkpoint seen.
     checkpoint: Option<(Bytes, Checkpoint)>,
+    signers: Signers,
 }
 
 impl Checker {
@@ -126,7 +127,13 @@ impl Checker {
             last: None,
             histories: BTreeMap::new(),
             checkpoint: None,
+            signers: Signers::default(),
         }
+    }
+
+    /// Who signs forensic receipts in the workspace, as it is now and will be.
+    pub fn signers(&self) -> Signers {
+        self.signers.clone()
     }
 
     /// Takes up a head that was accepted before and kept.
@@ -174,6 +181,7 @@ impl Checker {
                 heads.push(next.head());
                 *chain = next;
                 self.roots = roots;
+                self.signers.learn(&self.workspace);
                 Ok(true)
             }
             Err(refused) => worthless(refused.0),

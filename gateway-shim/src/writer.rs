@@ -29,6 +29,7 @@ use crate::{
     batcher::{self, Limits, Saying},
     clock::{self, JumpWatch},
     config::WhenFull,
+    forensic::{self, Signers},
     key::{self, Name},
     random,
     spool::{Dropped, Entry, Intent, Opener, Recorded, Spool, SpoolError},
@@ -72,11 +73,23 @@ pub struct Settings {
     pub when_full: WhenFull,
     /// The same, for calls and definitions of these servers.
     pub servers: BTreeMap<String, WhenFull>,
+    /// Who signs forensic receipts here.
+    pub signers: Signers,
+    /// Of each server: names that may stand in the metadata of a receipt that is kept whole.
+    pub receipt_metadata: BTreeMap<String, Vec<String>>,
     /// What the opening record says, besides the clock.
     pub opened: wire::Opened,
 }
 
 impl Settings {
+    /// Takes out of the receipt in what an answer told whatever is not kept.
+    fn cut_receipt(&self, server: &str, ending: &mut Ending) {
+        if let Some(receipt) = ending.learnt.as_mut().and_then(|learnt| learnt.receipt.as_mut()) {
+            let listed = self.receipt_metadata.get(server).map_or(&[][..], Vec::as_slice);
+            forensic::cut(receipt, &self.signers, listed);
+        }
+    }
+
     /// Who opens the spool.
     pub fn opener(&self) -> Opener {
         Opener { who: self.who.clone(), key_id: key::key_id(&self.key), old_key_lost: false }
@@ -240,7 +253,10 @@ impl Writer {
                 let done = self.begin(*call)?;
                 group.answer(answer, done);
             }
-            Command::Finish(ticket, ending, answer) => {
+            Command::Finish(ticket, mut ending, answer) => {
+                if let Some(running) = self.running.get(&ticket) {
+                    self.settings.cut_receipt(&running.call.server, &mut ending);
+                }
                 // A drain may have ended it as unknown.
                 let since = self.running.get(&ticket).map_or(Duration::ZERO, |running| running.since.elapsed());
                 let duration_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);

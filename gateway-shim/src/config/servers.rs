@@ -29,6 +29,9 @@ const NOT_A_CREDENTIALS: [&str; 12] = [
     "origin",
 ];
 
+/// Names of a receipt's metadata: some tens of them fill the 4 KiB that are kept.
+const RECEIPT_METADATA_MAX: usize = 64;
+
 /// `[servers.NAME]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,6 +63,10 @@ pub struct ServerConfig {
     pub credential: Option<CredentialConfig>,
     /// Folder with a file for each member, named by the member's id: for servers that must know who calls.
     pub credentials: Option<PathBuf>,
+    /// Names that may stand in the metadata of a forensic receipt that is kept whole: what stands under them is text of the
+    /// tool's own, and is kept for years.
+    #[serde(default)]
+    pub receipt_metadata: Vec<String>,
     /// When a process begins.
     #[serde(default)]
     pub start: Start,
@@ -203,6 +210,8 @@ impl ServerConfig {
             format!("servers.{name}: environment, limits and sandbox are for a command alone")
         });
         self.limits.check(name, check);
+        let listed = self.receipt_metadata.len();
+        check.range(&at("receipt_metadata"), listed, 0, RECEIPT_METADATA_MAX);
     }
 
     fn check_url(&self, name: &str, check: &mut Check) {

@@ -12,7 +12,10 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use crate::writer::Ending;
+use crate::{
+    forensic,
+    writer::{Ending, Learnt},
+};
 
 /// A message, as far as it is read.
 #[derive(Debug)]
@@ -204,11 +207,19 @@ struct ClientInfo {
 }
 
 #[derive(Deserialize)]
-struct RawResult {
+struct RawResult<'a> {
     #[serde(default, rename = "isError")]
     is_error: bool,
     #[serde(rename = "resultType")]
     kind: Option<String>,
+    #[serde(borrow, rename = "_meta")]
+    meta: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct ResultMeta<'a> {
+    #[serde(borrow, rename = "custody/forensic-receipt")]
+    receipt: Option<&'a RawValue>,
 }
 
 /// Reads the envelope of a body that is one message.
@@ -357,14 +368,21 @@ fn ending(raw: &Raw<'_>) -> Option<Ending> {
         return Some(Ending { error_code: code, ..Ending::of(Outcome::RpcError) });
     }
     let result = raw.result?;
-    let said = serde_json::from_str::<RawResult>(result.get()).ok();
+    let said = serde_json::from_str::<RawResult<'_>>(result.get()).ok();
+    let receipt = said.as_ref().and_then(|said| receipt(said.meta?));
     let outcome = match said {
         Some(RawResult { is_error: true, .. }) => Outcome::ToolError,
         Some(RawResult { kind: Some(kind), .. }) if kind == "input_required" => Outcome::InputRequired,
         Some(RawResult { kind: Some(kind), .. }) if kind == "task" => Outcome::Deferred,
         _ => Outcome::Ok,
     };
-    Some(Ending::of(outcome))
+    let learnt = receipt.map(|receipt| Box::new(Learnt { receipt: Some(receipt), ..Learnt::default() }));
+    Some(Ending { learnt, ..Ending::of(outcome) })
+}
+
+fn receipt(meta: &RawValue) -> Option<wire::ForensicReceipt> {
+    let meta = serde_json::from_str::<ResultMeta<'_>>(meta.get()).ok()?;
+    forensic::of_json(meta.receipt?.get().as_bytes())
 }
 
 /// A `traceparent` of version 00 (W3C Trace Context, 3.2).
@@ -448,6 +466,28 @@ mod tests {
             Message::Answer { ending, .. } => ending,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn an_answer_may_show_what_the_tools_runtime_signed() {
+        let shown = |meta: &str| {
+            let ending =
+                ending_of(&format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"isError":true,"_meta":{meta}}}}}"#));
+            assert_eq!(ending.outcome, Outcome::ToolError);
+            ending.learnt.and_then(|learnt| learnt.receipt)
+        };
+        let receipt = forensic::tests::SIMPLE;
+        assert_eq!(
+            shown(&format!(r#"{{"custody/forensic-receipt":{receipt}}}"#)),
+            forensic::of_json(receipt.as_bytes())
+        );
+        // What is none is passed on all the same, and leaves no trace.
+        for none in ["{}", "{\"custody/forensic-receipt\":1}", "{\"custody/forensic-receipt\":{\"metadata\":{}}}", "7"]
+        {
+            assert_eq!(shown(none), None, "{none}");
+        }
+        let twice = format!(r#"{{"custody/forensic-receipt":{receipt},"custody/forensic-receipt":{receipt}}}"#);
+        assert_eq!(shown(&twice), None);
     }
 
     #[test]

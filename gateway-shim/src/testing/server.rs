@@ -31,6 +31,7 @@ use crate::{
     client::Link,
     config::{ForkConfig, WhenFull},
     durable::{Disk, Folder},
+    forensic::Signers,
     gateway::{Gateway, Parts},
     key, spool,
     writer::Settings,
@@ -135,6 +136,8 @@ impl Server {
             limits,
             when_full: WhenFull::Spool,
             servers: std::collections::BTreeMap::new(),
+            signers: Signers::default(),
+            receipt_metadata: std::collections::BTreeMap::new(),
             opened,
         };
         Parts {
