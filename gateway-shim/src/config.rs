@@ -24,6 +24,10 @@ use crate::{
     key::{Enrolment, Name},
 };
 
+mod process;
+
+pub use process::{Limits, ProcessConfig, Profile, Sandbox, Start};
+
 /// A file with every key: its unit, default, bounds and reason.
 pub const TEMPLATE: &str = include_str!("config/template.toml");
 
@@ -485,6 +489,17 @@ impl Config {
 }
 
 impl ServeConfig {
+    /// The program that it stands in front of.
+    pub fn process(&self) -> ProcessConfig {
+        ProcessConfig {
+            command: self.command.clone(),
+            environment: self.environment.clone(),
+            directory: ".".into(),
+            sessions_max: self.sessions_max,
+            ..ProcessConfig::default()
+        }
+    }
+
     fn check(&self, check: &mut Check) {
         check.that(self.listen.ip().is_loopback(), || "serve.listen is not on loopback; hint: 127.0.0.1".into());
         check.that(is_token(&self.server), || "serve.server is no token of [A-Za-z0-9_./:@+-]".into());

@@ -2,7 +2,8 @@
 //!
 //! The modules follow the way of a record: [`gateway`] takes it, [`writer`] numbers and signs it (as [`batcher`] decides)
 //! and keeps it in the [`spool`], [`client`] ships it, [`receipt`] checks what the ledger answers. [`relay`] and [`serve`]
-//! are the two ways in besides the library. Only [`durable`] writes files, only [`clock`] reads the wall clock and waits, only
+//! are the two ways in besides the library; [`server`] is the
+//! life of servers that are programs. Only [`durable`] writes files, only [`clock`] reads the wall clock and waits, only
 //! [`random`] takes randomness.
 
 pub mod batcher;
@@ -21,6 +22,7 @@ pub mod random;
 pub mod receipt;
 pub mod relay;
 pub mod serve;
+pub mod server;
 pub mod spool;
 pub mod writer;
 

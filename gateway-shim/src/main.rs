@@ -17,6 +17,7 @@ use gateway_shim::{
     durable,
     gateway::{self, Ended, Gateway, OpenError},
     key, relay, serve,
+    server::{guard, stage},
     spool::SpoolError,
     writer::Carried,
 };
@@ -74,6 +75,18 @@ enum Verb {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
+    /// What the shim starts itself as, to become an MCP server; nothing for people.
+    #[command(hide = true)]
+    Become {
+        /// What the process does to itself.
+        plan: String,
+        /// Program and arguments.
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// What the shim starts beside itself, to end what it would leave; nothing for people.
+    #[command(hide = true)]
+    Guard,
 }
 
 #[derive(Subcommand)]
@@ -174,6 +187,8 @@ fn run(verb: Verb) -> Result<u8, Failed> {
         }
         Verb::Serve { config } => in_runtime(live(read(&config)?, Way::Serve)),
         Verb::Relay { config } => in_runtime(live(read(&config)?, Way::Relay)),
+        Verb::Become { plan, command } => Ok(stage::become_server(&plan, &command)),
+        Verb::Guard => guard::guard().map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error))),
     }
 }
 

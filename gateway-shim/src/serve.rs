@@ -40,6 +40,7 @@ use crate::{
     gateway::{Gateway, Running},
     listen::{self, Load},
     mcp::envelope::{self, Malformed, Message, Request},
+    server::{self, Servers},
     writer::Refused,
 };
 
@@ -137,10 +138,13 @@ enum Server {
 }
 
 impl Server {
-    fn of(config: &ServeConfig) -> Result<Self, Faults> {
+    fn of(config: &ServeConfig, gateway: &Gateway) -> Result<Self, Faults> {
         Ok(match &config.url {
             Some(url) => Self::Http(Box::new(upstream::Upstream::new(url, config.ca.as_deref())?)),
-            None => Self::Stdio(stdio::Stdio::new(config)),
+            None => {
+                let pool = Servers::default().add(&config.server, config.process(), gateway.clone());
+                Self::Stdio(stdio::Stdio::new(pool))
+            }
         })
     }
 }
@@ -150,7 +154,10 @@ impl Server {
 /// # Errors
 /// [`Faults`]: the same.
 pub fn check(config: &ServeConfig) -> Result<(), Faults> {
-    Server::of(config).map(drop)
+    match &config.url {
+        Some(url) => upstream::Upstream::new(url, config.ca.as_deref()).map(drop),
+        None => server::pool::check(&config.process()).map_err(|why| Faults(vec![format!("serve.{why}")])),
+    }
 }
 
 /// The proxy in front of one server.
@@ -177,7 +184,7 @@ impl Proxy {
     /// [`Faults`] when the authorities of an `https://` server cannot be read.
     pub fn new(gateway: Gateway, config: ServeConfig) -> Result<Arc<Self>, Faults> {
         let agent = config.agent.as_deref().and_then(MemberId::from_hex);
-        let server = Server::of(&config)?;
+        let server = Server::of(&config, &gateway)?;
         let (callers, counts, open) = (Mutex::default(), Counts::default(), OpenCalls::default());
         let waits = Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT };
         Ok(Arc::new(Self { gateway, config, agent, callers, counts, open, server, waits }))
@@ -422,7 +429,7 @@ impl Proxy {
         };
         match &self.server {
             Server::Http(server) => server.request(self, headers, request, body, admitted).await,
-            Server::Stdio(server) => server.request(self, &headers, request, &body, admitted).await,
+            Server::Stdio(server) => server.request(self, &headers, None, request, &body, admitted).await,
         }
     }
 
