@@ -3,6 +3,7 @@
 //! Each test runs real programs (`sh`, `bash` for its TCP, `env`), and the stage and the guard of the program itself.
 
 use std::{
+    collections::BTreeMap,
     io::{Read as _, Write as _},
     net::TcpListener,
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
@@ -12,7 +13,7 @@ use std::{
 };
 
 use gateway_shim::{
-    config::{Limits, ProcessConfig, Profile, Sandbox},
+    config::{Limits, ProcessConfig, Profile, Sandbox, Start},
     server::{
         Launcher,
         guard::Guard,
@@ -31,7 +32,20 @@ fn launcher() -> Launcher {
 
 fn bash(script: &str, directory: &Path) -> ProcessConfig {
     let command = ["bash", "-c", script].map(str::to_owned).to_vec();
-    ProcessConfig { command, directory: directory.to_owned(), ..ProcessConfig::default() }
+    ProcessConfig {
+        command,
+        environment: BTreeMap::new(),
+        directory: directory.to_owned(),
+        start: Start::OnDemand,
+        idle_s_max: 600,
+        ready_s_max: 30,
+        stop_s_max: 5,
+        sessions_max: 1,
+        member_sessions_max: 1,
+        failures_max: 1,
+        limits: Limits::default(),
+        sandbox: Sandbox::default(),
+    }
 }
 
 async fn start(config: &ProcessConfig) -> Result<Started, String> {

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
-use super::{Admitted, Answer, CODE_NO_SESSION, Proxy, SESSION, error, open, text};
+use super::{Admitted, Answer, CODE_NO_SESSION, Proxy, SESSION, error, text};
 use crate::{
     clock,
     mcp::{
@@ -113,7 +113,7 @@ impl Stdio {
             Err((status, message)) => {
                 if let Some(running) = admitted.running {
                     let ending = Ending::of(Outcome::HttpError);
-                    open::finish(running, Ending { error_code: Some(u32::from(status.as_u16())), ..ending });
+                    running.end(Ending { error_code: Some(u32::from(status.as_u16())), ..ending });
                 }
                 return error(status, &request.raw_id, CODE_NO_SESSION, message);
             }
@@ -164,11 +164,6 @@ impl Stdio {
             }
             Err((status, message)) => error(status, "null", CODE_NO_SESSION, message),
         }
-    }
-
-    /// Ends all sessions and waits for their processes.
-    pub(super) async fn end_all(&self) {
-        self.pool.stop().await;
     }
 
     /// A session of its own, with a process of its own.

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    super::{CODE_NO_SESSION, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_UNREACHABLE, NOT_RECORDED, error_body, open},
+    super::{CODE_NO_SESSION, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_UNREACHABLE, NOT_RECORDED, error_body},
     pipes::one_line,
 };
 use crate::{
@@ -340,7 +340,7 @@ impl Session {
             None => (StatusCode::OK, line),
         };
         if let Some(running) = waiting.running {
-            open::finish(running, ending);
+            running.end(ending);
         }
         // The connection may be gone; the outcome is recorded all the same.
         drop(waiting.end.send(Told::Answer(status, line)));
@@ -350,7 +350,7 @@ impl Session {
     pub(super) fn unsubscribed(&self, id: &str) {
         let Some(waiting) = self.take_if(id, |_| true) else { return };
         if let Some(running) = waiting.running {
-            open::finish(running, Ending::of(Outcome::Ok));
+            running.end(Ending::of(Outcome::Ok));
         }
         drop(waiting.end.send(Told::Over));
     }
@@ -445,7 +445,7 @@ fn status(ending: &Ending) -> StatusCode {
 impl Waiting {
     fn fail(self, outcome: Outcome, status: StatusCode, code: i32, text: &'static str) {
         if let Some(running) = self.running {
-            open::finish(running, Ending::of(outcome));
+            running.end(Ending::of(outcome));
         }
         drop(self.end.send(Told::Failed(status, code, text)));
     }
