@@ -280,7 +280,15 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let second = "fork.second is missing: the proof of a fork would stand on this machine alone; hint: a folder on \
                       another machine, or an http:// URL";
-        if self.fork.second.is_none() { vec![second.into()] } else { Vec::new() }
+        let mut warnings: Vec<String> = self.fork.second.is_none().then(|| second.into()).into_iter().collect();
+        let bare = |server: &ServerConfig| server.sandbox.is_none() && !server.command.is_empty();
+        for (name, _) in self.servers.iter().filter(|(_, server)| bare(server)) {
+            warnings.push(format!(
+                "servers.{name} has no sandbox: it may do all that this account may, and read this gateway's keys; hint: \
+                 [servers.{name}.sandbox] with a profile, or profile = \"none\" if that is meant"
+            ));
+        }
+        warnings
     }
 
     fn check(&self, check: &mut Check) {

@@ -39,7 +39,7 @@ use crate::{
     gateway::{Gateway, Running},
     listen::{self, Load},
     mcp::envelope::{self, Malformed, Message, Request},
-    server::{self, Servers},
+    server::{self, Launcher, Servers},
     writer::Refused,
 };
 
@@ -154,7 +154,10 @@ impl Server {
 pub fn check(config: &Config) -> Result<(), Faults> {
     config.servers.iter().try_for_each(|(name, server)| match &server.url {
         Some(url) => upstream::Upstream::new(name, url, server.ca.as_deref()).map(drop),
-        None => server::pool::check(&server.process()).map_err(|why| Faults(vec![format!("servers.{name}.{why}")])),
+        None => {
+            let rehearsed = server::launch::rehearse(&Launcher::default(), &server.process());
+            rehearsed.map_err(|why| Faults(vec![format!("servers.{name}: failed to {why}")]))
+        }
     })
 }
 

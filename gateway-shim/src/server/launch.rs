@@ -8,7 +8,7 @@
 use std::{
     ffi::OsString,
     io,
-    os::unix::process::ExitStatusExt as _,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -30,6 +30,8 @@ use crate::config::ProcessConfig;
 const WORD_BYTES_MAX: u64 = 16 << 10;
 /// Time of the stage, which touches a few dozen files; a machine under load may take long.
 const STAGE_WAIT: Duration = Duration::from_secs(30);
+
+const SAID_NOTHING: &str = "run it: what prepares it said nothing";
 
 /// The program that is run again for the stage and for the guard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,6 +143,35 @@ pub async fn launch(launcher: &Launcher, guard: &Guard, config: &ProcessConfig) 
     }
 }
 
+/// All but its stdin.
+fn prepared(launcher: &Launcher, config: &ProcessConfig) -> Result<Command, String> {
+    let mut command = launcher.command(config).map_err(|error| format!("run it: {error}"))?;
+    command.env_clear().envs(&config.environment);
+    if let Some(path) = std::env::var_os("PATH").filter(|_| !config.environment.contains_key("PATH")) {
+        command.env("PATH", path);
+    }
+    command.stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+    Ok(command)
+}
+
+/// Goes through the stage without going on: nothing of the server runs.
+///
+/// # Errors
+/// In words, what a start would fail with.
+pub fn rehearse(launcher: &Launcher, config: &ProcessConfig) -> Result<(), String> {
+    if !launcher.has_stage() {
+        return Ok(());
+    }
+    let out = prepared(launcher, config)?.stdin(Stdio::null()).output();
+    let out = out.map_err(|error| format!("run it: {error}"))?;
+    let said = String::from_utf8_lossy(&out.stdout);
+    match said.trim_end() {
+        READY => Ok(()),
+        "" => Err(SAID_NOTHING.to_owned()),
+        why => Err(why.to_owned()),
+    }
+}
+
 impl Started {
     /// Hears that all holds, tells the guard, and lets it go on.
     async fn pass_stage(&mut self) -> Result<(), String> {
@@ -148,7 +179,7 @@ impl Started {
         let mut word = (&mut self.stdout).take(WORD_BYTES_MAX);
         let heard = tokio::time::timeout(STAGE_WAIT, word.read_line(&mut line)).await;
         if !matches!(heard, Ok(Ok(1..))) {
-            return Err("run it: what prepares it said nothing".to_owned());
+            return Err(SAID_NOTHING.to_owned());
         }
         if line.trim_end() != READY {
             return Err(line.trim_end().to_owned());

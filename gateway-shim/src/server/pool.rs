@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -451,18 +450,6 @@ impl Pool {
             self.end(started.process, ServerState::Crashed).await;
         }
     }
-}
-
-/// Looks at what a start needs, without starting anything.
-///
-/// # Errors
-/// In words.
-pub fn check(config: &ProcessConfig) -> Result<(), String> {
-    let directory: &Path = &config.directory;
-    if !directory.is_dir() {
-        return Err(format!("directory {} is no folder", directory.display()));
-    }
-    Ok(())
 }
 
 /// A place among the processes that there may be.

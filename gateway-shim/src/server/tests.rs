@@ -15,7 +15,8 @@ use crate::{
 const ONE: Owner = Some(MemberId([1; 16]));
 const OTHER: Owner = Some(MemberId([2; 16]));
 /// Answers that it declines, so that nobody waits for it.
-const ANSWERS: &str = r#"while read -r line; do echo '{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":""}}'; done"#;
+const ANSWERS: &str =
+    r#"while read -r line; do echo '{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":""}}'; done"#;
 
 struct Bench {
     ledger: Server,
@@ -155,7 +156,8 @@ async fn one_stands_ready_and_whoever_takes_it_makes_room_for_the_next() {
     let second = within(ready()).await;
     assert_ne!(first, second);
     // Killed, it is replaced once its time to wait has passed; here somebody says so at once.
-    rustix::process::kill_process(rustix::process::Pid::from_raw(second).unwrap(), rustix::process::Signal::KILL).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(second).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
     within(async {
         while pool.status().failures == 0 {
             tokio::task::yield_now().await;
