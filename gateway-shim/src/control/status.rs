@@ -1,0 +1,98 @@
+//! What a running shim shows of itself, put together from its parts.
+
+use custody::wire;
+
+use super::Controlled;
+use crate::{clock, config::Class, seen::OfServer};
+
+/// A certificate that ends within so many microseconds (14 days) is a warning: time to ask whoever issues it.
+const EXPIRING_US: u64 = 14 * 86_400 * 1_000_000;
+
+impl Controlled {
+    /// All of it, at this time.
+    pub(super) fn shown(&self, now_us: u64) -> wire::ShimStatusResponse {
+        let (config, seen) = (&self.config, self.gateway.seen());
+        let state = self.gateway.has_ended().map_or_else(|| "serving".to_owned(), |ended| ended.to_string());
+        let certificates = self.certificates();
+        let mut warnings = config.warnings();
+        warnings.extend(certificates.iter().filter_map(|held| expiring(held, now_us)));
+        wire::ShimStatusResponse {
+            origin: config.gateway.origin.clone(),
+            workspace: config.name().workspace.into(),
+            gateway: config.name().gateway.into(),
+            name: config.gateway.name.clone(),
+            product_version: crate::VERSION.to_owned(),
+            started_at: seen.started_at_us(),
+            state,
+            intermittent: config.gateway.class == Class::Intermittent,
+            clock: clock::state() as i32,
+            spool: Some(self.spool()),
+            ledger: Some(self.ledger()),
+            servers: self.servers(),
+            access: None,
+            certificates,
+            warnings,
+        }
+    }
+
+    fn spool(&self) -> wire::ShimSpool {
+        let standing = self.gateway.seen().standing();
+        wire::ShimSpool {
+            epoch: standing.epoch.map(Into::into).unwrap_or_default(),
+            next_record: standing.next_record,
+            running: standing.running,
+            unsigned: standing.unsigned,
+            unshipped: standing.unshipped,
+            held: standing.held,
+            bytes: standing.spool_bytes,
+            bytes_max: self.config.spool.mib_max << 20,
+        }
+    }
+
+    fn ledger(&self) -> wire::ShimLedger {
+        let reached = self.gateway.seen().reached();
+        wire::ShimLedger {
+            endpoint: self.config.ledger.endpoint.clone(),
+            connected: reached.connected,
+            since: reached.since_us,
+            why: reached.why,
+            receipt_at: reached.receipt_at_us,
+            segment: reached.segment,
+            leaves: reached.leaves,
+        }
+    }
+
+    fn servers(&self) -> Vec<wire::ShimServer> {
+        let recorded = self.gateway.seen().servers();
+        recorded.iter().map(|(name, of)| server(name, of)).collect()
+    }
+
+    fn certificates(&self) -> Vec<wire::Certificate> {
+        let until_us = self.gateway.seen().reached().certificate_until_us;
+        let shown = (until_us > 0).then(|| wire::Certificate { name: "to the ledger".to_owned(), not_after: until_us });
+        shown.into_iter().collect()
+    }
+}
+
+fn server(name: &str, of: &OfServer) -> wire::ShimServer {
+    let count = |((decision, outcome), count): (&(wire::Decision, wire::Outcome), &u64)| wire::ShimCount {
+        decision: *decision as i32,
+        outcome: *outcome as i32,
+        count: *count,
+    };
+    wire::ShimServer {
+        name: name.to_owned(),
+        delivery: of.delivery.map_or(0, |state| state as i32),
+        calls: of.calls.iter().map(count).collect(),
+        ..Default::default()
+    }
+}
+
+/// A certificate that ends soon, in words.
+fn expiring(held: &wire::Certificate, now_us: u64) -> Option<String> {
+    let soon = held.not_after < now_us.saturating_add(EXPIRING_US);
+    soon.then(|| {
+        let until = clock::display(held.not_after);
+        format!("the certificate that is shown {} ends at {until}; hint: renew it before", held.name)
+    })
+}
