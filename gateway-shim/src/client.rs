@@ -179,7 +179,7 @@ impl Client {
             let (end, most, so) = match self.session(&mut rewinds).await {
                 End::Stop(stop) => return stop,
                 End::Renewed => continue,
-                End::Lost(why) => (why, BACKOFF_MAX, "no connection to the ledger; records are kept in the spool"),
+                End::Lost(why) => (with_next_move(why), BACKOFF_MAX, "no connection to the ledger; records are kept in the spool"),
                 End::Mend(why) => (why, BACKOFF_MENDED_MAX, TAKES_NOTHING),
             };
             failures = if began.elapsed() > BACKOFF_MAX { 0 } else { failures.saturating_add(1) };
@@ -458,6 +458,11 @@ impl Session {
 fn send(outbox: &mpsc::Sender<FromGateway>, message: from_gateway::Message) -> Result<(), End> {
     let sent = outbox.try_send(FromGateway { message: Some(message) });
     sent.map_err(|_| End::Lost("the connection takes nothing more".into()))
+}
+
+/// Why a connection ended, with what to do about it.
+fn with_next_move(why: String) -> String {
+    if why.contains("hint: ") { why } else { format!("{why}; {AWAY}") }
 }
 
 /// An error with all its causes.

@@ -361,7 +361,7 @@ fn parts(config: &Config) -> Result<Parts, OpenError> {
         key: key::read_signing(&config.gateway.key)?,
         limits: config.batch_limits(),
         when_full: config.spool.when_full,
-        servers: std::collections::BTreeMap::new(),
+        servers: config.servers.iter().map(|(name, server)| (name.clone(), server.when_full)).collect(),
         opened,
     };
     let tls = match config.ledger.endpoint.starts_with("http://") {

@@ -6,6 +6,7 @@
 //! [`control`], which shows what is [`seen`] of it. Only [`durable`] writes files, only [`clock`] reads the wall clock and waits, only
 //! [`random`] takes randomness.
 
+pub mod access;
 pub mod batcher;
 pub mod certificate;
 pub mod cli;

@@ -105,13 +105,13 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
         drop(stopped.wait_for(|stopped| *stopped).await);
     };
     let wait = Duration::from_secs(config.gateway.drain_s);
-    let controlled = control::Controlled::new(gateway.clone(), config);
+    let controlled = control::Controlled::new(gateway.clone(), config.clone());
     // Answers until the end of the drain, so that somebody may see how that goes.
     let control = tokio::spawn(socket.serve(controlled));
     match port {
         Port::Serve(listener, serving) => {
-            let proxy = serve::Proxy::new(gateway.clone(), serving)?;
-            let served = serve::serve(proxy, listener, until(stopped), wait).await;
+            let front = serve::Front::new(&gateway, serving, &config.servers)?;
+            let served = serve::serve(front, listener, until(stopped), wait).await;
             served.map_err(|error| Failed::of(EXIT_FAILED, &error))?;
         }
         Port::Relay(port) => {

@@ -42,5 +42,5 @@ pub(super) fn run(verb: &ConfigVerb) -> Done {
 /// All that is wrong with them.
 pub fn files(config: &Config) -> Result<(), Failed> {
     gateway::check(config)?;
-    Ok(config.serve.as_ref().map_or(Ok(()), serve::check)?)
+    Ok(serve::check(config)?)
 }

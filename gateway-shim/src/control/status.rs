@@ -3,7 +3,7 @@
 use custody::wire;
 
 use super::Controlled;
-use crate::{clock, config::Class, seen::OfServer};
+use crate::{certificate, clock, config::Class, seen::OfServer};
 
 /// A certificate that ends within so many microseconds (14 days) is a warning: time to ask whoever issues it.
 const EXPIRING_US: u64 = 14 * 86_400 * 1_000_000;
@@ -63,14 +63,22 @@ impl Controlled {
     }
 
     fn servers(&self) -> Vec<wire::ShimServer> {
-        let recorded = self.gateway.seen().servers();
-        recorded.iter().map(|(name, of)| server(name, of)).collect()
+        let mut recorded = self.gateway.seen().servers();
+        for name in self.config.servers.keys() {
+            recorded.entry(name.clone()).or_default();
+        }
+        let kind = |name: &str| self.config.servers.get(name).map_or("", |server| server.kind());
+        recorded.iter().map(|(name, of)| wire::ShimServer { kind: kind(name).to_owned(), ..server(name, of) }).collect()
     }
 
     fn certificates(&self) -> Vec<wire::Certificate> {
         let until_us = self.gateway.seen().reached().certificate_until_us;
         let shown = (until_us > 0).then(|| wire::Certificate { name: "to the ledger".to_owned(), not_after: until_us });
-        shown.into_iter().collect()
+        let served = self.config.serve.as_ref().and_then(|serve| serve.certificate.as_ref());
+        let served = served.and_then(|path| std::fs::read_to_string(path).ok());
+        let served = served.and_then(|pem| certificate::validity(&pem));
+        let served = served.map(|of| wire::Certificate { name: "to members".to_owned(), not_after: of.not_after_us });
+        shown.into_iter().chain(served).collect()
     }
 }
 
