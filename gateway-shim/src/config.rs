@@ -419,6 +419,16 @@ impl Config {
         if check.0.is_empty() { Ok(()) } else { Err(Faults(check.0)) }
     }
 
+    /// Folder of the control socket: that of what is in force, or without one, the spool's, which is this shim's alone as well.
+    pub fn control_dir(&self) -> &Path {
+        self.serve.as_ref().map_or(&self.spool.dir, |serve| &serve.dir)
+    }
+
+    /// Where a running shim answers.
+    pub fn control_socket(&self) -> PathBuf {
+        self.control_dir().join(crate::control::SOCKET)
+    }
+
     /// Who this gateway is.
     pub fn name(&self) -> Name {
         Name {

@@ -9,7 +9,7 @@ use std::{
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use gateway_shim::{
@@ -68,7 +68,14 @@ fn gone(pid: &str) {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.is_empty() || stat.contains(") Z ")
     };
-    while !dead() {
+    soon(dead);
+}
+
+/// Waits for what comes soon, or fails.
+fn soon(come: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !come() {
+        assert!(Instant::now() < until, "what the test waits for does not come");
         std::thread::yield_now();
     }
 }
@@ -268,9 +275,7 @@ fn the_guard_ends_what_the_shim_leaves() {
         let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a mask").trim();
         u64::from_str_radix(mask, 16).expect("hex") & 1 << 14 != 0
     };
-    while !catches() {
-        std::thread::yield_now();
-    }
+    soon(catches);
     kill_process(pid(&guard), Signal::TERM).ok();
     drop(stdin);
     assert_eq!(left.wait().expect("it ends").signal(), Some(9));

@@ -91,7 +91,9 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
         "tonic",
         &["", "ledger", "gateway-shim", "tests"],
         &[
+            "gateway-shim/src/cli/running.rs",
             "gateway-shim/src/client",
+            "gateway-shim/src/control.rs",
             "gateway-shim/src/relay",
             "ledger/src/admin.rs",
             "ledger/src/cli/admin.rs",

@@ -235,6 +235,11 @@ impl ServerConfig {
         }
     }
 
+    /// How it is reached, in one word.
+    pub fn kind(&self) -> &'static str {
+        if self.url.is_some() { "http" } else { "stdio" }
+    }
+
     fn check_url(&self, name: &str, check: &mut Check) {
         let scheme = |url: &str| url.parse::<http::Uri>().ok().filter(|url| url.host().is_some())?.scheme().cloned();
         let scheme = self.url.as_deref().map(scheme);
