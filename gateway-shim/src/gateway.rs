@@ -19,6 +19,7 @@ use crate::{
     fork,
     key::{self, KeyError, Name},
     receipt::Checker,
+    seen::Seen,
     spool::{self, Opener, Spool, SpoolError},
     writer::{
         CallName, Carried, Command, Ending, FULL_WAIT, Progress, QUEUE_MAX, RecordName, Refused, Settings, Writer, ask,
@@ -116,6 +117,7 @@ pub struct Gateway {
     ended: watch::Receiver<Option<Ended>>,
     drain_wait: Duration,
     shipping: Arc<Shipping>,
+    seen: Seen,
 }
 
 /// The shipping task, which ends with the last gateway that uses it, and the writer's thread with that.
@@ -177,6 +179,7 @@ impl Gateway {
         let key_id = key::key_id(&parts.settings.key);
         let settings = Settings { signers: checker.signers(), ..parts.settings };
         let (writer, progress) = Writer::open(spool, settings)?;
+        let seen = writer.seen();
         let (commands, taken) = mpsc::channel(QUEUE_MAX);
         let (ending, ended) = watch::channel(None);
         let ending = Arc::new(ending);
@@ -188,6 +191,7 @@ impl Gateway {
             checker,
             commands: commands.clone(),
             progress: progress.clone(),
+            seen: seen.clone(),
         };
         let (running, over) = watch::channel(());
         let task = tokio::spawn(async move {
@@ -205,7 +209,7 @@ impl Gateway {
             }
         });
         let shipping = Arc::new(Shipping { task, over });
-        Ok(Self { commands, progress, ended, drain_wait: parts.drain_wait, shipping })
+        Ok(Self { commands, progress, ended, drain_wait: parts.drain_wait, shipping, seen })
     }
 
     /// Records a fact; durable in the spool when this returns. A call number of zero is given one.
@@ -255,6 +259,11 @@ impl Gateway {
     /// Why it ended by itself, if it did.
     pub fn has_ended(&self) -> Option<Ended> {
         self.ended.borrow().clone()
+    }
+
+    /// What it shows of itself.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// What the writer has and the ledger has not.

@@ -4,6 +4,7 @@
 //! a key of the envelope that stands twice is refused, because two readers might take two different ones.
 
 pub mod envelope;
+pub mod rewrite;
 pub mod sse;
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ use crate::{
     gateway::{Gateway, Running},
     listen::{self, Load},
     mcp::envelope::{self, Malformed, Message, Request},
+    server::{self, Launcher, Servers},
     writer::Refused,
 };
 
@@ -138,10 +139,10 @@ enum Server {
 }
 
 impl Server {
-    fn of(name: &str, config: &ServerConfig) -> Result<Self, Faults> {
+    fn of(name: &str, config: &ServerConfig, servers: &Servers, gateway: &Gateway) -> Result<Self, Faults> {
         Ok(match &config.url {
             Some(url) => Self::Http(Box::new(upstream::Upstream::new(name, url, config.ca.as_deref())?)),
-            None => Self::Stdio(stdio::Stdio::new(name, config)),
+            None => Self::Stdio(stdio::Stdio::new(servers.add(name, config.process(), gateway.clone()))),
         })
     }
 }
@@ -151,13 +152,20 @@ impl Server {
 /// # Errors
 /// [`Faults`]: the same.
 pub fn check(config: &Config) -> Result<(), Faults> {
-    config.servers.iter().try_for_each(|(name, server)| Server::of(name, server).map(drop))
+    config.servers.iter().try_for_each(|(name, server)| match &server.url {
+        Some(url) => upstream::Upstream::new(name, url, server.ca.as_deref()).map(drop),
+        None => {
+            let rehearsed = server::launch::rehearse(&Launcher::default(), &server.process());
+            rehearsed.map_err(|why| Faults(vec![format!("servers.{name}: failed to {why}")]))
+        }
+    })
 }
 
 /// The endpoint: a proxy for each server.
 pub struct Front {
     config: ServeConfig,
     proxies: BTreeMap<String, Arc<Proxy>>,
+    processes: Servers,
     waits: Waits,
 }
 
@@ -171,13 +179,19 @@ impl Front {
         serve: ServeConfig,
         servers: &BTreeMap<String, ServerConfig>,
     ) -> Result<Arc<Self>, Faults> {
+        let processes = Servers::default();
         let proxy = |(name, server): (&String, &ServerConfig)| {
-            let proxy = Proxy::new(gateway.clone(), &serve, name, server)?;
+            let proxy = Proxy::new(gateway.clone(), &serve, name, server, &processes)?;
             Ok((name.clone(), Arc::new(proxy)))
         };
         let proxies = servers.iter().map(proxy).collect::<Result<_, Faults>>()?;
         let waits = Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT };
-        Ok(Arc::new(Self { config: serve, proxies, waits }))
+        Ok(Arc::new(Self { config: serve, proxies, processes, waits }))
+    }
+
+    /// The servers that are programs, for `gateway-shim server`.
+    pub fn processes(&self) -> &Servers {
+        &self.processes
     }
 
     async fn flush_counts(&self, since: u64) {
@@ -210,8 +224,14 @@ struct Admitted {
 }
 
 impl Proxy {
-    fn new(gateway: Gateway, serve: &ServeConfig, name: &str, config: &ServerConfig) -> Result<Self, Faults> {
-        let server = Server::of(name, config)?;
+    fn new(
+        gateway: Gateway,
+        serve: &ServeConfig,
+        name: &str,
+        config: &ServerConfig,
+        processes: &Servers,
+    ) -> Result<Self, Faults> {
+        let server = Server::of(name, config, processes, &gateway)?;
         let (callers, counts, open) = (Mutex::default(), Counts::default(), OpenCalls::default());
         let (name, config, request_bytes_max) = (name.to_owned(), config.clone(), serve.request_kib_max * 1_024);
         Ok(Self { name, gateway, config, request_bytes_max, callers, counts, open, server })
@@ -450,7 +470,7 @@ impl Proxy {
         };
         match &self.server {
             Server::Http(server) => server.request(self, headers, request, body, admitted).await,
-            Server::Stdio(server) => server.request(self, &headers, request, &body, admitted).await,
+            Server::Stdio(server) => server.request(self, &headers, None, request, &body, admitted).await,
         }
     }
 

@@ -30,6 +30,8 @@ pub enum Message {
         cancels: Option<String>,
         /// Key of the progress token of `notifications/progress`.
         progress: Option<String>,
+        /// Key of the id of the `subscriptions/listen` that it belongs to.
+        subscription: Option<String>,
     },
     /// The answer to a request.
     Answer {
@@ -196,6 +198,8 @@ struct Meta {
     client: Option<ClientInfo>,
     #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
     protocol: Option<String>,
+    #[serde(rename = "io.modelcontextprotocol/subscriptionId")]
+    subscription: Option<Value>,
 }
 
 #[derive(Default, Deserialize)]
@@ -277,7 +281,9 @@ fn message(object: Object<'_, 6>, length: usize) -> Result<Message, Malformed> {
             let method = method.clone();
             let cancels = params.request_id.as_ref().filter(|_| method == "notifications/cancelled").and_then(key);
             let progress = params.progress.as_ref().filter(|_| method == "notifications/progress").and_then(key);
-            Ok(Message::Notification { method, cancels, progress })
+            let meta = params.meta.unwrap_or_default();
+            let subscription = meta.subscription.as_ref().and_then(key);
+            Ok(Message::Notification { method, cancels, progress, subscription })
         }
         (None, Some(id)) => {
             // An error about a request whose id could not be read has the id null, and answers nobody.
@@ -346,6 +352,11 @@ fn params(raw: Option<&RawValue>) -> Result<Params, Malformed> {
 fn of_params<'a, T: Deserialize<'a>>(key: &str, value: Option<&'a RawValue>) -> Result<Option<T>, Malformed> {
     let Some(value) = value else { return Ok(None) };
     serde_json::from_str(value.get()).map_err(|_| Malformed::no_message(format!("in params: {key} is not in form")))
+}
+
+/// The key of an id that is this number.
+pub fn number_key(id: u64) -> String {
+    format!("n{id}")
 }
 
 fn id_key(id: &RawValue) -> Option<String> {

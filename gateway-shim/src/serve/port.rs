@@ -87,11 +87,7 @@ pub async fn serve(
         tracing::warn!("connections that are still open are cut");
     }
     counting.abort();
-    for proxy in front.proxies.values() {
-        if let Server::Stdio(server) = &proxy.server {
-            server.end_all().await;
-        }
-    }
+    front.processes.stop_all().await;
     front.flush_counts(since).await;
     Ok(())
 }

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::testing::{TempDir, server, within};
 
+mod life;
 mod refused;
 
 const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"tester","version":"1.0"}}}"#;
@@ -26,6 +27,7 @@ struct Bench {
     address: std::net::SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     serving: tokio::task::JoinHandle<()>,
+    processes: Servers,
     _dir: TempDir,
 }
 
@@ -45,6 +47,7 @@ impl Bench {
         let (serving, servers) = config(text);
         let mut front = Front::new(&gateway, serving, &servers).unwrap();
         Arc::get_mut(&mut front).unwrap().waits = waits;
+        let processes = front.processes().clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -53,7 +56,7 @@ impl Bench {
         };
         let serving =
             tokio::spawn(async move { serve(front, listener, stopped, Duration::from_secs(2)).await.unwrap() });
-        Self { ledger, gateway, address, stop: Some(stop), serving, _dir: dir }
+        Self { ledger, gateway, address, stop: Some(stop), serving, processes, _dir: dir }
     }
 
     /// Status, headers and body of an answer.
