@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use super::Disk;
+use super::{Disk, Reading, Syncing};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -67,6 +67,8 @@ struct Inner {
     room: Option<usize>,
     faults: Vec<Fault>,
     ignored: Option<Ignored>,
+    /// Syncs of files wait for this, as for a slow disk.
+    hold: Option<Arc<Mutex<()>>>,
 }
 
 /// Shared with the test that looks at it.
@@ -104,6 +106,11 @@ impl Recorder {
     /// Whether all calls that were to fail have come.
     pub(crate) fn has_failed(&self) -> bool {
         self.0.lock().unwrap().faults.is_empty()
+    }
+
+    /// From here on syncs of files wait until this is not locked.
+    pub(crate) fn hold(&self, hold: &Arc<Mutex<()>>) {
+        self.0.lock().unwrap().hold = Some(Arc::clone(hold));
     }
 
     /// Answers these syncs without doing them.
@@ -192,11 +199,14 @@ impl Disk for Recorder {
         self.0.lock().unwrap().files.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let offset = usize::try_from(offset).unwrap();
-        let inner = self.0.lock().unwrap();
-        let bytes = inner.files.get(name).and_then(|bytes| bytes.get(offset..offset + length));
-        bytes.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    fn reading(&self) -> Reading {
+        let disk = self.clone();
+        Arc::new(move |name, offset, length| {
+            let offset = usize::try_from(offset).unwrap();
+            let inner = disk.0.lock().unwrap();
+            let bytes = inner.files.get(name).ok_or(io::ErrorKind::NotFound)?;
+            bytes.get(offset..offset + length).map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        })
     }
 
     fn create(&mut self, name: &str) -> io::Result<()> {
@@ -231,8 +241,15 @@ impl Disk for Recorder {
         Ok(())
     }
 
-    fn sync(&mut self, name: &str) -> io::Result<()> {
-        self.synced(Op::Sync(name.to_owned()))
+    fn syncing(&mut self, name: &str) -> io::Result<Syncing> {
+        let (disk, op) = (self.clone(), Op::Sync(name.to_owned()));
+        Ok(Box::new(move || {
+            let hold = disk.0.lock().unwrap().hold.clone();
+            if let Some(hold) = hold {
+                drop(hold.lock());
+            }
+            disk.synced(op)
+        }))
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {
