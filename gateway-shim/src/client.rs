@@ -23,7 +23,7 @@ use crate::{
     key::{self, Name},
     random,
     receipt::{Checker, Fork, Refusal},
-    writer::{Command, FULL_WAIT, Fetch, Progress, Refused, ask, receipts},
+    writer::{Command, Desk, FULL_WAIT, Fetch, Progress, Refused, receipts},
 };
 
 mod link;
@@ -89,7 +89,7 @@ pub struct Client {
     /// What is known of the ledger.
     pub checker: Checker,
     /// The writer.
-    pub commands: mpsc::Sender<Command>,
+    pub desk: Desk,
     /// What the writer has.
     pub progress: watch::Receiver<Progress>,
 }
@@ -188,12 +188,14 @@ impl Client {
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, Refused>>) -> Command) -> Result<T, Refused> {
-        ask(&self.commands, command).await
+        self.desk.ask(command).await
     }
 
     async fn session(&mut self, rewinds: &mut u32) -> End {
-        match self.connected(rewinds).await {
-            Ok(end) | Err(end) => end,
+        let (Ok(end) | Err(end)) = self.connected(rewinds).await;
+        match self.desk.tell(Command::Linked(false)).await {
+            Ok(()) => end,
+            Err(_) => End::Stop(Stop::Writer),
         }
     }
 
@@ -214,6 +216,7 @@ impl Client {
             }
         };
         let mut session = self.welcome(&welcome, outbox).await?;
+        self.desk.tell(Command::Linked(true)).await?;
         tracing::info!(next_batch = welcome.next_batch, "connected to the ledger");
         loop {
             self.fill(&mut session).await?;
@@ -293,7 +296,7 @@ impl Client {
         while let Some(room) = session.flight.room() {
             let Window { batches_max: count_max, bytes_max } = room;
             let fetch = Fetch { from: session.flight.mark(), unreceived: true, count_max, bytes_max };
-            let batches = self.ask(|answer| Command::Fetch(fetch, answer)).await?;
+            let batches = self.desk.fetch(fetch).await?;
             if batches.is_empty() {
                 break;
             }

@@ -171,6 +171,8 @@ pub struct Spool {
     /// Bytes of the file that grows that are durable, and how many of those its last frame about that tells.
     synced: u64,
     told: u64,
+    /// Bytes of it that a sync was begun for.
+    asked: u64,
     /// Batches below this order are durable.
     shown: u64,
     /// Files that nothing needs any more once so many bytes of the one that grows are durable.
@@ -198,6 +200,7 @@ impl Spool {
             older: BTreeMap::new(),
             synced: 0,
             told: 0,
+            asked: 0,
             shown: 0,
             leaving: BTreeMap::new(),
             reserve: Reserve::of(&limits),
@@ -343,6 +346,16 @@ impl Spool {
         Ok(())
     }
 
+    /// Whether something was written that no sync was begun for.
+    pub fn waits(&self) -> bool {
+        self.length > self.synced.max(self.asked)
+    }
+
+    /// Batches below this order are durable.
+    pub fn shown(&self) -> u64 {
+        self.shown
+    }
+
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.length + self.older.values().sum::<u64>() + self.reserve.bytes()
@@ -448,6 +461,7 @@ impl Spool {
         if self.synced == self.length {
             return Ok(None);
         }
+        self.asked = self.length;
         let synced = Synced { file: self.file, length: self.length, next_order: self.state.next_order };
         Ok(Some(Syncing { disk: self.disk.syncing(&name(self.file))?, synced }))
     }
@@ -501,7 +515,7 @@ impl Spool {
             self.older.insert(self.file, self.length);
         }
         (self.file, self.length, self.turn_due) = (next, frame.len() as u64, false);
-        (self.synced, self.told, self.shown) = (self.length, 0, self.state.next_order);
+        (self.synced, self.told, self.asked, self.shown) = (self.length, 0, 0, self.state.next_order);
         self.leaving.values_mut().for_each(|durable| *durable = 0);
         Ok(())
     }

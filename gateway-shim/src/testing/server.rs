@@ -33,7 +33,7 @@ use crate::{
     durable::{Disk, Folder},
     gateway::{Gateway, Parts},
     key, spool,
-    writer::Settings,
+    writer::{RELAXED_MAX, Settings},
 };
 
 pub(crate) const GATEWAY: GatewayId = GatewayId([9; 16]);
@@ -135,6 +135,8 @@ impl Server {
             limits,
             when_full: WhenFull::Spool,
             servers: std::collections::BTreeMap::new(),
+            away_max: Duration::from_secs(30),
+            relaxed_max: RELAXED_MAX,
             opened,
         };
         Parts {
