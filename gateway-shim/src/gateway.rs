@@ -20,8 +20,8 @@ use crate::{
     receipt::Checker,
     spool::{self, Opener, Spool, SpoolError},
     writer::{
-        CallName, Carried, Command, Desk, Ending, FULL_WAIT, Life, Progress, RELAXED_MAX, RecordName, Refused,
-        Settings, Writer, desk,
+        CallName, Carried, Command, Desk, Ending, FULL_WAIT, Life, Progress, RecordName, Refused, Settings, Waits,
+        Writer, desk,
     },
 };
 
@@ -355,7 +355,8 @@ fn parts(config: &Config) -> Result<Parts, OpenError> {
         when_full: config.spool.when_full,
         servers: std::collections::BTreeMap::new(),
         away_max: Duration::from_secs(config.spool.away_s_max),
-        relaxed_max: RELAXED_MAX,
+        waits: Waits::default(),
+        clocks: clock::Clocks::real(),
         opened,
     };
     let tls = match config.ledger.endpoint.starts_with("http://") {
@@ -448,8 +449,12 @@ impl Drop for Running {
 }
 
 #[cfg(test)]
+mod away_tests;
+#[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
 mod key_tests;
+#[cfg(test)]
+mod mode_tests;
 #[cfg(test)]
 mod tests;

@@ -30,7 +30,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     batcher::Limits,
-    clock::JumpWatch,
+    clock::{Clocks, JUMP_MIN, Jump, JumpWatch},
     config::WhenFull,
     key::{self, Name},
     spool::{Dropped, Entry, Intent, Opener, Recorded, Spool, SpoolError, Synced, Syncing},
@@ -58,7 +58,7 @@ use kinds::{complete_of, event, intent_of, outcome_of};
 pub const INTENT_AFTER: Duration = Duration::from_secs(2);
 /// How long a write waits for the disk at most, before what comes behind it in relaxed mode waits with it. So a power cut takes
 /// no more relaxed calls than those of so long.
-pub const RELAXED_MAX: Duration = Duration::from_millis(5);
+const RELAXED_MAX: Duration = Duration::from_millis(5);
 /// A sync begins at the latest so long after what it is for was written: with the timer's millisecond and a sync of 2 ms it is
 /// over within [`RELAXED_MAX`]. What nobody waits for shares it: outcomes, batches, receipts.
 const SYNC_AFTER: Duration = Duration::from_millis(2);
@@ -91,10 +91,27 @@ pub struct Settings {
     pub servers: BTreeMap<String, WhenFull>,
     /// The ledger takes nothing when it was away for so long, or has not answered for a batch.
     pub away_max: Duration,
-    /// How long a write may wait for the disk before relaxed calls wait as well.
-    pub relaxed_max: Duration,
+    /// How long a write may wait for the disk.
+    pub waits: Waits,
+    /// The clocks that are compared.
+    pub clocks: Clocks,
     /// What the opening record says, besides the clock.
     pub opened: wire::Opened,
+}
+
+/// How long a write may wait for the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Waits {
+    /// Before a sync begins for it, though nobody waits.
+    pub sync_after: Duration,
+    /// Before relaxed calls wait as well.
+    pub relaxed_max: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { sync_after: SYNC_AFTER, relaxed_max: RELAXED_MAX }
+    }
 }
 
 impl Settings {
@@ -149,6 +166,8 @@ pub struct Writer {
     counted_at: Instant,
     /// When it was last tried to set the spool's reserve aside again.
     reserve_at: Instant,
+    /// The machine slept, and the epoch of before has not ended.
+    woke: bool,
     /// Something that is due found no space.
     disk_full: bool,
     draining: bool,
@@ -199,6 +218,7 @@ impl Writer {
     fn over(spool: Spool, settings: Settings) -> (Self, watch::Receiver<Progress>) {
         let (progress, watching) = watch::channel(Progress::default());
         let deliveries = Deliveries::over(&spool);
+        let clock = JumpWatch::over(settings.clocks.clone());
         let writer = Self {
             spool,
             settings: Arc::new(settings),
@@ -213,9 +233,10 @@ impl Writer {
             dropped: 0,
             counted_at: Instant::now(),
             reserve_at: Instant::now(),
+            woke: false,
             disk_full: false,
             draining: false,
-            clock: JumpWatch::default(),
+            clock,
             progress,
             waiting: Waiting::default(),
             failed: None,
@@ -250,9 +271,10 @@ impl Writer {
     /// Those who wait, and the sync that they wait for; `None` while there is time for more to share it.
     fn begin_sync(&mut self) -> Result<Option<(Group, Option<Syncing>)>, SpoolError> {
         self.show_progress();
+        let after = self.settings.waits.sync_after;
         let waiting = &mut self.waiting;
         let is_due = match waiting.written {
-            Some(since) => waiting.urgent || since.elapsed() >= SYNC_AFTER,
+            Some(since) => waiting.urgent || since.elapsed() >= after,
             None => !waiting.group.0.is_empty(),
         };
         if !is_due {
@@ -274,7 +296,7 @@ impl Writer {
     fn next_deadline(&self) -> Duration {
         let sync = match self.waiting.written {
             Some(_) if self.waiting.urgent => Some(Duration::ZERO),
-            Some(since) => Some(SYNC_AFTER.saturating_sub(since.elapsed())),
+            Some(since) => Some(self.settings.waits.sync_after.saturating_sub(since.elapsed())),
             None => (!self.waiting.group.0.is_empty()).then_some(Duration::ZERO),
         };
         let limits = &self.settings.limits;
@@ -407,7 +429,7 @@ impl Writer {
             return Ok(Err(refused));
         }
         self.next_call += 1;
-        let late = self.waiting.since().is_some_and(|since| since.elapsed() >= self.settings.relaxed_max);
+        let late = self.waiting.since().is_some_and(|since| since.elapsed() >= self.settings.waits.relaxed_max);
         let intent = Intent { call: ticket, bytes, shipped: false };
         let appended = self.in_an_epoch().and_then(|()| self.spool.append_new(Entry::Intent(intent)));
         if let Err(refused) = self.or_refused(&call.server, appended)? {
@@ -455,28 +477,45 @@ impl Writer {
         Ok(())
     }
 
+    /// The intent of a call that still runs becomes a record of its own.
+    fn ship_intent(&mut self, ticket: Ticket) -> Result<(), SpoolError> {
+        match self.running.get(&ticket) {
+            Some(running) => self.append(intent_of(running.call.clone()), Some(ticket), true).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// A jump of the wall clock is a record. So is the sleep of a machine that promised not to; any other ends its epoch with it.
+    fn look_at_clocks(&mut self) -> Result<(), SpoolError> {
+        let seen = self.clock.look();
+        if self.draining {
+            return Ok(());
+        }
+        let may_sleep = self.settings.opened.class() == wire::WriterClass::Intermittent;
+        self.woke |= may_sleep && seen.slept.is_some();
+        let slept = seen.slept.filter(|slept| !may_sleep && *slept > JUMP_MIN).map(Jump::of_sleep);
+        for jump in [slept, seen.jump].into_iter().flatten() {
+            tracing::warn!(forward_us = jump.forward_us, backward_us = jump.backward_us, "the wall clock jumped");
+            let jump = wire::ClockJump { forward_us: jump.forward_us, backward_us: jump.backward_us };
+            self.owe(event(Event::ClockJump(jump)));
+        }
+        if self.woke { self.wake() } else { Ok(()) }
+    }
+
     /// What is due by time alone: what found the disk full, intents of long calls, a look at the clock.
     fn tick(&mut self) -> Result<(), SpoolError> {
         if self.reserve_at.elapsed() >= CLOCK_LOOK {
             self.reserve_at = Instant::now();
             self.spool.restore_reserve()?;
         }
-        if let Some(jump) = self.clock.look()
-            && !self.draining
-        {
-            tracing::warn!(forward_us = jump.forward_us, backward_us = jump.backward_us, "the wall clock jumped");
-            let jump = wire::ClockJump { forward_us: jump.forward_us, backward_us: jump.backward_us };
-            self.owe(event(Event::ClockJump(jump)));
-        }
+        self.look_at_clocks()?;
         if !self.draining {
             self.write_owed()?;
         }
         self.tick_deliveries()?;
         self.write_ended()?;
         while let Some((_, ticket)) = self.young.front().filter(|(since, _)| since.elapsed() >= INTENT_AFTER).copied() {
-            if let Some(running) = self.running.get(&ticket) {
-                self.append(intent_of(running.call.clone()), Some(ticket), true)?;
-            }
+            self.ship_intent(ticket)?;
             self.young.pop_front();
         }
         // Last, because it does not take the reserve: a count each second would use it up in days.

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
 };
 
 use super::{Disk, Reading, Syncing};
@@ -67,8 +67,16 @@ struct Inner {
     room: Option<usize>,
     faults: Vec<Fault>,
     ignored: Option<Ignored>,
-    /// Syncs of files wait for this, as for a slow disk.
-    hold: Option<Arc<Mutex<()>>>,
+    /// Syncs of files, or reads of their parts, wait until they are let go, as for a slow disk.
+    holds: Option<Held>,
+    waits: Arc<Condvar>,
+}
+
+/// What waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    Syncs,
+    Reads,
 }
 
 /// Shared with the test that looks at it.
@@ -108,9 +116,24 @@ impl Recorder {
         self.0.lock().unwrap().faults.is_empty()
     }
 
-    /// From here on syncs of files wait until this is not locked.
-    pub(crate) fn hold(&self, hold: &Arc<Mutex<()>>) {
-        self.0.lock().unwrap().hold = Some(Arc::clone(hold));
+    /// From here on these wait.
+    pub(crate) fn hold(&self, held: Held) {
+        self.0.lock().unwrap().holds = Some(held);
+    }
+
+    /// They go on.
+    pub(crate) fn let_go(&self) {
+        let mut inner = self.0.lock().unwrap();
+        inner.holds = None;
+        inner.waits.notify_all();
+    }
+
+    fn wait(&self, held: Held) {
+        let mut inner = self.0.lock().unwrap();
+        let waits = Arc::clone(&inner.waits);
+        while inner.holds == Some(held) {
+            inner = waits.wait(inner).unwrap();
+        }
     }
 
     /// Answers these syncs without doing them.
@@ -202,6 +225,7 @@ impl Disk for Recorder {
     fn reading(&self) -> Reading {
         let disk = self.clone();
         Arc::new(move |name, offset, length| {
+            disk.wait(Held::Reads);
             let offset = usize::try_from(offset).unwrap();
             let inner = disk.0.lock().unwrap();
             let bytes = inner.files.get(name).ok_or(io::ErrorKind::NotFound)?;
@@ -244,10 +268,7 @@ impl Disk for Recorder {
     fn syncing(&mut self, name: &str) -> io::Result<Syncing> {
         let (disk, op) = (self.clone(), Op::Sync(name.to_owned()));
         Ok(Box::new(move || {
-            let hold = disk.0.lock().unwrap().hold.clone();
-            if let Some(hold) = hold {
-                drop(hold.lock());
-            }
+            disk.wait(Held::Syncs);
             disk.synced(op)
         }))
     }
