@@ -353,10 +353,10 @@ fn parts(config: &Config) -> Result<Parts, OpenError> {
         key: key::read_signing(&config.gateway.key)?,
         limits: config.batch_limits(),
         when_full: config.spool.when_full,
-        servers: std::collections::BTreeMap::new(),
         away_max: Duration::from_secs(config.spool.away_s_max),
         waits: Waits::default(),
         clocks: clock::Clocks::real(),
+        servers: config.servers.iter().map(|(name, server)| (name.clone(), server.when_full)).collect(),
         opened,
     };
     let tls = match config.ledger.endpoint.starts_with("http://") {
