@@ -29,12 +29,13 @@ use super::{TempDir, ledger::Ledger};
 use crate::{
     batcher,
     client::Link,
+    clock,
     config::{ForkConfig, WhenFull},
     durable::{Disk, Folder},
     forensic::Signers,
     gateway::{Gateway, Parts},
     key, spool,
-    writer::Settings,
+    writer::{Settings, Waits},
 };
 
 pub(crate) const GATEWAY: GatewayId = GatewayId([9; 16]);
@@ -138,6 +139,9 @@ impl Server {
             servers: std::collections::BTreeMap::new(),
             signers: Signers::default(),
             receipt_metadata: std::collections::BTreeMap::new(),
+            away_max: Duration::from_secs(30),
+            waits: Waits::default(),
+            clocks: clock::Clocks::real(),
             opened,
         };
         Parts {
