@@ -70,6 +70,7 @@ struct Inner {
     /// Syncs of files, or reads of their parts, wait until they are let go, as for a slow disk.
     holds: Option<Held>,
     waits: Arc<Condvar>,
+    waiting: usize,
 }
 
 /// What waits.
@@ -121,6 +122,11 @@ impl Recorder {
         self.0.lock().unwrap().holds = Some(held);
     }
 
+    /// Whether anything waits.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.0.lock().unwrap().waiting > 0
+    }
+
     /// They go on.
     pub(crate) fn let_go(&self) {
         let mut inner = self.0.lock().unwrap();
@@ -131,9 +137,11 @@ impl Recorder {
     fn wait(&self, held: Held) {
         let mut inner = self.0.lock().unwrap();
         let waits = Arc::clone(&inner.waits);
+        inner.waiting += 1;
         while inner.holds == Some(held) {
             inner = waits.wait(inner).unwrap();
         }
+        inner.waiting -= 1;
     }
 
     /// Answers these syncs without doing them.
