@@ -17,6 +17,10 @@ use crate::config::Faults;
 mod file;
 mod reading;
 
+/// A file with every key, all but the version in comments.
+pub const TEMPLATE: &str = include_str!("template.toml");
+/// Microseconds of a day.
+pub(super) const DAY_US: u64 = 86_400_000_000;
 /// What the names of the gateway's own rules begin with.
 const RESERVED: &str = "shim/";
 
@@ -39,6 +43,10 @@ pub struct Policy {
     pub limits: Vec<Limit>,
     /// By id.
     pub tokens: BTreeMap<[u8; 16], Token>,
+    /// Members by the digest of issuer and subject.
+    pub(super) member_by_subject: BTreeMap<[u8; 32], MemberId>,
+    /// Agents by the same.
+    pub(super) agent_by_subject: BTreeMap<[u8; 32], MemberId>,
 }
 
 /// A person, or a service that a person answers for.
@@ -48,8 +56,8 @@ pub struct Member {
     pub groups: BTreeSet<String>,
     /// Of a service: the person who answers for it.
     pub owner: Option<MemberId>,
-    /// Digest of issuer and subject, by which an identity provider's word on this member is known.
-    pub subject: Option<[u8; 32]>,
+    /// How an identity provider's word on this member is known; none: by tokens alone.
+    pub subject: Option<Subject>,
     /// May call nothing any more.
     pub revoked: bool,
 }
@@ -58,7 +66,16 @@ pub struct Member {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Agent {
     /// As of a member.
-    pub subject: Option<[u8; 32]>,
+    pub subject: Option<Subject>,
+}
+
+/// How an identity provider's word on a member is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// Its subject is the member's id.
+    Id,
+    /// By the digest of issuer and subject ([`super::subject_digest`]).
+    Digest([u8; 32]),
 }
 
 /// Labels of a server.
