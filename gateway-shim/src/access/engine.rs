@@ -13,6 +13,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use custody::{
@@ -39,6 +40,9 @@ use files::{Files, Pending, Real, Texts, as_written, not_read, there, wanted};
 
 /// Members whose groups may wait to be recorded: with more, what a provider says of groups does not count yet.
 const NEWS_MAX: usize = 1_024;
+
+/// How often counts of the day are written down: so much of them a crash may take.
+pub(super) const KEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a change is not made, or not wholly. Each text ends with the next move.
 #[derive(Debug, PartialEq, Eq)]
@@ -133,7 +137,26 @@ impl Engine {
     /// [`ChangeError`].
     pub async fn open(paths: Paths, gateway: Gateway) -> Result<Self, ChangeError> {
         durable::create_dir(&paths.dir, 0o700).map_err(|error| not_read(&paths.dir, &error))?;
-        Self::open_with(paths, Box::new(Real), Box::new(gateway)).await
+        let engine = Self::open_with(paths, Box::new(Real), Box::new(gateway)).await?;
+        let weak = Arc::downgrade(&engine.0);
+        tokio::spawn(async move {
+            loop {
+                clock::sleep(KEEP_EVERY).await;
+                let Some(inner) = weak.upgrade() else { return };
+                Self(inner).keep_counts().await;
+            }
+        });
+        Ok(engine)
+    }
+
+    /// Writes down what was counted today, which the next start goes on from. A drain ends with it.
+    pub async fn keep_counts(&self) {
+        let Inner { paths, access, .. } = &*self.0;
+        let kept = access.0.counting.today(self.policy().await.limits.iter(), clock::now_us());
+        let Some(text) = kept.and_then(|kept| serde_json::to_string(&kept).ok()) else { return };
+        if let Err(why) = self.write(paths.counts(), text).await {
+            tracing::warn!(why, "the counts of today's calls are not written down; a restart would begin them anew");
+        }
     }
 
     pub(super) async fn open_with(
@@ -159,6 +182,10 @@ impl Engine {
         };
         let policy = Arc::new(policy);
         let access = Access::new(Arc::clone(&policy));
+        // What cannot be read counts nothing: it is no reason to refuse all calls.
+        if let Some(kept) = read(&paths.counts())?.and_then(|text| serde_json::from_str(&text).ok()) {
+            access.0.counting.go_on(kept, clock::now_us());
+        }
         let state = State { texts, policy, unfinished: None };
         let engine = Self(Arc::new(Inner { paths, files, recorder, access, state: Mutex::new(state) }));
         if let Some(next) = next {

@@ -5,15 +5,17 @@
 //! in, under all limits that apply, or under none if one of them refuses it. Only requests of clients that ask for
 //! something are counted: those of a session ([`access::SESSION_METHODS`]) and those of servers are not.
 //!
-//! What must hold: counts are by a limit's id and survive a change of the policy; a place among the calls in progress is
+//! What must hold: counts are by a limit's id and survive a change of the policy; those of a day survive a restart too, but for
+//! the last [`super::engine::KEEP_EVERY`] before a crash; a place among the calls in progress is
 //! given back whatever becomes of the call; memory is bounded.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use custody::{access, id::MemberId};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Ask, Caller, OverLimit,
@@ -42,6 +44,19 @@ struct Count {
 struct Counts {
     of: HashMap<Whose, Count>,
     prune_at: usize,
+    /// Something was counted since they were last written down.
+    changed: bool,
+}
+
+/// The counts of a day, as they are written down.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kept {
+    version: u32,
+    /// Days since the Unix epoch.
+    day: u64,
+    /// Limit, member unless it is shared, and how many.
+    counts: Vec<(String, Option<String>, u64)>,
 }
 
 /// All counts. Clones count together.
@@ -50,7 +65,7 @@ pub(super) struct Counting(Arc<Mutex<Counts>>);
 
 impl Default for Counting {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Counts { of: HashMap::new(), prune_at: PRUNE_AT })))
+        Self(Arc::new(Mutex::new(Counts { of: HashMap::new(), prune_at: PRUNE_AT, changed: false })))
     }
 }
 
@@ -124,8 +139,37 @@ impl Counting {
             counts.of.entry(whose.clone()).or_default().add(now_us);
             slot.held.push(whose);
         }
+        counts.changed = true;
         drop(counts);
         Ok(slot)
+    }
+
+    /// What was counted today under limits of the day, if anything was since the last time.
+    pub(super) fn today<'a>(&self, limits: impl Iterator<Item = &'a Limit>, now_us: u64) -> Option<Kept> {
+        let daily: HashSet<&str> =
+            limits.filter(|limit| limit.calls_per_day.is_some()).map(|limit| &*limit.id).collect();
+        let day = now_us / DAY_US;
+        let mut counts = self.lock();
+        if !std::mem::take(&mut counts.changed) || daily.is_empty() {
+            return None;
+        }
+        let today = |(whose, count): (&Whose, &Count)| {
+            let counted = daily.contains(&*whose.0) && count.day.0 == day;
+            counted.then(|| (whose.0.to_string(), whose.1.map(|id| id.to_string()), count.day.1))
+        };
+        Some(Kept { version: 1, day, counts: counts.of.iter().filter_map(today).collect() })
+    }
+
+    /// Goes on from what was written down, if that was today.
+    pub(super) fn go_on(&self, kept: Kept, now_us: u64) {
+        if kept.version != 1 || kept.day != now_us / DAY_US {
+            return;
+        }
+        let mut counts = self.lock();
+        for (limit, member, number) in kept.counts.into_iter().take(COUNTS_MAX) {
+            let whose = (Arc::from(limit), member.as_deref().and_then(MemberId::from_hex));
+            counts.of.entry(whose).or_default().day = (kept.day, number);
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Counts> {

@@ -204,6 +204,24 @@ impl Policy {
         reading.policy.digest = custody::access::policy_digest(workspace.as_bytes(), organisation.map(str::as_bytes));
         if reading.faults.is_empty() { Ok(reading.policy) } else { Err(Faults(reading.faults)) }
     }
+
+    /// What can be used, and should not stay so: services whose owner was revoked, tokens that end within a week.
+    pub fn warnings(&self, now_us: u64) -> Vec<String> {
+        let active = |id: &MemberId| self.members.get(id).is_some_and(|member| !member.revoked);
+        let services = self.members.iter().filter(|(id, member)| active(id) && !member.owner.iter().all(active));
+        let services = services.map(|(id, _)| {
+            format!("nobody answers for the service {id}: its owner was revoked; hint: another owner, or member revoke")
+        });
+        let tokens = self.tokens.iter().filter(|(_, token)| {
+            let ends_soon = token.expires_at > now_us && token.expires_at - now_us < 7 * DAY_US;
+            !token.revoked && active(&token.member) && ends_soon
+        });
+        let tokens = tokens.map(|(id, token)| {
+            let id = custody::id::hex(id);
+            format!("token {id} of member {} ends within a week; hint: member rotate", token.member)
+        });
+        services.chain(tokens).collect()
+    }
 }
 
 /// Whether a server may have this name: it stands before the `/` of a pattern, and before the `__` of a tool's public name.

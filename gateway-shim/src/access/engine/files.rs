@@ -36,6 +36,11 @@ impl Paths {
         self.dir.join("organisation.toml")
     }
 
+    /// What was counted today.
+    pub fn counts(&self) -> PathBuf {
+        self.dir.join("access.counts.json")
+    }
+
     /// A change that is being made.
     pub fn pending(&self) -> PathBuf {
         self.dir.join("access.change.json")

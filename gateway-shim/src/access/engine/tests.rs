@@ -366,6 +366,35 @@ async fn what_cannot_be_recorded_is_not_in_force_and_goes_on_with_the_next_chang
     assert_eq!(open(&machine).await.unwrap().policy().await.agents.len(), 3);
 }
 
+#[tokio::test]
+async fn what_was_counted_today_is_counted_after_a_restart() {
+    let machine = machine();
+    let limits = "[[limits]]\nid = \"two\"\neveryone = true\ncalls_per_day = 2\n[[limits]]\nid = \"together\"\neveryone = \
+                  true\nshared = true\ncalls_per_day = 3\n";
+    machine.put(&paths().workspace, &(policy() + limits));
+    let engine = open(&machine).await.unwrap();
+    let token = Edit::TokenIssue { member: member(ALICE), agent: None, days: None };
+    let token = edited(&engine, token).await.tokens.pop().unwrap();
+    let header = format!("Bearer {}", token.reveal());
+    let alice = engine.access().authenticate(Some(&header), clock::now_us()).unwrap();
+    drop(engine.access().enter(&alice, &ask("send")).unwrap());
+    engine.keep_counts().await;
+    let kept = machine.file(&paths().counts());
+    engine.keep_counts().await;
+    assert_eq!(machine.file(&paths().counts()), kept);
+    let engine = open(&machine).await.unwrap();
+    drop(engine.access().enter(&alice, &ask("send")).unwrap());
+    assert_eq!(&*engine.access().enter(&alice, &ask("send")).unwrap_err().limit, "two");
+    engine.keep_counts().await;
+    // Yesterday's, and what is no such file, count nothing.
+    let yesterday = machine.file(&paths().counts()).unwrap().replace("\"day\":2", "\"day\":1");
+    assert_ne!(Some(&yesterday), machine.file(&paths().counts()).as_ref());
+    for text in [yesterday.as_str(), "{"] {
+        machine.put(&paths().counts(), text);
+        assert!(open(&machine).await.unwrap().access().enter(&alice, &ask("send")).is_ok());
+    }
+}
+
 /// The same over a real gateway and real files; what it takes from the verb to the first refusal is printed.
 #[tokio::test]
 async fn a_gateway_records_it_and_the_files_keep_their_mode() {

@@ -19,7 +19,7 @@ const WAIT: Duration = Duration::from_secs(10);
 /// Where the keys are.
 pub(super) enum Source {
     File(PathBuf),
-    Url(hyper::Uri, Client<HttpsConnector<HttpConnector>, Empty<Bytes>>),
+    Url(hyper::Uri, Box<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>>),
 }
 
 impl Source {
@@ -33,7 +33,7 @@ impl Source {
         http.enforce_http(false);
         http.set_connect_timeout(Some(WAIT));
         let connector = serve::tls::connector(http, true, config.ca.as_deref())?;
-        Ok(Self::Url(url, Client::builder(TokioExecutor::new()).build(connector)))
+        Ok(Self::Url(url, Box::new(Client::builder(TokioExecutor::new()).build(connector))))
     }
 
     /// The bytes of the set.

@@ -89,3 +89,18 @@ fn the_template_has_every_key_and_can_be_used() {
     let access = Access::of(&text, None).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(access.now().policy.tokens.len(), 1);
 }
+
+#[test]
+fn what_should_not_stay_so_is_said() {
+    let service = "5e000000000000000000000000000001";
+    let tokens = [
+        token_text(&OneTimeToken::random(), ALICE, ""),
+        token_text(&OneTimeToken::random(), service, "revoked = true"),
+    ];
+    let text = policy_text(&format!("[members.{service}]\nkind = \"service\"\nowner = \"{BOB}\""), &tokens.concat());
+    let warnings = |text: &str, now| Policy::parse(text, None).unwrap().warnings(now);
+    assert_eq!(warnings(&text, NOW), Vec::<String>::new());
+    let revoked = text.replace(&format!("[members.{BOB}]"), &format!("[members.{BOB}]\nrevoked = true"));
+    let said = warnings(&revoked, NOW + 5 * policy::DAY_US);
+    assert!(said[0].contains(service) && said[1].contains(ALICE) && said.len() == 2, "{said:?}");
+}
