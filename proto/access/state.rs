@@ -1,4 +1,4 @@
-//! An access policy put together again from the records of its changes (FORMAT.md, 5.5).
+//! An access policy put together again from the records of its changes (FORMAT.md, 5.6).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,7 +42,7 @@ pub struct Member {
     pub groups: BTreeSet<String>,
     /// Of a service.
     pub owner: Option<MemberId>,
-    /// As FORMAT.md, 5.5 has them.
+    /// As FORMAT.md, 5.6 has them.
     pub labels: Vec<String>,
 }
 

@@ -4,7 +4,7 @@
 //! the next begins: the whole change is written down ([`Paths::pending`]); its records are made; it is live; the copy is
 //! replaced; the workspace's file too, if a verb made the change and the file was as what was in force; what was written
 //! down goes. From the first step on the change will be made: whatever finds one written down, a start or the next change,
-//! goes all the steps again. Records made twice have the same digests and say the same (FORMAT.md, 5.5).
+//! goes all the steps again. Records made twice have the same digests and say the same (FORMAT.md, 5.6).
 //!
 //! What must hold: nothing is live whose records are not durable; a change that nobody wrote down was not made; two changes
 //! are made one after the other.

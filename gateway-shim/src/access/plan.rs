@@ -1,5 +1,5 @@
 //! What changes from one policy to the next: a line each for people, and a record each, from which the new policy can be put
-//! together (FORMAT.md, 5.5).
+//! together (FORMAT.md, 5.6).
 //!
 //! What must hold: replaying the records over what the old policy was gives what the new one is, also when the first of them
 //! were replayed before (a crash cut the change short, and it is written once more).
