@@ -16,7 +16,7 @@ use crate::config::Faults;
 ///
 /// # Errors
 /// [`Faults`] when no authority can be read.
-pub(crate) fn connector(
+pub(super) fn connector(
     http: HttpConnector,
     https: bool,
     ca: Option<&Path>,
@@ -29,7 +29,9 @@ pub(crate) fn connector(
     let builder = match ca {
         Some(ca) => builder.with_root_certificates(authorities(ca).map_err(fault)?),
         None if https => builder.with_native_roots().map_err(|error| {
-            fault(format!("this system has no certificate authorities ({error}); hint: install ca-certificates, or ca"))
+            fault(format!(
+                "this system has no certificate authorities ({error}); hint: install ca-certificates, or serve.ca"
+            ))
         })?,
         None => builder.with_root_certificates(RootCertStore::empty()),
     };
@@ -38,7 +40,7 @@ pub(crate) fn connector(
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, String> {
-    let of_file = |error: String| format!("ca cannot be used: {error}; hint: PEM certificates");
+    let of_file = |error: String| format!("serve.ca cannot be used: {error}; hint: PEM certificates");
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| of_file(error.to_string()))? {
         let certificate = certificate.map_err(|error| of_file(error.to_string()))?;
