@@ -1,4 +1,4 @@
-//! Who may call what: patterns, the order of rules, and what is decided (FORMAT.md, 5.5).
+//! Who may call what: patterns, the order of rules, and what is decided (FORMAT.md, 5.6).
 //!
 //! What must hold: a gateway decides exactly as this does, however it is quick about it; so whoever has the records of an
 //! access policy can say what was allowed at any time, and hold each call against it.

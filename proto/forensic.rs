@@ -1,4 +1,4 @@
-//! Forensic receipts of tool runtimes: the JSON that the Sovereign SDK signs, read and verified (FORMAT.md, 5.6). Pure.
+//! Forensic receipts of tool runtimes: the JSON that the Sovereign SDK signs, read and verified (FORMAT.md, 5.5). Pure.
 //!
 //! What must hold: the signed bytes are made from what was received exactly as the SDK makes them (Python's `json.dumps` with
 //! sorted keys), so that a receipt verifies whatever order, spacing or escapes it came in, and numbers are taken as they are

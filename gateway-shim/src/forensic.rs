@@ -1,4 +1,4 @@
-//! Forensic receipts of tool runtimes, from an answer to its record (FORMAT.md, 5.6): never asked for, never waited for.
+//! Forensic receipts of tool runtimes, from an answer to its record (FORMAT.md, 5.5): never asked for, never waited for.
 //!
 //! What must hold: the whole receipt, whose metadata is text of the tool's own, is kept only of a signer that the workspace
 //! enrolled, and only if each name in that metadata is on the server's list. What is no receipt is passed on all the same, and

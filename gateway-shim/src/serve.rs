@@ -46,7 +46,7 @@ use crate::{
 mod open;
 mod port;
 mod stdio;
-mod tls;
+pub(crate) mod tls;
 mod upstream;
 
 pub use open::OpenCalls;

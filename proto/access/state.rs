@@ -1,4 +1,4 @@
-//! An access policy put together again from the records of its changes (FORMAT.md, 5.5).
+//! An access policy put together again from the records of its changes (FORMAT.md, 5.6).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,7 +42,7 @@ pub struct Member {
     pub groups: BTreeSet<String>,
     /// Of a service.
     pub owner: Option<MemberId>,
-    /// As FORMAT.md, 5.5 has them.
+    /// As FORMAT.md, 5.6 has them.
     pub labels: Vec<String>,
 }
 
@@ -111,9 +111,8 @@ impl State {
             self.tokens.retain(|_, holder| holder.member != id);
             return;
         }
-        let member = self.members.entry(id).or_default();
-        member.owner = change.owner.as_deref().and_then(|id| MemberId::try_from(id).ok());
-        member.labels.clone_from(&change.labels);
+        let owner = change.owner.as_deref().and_then(|id| MemberId::try_from(id).ok());
+        self.members.insert(id, Member { groups: BTreeSet::new(), owner, labels: change.labels.clone() });
     }
 
     fn token(&mut self, change: &AccessChange, member: Option<MemberId>, agent: Option<MemberId>) {
