@@ -26,9 +26,11 @@ use crate::{
     config::{Config, Faults, ServeConfig, ServerConfig, is_loopback},
     gateway::Gateway,
     listen::{self, Load},
+    server::Servers,
 };
 
 mod admit;
+mod arrive;
 mod counts;
 mod credential;
 mod links;
@@ -85,7 +87,7 @@ pub fn check(config: &Config) -> Result<(), Faults> {
         access(serve)?;
         tls::Acceptor::of(serve)?;
     }
-    config.servers.iter().try_for_each(|(name, server)| Server::of(name, server).map(drop))
+    config.servers.iter().try_for_each(|(name, server)| Server::check(name, server))
 }
 
 /// The access policy of the configuration's files.
@@ -111,6 +113,7 @@ pub struct Front {
     /// Of what is refused before any server is known.
     counts: Counts,
     tls: Option<tls::Acceptor>,
+    processes: Servers,
     waits: Waits,
 }
 
@@ -126,18 +129,24 @@ impl Front {
         servers: &BTreeMap<String, ServerConfig>,
     ) -> Result<Arc<Self>, Faults> {
         let shared = Arc::new(Shared { gateway, access, cuts: open::Cuts::default() });
+        let processes = Servers::default();
         let proxy = |(name, server): (&String, &ServerConfig)| {
-            let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server)?;
+            let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server, &processes)?;
             Ok((name.clone(), Arc::new(proxy)))
         };
         let proxies = servers.iter().map(proxy).collect::<Result<_, Faults>>()?;
         let (waits, tls) = (Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT }, tls::Acceptor::of(&serve)?);
-        Ok(Arc::new(Self { config: serve, shared, proxies, counts: Counts::default(), tls, waits }))
+        Ok(Arc::new(Self { config: serve, shared, proxies, counts: Counts::default(), tls, processes, waits }))
     }
 
     /// The routes: an endpoint for each server.
     pub fn router(self: Arc<Self>) -> Router {
         Router::new().route("/mcp/{server}", any(handle)).fallback(nowhere).with_state(self)
+    }
+
+    /// The servers that are programs, for `gateway-shim server`.
+    pub fn processes(&self) -> &Servers {
+        &self.processes
     }
 
     async fn flush_counts(&self, since: u64) {
