@@ -30,6 +30,8 @@ pub enum Message {
         cancels: Option<String>,
         /// Key of the progress token of `notifications/progress`.
         progress: Option<String>,
+        /// Id of the task that `notifications/tasks` tells of.
+        task: Option<String>,
         /// Key of the id of the `subscriptions/listen` that it belongs to.
         subscription: Option<String>,
     },
@@ -39,7 +41,29 @@ pub enum Message {
         id: String,
         /// How the call ended.
         ending: Ending,
+        /// What its result says of what comes next; most say nothing.
+        next: Option<Box<Next>>,
     },
+}
+
+/// What a result says of what comes next.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Next {
+    /// The task that goes on, or is told of.
+    pub task: Option<Task>,
+    /// Digest of the state that the next round brings back.
+    pub state: Option<[u8; 32]>,
+    /// Methods of what the server asks the client for.
+    pub asks: Vec<String>,
+}
+
+/// A task, as a result tells of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Task {
+    /// The server's id of it.
+    pub id: String,
+    /// How it ended, if it has.
+    pub ended: Option<Outcome>,
 }
 
 /// A request.
@@ -51,8 +75,14 @@ pub struct Request {
     pub raw_id: String,
     /// Its method.
     pub method: String,
-    /// Name of the tool of `tools/call`.
-    pub tool: Option<String>,
+    /// What it names: a tool, a prompt, or the URI of a resource.
+    pub name: Option<String>,
+    /// The task that it is about.
+    pub task: Option<String>,
+    /// Digest of the state that it brings back from the round before.
+    pub state: Option<[u8; 32]>,
+    /// Its client says that it knows tasks (2026-07-28).
+    pub knows_tasks: bool,
     /// As it says of itself in `initialize` or in `_meta`.
     pub client: Option<(String, String)>,
     /// Protocol version that it speaks or asks for.
@@ -77,15 +107,17 @@ pub struct Malformed {
     pub text: String,
     /// The id as it was spelt, of what is a request as far as it can be read.
     pub raw_id: Option<String>,
+    /// It is several messages in one body.
+    pub is_batch: bool,
 }
 
 impl Malformed {
     fn not_json(text: &str) -> Self {
-        Self { code: NOT_JSON, text: text.to_owned(), raw_id: None }
+        Self { code: NOT_JSON, text: text.to_owned(), raw_id: None, is_batch: false }
     }
 
     fn no_message(text: impl Into<String>) -> Self {
-        Self { code: NOT_A_MESSAGE, text: text.into(), raw_id: None }
+        Self { code: NOT_A_MESSAGE, text: text.into(), raw_id: None, is_batch: false }
     }
 }
 
@@ -187,6 +219,17 @@ struct Params {
     protocol: Option<String>,
     request_id: Option<Value>,
     progress: Option<Value>,
+    uri: Option<String>,
+    of: Option<Reference>,
+    task: Option<String>,
+    state: Option<[u8; 32]>,
+}
+
+/// What `completion/complete` completes.
+#[derive(Deserialize)]
+struct Reference {
+    name: Option<String>,
+    uri: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -198,8 +241,24 @@ struct Meta {
     client: Option<ClientInfo>,
     #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
     protocol: Option<String>,
+    #[serde(default, rename = "io.modelcontextprotocol/clientCapabilities")]
+    capabilities: Capabilities,
     #[serde(rename = "io.modelcontextprotocol/subscriptionId")]
     subscription: Option<Value>,
+}
+
+/// Other forms than these say nothing of tasks.
+#[derive(Default)]
+struct Capabilities {
+    tasks: bool,
+}
+
+impl<'de> Deserialize<'de> for Capabilities {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let said = Value::deserialize(deserializer)?;
+        let tasks = said.get("extensions").and_then(|extensions| extensions.get("io.modelcontextprotocol/tasks"));
+        Ok(Self { tasks: tasks.is_some() })
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -210,14 +269,10 @@ struct ClientInfo {
     version: String,
 }
 
+/// A request of the server within a result.
 #[derive(Deserialize)]
-struct RawResult<'a> {
-    #[serde(default, rename = "isError")]
-    is_error: bool,
-    #[serde(rename = "resultType")]
-    kind: Option<String>,
-    #[serde(borrow, rename = "_meta")]
-    meta: Option<&'a RawValue>,
+struct Asked {
+    method: String,
 }
 
 #[derive(Deserialize)]
@@ -236,9 +291,10 @@ pub fn parse(body: &[u8]) -> Result<Message, Malformed> {
     let known = Known(["jsonrpc", "id", "method", "params", "result", "error"]);
     let read = object(body, known).map_err(|_| match serde_json::from_str::<&RawValue>(body).map(RawValue::get) {
         Err(_) => Malformed::not_json("the body is not JSON"),
-        Ok(json) if json.starts_with('[') => {
-            Malformed::no_message("the body holds several messages; send each by itself")
-        }
+        Ok(json) if json.starts_with('[') => Malformed {
+            is_batch: true,
+            ..Malformed::no_message("the body holds several messages; send each by itself")
+        },
         Ok(json) if json.starts_with('{') => Malformed::no_message("a key of the message is no text in Unicode"),
         Ok(_) => Malformed::no_message("the body is JSON, but no object"),
     })?;
@@ -281,15 +337,18 @@ fn message(object: Object<'_, 6>, length: usize) -> Result<Message, Malformed> {
             let method = method.clone();
             let cancels = params.request_id.as_ref().filter(|_| method == "notifications/cancelled").and_then(key);
             let progress = params.progress.as_ref().filter(|_| method == "notifications/progress").and_then(key);
+            let task = params.task.filter(|_| method == "notifications/tasks");
             let meta = params.meta.unwrap_or_default();
             let subscription = meta.subscription.as_ref().and_then(key);
-            Ok(Message::Notification { method, cancels, progress, subscription })
+            Ok(Message::Notification { method, cancels, progress, task, subscription })
         }
         (None, Some(id)) => {
             // An error about a request whose id could not be read has the id null, and answers nobody.
             let id = id_key(id).unwrap_or_default();
-            let Some(ending) = ending(&raw) else { return no_message("neither a method, nor a result, nor an error") };
-            Ok(Message::Answer { id, ending: Ending { response_bytes: length as u64, ..ending } })
+            let Some((ending, next)) = ending(&raw)? else {
+                return no_message("neither a method, nor a result, nor an error");
+            };
+            Ok(Message::Answer { id, ending: Ending { response_bytes: length as u64, ..ending }, next })
         }
         (None, None) => no_message("neither a method nor an id"),
     }
@@ -312,7 +371,15 @@ fn request(raw: Raw<'_>, id: &RawValue) -> Result<Message, Malformed> {
     Ok(Message::Request(Box::new(Request {
         id: key,
         raw_id: id.get().to_owned(),
-        tool: params.name.filter(|_| method == "tools/call"),
+        name: match method.as_str() {
+            "tools/call" | "prompts/get" => params.name,
+            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => params.uri,
+            "completion/complete" => params.of.and_then(|of| of.name.or(of.uri)),
+            _ => None,
+        },
+        task: params.task.filter(|_| method.starts_with("tasks/")),
+        state: params.state,
+        knows_tasks: meta.capabilities.tasks,
         client: client.map(|client| (client.name, client.version)),
         protocol: params.protocol.filter(|_| method == "initialize").or(meta.protocol),
         trace: meta.traceparent.as_deref().and_then(trace),
@@ -330,12 +397,16 @@ fn params(raw: Option<&RawValue>) -> Result<Params, Malformed> {
         "protocolVersion",
         "requestId",
         "progressToken",
-        // These two are only for the server, which must not read two of them.
         "uri",
+        "ref",
+        "taskId",
+        "requestState",
+        // These are only for the server, which must not read two of them.
         "arguments",
+        "inputResponses",
     ]);
     let Ok(object) = object(raw, known) else { return no_message("a key of params is no text in Unicode") };
-    let [name, meta, client, protocol, request_id, progress, ..] = object.values();
+    let [name, meta, client, protocol, request_id, progress, uri, of, task, state, ..] = object.values();
     if let Some(fault) = object.fault {
         return no_message(format!("in params: {fault}"));
     }
@@ -346,6 +417,11 @@ fn params(raw: Option<&RawValue>) -> Result<Params, Malformed> {
         protocol: of_params("protocolVersion", protocol)?,
         request_id: of_params("requestId", request_id)?,
         progress: of_params("progressToken", progress)?,
+        // Other methods may give these names to something else.
+        uri: text(uri),
+        of: of.and_then(|of| serde_json::from_str(of.get()).ok()),
+        task: text(task),
+        state: text(state).map(|state| text_digest(state.as_bytes())),
     })
 }
 
@@ -372,28 +448,93 @@ fn key(value: &Value) -> Option<String> {
     }
 }
 
-fn ending(raw: &Raw<'_>) -> Option<Ending> {
+type Ended = Option<(Ending, Option<Box<Next>>)>;
+
+/// How an answer says that its call ended, and what comes next; `None` without result and error.
+fn ending(raw: &Raw<'_>) -> Result<Ended, Malformed> {
     if let Some(error) = &raw.error {
         // The 32 bits of its two's complement; a code beyond 32 bits is not JSON-RPC's.
         let code = i32::try_from(error.code).ok().map(i32::cast_unsigned);
-        return Some(Ending { error_code: code, ..Ending::of(Outcome::RpcError) });
+        return Ok(Some((Ending { error_code: code, ..Ending::of(Outcome::RpcError) }, None)));
     }
-    let result = raw.result?;
-    let said = serde_json::from_str::<RawResult<'_>>(result.get()).ok();
-    let receipt = said.as_ref().and_then(|said| receipt(said.meta?));
-    let outcome = match said {
-        Some(RawResult { is_error: true, .. }) => Outcome::ToolError,
-        Some(RawResult { kind: Some(kind), .. }) if kind == "input_required" => Outcome::InputRequired,
-        Some(RawResult { kind: Some(kind), .. }) if kind == "task" => Outcome::Deferred,
+    let Some(result) = raw.result.map(RawValue::get) else { return Ok(None) };
+    if !result.starts_with('{') {
+        return Ok(Some((Ending::of(Outcome::Ok), None)));
+    }
+    let known = Known([
+        "isError",
+        "resultType",
+        "requestState",
+        "inputRequests",
+        "task",
+        "taskId",
+        "status",
+        "result",
+        "_meta",
+    ]);
+    let Ok(object) = object(result, known) else { return no_message("a key of the result is no text in Unicode") };
+    let [is_error, kind, state, asks, created, id, status, of_task, meta] = object.values();
+    if let Some(fault) = object.fault {
+        return no_message(format!("in the result: {fault}"));
+    }
+    let kind = text(kind);
+    let outcome = match kind.as_deref() {
+        _ if is_error.is_some_and(is_true) => Outcome::ToolError,
+        Some("input_required") => Outcome::InputRequired,
+        Some("task") => Outcome::Deferred,
+        // 2025-11-25
+        None if created.is_some_and(|task| self::task(task.get()).is_some()) => Outcome::Deferred,
         _ => Outcome::Ok,
     };
-    let learnt = receipt.map(|receipt| Box::new(Learnt { receipt: Some(receipt), ..Learnt::default() }));
-    Some(Ending { learnt, ..Ending::of(outcome) })
+    let asks: std::collections::BTreeMap<String, Asked> = match asks.filter(|asks| asks.get() != "null") {
+        Some(asks) => serde_json::from_str(asks.get())
+            .map_err(|_| Malformed::no_message("in the result: inputRequests is not in form"))?,
+        None => std::collections::BTreeMap::new(),
+    };
+    let flat = text(id).zip(text(status)).map(|(id, status)| Task { id, ended: task_outcome(&status, of_task) });
+    let next = Next {
+        task: created.and_then(|task| self::task(task.get())).or(flat),
+        state: text(state).map(|state| text_digest(state.as_bytes())),
+        asks: asks.into_values().map(|asked| asked.method).collect(),
+    };
+    let learnt = meta.and_then(receipt).map(|receipt| Box::new(Learnt { receipt: Some(receipt), ..Learnt::default() }));
+    Ok(Some((Ending { learnt, ..Ending::of(outcome) }, (next != Next::default()).then(|| Box::new(next)))))
 }
 
+/// What the tool's runtime signed.
 fn receipt(meta: &RawValue) -> Option<wire::ForensicReceipt> {
     let meta = serde_json::from_str::<ResultMeta<'_>>(meta.get()).ok()?;
     forensic::of_json(meta.receipt?.get().as_bytes())
+}
+
+fn is_true(value: &RawValue) -> bool {
+    value.get() == "true"
+}
+
+/// A task that a result of 2025-11-25 holds.
+fn task(text: &str) -> Option<Task> {
+    #[derive(Deserialize)]
+    struct Raw {
+        #[serde(rename = "taskId")]
+        id: String,
+        status: String,
+    }
+    let Raw { id, status } = serde_json::from_str(text).ok()?;
+    Some(Task { id, ended: task_outcome(&status, None) })
+}
+
+/// How a task ended, if its status says that it has.
+fn task_outcome(status: &str, result: Option<&RawValue>) -> Option<Outcome> {
+    let known = || object(result?.get(), Known(["isError"])).ok();
+    match status {
+        "completed" if known().is_some_and(|object| object.values().into_iter().flatten().any(is_true)) => {
+            Some(Outcome::ToolError)
+        }
+        "completed" => Some(Outcome::Ok),
+        "failed" => Some(Outcome::RpcError),
+        "cancelled" => Some(Outcome::Cancelled),
+        _ => None,
+    }
 }
 
 /// A `traceparent` of version 00 (W3C Trace Context, 3.2).
@@ -462,156 +603,4 @@ pub fn client_release(version: &str) -> call::ClientRelease {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(body: &str) -> Request {
-        match parse(body.as_bytes()).unwrap() {
-            Message::Request(request) => *request,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn ending_of(body: &str) -> Ending {
-        match parse(body.as_bytes()).unwrap() {
-            Message::Answer { ending, .. } => ending,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn an_answer_may_show_what_the_tools_runtime_signed() {
-        let shown = |meta: &str| {
-            let ending =
-                ending_of(&format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"isError":true,"_meta":{meta}}}}}"#));
-            assert_eq!(ending.outcome, Outcome::ToolError);
-            ending.learnt.and_then(|learnt| learnt.receipt)
-        };
-        let receipt = forensic::tests::SIMPLE;
-        assert_eq!(
-            shown(&format!(r#"{{"custody/forensic-receipt":{receipt}}}"#)),
-            forensic::of_json(receipt.as_bytes())
-        );
-        // What is none is passed on all the same, and leaves no trace.
-        for none in ["{}", "{\"custody/forensic-receipt\":1}", "{\"custody/forensic-receipt\":{\"metadata\":{}}}", "7"]
-        {
-            assert_eq!(shown(none), None, "{none}");
-        }
-        let twice = format!(r#"{{"custody/forensic-receipt":{receipt},"custody/forensic-receipt":{receipt}}}"#);
-        assert_eq!(shown(&twice), None);
-    }
-
-    #[test]
-    fn a_call_is_read_and_nothing_but_its_envelope() {
-        let call = request(
-            r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"echo","arguments":{"name":"secret"},
-            "_meta":{"progressToken":"p","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}}"#,
-        );
-        assert_eq!((call.id.as_str(), call.raw_id.as_str(), call.tool.as_deref()), ("n7", "7", Some("echo")));
-        assert_eq!(call.progress.as_deref(), Some("sp"));
-        assert_eq!(call.trace.unwrap().flags, 1);
-        let hello = request(
-            r#"{"jsonrpc":"2.0","id":"a","method":"initialize","params":{"protocolVersion":"2025-11-25",
-            "clientInfo":{"name":"c","version":"1"}}}"#,
-        );
-        assert_eq!(hello.client, Some(("c".into(), "1".into())));
-        assert_eq!(hello.protocol.as_deref(), Some("2025-11-25"));
-    }
-
-    #[test]
-    fn what_two_readers_might_read_differently_is_refused() {
-        for (body, id, says) in [
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#,
-                Some("1"),
-                "in params: the key name stands twice",
-            ),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","method":"ping"}"#, Some("1"), "the key method"),
-            (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#, None, "the key id stands twice"),
-            (r#"{"jsonrpc":"2.0","jsonrpc":"2.0","id":"a","method":"ping"}"#, Some("\"a\""), "the key jsonrpc"),
-            (r#"{"jsonrpc":"2.0","id":null,"method":"tools/call"}"#, None, "is null"),
-            (r#"{"jsonrpc":"2.0","id":{},"method":"tools/call"}"#, None, "neither a text nor a number"),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"ping","result":{}}"#, Some("1"), "holds a result"),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":null,"error":{"code":1,"message":"m"}}"#,
-                Some("1"),
-                "method is no text",
-            ),
-            (r#"{"jsonrpc":"2.0","id":1,"error":{"code":"x"}}"#, None, "no number as its code"),
-            (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, None, "send each by itself"),
-            ("7", None, "no object"),
-            (r#"{"id":1.5e0,"method":"ping"}"#, Some("1.5e0"), "jsonrpc is not 2.0"),
-            (r#"{"jsonrpc":"2.0","id":1}"#, None, "neither a method, nor a result, nor an error"),
-            (r#"{"jsonrpc":"2.0"}"#, None, "neither a method nor an id"),
-            (r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a"}}"#, None, "without an id"),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call","params":{"name":"a"}}"#,
-                Some("1"),
-                "is method but for the case",
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"Params":{"name":"b"}}"#,
-                Some("1"),
-                "is params but for the case",
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"param\u017f":{"name":"b"}}"#,
-                Some("1"),
-                "is params but for the case",
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","Name":"b"}}"#,
-                Some("1"),
-                "in params: a key is name but for the case",
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"arguments":{},"arguments":{"x":1}}}"#,
-                Some("1"),
-                "in params: the key arguments stands twice",
-            ),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":5}}"#, Some("1"), "name is not in form"),
-            (r#"{"jsonrpc":"2.0","method":"notifications/x","ID":5,"Method":"tools/call"}"#, None, "is id but for"),
-        ] {
-            let malformed = parse(body.as_bytes()).unwrap_err();
-            assert_eq!((malformed.code, malformed.raw_id.as_deref()), (NOT_A_MESSAGE, id), "{body}");
-            assert!(malformed.text.contains(says), "{body}: {}", malformed.text);
-        }
-        let skipped = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":{\"x\":\"\xff\"}}";
-        for body in [&skipped[..], b"{", b"{}{}"] {
-            assert_eq!(parse(body).unwrap_err().code, NOT_JSON);
-        }
-    }
-
-    #[test]
-    fn outcomes_are_told_apart() {
-        let answer = |rest: &str| ending_of(&format!(r#"{{"jsonrpc":"2.0","id":1,{rest}}}"#));
-        assert_eq!(answer(r#""result":{"content":[]}"#).outcome, Outcome::Ok);
-        assert_eq!(answer(r#""result":{"isError":true}"#).outcome, Outcome::ToolError);
-        assert_eq!(answer(r#""result":{"resultType":"input_required"}"#).outcome, Outcome::InputRequired);
-        assert_eq!(answer(r#""result":{"resultType":"task"}"#).outcome, Outcome::Deferred);
-        let error = answer(r#""error":{"code":-32601,"message":"secret"}"#);
-        assert_eq!((error.outcome, error.error_code), (Outcome::RpcError, Some((-32601_i32).cast_unsigned())));
-    }
-
-    #[test]
-    fn text_of_callers_is_a_token_or_a_digest() {
-        assert!(matches!(target("read_file"), call::Target::Tool(_)));
-        assert!(matches!(target("läse"), call::Target::ToolDigest(_)));
-        assert!(matches!(client(&"x".repeat(129)), call::Client::ClientNameDigest(_)));
-        assert!(matches!(client_release(""), call::ClientRelease::ClientVersionDigest(_)));
-    }
-
-    #[test]
-    fn only_a_whole_traceparent_counts() {
-        for bad in [
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
-            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "",
-        ] {
-            assert_eq!(trace(bad), None, "{bad}");
-        }
-    }
-}
+mod tests;

@@ -22,11 +22,13 @@ use tokio::{
 };
 
 use super::{
-    super::{CODE_NO_SESSION, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_UNREACHABLE, NOT_RECORDED, error_body},
+    super::{
+        open::Running,
+        refusal::{CODE_NO_SESSION, CODE_TIMEOUT, CODE_UNREACHABLE, Refusal, error_body},
+    },
     pipes::one_line,
 };
 use crate::{
-    gateway::Running,
     mcp::{
         envelope::{self, Message, Request},
         rewrite,
@@ -308,8 +310,8 @@ impl Session {
     }
 
     /// Tells the process that its request goes no further. One that reads nothing is not waited for: its stdout is read on.
-    pub(super) fn refuse(&self, request: &Request) {
-        let answer = error_body(&request.raw_id, CODE_NOT_RECORDED, NOT_RECORDED);
+    pub(super) fn refuse(&self, request: &Request, refusal: &Refusal) {
+        let answer = error_body(&request.raw_id, refusal.code, &refusal.text);
         drop(self.stdin.try_send(one_line(&answer)));
     }
 
@@ -332,18 +334,11 @@ impl Session {
         }
     }
 
-    pub(super) fn answered(&self, id: &str, ending: Ending, line: Bytes) {
-        let Some(waiting) = self.take_if(id, |_| true) else { return };
+    /// Who waits for the answer that has come.
+    pub(super) fn asked(&self, id: &str) -> Option<Waiting> {
+        let waiting = self.take_if(id, |_| true)?;
         self.ready.send_replace(true);
-        let (status, line) = match &waiting.spelt {
-            Some(spelt) => (status(&ending), rewrite::answer(&line, &spelt.id).into()),
-            None => (StatusCode::OK, line),
-        };
-        if let Some(running) = waiting.running {
-            running.end(ending);
-        }
-        // The connection may be gone; the outcome is recorded all the same.
-        drop(waiting.end.send(Told::Answer(status, line)));
+        Some(waiting)
     }
 
     /// The server ends a subscription, which has no answer.
@@ -432,8 +427,8 @@ impl Session {
 }
 
 /// The HTTP status of an answer to what was asked without a session (MCP 2026-07-28, Streamable HTTP).
-fn status(ending: &Ending) -> StatusCode {
-    match ending.error_code.filter(|_| ending.outcome == Outcome::RpcError).map(u32::cast_signed) {
+fn status(code: Option<u32>) -> StatusCode {
+    match code.map(u32::cast_signed) {
         // There is no such method.
         Some(-32_601) => StatusCode::NOT_FOUND,
         // Headers, capabilities or version of the request.
@@ -443,6 +438,23 @@ fn status(ending: &Ending) -> StatusCode {
 }
 
 impl Waiting {
+    /// The call that it is.
+    pub(super) fn running(&self) -> Option<&Running> {
+        self.running.as_ref()
+    }
+
+    /// Passes on the answer, or what passes instead; the call has ended by then.
+    pub(super) fn answered(self, code: Option<u32>, line: Bytes, instead: Option<Bytes>) {
+        let status = if self.spelt.is_some() && instead.is_none() { status(code) } else { StatusCode::OK };
+        let passes = instead.unwrap_or(line);
+        let passes = match &self.spelt {
+            Some(spelt) => rewrite::answer(&passes, &spelt.id).into(),
+            None => passes,
+        };
+        // The connection may be gone; the outcome is recorded all the same.
+        drop(self.end.send(Told::Answer(status, passes)));
+    }
+
     fn fail(self, outcome: Outcome, status: StatusCode, code: i32, text: &'static str) {
         if let Some(running) = self.running {
             running.end(Ending::of(outcome));

@@ -23,7 +23,8 @@ fn request(id: &str) -> (Request, Bytes) {
 }
 
 fn answer(session: &Session, request: &Request) {
-    session.answered(&request.id, Ending::of(Outcome::Ok), Bytes::from_static(b"the answer"));
+    let waiting = session.asked(&request.id).unwrap();
+    waiting.answered(None, Bytes::from_static(b"the answer"), None);
 }
 
 #[tokio::test]

@@ -61,12 +61,18 @@ fn lives(records: &[Kind]) -> Vec<(wire::ServerState, Option<u32>, Option<u32>)>
 async fn what_is_asked_without_a_session_shares_a_process_and_is_not_mixed_up() {
     let bench = bench_of(BOTH, "").await;
     let uri = format!("http://{}/mcp/test", bench.address);
-    let request = hyper::Request::post(uri).body(Full::from(ask(&json!("same"), "tools/call", "first"))).unwrap();
+    let mut request = hyper::Request::post(uri).header("authorization", &bench.token);
+    for (name, value) in modern::headers("tools/call", "first") {
+        request = request.header(name, value);
+    }
+    let request = request.body(Full::from(ask(&json!("same"), "tools/call", "first"))).unwrap();
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let (parts, mut first) = within(client.request(request)).await.unwrap().into_parts();
     let progress = within(first.frame()).await.unwrap().unwrap().into_data().unwrap();
     // The first waits: it has said how far it is.
-    let (_, headers, second) = within(bench.post(&[], &ask(&json!("same"), "tools/call", "second"))).await;
+    let (_, headers, second) =
+        within(bench.post(&modern::headers("tools/call", "second"), &ask(&json!("same"), "tools/call", "second")))
+            .await;
     let first = [progress, within(first.collect()).await.unwrap().to_bytes()].concat();
     assert_eq!(text(&parts.headers, "content-type"), Some("text/event-stream"));
     assert!(!headers.contains_key(SESSION));
@@ -76,18 +82,25 @@ async fn what_is_asked_without_a_session_shares_a_process_and_is_not_mixed_up() 
     assert_eq!((&first[1]["id"], &first[1]["result"]["of"]), (&json!("same"), &json!("first")));
     assert_eq!(first[0]["params"]["progressToken"], json!("same"));
     assert_eq!(first[1]["result"]["pid"], second["result"]["pid"], "one process");
-    let (status, _, _) = bench.post(&[], &ask(&json!(1), "nowhere", "x")).await;
+    let (status, _, _) = bench.post(&modern::headers("nowhere", ""), &ask(&json!(1), "nowhere", "x")).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
-    let (_, _, listened) = bench.post(&[], &ask(&json!("l"), "subscriptions/listen", "x")).await;
+    let (_, _, listened) =
+        bench.post(&modern::headers("subscriptions/listen", ""), &ask(&json!("l"), "subscriptions/listen", "x")).await;
     let listened = events(&listened);
     assert_eq!(listened[0]["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], json!("l"));
     assert_eq!(listened.len(), 1, "the server ended it, and the stream ended");
-    let (_, _, asked) = bench.post(&[], &ask(&json!(2), "tools/call", "asks")).await;
+    let (_, _, asked) = bench.post(&modern::headers("tools/call", "asks"), &ask(&json!(2), "tools/call", "asks")).await;
     let asked: Value = serde_json::from_slice(&asked).unwrap();
-    assert_eq!(asked["result"]["told"]["error"]["code"], json!(CODE_NOT_RECORDED), "no server asks without a session");
-    let (status, _, _) = bench.post(&[], &ask(&json!(3), "tools/call", "crash")).await;
+    assert_eq!(
+        asked["result"]["told"]["error"]["code"],
+        json!(refusal::CODE_DENIED),
+        "no server asks without a session"
+    );
+    let (status, _, _) =
+        bench.post(&modern::headers("tools/call", "crash"), &ask(&json!(3), "tools/call", "crash")).await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
-    let (_, _, body) = bench.post(&[], &ask(&json!(4), "tools/call", "second")).await;
+    let (_, _, body) =
+        bench.post(&modern::headers("tools/call", "second"), &ask(&json!(4), "tools/call", "second")).await;
     assert!(!body.is_empty(), "another process");
     let lives = lives(&bench.records().await);
     use wire::ServerState::{Crashed, Started, Stopped};
@@ -108,7 +121,8 @@ done
 "#;
     let bench = bench_of(declines, "").await;
     for _ in 0..3 {
-        let (status, _, body) = bench.post(&[], &ask(&json!(1), "server/discover", "x")).await;
+        let (status, _, body) =
+            bench.post(&modern::headers("server/discover", ""), &ask(&json!(1), "server/discover", "x")).await;
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((status, &body["error"]["code"]), (StatusCode::BAD_REQUEST, &json!(CODE_NO_SESSION)));
     }
@@ -129,7 +143,7 @@ async fn a_process_that_nobody_asks_ends_and_its_session_with_it() {
         }
     })
     .await;
-    let (status, ..) = bench.post(&[(SESSION, &session)], &ask(&json!(1), "nowhere", "x")).await;
+    let (status, ..) = bench.post(&[(SESSION, &session)], r#"{"jsonrpc":"2.0","id":1,"method":"nowhere"}"#).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     let lives = lives(&bench.records().await);
     use wire::ServerState::{Started, Stopped};
