@@ -13,6 +13,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use gateway_shim::{
+    access::Engine,
     config::{Config, RelayConfig, ServeConfig, TEMPLATE},
     durable,
     gateway::{self, Ended, Gateway, OpenError},
@@ -57,7 +58,7 @@ enum Verb {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Stands in front of one MCP server.
+    /// Stands in front of MCP servers.
     Serve {
         /// Configuration file.
         #[arg(long)]
@@ -180,8 +181,7 @@ fn run(verb: Verb) -> Result<u8, Failed> {
 /// Looks at every file that a start reads.
 fn check(config: &Config) -> Result<(), Failed> {
     gateway::check(config).map_err(not_open)?;
-    let served = config.serve.as_ref().map_or(Ok(()), serve::check);
-    served.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))
+    serve::check(config).map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))
 }
 
 fn not_open(error: OpenError) -> Failed {
@@ -309,15 +309,29 @@ async fn live(config: Config, way: Way) -> Result<u8, Failed> {
     };
     match port {
         Port::Serve(listener, serving) => {
-            let proxy = serve::Proxy::new(gateway.clone(), serving);
-            let proxy = proxy.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
-            serve::serve(proxy, listener, until, wait)
-                .await
-                .map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+            let engine = policy(&serving, gateway.clone()).await?;
+            let front = serve::Front::new(gateway.clone(), engine.access(), serving, &config.servers);
+            let front = front.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
+            let served = serve::serve(front, listener, until, wait).await;
+            engine.keep_counts().await;
+            served.map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
         }
         Port::Relay(port) => port.serve(gateway.clone(), until, wait).await.map_err(Failed::of(EXIT_FAILED))?,
     }
     drain(&gateway).await
+}
+
+/// The access policy in force, and what changes it.
+async fn policy(serving: &ServeConfig, gateway: Gateway) -> Result<Engine, Failed> {
+    let engine = Engine::open(serve::access_paths(serving), gateway).await;
+    let engine = engine.map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
+    if let Some(provider) = serving.identity_provider.clone() {
+        engine.trust(provider).await.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
+    }
+    if let Some(differs) = engine.differs().await {
+        tracing::warn!("{differs}");
+    }
+    Ok(engine)
 }
 
 async fn drain(gateway: &Gateway) -> Result<u8, Failed> {

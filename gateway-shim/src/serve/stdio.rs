@@ -28,13 +28,16 @@ use tokio::{
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
 use super::{
-    Admitted, Answer, CODE_NO_SESSION, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_UNREACHABLE, NOT_RECORDED, Proxy, SESSION,
-    error, error_body, json, open, text,
+    Answer, SESSION,
+    open::Running,
+    proxy::Proxy,
+    refusal::{CODE_NO_SESSION, CODE_TIMEOUT, CODE_UNREACHABLE, Refusal, error, error_body, json},
+    text,
 };
 use crate::{
     clock,
-    config::ServeConfig,
-    gateway::{Gateway, Running},
+    config::ServerConfig,
+    gateway::Gateway,
     mcp::{
         envelope::{self, Message, Request},
         sse,
@@ -54,7 +57,8 @@ const END_WAIT: Duration = Duration::from_secs(5);
 
 /// All sessions of one server.
 pub(super) struct Stdio {
-    config: ServeConfig,
+    name: String,
+    config: ServerConfig,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -110,8 +114,8 @@ struct Session {
 }
 
 impl Stdio {
-    pub(super) fn new(config: &ServeConfig) -> Arc<Self> {
-        Arc::new(Self { config: config.clone(), sessions: Mutex::default() })
+    pub(super) fn new(name: &str, config: &ServerConfig) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), config: config.clone(), sessions: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
@@ -131,21 +135,21 @@ impl Stdio {
         headers: &HeaderMap,
         request: Request,
         body: &Bytes,
-        admitted: Admitted,
+        running: Option<Running>,
     ) -> Answer {
         let begins = request.method == "initialize" && !headers.contains_key(SESSION);
-        let found = if begins { self.begin(proxy, &request).await } else { self.session(headers) };
+        let found = if begins { self.begin(proxy).await } else { self.session(headers) };
         let session = match found {
             Ok(session) => session,
             Err((status, message)) => {
-                if let Some(running) = admitted.running {
+                if let Some(running) = running {
                     let ending = Ending::of(Outcome::HttpError);
-                    open::finish(running, Ending { error_code: Some(u32::from(status.as_u16())), ..ending });
+                    running.end(Ending { error_code: Some(u32::from(status.as_u16())), ..ending });
                 }
                 return error(status, &request.raw_id, CODE_NO_SESSION, message);
             }
         };
-        let hears = session.ask(proxy.call_wait(), &request, body, admitted.running);
+        let hears = session.ask(proxy.call_wait(), &request, body, running);
         let mut answer = answer_of(&request, hears).await;
         if let Ok(value) = HeaderValue::from_str(&session.id) {
             answer.headers_mut().insert(SESSION, value);
@@ -191,6 +195,13 @@ impl Stdio {
         }
     }
 
+    /// Ends a session whose member may ask nothing here any more.
+    pub(super) fn end_session(&self, id: &str) {
+        if let Some(session) = self.lock().remove(id) {
+            session.end.notify_one();
+        }
+    }
+
     /// Ends all sessions and waits for their processes.
     pub(super) async fn end_all(&self) {
         let sessions: Vec<_> = self.lock().drain().map(|(_, session)| session).collect();
@@ -204,17 +215,13 @@ impl Stdio {
         }
     }
 
-    async fn begin(
-        self: &Arc<Self>,
-        proxy: &Arc<Proxy>,
-        request: &Request,
-    ) -> Result<Arc<Session>, (StatusCode, &'static str)> {
+    async fn begin(self: &Arc<Self>, proxy: &Arc<Proxy>) -> Result<Arc<Session>, (StatusCode, &'static str)> {
         let too_many = self.lock().len() >= self.config.sessions_max;
         if too_many {
             return Err((StatusCode::SERVICE_UNAVAILABLE, "too many sessions; end one, or try again later"));
         }
         let mut child = spawn(&self.config).map_err(|error| {
-            tracing::error!(%error, "failed to start the MCP server; hint: check serve.command");
+            tracing::error!(%error, "failed to start the MCP server; hint: check its command");
             (StatusCode::BAD_GATEWAY, "the MCP server cannot be started")
         })?;
         let pipes = (child.stdin.take(), child.stdout.take());
@@ -230,8 +237,7 @@ impl Stdio {
             over: tokio::sync::watch::Sender::new(false),
         });
         self.lock().insert(session.id.clone(), Arc::clone(&session));
-        proxy.remember(&session.id, request);
-        life(&proxy.gateway, &self.config.server, ServerState::Started, None).await;
+        life(&proxy.gateway, &self.name, ServerState::Started, None).await;
         let (stdio, proxy) = (Arc::clone(self), Arc::clone(proxy));
         let of_task = Arc::clone(&session);
         tokio::spawn(async move { stdio.live(&proxy, &of_task, child, stdin, inbox, stdout).await });
@@ -270,12 +276,12 @@ impl Stdio {
         self.lock().remove(&session.id);
         let state = if asked { ServerState::Stopped } else { ServerState::Crashed };
         let exit_code = status.and_then(|status| status.code()).map(i32::cast_unsigned);
-        life(&proxy.gateway, &self.config.server, state, exit_code).await;
+        life(&proxy.gateway, &self.name, state, exit_code).await;
         session.over.send_replace(true);
     }
 }
 
-fn spawn(config: &ServeConfig) -> std::io::Result<Child> {
+fn spawn(config: &ServerConfig) -> std::io::Result<Child> {
     let (program, arguments) = config.command.split_first().ok_or(std::io::ErrorKind::NotFound)?;
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(&config.environment);
@@ -325,10 +331,17 @@ async fn read_lines(proxy: &Arc<Proxy>, session: &Arc<Session>, stdout: ChildStd
         }
         let line = Bytes::from(line.trim_ascii().to_vec());
         match envelope::parse(&line) {
-            Ok(Message::Answer { id, ending }) => session.answered(&id, ending, line),
-            Ok(Message::Request(request)) => match proxy.ask_back(&session.id, &request, line.len()).await {
+            Ok(Message::Answer { id, ending, next }) => {
+                let Some(waiting) = session.take_if(&id, |_| true) else { continue };
+                let instead = match &waiting.running {
+                    Some(running) => proxy.hear(running, &line, ending, next).await,
+                    None => None,
+                };
+                waiting.answered(instead.unwrap_or(line));
+            }
+            Ok(Message::Request(request)) => match proxy.ask_back(&session.id, None, &request, line.len()).await {
                 Ok(()) => session.say(line, None).await,
-                Err(_) => session.refuse(&request),
+                Err(refusal) => session.refuse(&request, &refusal),
             },
             Ok(Message::Notification { method, progress, .. }) => {
                 proxy.count(&method);
@@ -412,8 +425,8 @@ impl Session {
     }
 
     /// Tells the process that its request goes no further. One that reads nothing is not waited for: its stdout is read on.
-    fn refuse(&self, request: &Request) {
-        let answer = error_body(&request.raw_id, CODE_NOT_RECORDED, NOT_RECORDED);
+    fn refuse(&self, request: &Request, refusal: &Refusal) {
+        let answer = error_body(&request.raw_id, refusal.code, &refusal.text);
         drop(self.stdin.try_send(one_line(&answer)));
     }
 
@@ -430,15 +443,6 @@ impl Session {
         if let Some(waiting) = self.lock().waiting.get_mut(id) {
             waiting.cancelled = true;
         }
-    }
-
-    fn answered(&self, id: &str, ending: Ending, line: Bytes) {
-        let Some(waiting) = self.take_if(id, |_| true) else { return };
-        if let Some(running) = waiting.running {
-            open::finish(running, ending);
-        }
-        // The connection may be gone; the outcome is recorded all the same.
-        drop(waiting.end.send(Told::Answer(line)));
     }
 
     /// Something that is no answer goes to the request that it belongs to, else to the GET stream, else to the oldest request.
@@ -501,9 +505,15 @@ impl Session {
 }
 
 impl Waiting {
+    /// Its call has ended by then.
+    fn answered(self, line: Bytes) {
+        // The connection may be gone; the outcome is recorded all the same.
+        drop(self.end.send(Told::Answer(line)));
+    }
+
     fn fail(self, outcome: Outcome, status: StatusCode, code: i32, text: &'static str) {
         if let Some(running) = self.running {
-            open::finish(running, Ending::of(outcome));
+            running.end(Ending::of(outcome));
         }
         drop(self.end.send(Told::Failed(status, code, text)));
     }
@@ -541,7 +551,7 @@ fn events(stream: impl tokio_stream::Stream<Item = Bytes> + Send + 'static) -> A
     answer
 }
 
-fn empty(status: StatusCode) -> Answer {
+pub(super) fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = status;
     answer
