@@ -35,7 +35,7 @@ mod token;
 
 use compiled::Compiled;
 pub use edit::{Edit, NewRule};
-pub use engine::{ChangeError, Changed, Engine, Paths, Plan, Recorder};
+pub use engine::{ChangeError, Changed, Engine, Paths, Plan, Recorder, check};
 use limits::Counting;
 pub use limits::Slot;
 pub use oidc::{IdentityProvider, subject_digest};
@@ -57,6 +57,14 @@ pub struct Caller {
     pub groups: Arc<[String]>,
     /// What an identity provider said.
     vouched: Option<Arc<Vouched>>,
+}
+
+#[cfg(test)]
+impl Caller {
+    /// Somebody, for tests of who asks what.
+    pub(crate) fn anybody(member: MemberId, token: Option<[u8; 16]>) -> Self {
+        Self { member, token, agent: None, groups: Arc::default(), vouched: None }
+    }
 }
 
 /// What a request asks for.

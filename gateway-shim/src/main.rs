@@ -3,6 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use gateway_shim::{
+    access::Engine,
     cli::{self, At, EXIT_FAILED, EXIT_FORK, EXIT_REFUSED, EXIT_UNSHIPPED, Failed, Verb},
     config::{Config, RelayConfig, ServeConfig},
     control,
@@ -110,19 +111,22 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
         drop(stopped.wait_for(|stopped| *stopped).await);
     };
     let wait = Duration::from_secs(config.gateway.drain_s);
-    let front = match &port {
+    let served = match &port {
         Port::Serve(_, serving) => {
-            Some(serve::Front::new(gateway.clone(), serve::access(serving)?, serving.clone(), &config.servers)?)
+            let engine = policy(serving, gateway.clone()).await?;
+            let front = serve::Front::new(gateway.clone(), engine.access(), serving.clone(), &config.servers)?;
+            Some((engine, front))
         }
         Port::Relay(_) => None,
     };
-    let processes = front.as_ref().map(|front| front.processes().clone()).unwrap_or_default();
+    let processes = served.as_ref().map(|(_, front)| front.processes().clone()).unwrap_or_default();
     let controlled = control::Controlled::new(gateway.clone(), config.clone(), processes);
     // Answers until the end of the drain, so that somebody may see how that goes.
     let control = tokio::spawn(socket.serve(controlled));
-    match (port, front) {
-        (Port::Serve(listener, _), Some(front)) => {
+    match (port, served) {
+        (Port::Serve(listener, _), Some((engine, front))) => {
             let served = serve::serve(front, listener, until(stopped), wait).await;
+            engine.keep_counts().await;
             served.map_err(|error| Failed::of(EXIT_FAILED, &error))?;
         }
         (Port::Relay(port), _) => {
@@ -135,6 +139,19 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
     let code = drain(&gateway).await;
     control.abort();
     code
+}
+
+/// The access policy in force, and what changes it.
+async fn policy(serving: &ServeConfig, gateway: Gateway) -> Result<Engine, Failed> {
+    let engine = Engine::open(serve::access_paths(serving), gateway).await;
+    let engine = engine.map_err(|error| Failed::of(EXIT_FAILED, &error))?;
+    if let Some(provider) = serving.identity_provider.clone() {
+        engine.trust(provider).await?;
+    }
+    if let Some(differs) = engine.differs().await {
+        tracing::warn!("{differs}");
+    }
+    Ok(engine)
 }
 
 async fn drain(gateway: &Gateway) -> cli::Done {

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 
 use crate::{
-    access::{Access, Caller, Unauthenticated, Why},
+    access::{self, Access, Caller, Unauthenticated, Why},
     clock,
     config::{Config, Faults, ServeConfig, ServerConfig, is_loopback},
     gateway::Gateway,
@@ -84,25 +84,15 @@ pub(crate) struct Shared {
 /// [`Faults`]: the same.
 pub fn check(config: &Config) -> Result<(), Faults> {
     if let Some(serve) = &config.serve {
-        access(serve)?;
+        access::check(&access_paths(serve))?;
         tls::Acceptor::of(serve)?;
     }
     config.servers.iter().try_for_each(|(name, server)| Server::check(name, server))
 }
 
-/// The access policy of the configuration's files.
-///
-/// # Errors
-/// [`Faults`].
-pub fn access(serve: &ServeConfig) -> Result<Access, Faults> {
-    let read = |key: &str, path: &std::path::Path| {
-        std::fs::read_to_string(path).map_err(|why| {
-            let hint = "hint: it says who may call what; without it nobody may";
-            Faults(vec![format!("serve.{key}: {} cannot be read: {why}; {hint}", path.display())])
-        })
-    };
-    let organisation = serve.organisation.as_deref().map(|path| read("organisation", path)).transpose()?;
-    Access::of(&read("access", &serve.access)?, organisation.as_deref())
+/// Where the access policy's files are.
+pub fn access_paths(serve: &ServeConfig) -> access::Paths {
+    access::Paths { dir: serve.dir.clone(), workspace: serve.access.clone(), organisation: serve.organisation.clone() }
 }
 
 /// The endpoint: a proxy for each server.

@@ -251,7 +251,7 @@ impl Engine {
     /// # Errors
     /// [`ChangeError`].
     pub async fn apply(&self, workspace: Option<String>, why: Reason) -> Result<Changed, ChangeError> {
-        check(&why)?;
+        is_recordable(&why)?;
         let to = match workspace {
             Some(text) => self.with_organisation(text)?,
             None => wanted(&self.0.paths, &*self.0.files)?,
@@ -271,7 +271,7 @@ impl Engine {
     /// # Errors
     /// [`ChangeError`].
     pub async fn edit(&self, verb: Edit, why: Reason) -> Result<Changed, ChangeError> {
-        check(&why)?;
+        is_recordable(&why)?;
         let engine = self.clone();
         whole(tokio::spawn(async move {
             let mut state = engine.ready().await?;
@@ -392,6 +392,23 @@ impl Engine {
     }
 }
 
+/// Whether a start finds a policy that it can put in force: what was in force, or the files before the very first start.
+///
+/// # Errors
+/// [`Faults`].
+pub fn check(paths: &Paths) -> Result<(), Faults> {
+    let read = |path: &Path| Real.read(path).map_err(|error| Faults(vec![not_read(path, &error).to_string()]));
+    // A change that was being made may stand between the two files.
+    if read(&paths.pending())?.is_some() {
+        return Ok(());
+    }
+    let texts = match read(&paths.in_force())? {
+        Some(workspace) => Texts { workspace, organisation: read(&paths.organisation_in_force())? },
+        None => wanted(paths, &Real).map_err(|error| Faults(vec![error.to_string()]))?,
+    };
+    texts.parse().map(drop)
+}
+
 /// Records what an identity provider says of members' groups: each member anew, with all of its groups.
 async fn tell(engine: Weak<Inner>, mut told: mpsc::Receiver<(MemberId, Arc<Vouched>)>) {
     while let Some((id, vouched)) = told.recv().await {
@@ -476,7 +493,7 @@ fn changes(old: &Policy, new: &Policy, pending: &Pending) -> Vec<Change> {
 }
 
 /// What goes into the record of a change has the form that a record asks for.
-fn check(why: &Reason) -> Result<(), ChangeError> {
+fn is_recordable(why: &Reason) -> Result<(), ChangeError> {
     let actor = match &why.actor {
         Actor::Member(_) => true,
         Actor::System(name) => is_token(name),

@@ -78,6 +78,14 @@ pub struct Slot {
     counting: Counting,
 }
 
+#[cfg(test)]
+impl Slot {
+    /// One under no limit but this.
+    pub(crate) fn of(response_bytes_max: Option<u64>) -> Self {
+        Self { response_bytes_max, held: Vec::new(), counting: Counting::default() }
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         if self.held.is_empty() {

@@ -182,6 +182,7 @@ fn calls_are_counted_in_the_minutes_and_days_of_the_clock_for_each_member() {
     assert_eq!(enter(&alice, noon + 59_000_000), Ok(()));
     assert_eq!(enter(&alice, noon + 59_000_000), Ok(()));
     assert_eq!(enter(&alice, noon + 59_500_000), few(1));
+    assert_eq!(enter(&alice, noon - minute), few(60), "a clock that is set back begins no minute anew");
     assert_eq!(enter(&bob, noon + 59_500_000), Ok(()), "a count of his own");
     assert_eq!(enter(&alice, noon + minute), Ok(()));
     assert_eq!(enter(&alice, noon + 2 * minute), few(12 * 3_600 - 120), "three today");

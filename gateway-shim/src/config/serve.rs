@@ -7,6 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use serde::Deserialize;
 
 use super::Check;
+use crate::access::IdentityProvider;
 
 /// `[serve]`
 #[derive(Clone, Debug, Deserialize)]
@@ -26,6 +27,8 @@ pub struct ServeConfig {
     pub access: PathBuf,
     /// The organisation's denies, which stand above it.
     pub organisation: Option<PathBuf>,
+    /// An identity provider whose word on members is taken besides tokens.
+    pub identity_provider: Option<IdentityProvider>,
     /// Names under which clients may call, besides those of loopback.
     #[serde(default)]
     pub hosts: Vec<String>,
@@ -60,11 +63,17 @@ impl ServeConfig {
                 || "serve.hosts holds what is no name of a host; hint: a name or an address without port".into();
             check.that(bare, named);
         }
+        for fault in self.identity_provider.iter().flat_map(IdentityProvider::faults) {
+            check.that(false, || fault);
+        }
         check.range("serve.request_kib_max", self.request_kib_max, 1, 65_536);
     }
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let optional = [&mut self.certificate, &mut self.key, &mut self.organisation];
-        [&mut self.dir, &mut self.access].into_iter().chain(optional.into_iter().flatten())
+        let optional = [&mut self.certificate, &mut self.key, &mut self.organisation].into_iter().flatten();
+        let provider = self.identity_provider.as_mut();
+        let of_provider = provider.map(|provider| [&mut provider.jwks_file, &mut provider.ca]);
+        let of_provider = of_provider.into_iter().flatten().flatten();
+        [&mut self.dir, &mut self.access].into_iter().chain(optional).chain(of_provider)
     }
 }

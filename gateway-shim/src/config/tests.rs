@@ -128,17 +128,20 @@ fn the_template_has_every_key_and_its_default() {
         include_str!("process.rs"),
         include_str!("serve.rs"),
         include_str!("servers.rs"),
+        include_str!("../access/oidc.rs"),
     ]
     .concat();
     let sections = source.split("#[serde(deny_unknown_fields").skip(1).filter_map(|text| text.split("\n}").next());
     let fields = sections.flat_map(|section| section.lines().filter_map(|line| line.strip_prefix("    pub ")));
     let keys: Vec<&str> = fields.filter_map(|field| field.split_once(':')).map(|(name, _)| name).collect();
     assert!(keys.len() > 50, "{keys:?}");
-    let sections = ["gateway", "ledger", "spool", "batch", "fork", "serve", "servers", "relay", "digest"];
+    let sections =
+        ["gateway", "ledger", "spool", "batch", "fork", "serve", "servers", "relay", "digest", "identity_provider"];
     let tables = ["credential", "environment", "limits", "sandbox"];
     for key in keys.into_iter().filter(|key| !sections.contains(key) && !tables.contains(key)) {
         assert!(all.contains(&format!("\n{key} = ")), "{key} is not in the template");
     }
+    assert!(all.contains("\n[serve.identity_provider]"));
     for table in tables {
         assert!(all.contains(&format!("\n[servers.everything.{table}]")), "{table} is not in the template");
     }

@@ -298,3 +298,59 @@ async fn keys_come_from_a_file_that_must_be_there() {
     let provider = Provider::start(config).await.unwrap();
     assert!(provider.vouches(&signer.signed("ES256", "ec", &claims()), NOW).is_ok());
 }
+
+/// A provider's address, behind TLS: an authority's PEM and a port, where every connection gets this answer.
+async fn tls_provider(answer: Vec<u8>) -> (u16, String) {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (of_ca, pair) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&of_ca).unwrap().pem();
+    let leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&pair, &rcgen::Issuer::new(params, of_ca)).unwrap();
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let chain = vec![CertificateDer::from_pem_slice(leaf.pem().as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(pair.serialize_pem().as_bytes()).unwrap();
+    let config = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = [0; 4_096];
+            drop(stream.read(&mut request).await);
+            // Whoever reads no more than it takes may be gone before the end.
+            drop(stream.write_all(&answer).await);
+            drop(stream.shutdown().await);
+        }
+    });
+    (port, ca)
+}
+
+#[tokio::test]
+async fn keys_come_over_https_from_whom_the_configuration_trusts_and_within_a_bound() {
+    let (signer, dir) = (Signer::new(), crate::testing::TempDir::new());
+    let answer = |status: &str, body: &[u8]| {
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+        [head.into_bytes(), body.to_vec()].concat()
+    };
+    let set = signer.set();
+    for (answer, trusted, holds, what) in [
+        (answer("200 OK", &set), true, true, "as it should be"),
+        (answer("200 OK", &set), false, false, "a certificate of an authority that is not trusted"),
+        (answer("302 Found", &set), true, false, "another status"),
+        (answer("200 OK", &vec![b' '; jwt::JWKS_BYTES_MAX + 1]), true, false, "too long"),
+    ] {
+        let (port, ca) = tls_provider(answer).await;
+        let file = dir.path().join("ca.pem");
+        crate::durable::replace(&file, ca.as_bytes()).unwrap();
+        let url = format!("https://localhost:{port}/keys");
+        let ca = trusted.then_some(file);
+        let config = IdentityProvider { jwks_file: None, jwks_url: Some(url), ca, ..section(CLAIMS) };
+        let source = fetch::Source::new(&config).unwrap();
+        let read = crate::testing::within(source.read()).await;
+        assert_eq!(read.as_ref().is_ok_and(|read| *read == set), holds, "{what}: {read:?}");
+    }
+}

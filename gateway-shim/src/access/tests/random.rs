@@ -105,6 +105,7 @@ fn policy(dice: &mut Dice) -> Policy {
 fn the_quick_decision_is_the_contracts() {
     let seed = seed();
     let mut dice = Dice::new(seed);
+    let somebody = alice("").1;
     let mut decided = std::collections::BTreeMap::<&str, u32>::new();
     for _ in 0..600 {
         let policy = policy(&mut dice);
@@ -112,7 +113,7 @@ fn the_quick_decision_is_the_contracts() {
         let compiled = Compiled::new(Arc::new(policy));
         for _ in 0..80 {
             let groups: BTreeSet<String> = some(&mut dice, 2, group).into_iter().collect();
-            let caller = Caller { groups: groups.into_iter().collect(), member: id(dice.below(7)), ..alice("").1 };
+            let caller = Caller { groups: groups.into_iter().collect(), member: id(dice.below(7)), ..somebody.clone() };
             let server = pick(&mut dice, &["a", "b", "c", "aa"]);
             let name = pick(&mut dice, &["x", "y", "xy", "", "x/z", "é"]);
             let name = (dice.below(4) > 0).then_some(name.as_str());
@@ -141,7 +142,7 @@ fn the_records_of_a_change_say_all_of_it() {
     let seed = seed();
     let mut dice = Dice::new(seed);
     let why = Reason { actor: Actor::System("test".into()), code: "test".into(), ticket: String::new() };
-    for _ in 0..1_500 {
+    for _ in 0..600 {
         let (old, new) = (policy(&mut dice), policy(&mut dice));
         let records = |from: &Policy, to: &Policy, at, before| -> Vec<_> {
             plan(from, to).iter().map(|change| change.record(at, &why, before, to.digest)).collect()
