@@ -13,7 +13,7 @@ use bytes::Bytes;
 use custody::wire::{self, LinkKind, Outcome, record::Kind};
 
 use super::{
-    Answer, LAST_EVENT, PROTOCOL, SESSION, Shared, admit,
+    Answer, LAST_EVENT, NAME, PROTOCOL, SESSION, Shared, admit,
     arrive::{self, NotRead},
     counts::Counts,
     credential::Credentials,
@@ -121,7 +121,7 @@ impl Came {
                 _ => Header::Unclear,
             }
         };
-        Headers { version: header(PROTOCOL), method: header("mcp-method"), name: header("mcp-name") }
+        Headers { version: header(PROTOCOL), method: header("mcp-method"), name: header(NAME) }
     }
 
     /// What the era without sessions ignores is not there.
@@ -478,7 +478,7 @@ fn said(text: Option<&String>) -> Option<&str> {
 }
 
 /// Writes into a record that it was allowed, and why.
-fn allowed(call: &mut wire::Call, judgement: &Judgement) {
+pub(super) fn allowed(call: &mut wire::Call, judgement: &Judgement) {
     call.decision = wire::Decision::Allowed as i32;
     judgement.rule.as_ref().clone_into(&mut call.rule);
     call.access_policy_digest = Some(judgement.policy.to_vec().into());
