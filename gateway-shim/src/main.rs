@@ -111,7 +111,10 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
     };
     let wait = Duration::from_secs(config.gateway.drain_s);
     let front = match &port {
-        Port::Serve(_, serving) => Some(serve::Front::new(&gateway, serving.clone(), &config.servers)?),
+        Port::Serve(_, serving) => {
+            let access = serve::access(serving)?;
+            Some(serve::Front::new(gateway.clone(), access, serving.clone(), &config.servers)?)
+        }
         Port::Relay(_) => None,
     };
     let processes = front.as_ref().map(|front| front.processes().clone()).unwrap_or_default();

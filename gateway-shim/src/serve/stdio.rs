@@ -24,7 +24,13 @@ use tokio::{
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
-use super::{Admitted, Answer, CODE_NO_SESSION, Proxy, SESSION, error, text};
+use super::{
+    Answer, SESSION,
+    open::Running,
+    proxy::{Came, Proxy},
+    refusal::{CODE_NO_SESSION, error},
+    text,
+};
 use crate::{
     clock,
     mcp::{
@@ -45,7 +51,8 @@ mod answer;
 mod pipes;
 mod session;
 
-use answer::{answer_of, empty, events};
+pub(super) use answer::empty;
+use answer::{answer_of, events};
 use pipes::{one_line, read_lines, write_lines};
 use session::{Kind, Session, Told};
 
@@ -96,29 +103,29 @@ impl Stdio {
     pub(super) async fn request(
         self: &Arc<Self>,
         proxy: &Arc<Proxy>,
-        headers: &HeaderMap,
-        owner: Owner,
+        came: &Came,
         request: Request,
         body: &Bytes,
-        admitted: Admitted,
+        running: Option<Running>,
     ) -> Answer {
-        let found = match (headers.contains_key(SESSION), request.method.as_str()) {
-            (false, "initialize") => self.begin(proxy, owner, &request).await,
+        let owner = Some(came.caller.member);
+        let found = match (came.headers.contains_key(SESSION), request.method.as_str()) {
+            (false, "initialize") => self.begin(proxy, owner).await,
             // Whoever asks without a session says so with the version in each request (MCP 2026-07-28).
             (false, _) if request.protocol.is_some() => self.sessionless(proxy, owner).await,
-            _ => self.session(headers),
+            _ => self.session(&came.headers),
         };
         let session = match found {
             Ok(session) => session,
             Err((status, message)) => {
-                if let Some(running) = admitted.running {
+                if let Some(running) = running {
                     let ending = Ending::of(Outcome::HttpError);
                     running.end(Ending { error_code: Some(u32::from(status.as_u16())), ..ending });
                 }
                 return error(status, &request.raw_id, CODE_NO_SESSION, message);
             }
         };
-        let hears = session.ask(proxy.call_wait(), &request, body, admitted.running);
+        let hears = session.ask(proxy.call_wait(), &request, body, running);
         let mut answer = answer_of(&request, hears).await;
         if let Some(Ok(id)) = session.id().map(HeaderValue::from_str) {
             answer.headers_mut().insert(SESSION, id);
@@ -166,16 +173,17 @@ impl Stdio {
         }
     }
 
+    /// Ends a session whose member may ask nothing here any more.
+    pub(super) fn end_session(&self, id: &str) {
+        if let Some(session) = self.lock().remove(id) {
+            session.end();
+        }
+    }
+
     /// A session of its own, with a process of its own.
-    async fn begin(
-        self: &Arc<Self>,
-        proxy: &Arc<Proxy>,
-        owner: Owner,
-        request: &Request,
-    ) -> Result<Arc<Session>, NoProcess> {
+    async fn begin(self: &Arc<Self>, proxy: &Arc<Proxy>, owner: Owner) -> Result<Arc<Session>, NoProcess> {
         let (started, lease) = self.pool.start(owner).await.map_err(|why| refused(&why))?;
         let id = hex(&random::bytes::<16>());
-        proxy.remember(&id, request);
         Ok(self.run(proxy, Kind::OfClient(id), started, lease))
     }
 

@@ -8,7 +8,10 @@ use bytes::Bytes;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
 use super::{
-    super::{Answer, CODE_UNREACHABLE, error, error_body, json},
+    super::{
+        Answer,
+        refusal::{CODE_UNREACHABLE, error, error_body, json},
+    },
     session::{Hears, Told},
 };
 use crate::mcp::{envelope::Request, sse};
@@ -50,7 +53,7 @@ pub(super) fn events(stream: impl tokio_stream::Stream<Item = Bytes> + Send + 's
     answer
 }
 
-pub(super) fn empty(status: StatusCode) -> Answer {
+pub(in super::super) fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = status;
     answer

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use bytes::Bytes;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -9,7 +10,10 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{super::Proxy, session::Session};
+use super::{
+    super::{proxy::Proxy, refusal::Refusal},
+    session::Session,
+};
 use crate::mcp::envelope::{self, Message};
 
 /// Greatest line of a process that is forwarded; a longer one ends it, because nothing behind it can be told apart.
@@ -50,19 +54,30 @@ pub(super) async fn read_lines(proxy: &Arc<Proxy>, session: &Arc<Session>, mut l
         }
         let line = Bytes::from(line.trim_ascii().to_vec());
         match envelope::parse(&line) {
-            Ok(Message::Answer { id, ending }) => session.answered(&id, ending, line),
+            Ok(Message::Answer { id, ending, next }) => {
+                let Some(waiting) = session.take(&id) else { continue };
+                let (status, line) = waiting.as_spelt(&ending, line);
+                let instead = match &waiting.running {
+                    Some(running) => proxy.hear(running, &line, ending, next).await,
+                    None => None,
+                };
+                match instead {
+                    Some(instead) => waiting.answered(StatusCode::OK, instead),
+                    None => waiting.answered(status, line),
+                }
+            }
             // Without a session no server asks anything (MCP 2026-07-28), and there is nobody whom this could be for.
             Ok(Message::Request(request)) if session.id().is_none() => {
                 proxy.unread(line.len());
-                session.refuse(&request);
+                session.refuse(&request, &Refusal::no_method(StatusCode::OK, "nobody can be asked without a session"));
             }
             Ok(Message::Request(request)) => {
-                match proxy.ask_back(session.id().unwrap_or_default(), &request, line.len()).await {
+                match proxy.ask_back(session.id().unwrap_or_default(), None, &request, line.len()).await {
                     Ok(()) => session.say(line, None, None),
-                    Err(_) => session.refuse(&request),
+                    Err(refusal) => session.refuse(&request, &refusal),
                 }
             }
-            Ok(Message::Notification { method, progress, subscription, cancels }) => {
+            Ok(Message::Notification { method, progress, subscription, cancels, .. }) => {
                 proxy.count(&method);
                 if let Some(id) = cancels.filter(|_| session.id().is_none()) {
                     // A server that ends a subscription says so.

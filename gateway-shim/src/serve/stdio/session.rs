@@ -22,11 +22,13 @@ use tokio::{
 };
 
 use super::{
-    super::{CODE_NO_SESSION, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_UNREACHABLE, NOT_RECORDED, error_body},
+    super::{
+        open::Running,
+        refusal::{CODE_NO_SESSION, CODE_TIMEOUT, CODE_UNREACHABLE, Refusal, error_body},
+    },
     pipes::one_line,
 };
 use crate::{
-    gateway::Running,
     mcp::{
         envelope::{self, Message, Request},
         rewrite,
@@ -73,7 +75,7 @@ struct Spelt {
 pub(super) struct Waiting {
     messages: mpsc::Sender<Bytes>,
     end: oneshot::Sender<Told>,
-    running: Option<Running>,
+    pub(super) running: Option<Running>,
     progress: Option<String>,
     spelt: Option<Spelt>,
     cancelled: bool,
@@ -308,8 +310,8 @@ impl Session {
     }
 
     /// Tells the process that its request goes no further. One that reads nothing is not waited for: its stdout is read on.
-    pub(super) fn refuse(&self, request: &Request) {
-        let answer = error_body(&request.raw_id, CODE_NOT_RECORDED, NOT_RECORDED);
+    pub(super) fn refuse(&self, request: &Request, refusal: &Refusal) {
+        let answer = error_body(&request.raw_id, refusal.code, &refusal.text);
         drop(self.stdin.try_send(one_line(&answer)));
     }
 
@@ -332,18 +334,13 @@ impl Session {
         }
     }
 
-    pub(super) fn answered(&self, id: &str, ending: Ending, line: Bytes) {
-        let Some(waiting) = self.take_if(id, |_| true) else { return };
-        self.ready.send_replace(true);
-        let (status, line) = match &waiting.spelt {
-            Some(spelt) => (status(&ending), rewrite::answer(&line, &spelt.id).into()),
-            None => (StatusCode::OK, line),
-        };
-        if let Some(running) = waiting.running {
-            running.end(ending);
+    /// A request that is answered.
+    pub(super) fn take(&self, id: &str) -> Option<Waiting> {
+        let waiting = self.take_if(id, |_| true);
+        if waiting.is_some() {
+            self.ready.send_replace(true);
         }
-        // The connection may be gone; the outcome is recorded all the same.
-        drop(waiting.end.send(Told::Answer(status, line)));
+        waiting
     }
 
     /// The server ends a subscription, which has no answer.
@@ -443,6 +440,20 @@ fn status(ending: &Ending) -> StatusCode {
 }
 
 impl Waiting {
+    /// The answer as its client is to see it.
+    pub(super) fn as_spelt(&self, ending: &Ending, line: Bytes) -> (StatusCode, Bytes) {
+        match &self.spelt {
+            Some(spelt) => (status(ending), rewrite::answer(&line, &spelt.id).into()),
+            None => (StatusCode::OK, line),
+        }
+    }
+
+    /// Its call has ended by then.
+    pub(super) fn answered(self, status: StatusCode, line: Bytes) {
+        // The connection may be gone; the outcome is recorded all the same.
+        drop(self.end.send(Told::Answer(status, line)));
+    }
+
     fn fail(self, outcome: Outcome, status: StatusCode, code: i32, text: &'static str) {
         if let Some(running) = self.running {
             running.end(Ending::of(outcome));

@@ -23,7 +23,7 @@ fn request(id: &str) -> (Request, Bytes) {
 }
 
 fn answer(session: &Session, request: &Request) {
-    session.answered(&request.id, Ending::of(Outcome::Ok), Bytes::from_static(b"the answer"));
+    session.take(&request.id).unwrap().answered(StatusCode::OK, Bytes::from_static(b"the answer"));
 }
 
 #[tokio::test]
