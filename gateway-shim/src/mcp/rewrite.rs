@@ -3,9 +3,9 @@
 //! Several clients of one member share a process over stdio, and each counts its requests from the same number. What must
 //! hold: only the values that are named here change; back and forth gives the bytes that were. Pure.
 
-use std::{collections::HashMap, ops::Range};
+use std::ops::Range;
 
-use serde_json::value::RawValue;
+use super::splice;
 
 const ID: &[&str] = &["id"];
 const PROGRESS_ASKED: &[&str] = &["params", "_meta", "progressToken"];
@@ -51,11 +51,7 @@ fn replace(body: &[u8], values: &[(&[&str], &str)]) -> Vec<u8> {
 /// Where a value stands.
 fn find(body: &[u8], path: &[&str]) -> Option<Range<usize>> {
     let whole = std::str::from_utf8(body).ok()?;
-    let mut value = whole;
-    for key in path {
-        let object: HashMap<String, &RawValue> = serde_json::from_str(value).ok()?;
-        value = object.get(*key)?.get();
-    }
+    let value = splice::value(whole, path)?;
     // A value of a parsed text is a part of that text.
     let start = value.as_ptr().addr() - whole.as_ptr().addr();
     Some(start..start + value.len())

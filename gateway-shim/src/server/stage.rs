@@ -75,11 +75,11 @@ fn prepare(plan: &str, command: &[String]) -> Result<Command, String> {
             "run it: there is no program {name} on its PATH; hint: command names its path, or environment another PATH"
         )
     })?;
-    limit(&plan.limits)
-        .map_err(|error| format!("limit it: {error}; hint: a limit above the shim's own cannot be set"))?;
     if let Some(rules) = sandbox::rules(&plan.sandbox, &program) {
         sandbox::restrict(&rules, plan.sandbox.best_effort)?;
     }
+    // Last: the sandbox opens more files than a server may want.
+    limit(&plan.limits).map_err(|error| format!("limit it: {error}; hint: limits names the bounds"))?;
     let mut command = Command::new(program);
     command.arg0(name).args(arguments);
     Ok(command)

@@ -2,9 +2,14 @@
 
 use std::{path::Path, process::Command, time::Instant};
 
-use custody_tests::process::{Home, Process, WAIT, binary, free_port};
+use custody::id::hex;
+use custody_tests::{
+    peer::random,
+    process::{Home, Process, WAIT, binary, free_port, write},
+    shim::{Shim, done},
+};
 
-use crate::relay::Shim;
+use crate::relay::installed;
 
 /// Says which process it is and which it started, and heeds nobody.
 const SERVER: &str = "trap '' TERM; sleep 1000 & echo $$ $! >> pids; wait; wait";
@@ -38,19 +43,82 @@ fn wait_for_the_end_of(pids: &[String]) {
     soon(|| pids.iter().all(ended).then_some(()));
 }
 
+/// Starts the shim with this server and this access policy.
+fn serve(shim: &Shim, port: u16, server: &str, access: &str) -> Process {
+    let config = std::fs::read_to_string(shim.dir.join("shim.toml")).unwrap();
+    let config = format!("{config}[serve]\nlisten = \"127.0.0.1:{port}\"\n{server}");
+    write(&shim.dir.join("shim.toml"), config.as_bytes());
+    write(&shim.dir.join("access.toml"), access.as_bytes());
+    let mut command = Command::new(binary("gateway-shim"));
+    let process = Process::spawn(command.args(["serve", "--config", "shim.toml"]).current_dir(&shim.dir));
+    assert!(process.wait_line("serving /mcp"), "{}", process.log().join("\n"));
+    process
+}
+
+/// A policy under which one member may do everything, and that member's token.
+fn open_to_one(python: &Path) -> (String, String) {
+    let days = "import datetime as d\nfor day in (-1, 1):\n  print((d.datetime.now(d.UTC) + d.timedelta(day)).strftime('%Y-%m-%dT%H:%M:%SZ'))";
+    let days = done("python", &Command::new(python).args(["-c", days]).output().unwrap());
+    let (issued, expires) = days.trim().split_once('\n').unwrap();
+    let (id, secret) = (random::<16>(), random::<32>());
+    let (member, agent) = ("a1".repeat(16), "a9".repeat(16));
+    let sha256 = hex(&custody::hash::sha256(&[&secret]));
+    let policy = format!(
+        "version = 1\n[agents.{agent}]\n[members.{member}]\n[[rules]]\nid = \"all\"\neffect = \"allow\"\neveryone = true\n\
+         tools = [\"*\"]\nmethods = [\"*\"]\n[[tokens]]\nid = \"{}\"\nsha256 = \"{sha256}\"\nmember = \"{member}\"\n\
+         agent = \"{agent}\"\nissued_at = {issued}\nexpires_at = {expires}\n",
+        hex(&id)
+    );
+    (policy, format!("Bearer cst_{}_{}", hex(&id), hex(&secret)))
+}
+
+/// The official client and an official server, unchanged, in both eras, with the shim and its sandbox between them.
+#[test]
+fn an_official_server_in_its_sandbox_reads_what_is_named_and_not_the_keys_of_the_gateway() {
+    let home = Home::new("confined", "");
+    let ledger = home.start();
+    let (port, python) = (free_port(), installed("CUSTODY_PYTHON", "venv/bin/python"));
+    let look = "import sys; print(sys.prefix); print(sys.base_prefix)";
+    let prefixes = done("python", &Command::new(&python).args(["-c", look]).output().unwrap());
+    let read: Vec<&str> = prefixes.lines().chain(["programs"]).collect();
+    let shim = Shim::with(&home, "sandbox", "");
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/life");
+    std::fs::create_dir(shim.dir.join("programs")).unwrap();
+    std::fs::copy(scripts.join("server.py"), shim.dir.join("programs/server.py")).unwrap();
+    write(&shim.dir.join("programs/named"), b"what is named");
+    let server = format!(
+        "[servers.looks]\ncommand = [{python:?}, \"programs/server.py\"]\n[servers.looks.sandbox]\nprofile = \"confined\"\n\
+         read = {read:?}\n"
+    );
+    let (access, token) = open_to_one(&python);
+    let process = serve(&shim, port, &server, &access);
+    let (url, key) = (format!("http://127.0.0.1:{port}/mcp/looks"), shim.dir.join("gateway.key"));
+    let mut client = Command::new(&python);
+    client.arg(scripts.join("client.py")).args([&url, &token, "programs/named"]).arg(&key);
+    let out = client.output().unwrap();
+    let said = format!("{}\n{}", process.log().join("\n"), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{said}");
+    let read = String::from_utf8(out.stdout).unwrap();
+    let expected = [
+        "2026-07-28 what is named",
+        "2026-07-28 PermissionError",
+        "2025-11-25 what is named",
+        "2025-11-25 PermissionError",
+    ];
+    assert_eq!(read.lines().collect::<Vec<_>>(), expected, "{said}");
+    drop((process, ledger));
+}
+
 #[test]
 fn servers_are_shown_stopped_and_started_and_none_outlives_the_shim() {
     let home = Home::new("life", "");
     let ledger = home.start();
     let port = free_port();
-    let serve = format!(
-        "socket = \"relay.sock\"\n[serve]\nlisten = \"127.0.0.1:{port}\"\n[servers.files]\ncommand = [\"sh\", \"-c\", {SERVER:?}]\n\
-         start = \"always\"\nready_s_max = 600\nstop_s_max = 1\n"
+    let server = format!(
+        "[servers.files]\ncommand = [\"sh\", \"-c\", {SERVER:?}]\nstart = \"always\"\nready_s_max = 600\nstop_s_max = 1\n"
     );
-    let shim = Shim::enrol(&home, "programs", &serve);
-    let mut command = Command::new(binary("gateway-shim"));
-    let process = Process::spawn(command.args(["serve", "--config", "shim.toml"]).current_dir(&shim.dir));
-    assert!(process.wait_line("serving /mcp"), "{}", process.log().join("\n"));
+    let shim = Shim::with(&home, "programs", "");
+    let process = serve(&shim, port, &server, "version = 1\n");
     let said = |verb: &[&str]| {
         let mut command = Command::new(binary("gateway-shim"));
         let out =

@@ -38,7 +38,7 @@ fn verifier(args: &[&str]) -> String {
 }
 
 /// What a target of the Makefile installed; it names the folder, or it is the one of this repository.
-fn installed(variable: &str, name: &str) -> PathBuf {
+pub(crate) fn installed(variable: &str, name: &str) -> PathBuf {
     let given = std::env::var_os(variable).map(PathBuf::from);
     let folder = given.unwrap_or_else(|| repository().join(".cache").join(name));
     let group = if name == "venv/bin/python" { "python" } else { name };

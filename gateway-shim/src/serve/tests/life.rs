@@ -33,10 +33,26 @@ async fn bench_of(script: &str, more: &str) -> Bench {
 
 /// A request that says its version itself.
 fn ask(id: &Value, method: &str, name: &str) -> String {
-    let meta = json!({"io.modelcontextprotocol/protocolVersion":"2026-07-28","progressToken":id});
+    let meta = json!({"io.modelcontextprotocol/protocolVersion":"2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities":{},"progressToken":id});
     format!(
         "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\",\"params\":{{\"name\":\"{name}\",\"_meta\":{meta}}}}}"
     )
+}
+
+/// The headers that repeat it.
+fn said<'a>(method: &'a str, name: &'a str) -> Vec<(&'static str, &'a str)> {
+    let mut said = vec![(PROTOCOL, "2026-07-28"), ("mcp-method", method)];
+    if method == "tools/call" {
+        said.push(("mcp-name", name));
+    }
+    said
+}
+
+impl Bench {
+    async fn ask(&self, id: &Value, method: &str, name: &str) -> (StatusCode, HeaderMap, Bytes) {
+        within(self.post(&said(method, name), &ask(id, method, name))).await
+    }
 }
 
 fn events(body: &[u8]) -> Vec<Value> {
@@ -62,7 +78,7 @@ async fn what_is_asked_without_a_session_shares_a_process_and_is_not_mixed_up() 
     let bench = bench_of(BOTH, "").await;
     let uri = format!("http://{}/mcp/test", bench.address);
     let mut request = hyper::Request::post(uri).header("authorization", &bench.token);
-    for (name, value) in modern::headers("tools/call", "first") {
+    for (name, value) in said("tools/call", "first") {
         request = request.header(name, value);
     }
     let request = request.body(Full::from(ask(&json!("same"), "tools/call", "first"))).unwrap();
@@ -70,9 +86,7 @@ async fn what_is_asked_without_a_session_shares_a_process_and_is_not_mixed_up() 
     let (parts, mut first) = within(client.request(request)).await.unwrap().into_parts();
     let progress = within(first.frame()).await.unwrap().unwrap().into_data().unwrap();
     // The first waits: it has said how far it is.
-    let (_, headers, second) =
-        within(bench.post(&modern::headers("tools/call", "second"), &ask(&json!("same"), "tools/call", "second")))
-            .await;
+    let (_, headers, second) = bench.ask(&json!("same"), "tools/call", "second").await;
     let first = [progress, within(first.collect()).await.unwrap().to_bytes()].concat();
     assert_eq!(text(&parts.headers, "content-type"), Some("text/event-stream"));
     assert!(!headers.contains_key(SESSION));
@@ -82,30 +96,46 @@ async fn what_is_asked_without_a_session_shares_a_process_and_is_not_mixed_up() 
     assert_eq!((&first[1]["id"], &first[1]["result"]["of"]), (&json!("same"), &json!("first")));
     assert_eq!(first[0]["params"]["progressToken"], json!("same"));
     assert_eq!(first[1]["result"]["pid"], second["result"]["pid"], "one process");
-    let (status, _, _) = bench.post(&modern::headers("nowhere", ""), &ask(&json!(1), "nowhere", "x")).await;
+    let (status, _, _) = bench.ask(&json!(1), "nowhere", "x").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
-    let (_, _, listened) =
-        bench.post(&modern::headers("subscriptions/listen", ""), &ask(&json!("l"), "subscriptions/listen", "x")).await;
+    let (_, _, listened) = bench.ask(&json!("l"), "subscriptions/listen", "x").await;
     let listened = events(&listened);
     assert_eq!(listened[0]["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], json!("l"));
     assert_eq!(listened.len(), 1, "the server ended it, and the stream ended");
-    let (_, _, asked) = bench.post(&modern::headers("tools/call", "asks"), &ask(&json!(2), "tools/call", "asks")).await;
+    let (_, _, asked) = bench.ask(&json!(2), "tools/call", "asks").await;
     let asked: Value = serde_json::from_slice(&asked).unwrap();
-    assert_eq!(
-        asked["result"]["told"]["error"]["code"],
-        json!(refusal::CODE_DENIED),
-        "no server asks without a session"
-    );
-    let (status, _, _) =
-        bench.post(&modern::headers("tools/call", "crash"), &ask(&json!(3), "tools/call", "crash")).await;
+    assert_eq!(asked["result"]["told"]["error"]["code"], json!(CODE_NO_SESSION), "no server asks without a session");
+    let (status, _, _) = bench.ask(&json!(3), "tools/call", "crash").await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
-    let (_, _, body) =
-        bench.post(&modern::headers("tools/call", "second"), &ask(&json!(4), "tools/call", "second")).await;
+    let (_, _, body) = bench.ask(&json!(4), "tools/call", "second").await;
     assert!(!body.is_empty(), "another process");
     let lives = lives(&bench.records().await);
     use wire::ServerState::{Crashed, Started, Stopped};
     assert_eq!(lives[..3], [(Started, None, None), (Crashed, Some(7), None), (Started, None, None)]);
     assert_eq!((lives.len(), lives[3].0), (4, Stopped));
+}
+
+/// Two members never speak with one process.
+#[tokio::test]
+async fn each_member_has_a_process_of_its_own() {
+    const BOB: &str = "b0b00000000000000000000000000002";
+    let (policy, tokens) = policy(&[ALICE, BOB], ALL);
+    let script = toml::Value::String(BOTH.into());
+    let waits = Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT };
+    let access = Access::of(&policy, None).unwrap();
+    let config = format!("command = [\"sh\", \"-c\", {script}]\n");
+    let bench = Bench::with_access(&config, waits, access, tokens[0].clone()).await;
+    let mut pids = Vec::new();
+    for token in [&tokens[0], &tokens[1], &tokens[0]] {
+        let headers = [said("tools/call", "second"), vec![("authorization", token.as_str())]].concat();
+        let (_, _, body) = within(bench.post(&headers, &ask(&json!(1), "tools/call", "second"))).await;
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        pids.push(body["result"]["pid"].clone());
+    }
+    assert!(pids[0].is_string() && pids[0] == pids[2] && pids[0] != pids[1], "{pids:?}");
+    let owners: std::collections::BTreeSet<_> =
+        bench.front.processes().list()[0].processes.iter().map(|process| process.owner.map(|id| id.0)).collect();
+    assert_eq!(owners.len(), 2, "and the list says whose each is");
 }
 
 /// Clients of both eras take an error without a body of that revision for a server of sessions alone.
@@ -121,8 +151,7 @@ done
 "#;
     let bench = bench_of(declines, "").await;
     for _ in 0..3 {
-        let (status, _, body) =
-            bench.post(&modern::headers("server/discover", ""), &ask(&json!(1), "server/discover", "x")).await;
+        let (status, _, body) = bench.ask(&json!(1), "server/discover", "x").await;
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((status, &body["error"]["code"]), (StatusCode::BAD_REQUEST, &json!(CODE_NO_SESSION)));
     }
@@ -138,7 +167,7 @@ async fn a_process_that_nobody_asks_ends_and_its_session_with_it() {
     let bench = bench_of(BOTH, "idle_s_max = 1\n").await;
     let session = begin(&bench).await;
     within(async {
-        while !bench.processes.list()[0].processes.is_empty() {
+        while !bench.front.processes().list()[0].processes.is_empty() {
             tokio::task::yield_now().await;
         }
     })
