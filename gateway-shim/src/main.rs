@@ -326,7 +326,7 @@ async fn policy(serving: &ServeConfig, gateway: Gateway) -> Result<Engine, Faile
     let engine = Engine::open(serve::access_paths(serving), gateway).await;
     let engine = engine.map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
     if let Some(provider) = serving.identity_provider.clone() {
-        engine.trust(provider).await.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
+        engine.trust(*provider).await.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
     }
     if let Some(differs) = engine.differs().await {
         tracing::warn!("{differs}");
