@@ -146,7 +146,7 @@ async fn policy(serving: &ServeConfig, gateway: Gateway) -> Result<Engine, Faile
     let engine = Engine::open(serve::access_paths(serving), gateway).await;
     let engine = engine.map_err(|error| Failed::of(EXIT_FAILED, &error))?;
     if let Some(provider) = serving.identity_provider.clone() {
-        engine.trust(provider).await?;
+        engine.trust(*provider).await?;
     }
     if let Some(differs) = engine.differs().await {
         tracing::warn!("{differs}");

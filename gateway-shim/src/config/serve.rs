@@ -28,7 +28,7 @@ pub struct ServeConfig {
     /// The organisation's denies, which stand above it.
     pub organisation: Option<PathBuf>,
     /// An identity provider whose word on members is taken besides tokens.
-    pub identity_provider: Option<IdentityProvider>,
+    pub identity_provider: Option<Box<IdentityProvider>>,
     /// Names under which clients may call, besides those of loopback.
     #[serde(default)]
     pub hosts: Vec<String>,
@@ -63,7 +63,7 @@ impl ServeConfig {
                 || "serve.hosts holds what is no name of a host; hint: a name or an address without port".into();
             check.that(bare, named);
         }
-        for fault in self.identity_provider.iter().flat_map(IdentityProvider::faults) {
+        for fault in self.identity_provider.iter().flat_map(|provider| provider.faults()) {
             check.that(false, || fault);
         }
         check.range("serve.request_kib_max", self.request_kib_max, 1, 65_536);
