@@ -26,8 +26,10 @@ use crate::{
     writer::{Command, FULL_WAIT, Fetch, Progress, Refused, ask, receipts},
 };
 
+mod enrol;
 mod link;
 
+pub use enrol::{EnrolError, QUEUE_MAX, Question, Questions, WAIT as ENROL_WAIT, enrol};
 use link::CONNECT_WAIT;
 pub use link::{Link, Tls};
 
@@ -92,6 +94,8 @@ pub struct Client {
     pub commands: mpsc::Sender<Command>,
     /// What the writer has.
     pub progress: watch::Receiver<Progress>,
+    /// Who somebody is.
+    pub questions: Questions,
 }
 
 /// Why a session ended.
@@ -215,6 +219,9 @@ impl Client {
         };
         let mut session = self.welcome(&welcome, outbox).await?;
         tracing::info!(next_batch = welcome.next_batch, "connected to the ledger");
+        for question in self.questions.again() {
+            send(&session.outbox, from_gateway::Message::EnrolMember(question))?;
+        }
         loop {
             self.fill(&mut session).await?;
             let deadline = session.deadline();
@@ -225,6 +232,9 @@ impl Client {
                     if let Some(end) = self.take(message, &mut session, rewinds).await? {
                         return Ok(end);
                     }
+                }
+                question = self.questions.next() => {
+                    send(&session.outbox, from_gateway::Message::EnrolMember(question))?;
                 }
                 changed = self.progress.changed() => changed.map_err(|_| End::Stop(Stop::Writer))?,
                 () = clock::sleep_until(deadline) => self.time_passed(&mut session)?,
@@ -342,6 +352,7 @@ impl Client {
             Some(from_ledger::Message::Rejection(rejection)) => {
                 return self.rejected(&rejection, session, rewinds).await;
             }
+            Some(from_ledger::Message::MemberEnrolled(answered)) => self.questions.take(answered),
             Some(from_ledger::Message::Welcome(_)) | None => {}
         }
         Ok(None)

@@ -6,12 +6,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use custody::wire::{self, record::Kind};
+use custody::{
+    id::MemberId,
+    wire::{self, record::Kind},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     certificate,
-    client::{Client, Link, Stop, Tls},
+    client::{self, Client, EnrolError, Link, Question, Questions, Stop, Tls},
     clock,
     config::{Config, Faults, ForkConfig},
     durable::{Disk, Folder},
@@ -115,6 +118,7 @@ pub struct Gateway {
     ended: watch::Receiver<Option<Ended>>,
     drain_wait: Duration,
     shipping: Arc<Shipping>,
+    questions: mpsc::Sender<Question>,
 }
 
 /// The shipping task, which ends with the last gateway that uses it, and the writer's thread with that.
@@ -179,6 +183,7 @@ impl Gateway {
         let (ending, ended) = watch::channel(None);
         let ending = Arc::new(ending);
         write_on_a_thread(writer, taken, Arc::clone(&ending))?;
+        let (questions, asked) = mpsc::channel(client::QUEUE_MAX);
         let client = Client {
             who: parts.who.clone(),
             key_id,
@@ -186,6 +191,7 @@ impl Gateway {
             checker,
             commands: commands.clone(),
             progress: progress.clone(),
+            questions: Questions::new(asked),
         };
         let (running, over) = watch::channel(());
         let task = tokio::spawn(async move {
@@ -203,7 +209,7 @@ impl Gateway {
             }
         });
         let shipping = Arc::new(Shipping { task, over });
-        Ok(Self { commands, progress, ended, drain_wait: parts.drain_wait, shipping })
+        Ok(Self { commands, progress, ended, drain_wait: parts.drain_wait, shipping, questions })
     }
 
     /// Records a fact; durable in the spool when this returns. A call number of zero is given one.
@@ -235,6 +241,16 @@ impl Gateway {
         self.ready()?;
         let ticket = ask(&self.commands, |answer| Command::Begin(Box::new(call), answer)).await?;
         Ok(Running { commands: self.commands.clone(), ticket: Some(ticket) })
+    }
+
+    /// The one id of a person in all workspaces, from the ledger, which makes it if the address is new to it. `groups` are all
+    /// of the person's in this gateway's workspace; an empty name leaves the one that is known. The same again is safe.
+    ///
+    /// # Errors
+    /// [`EnrolError`], with the next move.
+    pub async fn enrol_member(&self, name: &str, address: &str, groups: &[String]) -> Result<MemberId, EnrolError> {
+        self.ready().map_err(|_| EnrolError::Stopped)?;
+        client::enrol(&self.questions, client::ENROL_WAIT, (name, address, groups)).await
     }
 
     fn ready(&self) -> Result<(), Refused> {
