@@ -56,6 +56,7 @@ const ORDER: &[&str] = &[
     "admit",
     "log_view",
     "commit",
+    "directory",
     "ingest",
     "seal",
     "archive",
@@ -83,7 +84,7 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
     ),
     ("tokio_rustls", &["ledger", "gateway-shim", "tests"], &["ledger/src/listen.rs"]),
     ("argon2", &["ledger"], &["ledger/src/keys.rs"]),
-    ("chacha20poly1305", &["", "ledger"], &["ledger/src/keys.rs"]),
+    ("chacha20poly1305", &["", "ledger"], &["ledger/src/keys.rs", "proto/directory/sealed.rs"]),
     ("webpki", &["ledger", "gateway-shim"], &["gateway-shim/src/certificate.rs", "ledger/src/pki.rs"]),
     ("tar", &["verifier-cli"], &["verifier-cli/src"]),
     (
