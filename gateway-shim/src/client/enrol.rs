@@ -174,6 +174,13 @@ mod tests {
     use super::*;
     use crate::testing::{TempDir, server::Server, within};
 
+    fn files(path: &std::path::Path) -> Vec<std::path::PathBuf> {
+        match path.is_dir() {
+            true => std::fs::read_dir(path).unwrap().flat_map(|entry| files(&entry.unwrap().path())).collect(),
+            false => vec![path.to_owned()],
+        }
+    }
+
     #[tokio::test]
     async fn a_member_has_an_id_whenever_the_stream_breaks() {
         let (server, dir) = (Server::start().await, TempDir::new());
@@ -183,6 +190,11 @@ mod tests {
         let groups = ["dev".to_owned()];
         let member = within(gateway.enrol_member("Ada", " ADA@example.com ", &groups)).await.unwrap();
         assert_eq!(member, MemberId([5; 16]));
+        gateway.drain().await.unwrap();
+        for file in files(dir.path()) {
+            let bytes = std::fs::read(&file).unwrap().to_ascii_lowercase();
+            assert!(!bytes.windows(12).any(|at| at == b"@example.com"), "{} has the address", file.display());
+        }
         let script = server.shared.script.lock().unwrap();
         assert_eq!(script.enrolled.len(), 3);
         for asked in &script.enrolled {
