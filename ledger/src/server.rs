@@ -181,11 +181,7 @@ async fn serve(
         true => tokio::spawn(publisher.run(woken, requests.clone())),
         false => tokio::spawn(std::future::pending()),
     };
-    let mut helpers = start_helpers(&config, &shared);
-    helpers.spawn("the directory", async move {
-        directory.await.ok();
-        "it answers nobody any more (hint: the log has why)".to_owned()
-    });
+    let mut helpers = start_helpers(&config, &shared, directory);
     let every = Duration::from_secs(config.fence.read_seconds);
     let (view, state) = (Arc::clone(&shared.view), Arc::clone(&shared.fence));
     let mut watching = match serving {
@@ -340,7 +336,7 @@ fn start_directory(
 }
 
 /// Tasks that look at something every so often.
-fn start_helpers(config: &Config, shared: &Shared) -> Helpers {
+fn start_helpers(config: &Config, shared: &Shared, directory: oneshot::Receiver<()>) -> Helpers {
     let (disk_low_bytes, lag_max) = Upkeep::bounds(config);
     let upkeep = Upkeep {
         writer: shared.requests.clone(),
@@ -357,6 +353,10 @@ fn start_helpers(config: &Config, shared: &Shared) -> Helpers {
     let (pki, alarms) = (Arc::clone(&shared.pki), shared.alarms.clone());
     let mut helpers = Helpers::default();
     let tick = tick(shared.requests.clone(), data, limits(config), shared.metrics.clone());
+    helpers.spawn("the directory", async move {
+        directory.await.ok();
+        "it answers nobody any more (hint: the log has why)".to_owned()
+    });
     helpers.spawn_with_writer("the writer's clock", tick);
     helpers.spawn_with_writer("the look at disk and lag", upkeep.run());
     helpers.spawn_with_writer("the renewal of certificates", renew_certificates(pki, alarms));

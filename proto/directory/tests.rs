@@ -68,7 +68,7 @@ fn an_entry_opens_for_its_member_key_and_revision_alone() {
     let (member, key) = (MemberId([0xa1; 16]), [0x4b; 32]);
     let said = contents("Ada Lovelace", 2);
     let entry = seal((ORIGIN, member, 2), &key, [7; 24], 1, &said).unwrap();
-    assert_eq!(open(ORIGIN, member, &key, &entry), Ok(said.clone()));
+    assert_eq!(open(ORIGIN, member, &key, &entry), Ok(said));
     assert_eq!(open(ORIGIN, member, &[0x4c; 32], &entry), Err(Unopened::OtherKey));
     assert_eq!(open("log.example/other", member, &key, &entry), Err(Unopened::OtherKey));
     assert_eq!(open(ORIGIN, MemberId([0xa2; 16]), &key, &entry), Err(Unopened::OtherKey));

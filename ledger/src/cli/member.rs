@@ -1,6 +1,9 @@
 //! People: who is known, who somebody is, erasures, and what opens chosen names to an auditor. Whoever looks is on record.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
@@ -223,7 +226,7 @@ fn erased(member: MemberId, done: &wire::EraseMemberResponse) {
     say("backups of the vault from before still hold the key: let them expire, or delete them");
 }
 
-async fn disclose(at: &At, members: &[String], out: &PathBuf, because: wire::Because) -> Done {
+async fn disclose(at: &At, members: &[String], out: &Path, because: wire::Because) -> Done {
     let mut members = members.iter().map(|member| id(member)).collect::<Result<Vec<_>, _>>()?;
     members.sort_unstable();
     members.dedup();

@@ -40,12 +40,12 @@ fn because() -> Because {
     Because { actor: "ada".into(), reason: "request".into(), ticket: "T-1".into() }
 }
 
+/// Who asks, and of whom: name, address, groups.
+type Said<'a> = ((WorkspaceId, GatewayId), &'a str, &'a str, &'a [&'a str]);
+
 /// Asks as one group.
-fn enrol(
-    directory: &mut Directory,
-    asked: &[((WorkspaceId, GatewayId), &str, &str, &[&str])],
-) -> Vec<Result<MemberId, Refusal>> {
-    let (tell, told) = std::sync::mpsc::channel();
+fn enrol(directory: &mut Directory, asked: &[Said<'_>]) -> Vec<Result<MemberId, Refusal>> {
+    let (tell, told) = std::sync::mpsc::sync_channel(GROUP_MAX);
     let asked = asked.iter().map(|((workspace, gateway), name, address, groups)| {
         let groups = Some((*workspace, groups.iter().map(|group| (*group).to_owned()).collect()));
         let enrolment = Enrolment::new(address, name, groups, By::Gateway(*workspace, *gateway)).unwrap();
