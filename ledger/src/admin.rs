@@ -1,4 +1,5 @@
-//! The Admin service: decode, ask the writer, encode. Whatever it changes is a statement that somebody else signed.
+//! The Admin service: decode, ask the writer or the directory, encode. Whatever it changes is a statement that somebody else
+//! signed, or is about people ([`members`]) and on record.
 //!
 //! What must hold: of whoever is no administrator nothing but the head of a request is read; a call has a greatest length and a
 //! greatest time. So [`AdminService::server`] is the only way in.
@@ -37,10 +38,13 @@ use crate::{
     alarm::Alarms,
     clock,
     commit::{Request, State, Writer},
+    directory::Ask,
     log_view::{FenceState, LogView},
     pki::{self, Identity},
     workspace::Workspace,
 };
+
+mod members;
 
 /// Seconds that a command waits for the archive.
 const ARCHIVE_SECONDS_MAX: u64 = 60;
@@ -71,6 +75,8 @@ pub struct AdminService {
     pub origin: String,
     /// The writer's queue.
     pub writer: mpsc::Sender<Request>,
+    /// The directory's.
+    pub directory: mpsc::Sender<Ask>,
     /// Number of queue rows that are published.
     pub mark: watch::Receiver<u64>,
     /// The log.
@@ -294,6 +300,29 @@ impl Admin for AdminService {
         }
         let log_size = self.view.read().unwrap_or_else(PoisonError::into_inner).tree.size();
         Ok(Response::new(wire::CutResponse { log_size }))
+    }
+
+    async fn list_members(&self, call: Call<wire::ListMembersRequest>) -> Answer<wire::ListMembersResponse> {
+        self.members_listed(call).await
+    }
+
+    async fn show_member(&self, call: Call<wire::ShowMemberRequest>) -> Answer<wire::ShowMemberResponse> {
+        self.member_shown(call).await
+    }
+
+    async fn add_member(&self, call: Call<wire::AddMemberRequest>) -> Answer<wire::AddMemberResponse> {
+        self.member_added(call).await
+    }
+
+    async fn erase_member(&self, call: Call<wire::EraseMemberRequest>) -> Answer<wire::EraseMemberResponse> {
+        self.member_erased(call).await
+    }
+
+    async fn disclose_members(
+        &self,
+        call: Call<wire::DiscloseMembersRequest>,
+    ) -> Answer<wire::DiscloseMembersResponse> {
+        self.members_disclosed(call).await
     }
 }
 

@@ -9,12 +9,14 @@ mod chain;
 mod gateway;
 mod hold;
 mod key;
+mod member;
 mod offline;
 mod output;
 mod sign;
 mod status;
 #[cfg(test)]
 mod tests;
+mod vault;
 mod words;
 mod workspace;
 
@@ -85,6 +87,12 @@ enum Command {
     /// Legal holds.
     #[command(subcommand)]
     Hold(hold::HoldCommand),
+    /// People: ids, names, erasures, disclosures.
+    #[command(subcommand)]
+    Member(member::MemberCommand),
+    /// The vault that holds members' keys.
+    #[command(subcommand)]
+    Vault(vault::VaultCommand),
     /// Statements as such.
     #[command(subcommand)]
     Statement(chain::StatementCommand),
@@ -244,6 +252,8 @@ async fn run(command: Command) -> Done {
         Command::Gateway(command) => gateway::run(command).await,
         Command::Key(command) => key::run(command).await,
         Command::Hold(command) => hold::run(command).await,
+        Command::Member(command) => member::run(command).await,
+        Command::Vault(command) => vault::run(command),
         Command::Statement(command) => chain::run(command).await,
         Command::Status(args) => status::run(args).await,
         Command::Cut(args) => cut(args).await,

@@ -30,9 +30,12 @@ use tonic::{Request as Call, Response, Status, Streaming};
 use crate::{
     admit::{self, Held, Peer, Reject},
     commit::{Arrived, Chains, KnownHeads, Opening, Request, Unopened, stored_statement},
+    directory::Ask,
     pki::{self, Identity},
     store::Store,
 };
+
+mod enrol;
 
 /// Answers that may wait for one stream: as many as batches in flight, and news of segments that are archived.
 const OUTBOX_MAX: usize = 4_096;
@@ -81,6 +84,9 @@ struct Inner {
     streams: Mutex<Streams>,
     next_stream: AtomicU64,
     rates: Mutex<HashMap<WorkspaceId, (Instant, u64)>>,
+    directory: mpsc::Sender<Ask>,
+    /// How often gateways asked who somebody is.
+    asked: Mutex<HashMap<(WorkspaceId, GatewayId), (Instant, u32)>>,
     /// Bytes on their way to the writer, of all streams: memory has a bound whatever their number.
     room: Arc<Semaphore>,
     renew: Renew,
@@ -100,11 +106,11 @@ struct Streams {
 pub type Renew = Arc<dyn Fn(&Peer, &str) -> Result<String, String> + Send + Sync>;
 
 impl IngestService {
-    /// Over the writer's queue.
+    /// Over the queues of the writer and the directory.
     pub fn new(
         origin: &str,
         limits: Limits,
-        writer: mpsc::Sender<Request>,
+        (writer, directory): (mpsc::Sender<Request>, mpsc::Sender<Ask>),
         chains: Chains,
         renew: Renew,
         store: Weak<Store>,
@@ -118,6 +124,8 @@ impl IngestService {
                 streams: Mutex::default(),
                 next_stream: AtomicU64::new(1),
                 rates: Mutex::new(HashMap::new()),
+                directory,
+                asked: Mutex::new(HashMap::new()),
                 room: Arc::new(Semaphore::new(
                     usize::try_from(limits.bytes_in_flight_total).unwrap_or(usize::MAX >> 3),
                 )),
@@ -174,6 +182,7 @@ impl Ingest for IngestService {
         let answers = Heard { hearing: hearing.clone(), _hears: hears };
         let pump = Pump {
             places: Arc::new(Semaphore::new(inner.limits.batches_in_flight as usize)),
+            asked: Arc::new(Semaphore::new(enrol::ASKED_MAX)),
             room: Arc::new(Semaphore::new(inner.limits.bytes_in_flight as usize)),
             inner,
             stream,
@@ -379,6 +388,8 @@ struct Pump {
     places: Arc<Semaphore>,
     /// Bytes of this stream on their way to the writer.
     room: Arc<Semaphore>,
+    /// Its questions on their way to the directory.
+    asked: Arc<Semaphore>,
     _guard: Counted,
 }
 
@@ -442,6 +453,7 @@ impl Pump {
         match message.message {
             Some(from_gateway::Message::Batch(bytes)) => self.batch(bytes).await,
             Some(from_gateway::Message::RenewCertificate(request)) => self.renew(&request),
+            Some(from_gateway::Message::EnrolMember(asked)) => self.enrol(&asked),
             Some(from_gateway::Message::Hello(_)) | None => false,
         }
     }

@@ -1,7 +1,7 @@
 //! The ledger: takes in signed batches, commits them, seals and archives segments, publishes the log.
 //!
 //! A module for each stage, in the order in which they build on one another: [`admit`] (pure), [`store`], [`workspace`] →
-//! [`commit`] → [`ingest`], which hands gateways' batches to it; [`seal`] → [`archive`] → [`publish`] (claims in the
+//! [`commit`] → [`directory`] (people) and [`ingest`], which hands gateways' batches to it; [`seal`] → [`archive`] → [`publish`] (claims in the
 //! [`fence`]). A stage uses what is before it, never what is after it; only [`server`] knows them all.
 
 pub mod admin;
@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod commit;
 pub mod config;
+pub mod directory;
 pub mod durable;
 pub mod exit;
 pub mod failpoint;

@@ -24,6 +24,7 @@ use crate::{
     clock,
     commit::{Chains, Limits, Parts, REQUESTS_MAX, Request, State, Writer},
     config::Config,
+    directory::{ASKS_MAX, Ask, Directory, Unopened},
     exit::ExitReason,
     http,
     ingest::{IngestService, Limits as IngestLimits},
@@ -34,6 +35,7 @@ use crate::{
     publish::{PublishError, Publisher, follow_fence, watch_fence},
     store::{Store, StoreError},
     upkeep::{Upkeep, renew_certificates},
+    vault::Vault,
 };
 
 mod drain;
@@ -149,6 +151,7 @@ impl Authority for Pki {
 /// What every part shares with the writer.
 struct Shared {
     requests: mpsc::Sender<Request>,
+    directory: mpsc::Sender<Ask>,
     chains: Chains,
     view: Arc<RwLock<LogView>>,
     fence: Arc<FenceState>,
@@ -170,7 +173,7 @@ async fn serve(
     let alarms = opened.alarms.clone();
     let store = Arc::downgrade(&opened.store);
     let (wake, woken) = mpsc::channel(1);
-    let (publisher, shared, mut writer) = start_writer(&config, opened, read_only, wake.clone())?;
+    let (publisher, shared, mut writer, directory) = start_writer(&config, opened, read_only, wake.clone())?;
     let archive = publisher.archive.clone();
     let requests = shared.requests.clone();
     // A stale copy owns no term: whatever waits in it was published by another, or never will be.
@@ -178,7 +181,7 @@ async fn serve(
         true => tokio::spawn(publisher.run(woken, requests.clone())),
         false => tokio::spawn(std::future::pending()),
     };
-    let mut helpers = start_helpers(&config, &shared);
+    let mut helpers = start_helpers(&config, &shared, directory);
     let every = Duration::from_secs(config.fence.read_seconds);
     let (view, state) = (Arc::clone(&shared.view), Arc::clone(&shared.fence));
     let mut watching = match serving {
@@ -266,11 +269,13 @@ fn start_writer(
     opened: Opened,
     read_only: Option<String>,
     wake: mpsc::Sender<()>,
-) -> Result<(Publisher, Shared, Running), Ended> {
-    let Opened { store, alarms, metrics, publisher, keys: [record, head], own_keys, roots, pki, .. } = opened;
+) -> Result<(Publisher, Shared, Running, oneshot::Receiver<()>), Ended> {
+    let Opened { store, alarms, metrics, publisher, keys: [record, head], own_keys, roots, pki, vault, .. } = opened;
     let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+    let (directory, directory_ended) = start_directory(config, vault, &store, requests.clone())?;
     let shared = Shared {
         requests,
+        directory,
         chains: Chains::default(),
         view: Arc::clone(&publisher.view),
         fence: Arc::clone(&publisher.fence_state),
@@ -306,11 +311,32 @@ fn start_writer(
         writer.run(queue);
     });
     let thread = thread.map_err(|why| Ended::failed("start the writer", &why))?;
-    Ok((publisher, shared, Running { thread, ended }))
+    Ok((publisher, shared, Running { thread, ended }, directory_ended))
+}
+
+/// The directory's thread: where it is asked, and what hears its end. It ends when nobody can ask any more.
+fn start_directory(
+    config: &Config,
+    vault: Vault,
+    store: &Arc<Store>,
+    requests: mpsc::Sender<Request>,
+) -> Result<(mpsc::Sender<Ask>, oneshot::Receiver<()>), Ended> {
+    let directory = Directory::open(&config.origin, vault, store, requests).map_err(|why| match why {
+        Unopened::Store(why) => Ended::store("read the directory", &why),
+        Unopened::Vault(why) => Ended::unusable(&why),
+    })?;
+    let (asks, asked) = mpsc::channel(ASKS_MAX);
+    let (runs, ended) = oneshot::channel::<()>();
+    let thread = std::thread::Builder::new().name("directory".to_owned()).spawn(move || {
+        let _runs = runs;
+        directory.run(asked);
+    });
+    thread.map_err(|why| Ended::failed("start the directory", &why))?;
+    Ok((asks, ended))
 }
 
 /// Tasks that look at something every so often.
-fn start_helpers(config: &Config, shared: &Shared) -> Helpers {
+fn start_helpers(config: &Config, shared: &Shared, directory: oneshot::Receiver<()>) -> Helpers {
     let (disk_low_bytes, lag_max) = Upkeep::bounds(config);
     let upkeep = Upkeep {
         writer: shared.requests.clone(),
@@ -327,6 +353,10 @@ fn start_helpers(config: &Config, shared: &Shared) -> Helpers {
     let (pki, alarms) = (Arc::clone(&shared.pki), shared.alarms.clone());
     let mut helpers = Helpers::default();
     let tick = tick(shared.requests.clone(), data, limits(config), shared.metrics.clone());
+    helpers.spawn("the directory", async move {
+        directory.await.ok();
+        "it answers nobody any more (hint: the log has why)".to_owned()
+    });
     helpers.spawn_with_writer("the writer's clock", tick);
     helpers.spawn_with_writer("the look at disk and lag", upkeep.run());
     helpers.spawn_with_writer("the renewal of certificates", renew_certificates(pki, alarms));
@@ -337,6 +367,7 @@ fn admin_service(config: &Config, shared: &Shared) -> AdminService {
     AdminService {
         origin: config.origin.clone(),
         writer: shared.requests.clone(),
+        directory: shared.directory.clone(),
         mark: shared.mark.clone(),
         view: Arc::clone(&shared.view),
         fence: Arc::clone(&shared.fence),
@@ -376,8 +407,8 @@ fn ingest_service(config: &Config, shared: &Shared, store: Weak<Store>) -> Inges
             Identity::Gateway { origin: peer.origin.clone(), workspace: peer.workspace, gateway: peer.gateway };
         pki.issue(request, &identity)
     };
-    let (requests, chains) = (shared.requests.clone(), Arc::clone(&shared.chains));
-    IngestService::new(&config.origin, limits, requests, chains, Arc::new(renew), store)
+    let queues = (shared.requests.clone(), shared.directory.clone());
+    IngestService::new(&config.origin, limits, queues, Arc::clone(&shared.chains), Arc::new(renew), store)
 }
 
 /// What answers on the ports.

@@ -19,7 +19,7 @@ mod synced;
 mod tests;
 
 pub use rows::{
-    CutRow, EpochRow, LeafPlace, QueueRow, as_number, batch_key, epoch_key, leaf_key, numbered, numbering,
+    CutRow, EpochRow, LeafPlace, MemberRow, QueueRow, as_number, batch_key, epoch_key, leaf_key, numbered, numbering,
     statement_key,
 };
 use synced::Synced;
@@ -31,7 +31,7 @@ pub const STORE_VERSION: u64 = MIGRATIONS.len() as u64;
 type Migration = fn(&Store) -> Result<(), StoreError>;
 
 /// To version 1, 2 and so on.
-const MIGRATIONS: &[Migration] = &[to_version_1, to_version_2, to_version_3];
+const MIGRATIONS: &[Migration] = &[to_version_1, to_version_2, to_version_3, to_version_4];
 
 /// Version 1 is the first that was ever written with its number; what stands in such a database is as in one without.
 fn to_version_1(_: &Store) -> Result<(), StoreError> {
@@ -46,6 +46,11 @@ fn to_version_2(_: &Store) -> Result<(), StoreError> {
 
 /// Version 3 has the family `Receipts`. What was shown before has no row there, and was never judged.
 fn to_version_3(_: &Store) -> Result<(), StoreError> {
+    Ok(())
+}
+
+/// Version 4 has the family `Members`, which is made when the database is opened. No program before it wrote a directory entry.
+fn to_version_4(_: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
@@ -104,10 +109,12 @@ pub enum Family {
     Log,
     /// digest of a forensic receipt that was found valid → workspace, position of the call that showed it first.
     Receipts,
+    /// member → [`MemberRow`]: the newest directory entry, written with its record.
+    Members,
 }
 
 impl Family {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Meta,
         Self::Entries,
         Self::Batches,
@@ -121,6 +128,7 @@ impl Family {
         Self::Queue,
         Self::Log,
         Self::Receipts,
+        Self::Members,
     ];
 
     fn name(self) -> &'static str {
@@ -138,6 +146,7 @@ impl Family {
             Self::Queue => "queue",
             Self::Log => "log",
             Self::Receipts => "receipts",
+            Self::Members => "members",
         }
     }
 }

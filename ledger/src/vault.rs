@@ -6,7 +6,7 @@
 //! the vault on an encrypted volume.)
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -101,35 +101,75 @@ impl Vault {
         self.keys.get(&member).map(|key| &**key)
     }
 
-    /// The key of a member, made now if there is none.
-    ///
-    /// # Errors
-    /// [`VaultError`]; then there is none.
-    pub fn key_or_new(&mut self, member: MemberId) -> Result<&[u8; 32], VaultError> {
-        if !self.keys.contains_key(&member) {
-            if self.keys.len() >= MEMBERS_MAX {
-                return Err(VaultError::Full);
-            }
-            self.keys.insert(member, Zeroizing::new(keys::random()));
-            if let Err(why) = self.write() {
-                self.keys.remove(&member);
-                return Err(why);
-            }
-        }
-        self.keys.get(&member).map(|key| &**key).ok_or(VaultError::Full)
+    /// Members that have a key.
+    pub fn members(&self) -> impl Iterator<Item = MemberId> {
+        self.keys.keys().copied()
     }
 
-    /// Destroys the key of a member; `false` if there was none. When this has returned, no file has it any more.
+    /// Makes keys for those of these members that have none, in one write. When this has returned, they are on disk.
     ///
     /// # Errors
-    /// [`VaultError`]; the key is then still there.
-    pub fn destroy(&mut self, member: MemberId) -> Result<bool, VaultError> {
-        let Some(key) = self.keys.remove(&member) else { return Ok(false) };
+    /// [`VaultError`]; then none was made.
+    pub fn add(&mut self, members: &[MemberId]) -> Result<(), VaultError> {
+        let before: Vec<MemberId> = members.iter().copied().filter(|member| !self.keys.contains_key(member)).collect();
+        let new: BTreeSet<MemberId> = before.into_iter().collect();
+        if self.keys.len() + new.len() > MEMBERS_MAX {
+            return Err(VaultError::Full);
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.keys.extend(new.iter().map(|member| (*member, Zeroizing::new(keys::random()))));
         if let Err(why) = self.write() {
-            self.keys.insert(member, key);
+            self.keys.retain(|member, _| !new.contains(member));
             return Err(why);
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Destroys the keys of these members in one write; how many there were. When this has returned, no file has them any more.
+    ///
+    /// # Errors
+    /// [`VaultError`]; the keys are then still there.
+    pub fn destroy(&mut self, members: &[MemberId]) -> Result<usize, VaultError> {
+        let gone: Vec<_> = members.iter().filter_map(|member| self.keys.remove_entry(member)).collect();
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        if let Err(why) = self.write() {
+            self.keys.extend(gone);
+            return Err(why);
+        }
+        Ok(gone.len())
+    }
+
+    /// Keeps a copy in a new file, sealed under this passphrase if there is one, as the vault itself is.
+    ///
+    /// # Errors
+    /// [`VaultError`], also when the file is there.
+    pub fn back_up(&self, file: &Path, passphrase: Option<&Passphrase>) -> Result<(), VaultError> {
+        Ok(keys::store_secret_new(file, &self.encode(), passphrase)?)
+    }
+
+    /// Makes the vault in `folder` from a copy, without the keys of these members: how many of them the copy had.
+    ///
+    /// # Errors
+    /// [`VaultError`], also when there is a vault; then nothing was made.
+    pub fn restore(
+        folder: &Path,
+        passphrase: Option<Passphrase>,
+        copy: &Path,
+        copy_passphrase: Option<&Passphrase>,
+        erased: &BTreeSet<MemberId>,
+    ) -> Result<(Self, usize), VaultError> {
+        let bytes = keys::load_secret_up_to(copy, copy_passphrase, FILE_BYTES_MAX)?;
+        let mut keys = decode(&bytes).ok_or_else(|| VaultError::Form(copy.to_owned()))?;
+        let before = keys.len();
+        keys.retain(|member, _| !erased.contains(member));
+        let left_out = before - keys.len();
+        let vault = Self { path: folder.join(FILE), passphrase, keys };
+        keys::store_secret_new(&vault.path, &vault.encode(), vault.passphrase.as_ref())?;
+        Ok((vault, left_out))
     }
 
     fn write(&self) -> Result<(), VaultError> {
@@ -178,15 +218,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (one, two) = (MemberId([1; 16]), MemberId([2; 16]));
         let mut vault = Vault::create(folder.path(), None).unwrap();
-        let first = *vault.key_or_new(one).unwrap();
-        let second = *vault.key_or_new(two).unwrap();
+        vault.add(&[one, two, one]).unwrap();
+        let (first, second) = (*vault.key(one).unwrap(), *vault.key(two).unwrap());
         assert_ne!(first, second);
-        assert_eq!(*vault.key_or_new(one).unwrap(), first);
+        vault.add(&[one]).unwrap();
+        assert_eq!(vault.key(one), Some(&first));
 
         let mut again = Vault::open(folder.path(), None).unwrap();
         assert_eq!(again.key(one), Some(&first));
-        assert!(again.destroy(one).unwrap());
-        assert!(!again.destroy(one).unwrap());
+        assert_eq!(again.destroy(&[one]).unwrap(), 1);
+        assert_eq!(again.destroy(&[one]).unwrap(), 0);
 
         let last = Vault::open(folder.path(), None).unwrap();
         assert_eq!((last.key(one), last.key(two)), (None, Some(&second)));
@@ -194,6 +235,35 @@ mod tests {
             let text = fs::read_to_string(entry.unwrap().path()).unwrap();
             assert!(!text.contains(&hex(&first)));
         }
+    }
+
+    #[test]
+    fn a_copy_comes_back_without_those_who_were_erased_since() {
+        let folder = tempfile::tempdir().unwrap();
+        let sub = |name: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let (old, new, copy) = (sub("old"), sub("new"), folder.path().join("copy"));
+        let (one, two) = (MemberId([1; 16]), MemberId([2; 16]));
+        let mut vault = Vault::create(&old, None).unwrap();
+        vault.add(&[one, two]).unwrap();
+        let kept = *vault.key(two).unwrap();
+        let phrase = folder.path().join("phrase");
+        crate::durable::write(&phrase, b"a long enough phrase", 0o600).unwrap();
+        let phrase = Passphrase::from_file(&phrase).unwrap();
+        vault.back_up(&copy, Some(&phrase)).unwrap();
+        assert!(vault.back_up(&copy, None).is_err(), "a copy is never overwritten");
+        assert!(!fs::read_to_string(&copy).unwrap().contains(&hex(&kept)), "the copy is sealed");
+
+        let erased = BTreeSet::from([one]);
+        assert!(Vault::restore(&old, None, &copy, Some(&phrase), &erased).is_err(), "nor is a vault that is there");
+        assert!(Vault::restore(&new, None, &copy, None, &erased).is_err(), "without its passphrase");
+        let (_, left_out) = Vault::restore(&new, None, &copy, Some(&phrase), &erased).unwrap();
+        assert_eq!(left_out, 1);
+        let restored = Vault::open(&new, None).unwrap();
+        assert_eq!((restored.key(one), restored.key(two)), (None, Some(&kept)));
     }
 
     #[test]
@@ -214,11 +284,12 @@ mod tests {
         fs::create_dir(&inside).unwrap();
         let mut vault = Vault::create(&inside, None).unwrap();
         let one = MemberId([1; 16]);
-        let key = *vault.key_or_new(one).unwrap();
+        vault.add(&[one]).unwrap();
+        let key = *vault.key(one).unwrap();
         fs::remove_dir_all(&inside).unwrap();
-        assert!(vault.destroy(one).is_err());
+        assert!(vault.destroy(&[one]).is_err());
         assert_eq!(vault.key(one), Some(&key));
-        assert!(vault.key_or_new(MemberId([2; 16])).is_err());
+        assert!(vault.add(&[MemberId([2; 16])]).is_err());
         assert_eq!(vault.key(MemberId([2; 16])), None);
     }
 }

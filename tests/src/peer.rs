@@ -77,6 +77,8 @@ pub enum Heard {
     Pushback(wire::Pushback),
     /// A new certificate.
     Certificate(String),
+    /// Who somebody is.
+    Member(wire::MemberEnrolled),
 }
 
 /// A batch with its receipt: what the ledger owes from now on.
@@ -403,6 +405,7 @@ impl Gateway {
             Message::Rejection(rejection) => Ok(Heard::Rejection(rejection)),
             Message::Pushback(pushback) => Ok(Heard::Pushback(pushback)),
             Message::Certificate(pem) => Ok(Heard::Certificate(pem)),
+            Message::MemberEnrolled(told) => Ok(Heard::Member(told)),
         }
     }
 

@@ -32,7 +32,7 @@ impl Shim {
     /// Makes its keys in a folder beside the ledger's and enrols it, with these sections besides those that all have.
     pub fn with(home: &Home, workspace: &str, sections: &str) -> Self {
         let dir = home.dir.join(format!("shim-{workspace}"));
-        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::create_dir_all(&dir).expect("a folder beside the ledger's");
         let (id, gateway) = (home.workspace(workspace), hex(&random::<16>()));
         let config = format!(
             "[gateway]\norigin = \"{}\"\nworkspace = \"{id}\"\nid = \"{gateway}\"\nname = \"{workspace}\"\n\
@@ -45,7 +45,7 @@ impl Shim {
         let shim = Self { dir, workspace: workspace.to_owned() };
         shim.say(&["key", "new", "--key", "gateway.key", "--tls-key", "tls.key"]);
         shim.say(&["request", "--config", "shim.toml", "--out", "request.json"]);
-        let file = |name: &str| shim.dir.join(name).to_str().unwrap().to_owned();
+        let file = |name: &str| shim.dir.join(name).to_str().expect("paths of tests are text").to_owned();
         let (request, answer) = (file("request.json"), file("enrolment.json"));
         home.say_as_root(&["gateway", "enrol", &request, "--name", workspace, "--out", &answer]);
         shim.say(&["config", "check", "--config", "shim.toml"]);
@@ -57,9 +57,10 @@ impl Shim {
     pub fn with_member(home: &Home, workspace: &str, member: &str) -> String {
         let (id, secret, agent) = (random::<16>(), random::<32>(), "a9".repeat(16));
         let (id, sha256) = (hex(&id), hex(&custody::hash::sha256(&[&secret])));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time of today").as_secs();
         let day = |ahead: i64| {
-            let time = chrono::DateTime::from_timestamp(i64::try_from(now).unwrap() + ahead * 86_400, 0).unwrap();
+            let seconds = i64::try_from(now).expect("a time of today") + ahead * 86_400;
+            let time = chrono::DateTime::from_timestamp(seconds, 0).expect("a time of today");
             time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
         };
         let (issued, expires) = (day(-1), day(1));
@@ -69,14 +70,15 @@ impl Shim {
              sha256 = \"{sha256}\"\nmember = \"{member}\"\nagent = \"{agent}\"\nissued_at = {issued}\nexpires_at = {expires}\n"
         );
         let dir = home.dir.join(format!("shim-{workspace}"));
-        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::create_dir_all(&dir).expect("a folder beside the ledger's");
         write(&dir.join("access.toml"), policy.as_bytes());
         format!("Bearer cst_{id}_{}", hex(&secret))
     }
 
     /// Runs one command that must succeed.
     pub fn say(&self, args: &[&str]) {
-        done("gateway-shim", &Command::new(binary("gateway-shim")).args(args).current_dir(&self.dir).output().unwrap());
+        let output = Command::new(binary("gateway-shim")).args(args).current_dir(&self.dir).output();
+        done("gateway-shim", &output.expect("gateway-shim runs"));
     }
 
     /// The command that runs the relay.

@@ -23,6 +23,10 @@ Exit codes: 0 the records that the file holds are unaltered and were signed by t
 (complete, not_rolled_back, not_rewritten, dated) and of its quorum of witnesses 0 says nothing, required or not: `verifier \
 verify` does; 1 something refuted, 2 undecided or unreadable, 64 wrong arguments";
 
+const NAMES_EXIT_CODES: &str = "\
+Exit codes: 0 every member of the file was opened, and nothing is wrong with an entry; 1 an entry does not open with the file's \
+key, or something else is wrong with it; 2 unreadable; 64 wrong arguments. Whether the archive as such holds `verifier verify` says";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Verify a whole archive: a folder or a tar file
@@ -36,6 +40,9 @@ pub(crate) enum Command {
     Export(Export),
     /// Show records as a table or as JSON lines
     Show(Show),
+    /// Show who members are, as far as a disclosure file opens it, and who was erased
+    #[command(after_help = NAMES_EXIT_CODES)]
+    Names(Names),
     /// Print a policy file's fingerprint, to be compared by eye or voice
     Fingerprint {
         /// The policy file
@@ -118,6 +125,21 @@ pub(crate) struct Export {
     /// Folder to make; must be new or empty
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Names {
+    /// Folder or tar file
+    pub(crate) archive: PathBuf,
+    /// The audit policy, `policy.json`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: PathBuf,
+    /// What opens names, as `ledger member disclose` writes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) disclosure: PathBuf,
+    /// One JSON object a line instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use custody::{
+    directory::{DISCLOSURE_BYTES_MAX, Disclosure},
     evidence::{self, EVIDENCE_BYTES_MAX, Proof},
     id::WorkspaceId,
     policy::{POLICY_BYTES_MAX, Policy, fingerprint},
@@ -13,6 +14,7 @@ use verifier::{
     export,
     failure::Failure,
     make_evidence::{self, What},
+    names,
     output::{self, plain},
     progress::Watched,
     reader::Source,
@@ -21,7 +23,7 @@ use verifier::{
     workers::AllCores,
 };
 
-use crate::cli::{Command, Evidence, Export, Show, Verify};
+use crate::cli::{Command, Evidence, Export, Names, Show, Verify};
 
 /// Runs a command and says the exit code.
 pub(crate) fn run(command: Command) -> Result<u8, Failure> {
@@ -44,6 +46,7 @@ pub(crate) fn run(command: Command) -> Result<u8, Failure> {
         Command::Evidence(Evidence::Check { file, policy, json }) => check_evidence(&file, &policy, json),
         Command::Export(export) => run_export(&export),
         Command::Show(show) => run_show(&show),
+        Command::Names(names) => run_names(&names),
         Command::Fingerprint { policy } => {
             let (_, printed) = read_policy(&policy)?;
             answer(&format!("{printed}\n"))?;
@@ -171,6 +174,26 @@ fn run_show(asked: &Show) -> Result<u8, Failure> {
         answer(&format!("{}{line}\n", std::mem::take(&mut heading)))
     })?;
     Ok(0)
+}
+
+fn run_names(asked: &Names) -> Result<u8, Failure> {
+    let (policy, _) = read_policy(&asked.policy)?;
+    let disclosure = Disclosure::parse(&output::read(&asked.disclosure, DISCLOSURE_BYTES_MAX)?);
+    let disclosure = disclosure.map_err(|why| {
+        let hint = "hint: name a file that `ledger member disclose` wrote";
+        Failure::Unreadable(format!("{}: {why}\n{hint}", plain(asked.disclosure.display())))
+    })?;
+    let found = names::read(&Source::open(&asked.archive)?, &policy, &disclosure)?;
+    let mut wrong = false;
+    for (member, of) in &found {
+        let disclosed = disclosure.members.contains_key(member);
+        wrong |= !of.wrong.is_empty();
+        let line = if asked.json { names::json_line } else { names::table_line };
+        if !answer(&format!("{}\n", line(*member, of, disclosed)))? {
+            break;
+        }
+    }
+    Ok(u8::from(wrong))
 }
 
 /// Whether somebody still reads.

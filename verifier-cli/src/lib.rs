@@ -9,6 +9,7 @@
 pub mod export;
 pub mod failure;
 pub mod make_evidence;
+pub mod names;
 pub mod output;
 pub mod progress;
 pub mod reader;

@@ -214,6 +214,41 @@ impl Ledger {
         Ok(answered(limit, self.remote.acknowledge(request)).await?.stood)
     }
 
+    /// Some of the members.
+    pub(super) async fn list_members(
+        &mut self,
+        request: wire::ListMembersRequest,
+    ) -> Result<wire::ListMembersResponse, Fault> {
+        let limit = self.prompt();
+        answered(limit, self.remote.list_members(request)).await
+    }
+
+    /// Who has an id, an address or a name.
+    pub(super) async fn members_named(&mut self, request: wire::ShowMemberRequest) -> Result<Vec<wire::Member>, Fault> {
+        let limit = self.prompt();
+        Ok(answered(limit, self.remote.show_member(request)).await?.members)
+    }
+
+    /// The id of whoever has an address.
+    pub(super) async fn add_member(&mut self, request: wire::AddMemberRequest) -> Result<Bytes, Fault> {
+        let limit = self.prompt();
+        Ok(answered(limit, self.remote.add_member(request)).await?.member)
+    }
+
+    /// Erases a member, and waits for the archive.
+    pub(super) async fn erase_member(
+        &mut self,
+        request: wire::EraseMemberRequest,
+    ) -> Result<wire::EraseMemberResponse, Fault> {
+        Ok(self.remote.erase_member(request).await.map_err(|why| refused(&why))?.into_inner())
+    }
+
+    /// A disclosure file of these members.
+    pub(super) async fn disclose_members(&mut self, request: wire::DiscloseMembersRequest) -> Result<Bytes, Fault> {
+        let limit = self.prompt();
+        Ok(answered(limit, self.remote.disclose_members(request)).await?.disclosure)
+    }
+
     /// Cuts one workspace's segment or all; the size of the log when they are archived.
     pub(super) async fn cut(&mut self, workspace: Option<WorkspaceId>) -> Result<u64, Fault> {
         let request = wire::CutRequest { workspace: workspace.map_or_else(Bytes::new, Into::into) };

@@ -40,6 +40,7 @@ mod limits;
 #[cfg(test)]
 mod old_tests;
 mod own;
+mod people;
 mod receipts;
 mod statements;
 mod streams;
@@ -48,7 +49,8 @@ mod tests;
 
 pub use held::KnownHeads;
 pub use limits::Limits;
-pub use own::OwnWriter;
+pub use own::{OwnWriter, number};
+pub use people::{People, Untaken};
 pub use statements::{StatementState, ledger_chain, log_index_key, stored as stored_statement};
 
 /// Requests that may wait for the writer: some thousand batches, bounded again in bytes by each stream.
@@ -84,6 +86,8 @@ pub enum Request {
     Poison(String),
     /// A record of the ledger's own.
     Record(Box<wire::record::Kind>),
+    /// A change of the directory.
+    People(Box<People>),
     /// Look at the writer's state.
     Inspect(Box<dyn FnOnce(&Writer) + Send>),
     /// A second has passed.
@@ -498,6 +502,7 @@ impl Writer {
                 }));
             }
             Request::Record(kind) => self.own.push(*kind),
+            Request::People(people) => self.take_people(*people, group)?,
             Request::Poison(why) => {
                 self.state = State::Poisoned(why);
                 self.streams.clear();

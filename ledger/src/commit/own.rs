@@ -109,17 +109,27 @@ impl OwnWriter {
 }
 
 /// A detail that is a number.
-pub(super) fn number(key: &str, value: u64) -> wire::Extension {
+pub fn number(key: &str, value: u64) -> wire::Extension {
     wire::Extension { key: key.to_owned(), value: Some(wire::extension::Value::Number(value)) }
 }
 
 impl Writer {
-    /// Puts the pending records of the ledger's own into the group's write.
-    pub(super) fn append_own(&mut self, group: &mut Group<'_>) -> Result<(), StoreError> {
+    /// Whether so many records of the ledger's own go with the next write, and none of them is dropped.
+    pub(super) fn own_is_ready(&mut self, count: usize) -> bool {
+        self.find_own();
+        self.own.workspace.is_some() && self.own.gateway.is_some() && self.own.pending.len() + count <= PENDING_MAX
+    }
+
+    fn find_own(&mut self) {
         if self.own.workspace.is_none() {
             self.own.find_workspace(&self.workspaces);
             self.own.gateway = self.ledger_chain.key(&self.own.key_id).and_then(|state| state.gateway);
         }
+    }
+
+    /// Puts the pending records of the ledger's own into the group's write.
+    pub(super) fn append_own(&mut self, group: &mut Group<'_>) -> Result<(), StoreError> {
+        self.find_own();
         let (Some(id), Some(gateway)) = (self.own.workspace, self.own.gateway) else { return Ok(()) };
         if self.state != State::Serving || (self.own.pending.is_empty() && !self.own.closing) {
             return Ok(());

@@ -21,6 +21,7 @@ fn limits() -> Limits {
 struct Bench {
     inner: Arc<Inner>,
     requests: mpsc::Receiver<Request>,
+    asked: mpsc::Receiver<Ask>,
     streams: u64,
     /// Ends of what the writer would hold.
     kept: Vec<(mpsc::Sender<wire::FromLedger>, watch::Sender<()>)>,
@@ -29,10 +30,17 @@ struct Bench {
 impl Bench {
     fn new(rig: &Rig, limits: Limits) -> Self {
         let (writer, requests) = mpsc::channel(100);
+        let (directory, asked) = mpsc::channel(100);
         let renew: Renew = Arc::new(|_, _| Err("not here".to_owned()));
-        let service =
-            IngestService::new(rig::ORIGIN, limits, writer, Arc::clone(&rig.chains), renew, Weak::clone(&rig.store));
-        Self { inner: service.inner, requests, streams: 0, kept: Vec::new() }
+        let service = IngestService::new(
+            rig::ORIGIN,
+            limits,
+            (writer, directory),
+            Arc::clone(&rig.chains),
+            renew,
+            Weak::clone(&rig.store),
+        );
+        Self { inner: service.inner, requests, asked, streams: 0, kept: Vec::new() }
     }
 
     fn pump(&mut self, peer: &rig::Peer) -> Pump {
@@ -51,6 +59,7 @@ impl Bench {
             hearing: Hearing(Arc::new(Mutex::new(Some(answers)))),
             places: Arc::new(Semaphore::new(limits.batches_in_flight as usize)),
             room: Arc::new(Semaphore::new(limits.bytes_in_flight as usize)),
+            asked: Arc::new(Semaphore::new(enrol::ASKED_MAX)),
             _guard: Counted::new(&self.inner, Some(&peer)).unwrap(),
             inner: Arc::clone(&self.inner),
             peer,
@@ -158,5 +167,59 @@ async fn the_statements_of_a_greeting_wait_for_the_line() {
     // The writer has closed the stream: nothing is read any more.
     bench.kept.clear();
     assert!(!pump.greet(lacks).await);
+    rig.stop().await;
+}
+
+/// Why the newest answer of a stream is a refusal, and for how long; `None` if there was no answer.
+fn refused(pump: &Pump) -> Option<(u32, String)> {
+    let mut hearing = pump.hearing.0.lock().unwrap();
+    let answers = hearing.as_mut().unwrap();
+    let mut last = None;
+    while let Ok(answer) = answers.try_recv() {
+        let Some(Message::MemberEnrolled(told)) = answer.message else { panic!("{answer:?}") };
+        let Some(wire::member_enrolled::Answer::Refusal(refusal)) = told.answer else { panic!("{told:?}") };
+        last = Some((refusal.retry_after_ms, refusal.detail));
+    }
+    last
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_about_people_are_bounded_for_each_stream_and_gateway() {
+    let dir = Dir::new("asked");
+    let rig = Rig::start(&dir.0).await.unwrap();
+    let ((workspace, one), (_, two)) = (rig.workspace(24).await, rig.workspace(25).await);
+    let mut bench = Bench::new(&rig, limits());
+    let (pump, other) = (bench.pump(&one), bench.pump(&two));
+    let question = |address: &str| wire::EnrolMember { address: address.into(), ..Default::default() };
+    for _ in 0..enrol::ASKED_MAX {
+        assert!(pump.enrol(&question("ada")));
+    }
+    assert_eq!(refused(&pump), None);
+    assert!(pump.enrol(&question("ada")));
+    assert!(refused(&pump).is_some_and(|(wait, why)| wait > 0 && why.contains("questions wait")));
+    assert!(other.enrol(&question("ada")));
+    assert_eq!(refused(&other), None, "another gateway's own room");
+    // What is no address is refused for good, and costs the directory nothing.
+    assert!(other.enrol(&question("a b")));
+    assert!(refused(&other).is_some_and(|(wait, _)| wait == 0));
+    let mut asked = 0;
+    let often = loop {
+        // Answered: the room comes back.
+        while bench.asked.try_recv().is_ok() {}
+        assert!(pump.enrol(&question("ada")));
+        if let Some((wait, why)) = refused(&pump) {
+            break (wait, why);
+        }
+        asked += 1;
+    };
+    assert!(often.0 > 0 && often.1.contains("too often"), "{often:?}");
+    assert_eq!(asked + enrol::ASKED_MAX + 1, enrol::ASKED_IN_RATE_MAX as usize);
+    // A second stream of the same gateway has no rate of its own, and a removed workspace no people to ask about.
+    let again = bench.pump(&one);
+    assert!(again.enrol(&question("ada")));
+    assert!(refused(&again).is_some());
+    rig.say(workspace, wire::statement::Action::Remove(wire::Remove {})).await.unwrap();
+    assert!(pump.enrol(&question("ada")));
+    assert!(refused(&pump).is_some_and(|(wait, _)| wait == 0));
     rig.stop().await;
 }

@@ -54,6 +54,7 @@ pub(super) struct Opened {
     pub(super) roots: Roots,
     pub(super) pki: Arc<Pki>,
     pub(super) genesis: Vec<Bytes>,
+    pub(super) vault: Vault,
 }
 
 /// The policy is of no use here.
@@ -82,7 +83,7 @@ fn audited_roots(config: &Config) -> Result<Roots, Ended> {
 /// [`Ended`], with the next move.
 pub(super) async fn open(config: &Config) -> Result<Opened, Ended> {
     let roots = audited_roots(config)?;
-    let [record, head, log] = open_secrets(config)?;
+    let ([record, head, log], vault) = open_secrets(config)?;
     let staging = config.paths.data.join("staging");
     durable::create_dir(&staging, 0o700).map_err(|why| Ended::failed("make the data folder", &why))?;
     let alarms = Alarms::kept(&config.paths.data.join(ALARMS_FILE));
@@ -143,6 +144,7 @@ pub(super) async fn open(config: &Config) -> Result<Opened, Ended> {
         roots,
         pki: Arc::new(pki),
         genesis,
+        vault,
     })
 }
 
@@ -162,9 +164,9 @@ fn wrong_keys(config: &Config, used_before: bool, why: String) -> Ended {
     Ended::new(ExitReason::Configuration, text)
 }
 
-/// The keys for records, heads and the log. The vault is opened, too, although nothing needs it yet: a passphrase that does
-/// not fit or a damaged file must show at a start, while there is a backup, and not when a name is to be erased.
-fn open_secrets(config: &Config) -> Result<[SigningKey; 3], Ended> {
+/// The keys for records, heads and the log, and the vault: a passphrase that does not fit or a damaged file must show at a start,
+/// while there is a backup, and not when a name is to be erased.
+fn open_secrets(config: &Config) -> Result<([SigningKey; 3], Vault), Ended> {
     let passphrase = || {
         keys::Passphrase::from_places(&config.keys.passphrase_file, &config.keys.passphrase_variable)
             .map_err(|why| Ended::unusable(&why))
@@ -175,8 +177,8 @@ fn open_secrets(config: &Config) -> Result<[SigningKey; 3], Ended> {
         keys::load(&path, sealing.as_ref()).map_err(|why| Ended::unusable(&why))
     };
     let own = [load("record.key")?, load("head.key")?, load("log.key")?];
-    Vault::open(&config.paths.vault, passphrase()?).map_err(|why| Ended::unusable(&why))?;
-    Ok(own)
+    let vault = Vault::open(&config.paths.vault, passphrase()?).map_err(|why| Ended::unusable(&why))?;
+    Ok((own, vault))
 }
 
 /// Tells this machine and data directory from others, without naming them. Copies of a machine share its id, and containers of

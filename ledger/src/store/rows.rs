@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use custody::{
     batch::{EpochState, Numbering},
-    id::{Epoch, GatewayId, HeaderHash, KeyId, WorkspaceId},
+    id::{Epoch, GatewayId, HeaderHash, KeyId, MemberId, WorkspaceId},
 };
 use prost::Message as _;
 
@@ -157,7 +157,38 @@ pub struct QueueRow {
     pub entry: Bytes,
 }
 
+/// What is remembered of a member.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MemberRow {
+    /// Its newest `DirectoryEntry`.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub entry: Bytes,
+    /// When it was erased, microseconds; 0: it was not.
+    #[prost(uint64, tag = "2")]
+    pub erased_at: u64,
+}
+
 impl Store {
+    /// A member's row.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn member(&self, member: MemberId) -> Result<Option<MemberRow>, StoreError> {
+        self.value(Family::Members, member.0)?.map(as_member).transpose()
+    }
+
+    /// Rows of members in the order of their ids, from this one on.
+    ///
+    /// # Errors
+    /// Each step may fail with [`StoreError`].
+    pub fn members(&self, from: MemberId) -> impl Iterator<Item = Result<(MemberId, MemberRow), StoreError>> {
+        self.scan(Family::Members, &[], &from.0).map(|step| {
+            let (key, value) = step?;
+            let member = MemberId::try_from(key.as_ref()).map_err(|_| StoreError::Damaged("a member"))?;
+            Ok((member, as_member(value)?))
+        })
+    }
+
     /// Numbering and rows of every gateway of a workspace.
     ///
     /// # Errors
@@ -174,6 +205,10 @@ impl Store {
         }
         Ok(found)
     }
+}
+
+fn as_member(value: Bytes) -> Result<MemberRow, StoreError> {
+    MemberRow::decode(value).map_err(|_| StoreError::Damaged("a member"))
 }
 
 /// Puts rows of one gateway into a numbering.

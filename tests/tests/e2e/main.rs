@@ -1,7 +1,8 @@
 //! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `own_keys`: the ledger's three keys.
-//! `crash`: the ledger killed under load. `door`: the port before anything of a request is read. `hostile`: bad input, each with
-//! its answer. `life`: processes of servers. `limits`: every limit of intake, and who goes on. `failing`: what fails
-//! around the ledger. `sync`: the sync before the answer. `relay`, `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with the published examples,
+//! `crash`: the ledger killed under load. `directory`: people, their one id, and who may know more. `door`: the port before
+//! anything of a request is read. `hostile`: bad input, each with its answer. `life`: processes of servers. `limits`: every
+//! limit of intake, and who goes on. `failing`: what fails around the ledger. `sync`: the sync before the answer. `relay`,
+//! `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with the published examples,
 //! killed under load, on a full disk, under another key, and traced; the proxy killed under load. `tamper`: the golden archive
 //! and every lie about it. `mutated`: the golden archive, changed at
 //! random. `words`: what people read.
@@ -9,6 +10,7 @@
 
 mod administration;
 mod crash;
+mod directory;
 mod door;
 mod failing;
 mod hostile;

@@ -1,0 +1,77 @@
+//! What becomes of people in the writer: rows of the directory and the records that tell of it, in one write.
+//!
+//! What must hold: a row and its record are on disk together or not at all; an erasure is decided where legal holds are, so that
+//! none can come between; nothing is answered before the write.
+
+use custody::{
+    id::MemberId,
+    wire::{LedgerEventKind, record::Kind},
+};
+use prost::Message as _;
+use tokio::sync::oneshot;
+
+use super::{Group, State, Writer, number};
+use crate::store::{Family, MemberRow, StoreError};
+
+/// Rows and records that are one change. At most some hundred records of at most 5 KiB: they share a batch of 1 MiB.
+pub struct People {
+    /// What is known of these members from now on.
+    pub rows: Vec<(MemberId, MemberRow)>,
+    /// What tells of it, in this order.
+    pub records: Vec<Kind>,
+    /// It is an erasure, which a legal hold refuses; `true`: not this one.
+    pub erasure: Option<bool>,
+    /// Hears when it is on disk.
+    pub reply: oneshot::Sender<Result<(), Untaken>>,
+}
+
+/// Why nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Untaken {
+    /// Not now, in words.
+    Later(String),
+    /// So many legal holds stand; that it was refused is on record.
+    Held(usize),
+}
+
+impl Writer {
+    pub(super) fn take_people(&mut self, people: People, group: &mut Group<'_>) -> Result<(), StoreError> {
+        let People { rows, mut records, erasure, reply } = people;
+        let ready = self.own_is_ready(records.len());
+        let later = match self.state {
+            State::Serving if !ready => Some("too many of its own records wait".to_owned()),
+            // An erasure needs no room to speak of.
+            State::Serving if self.disk_low && erasure.is_none() => Some("no room on the ledger's disk".to_owned()),
+            State::Serving => None,
+            _ => Some(format!("the ledger takes nothing: {}", self.state.name())),
+        };
+        if let Some(why) = later {
+            drop(reply.send(Err(Untaken::Later(why))));
+            return Ok(());
+        }
+        let holds = self.workspaces.values().map(|workspace| workspace.chain.holds().count()).sum::<usize>();
+        let mut outcome = Ok(());
+        if let (Some(forced), true) = (erasure, holds > 0) {
+            for record in &mut records {
+                let Kind::LedgerEvent(event) = record else { continue };
+                event.details.push(number("legal_holds", u64::try_from(holds).unwrap_or(u64::MAX)));
+                if !forced {
+                    // What did not happen is no erasure.
+                    event.kind = LedgerEventKind::Administration as i32;
+                    event.outcome = "legal_hold".to_owned();
+                }
+            }
+            outcome = if forced { Ok(()) } else { Err(Untaken::Held(holds)) };
+        }
+        if outcome.is_ok() {
+            for (member, row) in rows {
+                group.change.put(Family::Members, member.0, row.encode_to_vec());
+            }
+        }
+        records.into_iter().for_each(|record| self.own.push(record));
+        // At once: whatever else this group brings, rows do not go without their records.
+        self.append_own(group)?;
+        group.answers.push(Box::new(move |_| drop(reply.send(outcome))));
+        Ok(())
+    }
+}
