@@ -2,9 +2,10 @@
 
 use std::{path::Path, process::Command, time::Instant};
 
-use custody_tests::process::{Home, Process, WAIT, binary, free_port};
-
-use crate::relay::Shim;
+use custody_tests::{
+    process::{Home, Process, WAIT, binary, free_port},
+    shim::Shim,
+};
 
 /// Says which process it is and which it started, and heeds nobody.
 const SERVER: &str = "trap '' TERM; sleep 1000 & echo $$ $! >> pids; wait; wait";
@@ -47,6 +48,7 @@ fn servers_are_shown_stopped_and_started_and_none_outlives_the_shim() {
         "socket = \"relay.sock\"\n[serve]\nlisten = \"127.0.0.1:{port}\"\n[servers.files]\ncommand = [\"sh\", \"-c\", {SERVER:?}]\n\
          start = \"always\"\nready_s_max = 600\nstop_s_max = 1\n"
     );
+    Shim::with_member(&home, "programs", &"a1".repeat(16));
     let shim = Shim::enrol(&home, "programs", &serve);
     let mut command = Command::new(binary("gateway-shim"));
     let process = Process::spawn(command.args(["serve", "--config", "shim.toml"]).current_dir(&shim.dir));
