@@ -237,6 +237,12 @@ pub(super) fn gateway_events() -> Vec<Vec<u8>> {
         life(ServerState::Started, None),
         life(ServerState::Stopped, Some(0)),
         life(ServerState::Crashed, Some(137)),
+        Event::ServerLife(wire::ServerLife {
+            server: "github".into(),
+            state: ServerState::Crashed as i32,
+            exit_code: None,
+            signal: Some(9),
+        }),
         life(ServerState::Unreachable, None),
         delivery(DeliveryState::Flowing, ""),
         delivery(DeliveryState::Spooling, "github"),

@@ -383,7 +383,7 @@ def compare(gateway, count):
             intents.add(name)
             continue
         outcomes.add(name)
-        ended[call.get("tool", call.get("method")), call["outcome"]] += 1
+        ended[call["tool"] if call.get("method") == "tools/call" else call.get("method"), call["outcome"]] += 1
     missing = Client.seen[gateway.name] - ended
     must(not missing, f"{gateway.name}: the archive lacks {dict(missing)}; it has {dict(ended)}")
     must(intents <= outcomes, f"{gateway.name}: calls begun and never ended: {sorted(intents - outcomes)}")

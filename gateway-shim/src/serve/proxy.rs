@@ -519,7 +519,7 @@ impl Shared {
     /// Puts a refusal on record; one for want of records cannot be.
     pub(super) async fn refuse(&self, mut call: wire::Call, refusal: &Refusal) {
         refusal.rule.as_ref().clone_into(&mut call.rule);
-        let policy = refusal.policy.unwrap_or_else(|| self.access.digest());
+        let policy = refusal.policy.as_deref().copied().unwrap_or_else(|| self.access.digest());
         call.access_policy_digest = Some(policy.to_vec().into());
         self.record_refused(call, refusal.outcome).await;
     }

@@ -51,7 +51,7 @@ pub(super) struct Refusal {
     pub(super) code: i32,
     pub(super) text: Cow<'static, str>,
     /// Digest of the access policy that decided, where it is not the one in force by now.
-    pub(super) policy: Option<[u8; 32]>,
+    pub(super) policy: Option<Box<[u8; 32]>>,
     pub(super) retry_after_s: Option<u64>,
     /// In JSON: what the error's code calls for.
     data: Option<&'static str>,
@@ -65,7 +65,7 @@ impl Refusal {
 
     pub(super) fn denied(judgement: &Judgement) -> Self {
         let denied = Self::new("", Outcome::Denied, StatusCode::OK, CODE_DENIED, DENIED);
-        Self { rule: of_policy(&judgement.rule), policy: Some(judgement.policy), ..denied }
+        Self { rule: of_policy(&judgement.rule), policy: Some(Box::new(judgement.policy)), ..denied }
     }
 
     /// Whoever is here names something that is another member's, or that nobody knows: both are told the same.
