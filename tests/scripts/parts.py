@@ -1,0 +1,248 @@
+"""The parts that the demo and the tests in Python put together: processes that end with whoever started them, a ledger with its
+own keys, gateways in front of MCP servers, and the records as the archive shows them. Standard library only.
+
+Whoever uses this names its folder with `work_in` first, and runs in `whole`, which ends all that was started.
+"""
+
+import atexit
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(os.environ.get("CUSTODY_BIN", ROOT / "target" / "debug"))
+PYTHON = os.environ.get("CUSTODY_PYTHON", sys.executable)
+# Node 22, and the MCP servers of other people.
+NODE_MODULES = Path(os.environ.get("CUSTODY_NODE_DIR", ROOT / ".cache" / "node")) / "node_modules"
+NODE = NODE_MODULES / "node" / "bin" / "node"
+# All of the environment that a program of Node is given.
+NODE_ENVIRONMENT = {"PATH": f"{NODE.parent}:/usr/bin:/bin"}
+ORIGIN = "demo.example/custody"
+# Seconds until something that should come is given up, and with it the run.
+PATIENCE_S = 60
+
+STARTED = time.monotonic()
+children = []
+_work = None
+
+
+def work_in(folder):
+    """All that is started here keeps its files in this folder, and what it says in a file of its name there."""
+    global _work
+    _work = folder
+    folder.mkdir(parents=True)
+
+
+class Failed(Exception):
+    """What was promised does not hold."""
+
+
+def step(text):
+    print(f"[{time.monotonic() - STARTED:5.1f} s] {text}", flush=True)
+
+
+def note(text):
+    print(f"          {text}", flush=True)
+
+
+def must(condition, text):
+    if not condition:
+        raise Failed(text)
+
+
+# ------------------------------------------------------------------------------------------------ processes
+
+
+def start(name, command, **options):
+    """A process in a group of its own, so that whatever it starts ends with it. Its words go to work/<name>.log."""
+    with open(_work / f"{name}.log", "ab") as log:
+        child = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=options.pop("stdout", log),
+            stderr=log,
+            start_new_session=True,
+            **options,
+        )
+    child.name = name
+    children.append(child)
+    return child
+
+
+def kill(child, number=signal.SIGKILL):
+    """Ends one process that was started here, and waits until it has ended."""
+    if child.poll() is None:
+        os.kill(child.pid, number)
+        try:
+            child.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{child.name} did not end within {PATIENCE_S} s of signal {number}") from None
+    return child.returncode
+
+
+def end_all():
+    for child in reversed(children):
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        child.wait()
+
+
+def run(*command, expect=(0,)):
+    """A command that ends by itself; its output. Anything but an expected exit code ends the run."""
+    words = [str(word) for word in command]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S)
+    if done.returncode not in expect:
+        shown = " ".join([Path(words[0]).name, *words[1:]])
+        raise Failed(f"`{shown}` ended with {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def wait_until(what, check, child=None):
+    deadline = time.monotonic() + PATIENCE_S
+    while not check():
+        must(child is None or child.poll() is None, f"{what}: {child and child.name} ended; see {_work}")
+        must(time.monotonic() < deadline, f"{what}: not within {PATIENCE_S} s")
+        time.sleep(0.05)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def accepts(port):
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def answers_ok(url):
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+# ------------------------------------------------------------------------------------------------ the parts
+
+
+class Ledger:
+    """A ledger of its own keys, ports and folder."""
+
+    def __init__(self):
+        self.dir = _work / "ledger"
+        self.root_key = _work / "root" / "root.key"
+        self.config = self.dir / "ledger.toml"
+        self.grpc, self.http = free_port(), free_port()
+        self.child = None
+
+    def init(self):
+        made = run(BIN / "ledger", "init", "--dir", self.dir, "--origin", ORIGIN, "--root-key-out", self.root_key)
+        self.configure(
+            {"grpc": f'"127.0.0.1:{self.grpc}"', "http": f'"127.0.0.1:{self.http}"', "url": f'"https://localhost:{self.grpc}"'}
+        )
+        return made.stdout
+
+    def configure(self, values):
+        text = self.config.read_text()
+        for key, value in values.items():
+            text, count = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+            must(count == 1, f"the configuration has {count} lines for {key}")
+        self.config.write_text(text)
+
+    def serve(self):
+        self.child = start("ledger", [BIN / "ledger", "serve", "--config", self.config])
+        wait_until("the ledger is ready", lambda: answers_ok(f"http://127.0.0.1:{self.http}/readyz"), self.child)
+
+    def command(self, *words):
+        return run(BIN / "ledger", *words, "--config", self.config).stdout
+
+
+class Gateway:
+    """A gateway-shim in front of one MCP server, writing into one workspace."""
+
+    def __init__(self, name, ledger, serve):
+        self.name, self.ledger, self.serve_lines = name, ledger, serve
+        self.dir = _work / f"gateway-{name}"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/mcp"
+        self.child = None
+
+    def enrol(self):
+        """The root signs the workspace and the gateway's key; the private key never leaves the gateway's folder."""
+        self.dir.mkdir()
+        said = self.ledger.command("workspace", "add", self.name, "--root-key", self.ledger.root_key)
+        self.workspace = re.search(r"has the id ([0-9a-f]{32})", said).group(1)
+        self.id = os.urandom(16).hex()
+        (self.dir / "shim.toml").write_text(self.config())
+        keys = ["--key", self.dir / "gateway.key", "--tls-key", self.dir / "tls.key"]
+        run(BIN / "gateway-shim", "key", "new", *keys)
+        run(BIN / "gateway-shim", "request", "--config", self.dir / "shim.toml", "--out", self.dir / "request.json")
+        self.ledger.command(
+            "gateway", "enrol", self.dir / "request.json", "--name", self.name,
+            "--root-key", self.ledger.root_key, "--out", self.dir / "enrolment.json",
+        )  # fmt: skip
+
+    def config(self):
+        return f"""[gateway]
+origin = "{ORIGIN}"
+workspace = "{self.workspace}"
+id = "{self.id}"
+name = "{self.name}"
+key = "gateway.key"
+tls_key = "tls.key"
+enrolment = "enrolment.json"
+
+[ledger]
+endpoint = "https://localhost:{self.ledger.grpc}"
+
+[spool]
+dir = "spool"
+
+[fork]
+dir = "forks"
+
+[serve]
+listen = "127.0.0.1:{self.port}"
+server = "{self.name}"
+{self.serve_lines}
+"""
+
+    def serve(self):
+        self.child = start(f"gateway-{self.name}", [BIN / "gateway-shim", "serve", "--config", self.dir / "shim.toml"])
+        wait_until(f"the gateway {self.name} listens", lambda: accepts(self.port), self.child)
+
+
+def records(archive, policy, workspace, count):
+    """The first records of a workspace, as `verifier show` says them, and the text that it said."""
+    what = f"{workspace}/0..{count}"
+    shown = run(BIN / "verifier", "show", archive, what, "--policy", policy, "--json").stdout
+    found = [json.loads(line) for line in shown.splitlines()]
+    must([record["position"] for record in found] == list(range(count)), "the positions are not those that the ledger gave")
+    return found, shown
+
+
+def whole(name, main):
+    """Runs `main`, and ends what it started, however it ends."""
+    atexit.register(end_all)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    try:
+        main()
+    except (Failed, subprocess.TimeoutExpired) as why:
+        print(f"{name}: FAILED: {why}\nhint: what every process said is in {_work}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
