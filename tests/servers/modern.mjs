@@ -7,16 +7,29 @@ import { createServer } from 'node:http';
 import { localhostHostValidation, localhostOriginValidation, toNodeHandler } from '@modelcontextprotocol/node';
 import {
   McpServer,
+  MissingRequiredClientCapabilityError,
+  ProtocolError,
+  ProtocolErrorCode,
   ResourceTemplate,
   createMcpHandler,
   createRequestStateCodec,
   fromJsonSchema,
   inputRequired,
 } from '@modelcontextprotocol/server';
+import * as z from 'zod';
+import { EXTENSION, METHODS, TASK_TOOLS, begin, find } from './tasks.mjs';
 import { ASKING_PROMPT, MODERN_TOOLS, PROMPTS, RESOURCES, TEMPLATE, complete, ofTemplate } from './things.mjs';
 
 // What was answered in earlier rounds goes through the client, signed.
 const state = createRequestStateCodec({ key: randomBytes(32) });
+
+const declared = (context) => context.mcpReq.envelope?.['io.modelcontextprotocol/clientCapabilities'] ?? {};
+const knowsTasks = (context) => declared(context).extensions?.[EXTENSION] !== undefined;
+
+function mustKnowTasks(context) {
+  if (knowsTasks(context)) return;
+  throw new MissingRequiredClientCapabilityError({ requiredCapabilities: { extensions: { [EXTENSION]: {} } } });
+}
 
 /** Not all is answered yet: the client is to call again. */
 class Asked {
@@ -40,7 +53,7 @@ function during(context) {
       if (Object.keys(questions).some((key) => answered[key] === undefined)) throw new Asked(questions, answered);
       return Object.fromEntries(Object.keys(questions).map((key) => [key, answered[key]]));
     },
-    can: (capability) => mcpReq.envelope?.['io.modelcontextprotocol/clientCapabilities']?.[capability] !== undefined,
+    can: (capability) => declared(context)[capability] !== undefined,
     changed: (what) => (what === 'tools' ? handler.notify.toolsChanged() : handler.notify.promptsChanged()),
   };
 }
@@ -48,7 +61,7 @@ function during(context) {
 /** Runs a tool or prompt; what it still has to ask becomes the result. */
 const running = (run) => async (given, context) => {
   try {
-    return await run(given, during(context));
+    return await run(given, during(context), context);
   } catch (why) {
     if (!(why instanceof Asked)) throw why;
     const { questions, answered } = why;
@@ -56,16 +69,65 @@ const running = (run) => async (given, context) => {
   }
 };
 
+/** A call of a tool, which may go on as a task. */
+const calling = ({ run, work, required, before }) =>
+  running(async (given, call, context) => {
+    if (work === undefined) return run(given, call);
+    if (required) mustKnowTasks(context);
+    const known = await before?.(call);
+    if (knowsTasks(context)) return begin((task) => work(given, known, task));
+    return work(given, known, { pause: (ms) => new Promise((done) => setTimeout(done, ms)) });
+  });
+
+const TOOLS = [...MODERN_TOOLS, ...TASK_TOOLS].map((tool) => ({ ...tool, call: calling(tool) }));
+
+function offerTools(server) {
+  for (const { name, description, inputSchema, call } of TOOLS) {
+    server.registerTool(name, { description, inputSchema: fromJsonSchema(inputSchema) }, call);
+  }
+  // The SDK's own handler would make a result of the tool out of every error: a client that lacks what a call needs is told so.
+  server.server.setRequestHandler('tools/call', async ({ params }, context) => {
+    const tool = TOOLS.find(({ name }) => name === params.name);
+    if (tool === undefined) throw new ProtocolError(ProtocolErrorCode.InvalidParams, `there is no tool ${params.name}`);
+    try {
+      return await tool.call(params.arguments ?? {}, context);
+    } catch (why) {
+      if (why instanceof ProtocolError) throw why;
+      return { content: [{ type: 'text', text: why.message }], isError: true };
+    }
+  });
+}
+
+function offerTasks(server) {
+  const params = z.looseObject({ taskId: z.string() });
+  for (const [method, answer] of Object.entries(METHODS)) {
+    server.server.setRequestHandler(method, { params }, (given, context) => {
+      mustKnowTasks(context);
+      const task = find(given.taskId);
+      if (task === undefined) throw new ProtocolError(ProtocolErrorCode.InvalidParams, 'there is no such task');
+      // The SDK takes these out of what it gives to a handler, as it does for a call of a tool.
+      return answer(task, context.mcpReq.inputResponses ?? {});
+    });
+  }
+}
+
 /** A server for one request. */
 function newServer() {
-  const capabilities = { tools: { listChanged: true }, prompts: { listChanged: true }, resources: {}, logging: {}, completions: {} };
+  const changing = { listChanged: true };
+  const capabilities = {
+    tools: changing,
+    prompts: changing,
+    resources: {},
+    logging: {},
+    completions: {},
+    extensions: { [EXTENSION]: {} },
+  };
   const server = new McpServer(
     { name: 'custody-reference-modern', version: '1.0.0' },
     { capabilities, requestState: { verify: state.verify } },
   );
-  for (const { name, description, inputSchema, run } of MODERN_TOOLS) {
-    server.registerTool(name, { description, inputSchema: fromJsonSchema(inputSchema) }, running(run));
-  }
+  offerTools(server);
+  offerTasks(server);
   for (const [uri, content] of Object.entries(RESOURCES)) {
     const about = { description: `what is at ${uri}`, mimeType: content.mimeType };
     server.registerResource(uri, uri, about, () => ({ contents: [{ uri, ...content }] }));
