@@ -43,7 +43,7 @@ class Client:
 
     def __init__(self, gateway, plan, *arguments):
         self.gateway = gateway
-        command = [PYTHON, ROOT / "tests" / "demo" / "client.py", plan, gateway.url, *arguments]
+        command = [PYTHON, ROOT / "tests" / "demo" / "client.py", plan, gateway.url(gateway.name), *arguments]
         environment = os.environ | {"MARK": MARK}
         self.child = start(f"client-{plan}", command, stdout=subprocess.PIPE, text=True, env=environment)
 
@@ -250,8 +250,8 @@ def main():
         env=NODE_ENVIRONMENT | {"PORT": str(port)},
     )
     stdio = json.dumps([str(NODE), str(servers / "server-filesystem" / "dist" / "index.js"), str(folder)])
-    everything = Gateway("everything", ledger, f'url = "http://127.0.0.1:{port}/mcp"')
-    files = Gateway("files", ledger, f"command = {stdio}")
+    everything = Gateway("everything", ledger, {"everything": f'url = "http://127.0.0.1:{port}/mcp"'})
+    files = Gateway("files", ledger, {"files": f"command = {stdio}"})
     for gateway in (everything, files):
         gateway.enrol()
     wait_until("server-everything listens", lambda: accepts(port), server)

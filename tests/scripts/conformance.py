@@ -72,11 +72,11 @@ def main():
             server = start(f"{reference}-{port}", [NODE, work / f"{reference}.mjs", port], env=NODE_ENVIRONMENT)
             log = work / f"{reference}-{port}.log"
             wait_until(f"{reference} listens", lambda: "listening" in log.read_text(), server)
-        gateway = Gateway(reference, ledger, f'url = "http://localhost:{ports[1]}/mcp"')
+        gateway = Gateway(reference, ledger, {reference: f'url = "http://localhost:{ports[1]}/mcp"'})
         gateway.enrol()
         gateway.serve()
         directly = Run(work, f"{reference}-directly", revision, f"http://localhost:{ports[0]}/mcp")
-        through = Run(work, f"{reference}-through", revision, gateway.url.replace("127.0.0.1", "localhost"))
+        through = Run(work, f"{reference}-through", revision, gateway.url(reference))
         a, b = directly.checks(), through.checks()
         for scenario in sorted(a.keys() | b.keys()):
             x = [(c["id"], c["status"]) for c in a.get(scenario, [])]

@@ -171,14 +171,16 @@ class Ledger:
 
 
 class Gateway:
-    """A gateway-shim in front of one MCP server, writing into one workspace."""
+    """A gateway-shim in front of MCP servers, writing into one workspace. Of each server: its name, and the lines of its section."""
 
-    def __init__(self, name, ledger, serve):
-        self.name, self.ledger, self.serve_lines = name, ledger, serve
+    def __init__(self, name, ledger, servers):
+        self.name, self.ledger, self.servers = name, ledger, servers
         self.dir = _work / f"gateway-{name}"
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/mcp"
         self.child = None
+
+    def url(self, server):
+        return f"http://localhost:{self.port}/mcp/{server}"
 
     def enrol(self):
         """The root signs the workspace and the gateway's key; the private key never leaves the gateway's folder."""
@@ -196,6 +198,7 @@ class Gateway:
         )  # fmt: skip
 
     def config(self):
+        servers = "".join(f"[servers.{name}]\n{lines}\n" for name, lines in self.servers.items())
         return f"""[gateway]
 origin = "{ORIGIN}"
 workspace = "{self.workspace}"
@@ -216,9 +219,8 @@ dir = "forks"
 
 [serve]
 listen = "127.0.0.1:{self.port}"
-server = "{self.name}"
-{self.serve_lines}
-"""
+
+{servers}"""
 
     def serve(self):
         self.child = start(f"gateway-{self.name}", [BIN / "gateway-shim", "serve", "--config", self.dir / "shim.toml"])
