@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from parts import (
-    BIN, NODE, NODE_ENVIRONMENT, NODE_MODULES, PATIENCE_S, PYTHON, ROOT, Gateway, Ledger, accepts, free_port, kill, must, note,
+    BIN, NODE, NODE_ENVIRONMENT, NODE_MODULES, PATIENCE_S, PYTHON, ROOT, Gateway, Ledger, Member, accepts, free_port, kill, must, note,
     records, run, start, step, wait_until, whole, work_in,
 )  # fmt: skip
 
@@ -44,7 +44,7 @@ class Client:
     def __init__(self, gateway, plan, *arguments):
         self.gateway = gateway
         command = [PYTHON, ROOT / "tests" / "demo" / "client.py", plan, gateway.url(gateway.name), *arguments]
-        environment = os.environ | {"MARK": MARK}
+        environment = os.environ | {"MARK": MARK, "CUSTODY_TOKEN": gateway.members[0].token}
         self.child = start(f"client-{plan}", command, stdout=subprocess.PIPE, text=True, env=environment)
 
     def lines(self):
@@ -100,8 +100,7 @@ def calls(ledger, everything, files, folder):
 def hand_over(ledger, gateways):
     step("5. The gateways end: they sign what they hold, ship it, and close their epochs")
     for gateway in gateways:
-        code = kill(gateway.child, signal.SIGTERM)
-        must(code == 0, f"gateway {gateway.name} ended with {code}; see {WORK}/gateway-{gateway.name}.log")
+        gateway.end()
     note(ledger.command("cut").strip())
     status = json.loads(ledger.command("status", "--json"))
     must(status["alarms"] == [], f"alarms: {status['alarms']}")
@@ -145,7 +144,8 @@ def stranger(gateways, positions):
 
 def compare(gateway, count):
     """Compares what clients saw with what the archive says of this gateway; the records."""
-    found, shown = records(RUN / "archive", RUN / "policy.json", gateway.name, count)
+    found, shown = records(RUN / "archive", RUN / "policy.json", gateway.name)
+    must(len(found) == count, "the archive has not the positions that the ledger gave")
     must(MARK not in shown, "an argument of a call stands in the records")
     ended = collections.Counter()
     intents, outcomes = set(), set()
@@ -250,8 +250,9 @@ def main():
         env=NODE_ENVIRONMENT | {"PORT": str(port)},
     )
     stdio = json.dumps([str(NODE), str(servers / "server-filesystem" / "dist" / "index.js"), str(folder)])
-    everything = Gateway("everything", ledger, {"everything": f'url = "http://127.0.0.1:{port}/mcp"'})
-    files = Gateway("files", ledger, {"files": f"command = {stdio}"})
+    member = Member()
+    everything = Gateway("everything", ledger, {"everything": f'url = "http://127.0.0.1:{port}/mcp"'}, [member])
+    files = Gateway("files", ledger, {"files": f"command = {stdio}"}, [member])
     for gateway in (everything, files):
         gateway.enrol()
     wait_until("server-everything listens", lambda: accepts(port), server)

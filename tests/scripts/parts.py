@@ -5,6 +5,8 @@ Whoever uses this names its folder with `work_in` first, and runs in `whole`, wh
 """
 
 import atexit
+import datetime
+import hashlib
 import json
 import os
 import re
@@ -107,6 +109,11 @@ def run(*command, expect=(0,)):
     return done
 
 
+def wait_said(child, words):
+    """Until a process has said this, as servers do when they serve."""
+    wait_until(f"{child.name} says `{words}`", lambda: words in (_work / f"{child.name}.log").read_text(), child)
+
+
 def wait_until(what, check, child=None):
     deadline = time.monotonic() + PATIENCE_S
     while not check():
@@ -169,15 +176,65 @@ class Ledger:
     def command(self, *words):
         return run(BIN / "ledger", *words, "--config", self.config).stdout
 
+    def records(self, workspace):
+        """All that is archived of a workspace."""
+        self.command("cut")
+        return records(self.dir / "archive", self.dir / "policy.json", workspace)
+
+
+class Member:
+    """Who calls, with a token of an agent of its own."""
+
+    def __init__(self):
+        self.id, self.agent, self._token_id, secret = (os.urandom(size) for size in (16, 16, 16, 32))
+        self.token = f"cst_{self._token_id.hex()}_{secret.hex()}"
+        self._sha256 = hashlib.sha256(secret).hexdigest()
+        self.id = self.id.hex()
+
+    def lines(self):
+        """What an access policy says of it."""
+        issued = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+        expires = issued + datetime.timedelta(days=1)
+        return f"""[members.{self.id}]
+
+[agents.{self.agent.hex()}]
+
+[[tokens]]
+id = "{self._token_id.hex()}"
+sha256 = "{self._sha256}"
+member = "{self.id}"
+agent = "{self.agent.hex()}"
+issued_at = {issued.isoformat()}
+expires_at = {expires.isoformat()}
+
+"""
+
+
+# Everybody may ask for everything.
+ALLOW_ALL = """[[rules]]
+id = "everything"
+effect = "allow"
+everyone = true
+tools = ["*"]
+methods = ["*"]
+
+"""
+
 
 class Gateway:
     """A gateway-shim in front of MCP servers, writing into one workspace. Of each server: its name, and the lines of its section."""
 
-    def __init__(self, name, ledger, servers):
+    def __init__(self, name, ledger, servers, members=()):
         self.name, self.ledger, self.servers = name, ledger, servers
+        self.allow(members)
         self.dir = _work / f"gateway-{name}"
         self.port = free_port()
         self.child = None
+
+    def allow(self, members, rules=ALLOW_ALL):
+        """The access policy of the first start."""
+        self.members = members
+        self.access = "version = 1\n\n" + "".join(member.lines() for member in members) + rules
 
     def url(self, server):
         return f"http://localhost:{self.port}/mcp/{server}"
@@ -189,6 +246,7 @@ class Gateway:
         self.workspace = re.search(r"has the id ([0-9a-f]{32})", said).group(1)
         self.id = os.urandom(16).hex()
         (self.dir / "shim.toml").write_text(self.config())
+        (self.dir / "access.toml").write_text(self.access)
         keys = ["--key", self.dir / "gateway.key", "--tls-key", self.dir / "tls.key"]
         run(BIN / "gateway-shim", "key", "new", *keys)
         run(BIN / "gateway-shim", "request", "--config", self.dir / "shim.toml", "--out", self.dir / "request.json")
@@ -222,18 +280,28 @@ listen = "127.0.0.1:{self.port}"
 
 {servers}"""
 
+    def end(self):
+        """In peace: what it holds is signed and shipped."""
+        code = kill(self.child, signal.SIGTERM)
+        must(code == 0, f"gateway {self.name} ended with {code}; see {_work}/gateway-{self.name}.log")
+
     def serve(self):
         self.child = start(f"gateway-{self.name}", [BIN / "gateway-shim", "serve", "--config", self.dir / "shim.toml"])
         wait_until(f"the gateway {self.name} listens", lambda: accepts(self.port), self.child)
 
 
-def records(archive, policy, workspace, count):
-    """The first records of a workspace, as `verifier show` says them, and the text that it said."""
-    what = f"{workspace}/0..{count}"
-    shown = run(BIN / "verifier", "show", archive, what, "--policy", policy, "--json").stdout
+def records(archive, policy, workspace):
+    """The records of a workspace, as `verifier show` says them, and the text that it said."""
+    shown = run(BIN / "verifier", "show", archive, f"{workspace}/0..", "--policy", policy, "--json").stdout
     found = [json.loads(line) for line in shown.splitlines()]
-    must([record["position"] for record in found] == list(range(count)), "the positions are not those that the ledger gave")
+    must([record["position"] for record in found] == list(range(len(found))), "the positions have a gap")
     return found, shown
+
+
+def ended(found):
+    """Of each call among these records the one that says how it ended."""
+    calls = (record["record"] for record in found if record["kind"] == "call")
+    return [call for call in calls if call["phase"] != "intent"]
 
 
 def whole(name, main):

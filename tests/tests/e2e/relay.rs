@@ -82,7 +82,7 @@ impl Shim {
 }
 
 /// What a command printed, which must have succeeded.
-fn done(what: &str, output: &Output) -> String {
+pub(crate) fn done(what: &str, output: &Output) -> String {
     let (said, complained) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{what}: {:?}\n{said}{complained}", output.status);
     said
@@ -97,7 +97,7 @@ fn verifier(args: &[&str]) -> String {
 }
 
 /// What a target of the Makefile installed; it names the folder, or it is the one of this repository.
-fn installed(variable: &str, name: &str) -> PathBuf {
+pub(crate) fn installed(variable: &str, name: &str) -> PathBuf {
     let given = std::env::var_os(variable).map(PathBuf::from);
     let folder = given.unwrap_or_else(|| repository().join(".cache").join(name));
     let group = if name == "venv/bin/python" { "python" } else { name };
@@ -105,7 +105,7 @@ fn installed(variable: &str, name: &str) -> PathBuf {
     folder
 }
 
-fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
