@@ -3,7 +3,9 @@
 
 use std::process::Command;
 
-use crate::relay::{done, installed, repository};
+use custody_tests::shim::done;
+
+use crate::relay::{installed, repository};
 
 /// Revision of MCP that the suite asks about; a soak asks about all (`CUSTODY_REVISIONS`, with blanks between them).
 const REVISIONS: &str = "2025-11-25";
