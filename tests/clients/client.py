@@ -1,6 +1,6 @@
-"""The official Python client. What it does, and what it prints, is in plan.json's words: see tests/scripts/official.py.
+"""The official Python client. What it does, and what it prints, is in tests/scripts/official.py.
 
-client.py PLAN, with the token in CUSTODY_TOKEN
+    client.py PLAN, with the token in CUSTODY_TOKEN
 """
 
 import asyncio

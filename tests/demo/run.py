@@ -22,8 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from parts import (
-    BIN, NODE, NODE_ENVIRONMENT, NODE_MODULES, PATIENCE_S, PYTHON, ROOT, Gateway, Ledger, Member, accepts, free_port, kill, must, note,
-    records, run, start, step, wait_until, whole, work_in,
+    BIN, NODE, NODE_ENVIRONMENT, NODE_MODULES, PATIENCE_S, PYTHON, ROOT, Gateway, Ledger, Member, accepts, asked, free_port, kill,
+    must, note, records, run, start, step, wait_until, whole, work_in,
 )  # fmt: skip
 
 RUN = ROOT / "demo-run"
@@ -158,7 +158,7 @@ def compare(gateway, count):
             intents.add(name)
             continue
         outcomes.add(name)
-        ended[call.get("tool", call.get("method")), call["outcome"]] += 1
+        ended[asked(call), call["outcome"]] += 1
     missing = Client.seen[gateway.name] - ended
     must(not missing, f"{gateway.name}: the archive lacks {dict(missing)}; it has {dict(ended)}")
     must(intents <= outcomes, f"{gateway.name}: calls begun and never ended: {sorted(intents - outcomes)}")

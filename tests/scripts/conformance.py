@@ -162,6 +162,9 @@ class Revision:
         names = [f"{self.reference}-{how}" for how in ("directly", "allowed", "denied")]
         self.suites = [Suite(self.work, name, self.name, url, token) for name, url, token in zip(names, urls, tokens)]
 
+    def log(self, port):
+        return (self.work / f"{self.reference}-{port}.log").read_text()
+
     def judge(self):
         direct, allowed, denied = (suite.checks() for suite in self.suites)
         self.gateway.end()
@@ -170,6 +173,9 @@ class Revision:
         said = [row[:4] for row in table("Differences", self.name)]
         must_be(f"differences of {self.name}", sorted(said), differing(direct, allowed))
         refusals, others = refused(self.name, allowed, denied, ended(found), self.members)
+        # The servers' own word: of the denied tool a call reached the one, and none the other.
+        reached = [f"called {denied_tool(self.name)}\n" in self.log(port) for port in self.ports[1:]]
+        must(reached == [True, False], f"a call of {denied_tool(self.name)} reached the servers before which it is allowed, denied: {reached}")
         step(f"{self.name}: {len(direct)} scenarios, {passed} checks; {len(said)} of them come out otherwise through the shim")
         note(f"{denied_tool(self.name)} denied: {refusals} refusals on record, and {others} of what is refused to everybody")
 

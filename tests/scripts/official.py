@@ -158,7 +158,8 @@ def judge(client, said):
 def compare(client, said, calls):
     """What a client saw, held against the records of its member."""
     seen = judge(client, said)
-    recorded = collections.Counter((call["server"], call["tool"], call["outcome"]) for call in calls if "tool" in call)
+    tools = [call for call in calls if call["method"] == "tools/call"]
+    recorded = collections.Counter((call["server"], call["tool"], call["outcome"]) for call in tools)
     must(recorded == seen, f"{client.name}: on record are {recorded - seen}, which it did not see; it saw {seen - recorded}")
     begun = {(call["server"], call["method"]) for call in calls if call["outcome"] == "ok"}
     for server in client.todo:
@@ -166,7 +167,7 @@ def compare(client, said, calls):
         began = {(server, "initialize"), (server, "server/discover")} & begun
         must(began, f"{client.name} began at {server}, which is on no record")
     for line in said:
-        spoken = {call["protocol"] for call in calls if call["server"] == line["server"] and "tool" in call}
+        spoken = {call["protocol"] for call in tools if call["server"] == line["server"]}
         protocol = line.get("protocol")
         must(protocol is None or spoken == {protocol}, f"{client.name} at {line['server']}: {protocol}, on record {spoken}")
 

@@ -304,6 +304,11 @@ def ended(found):
     return [call for call in calls if call["phase"] != "intent"]
 
 
+def asked(call):
+    """What a call was for: the tool, or of another request its method."""
+    return call["tool"] if call.get("method") == "tools/call" else call.get("method")
+
+
 def whole(name, main):
     """Runs `main`, and ends what it started, however it ends."""
     atexit.register(end_all)

@@ -1,6 +1,7 @@
 // The reference server of 2025-11-25, on the official `@modelcontextprotocol/sdk`: sessions, SSE with resumption, requests of
 // the server to the client. What it offers is in things.mjs.
-//   node legacy.mjs PORT        serves http://localhost:PORT/mcp until it is killed, and says `listening` when it does
+//   node legacy.mjs PORT        serves http://localhost:PORT/mcp until it is killed, and says `listening` when it does,
+// and `called NAME` of each call of a tool
 
 import { randomUUID } from 'node:crypto';
 import { Server } from '@modelcontextprotocol/sdk/server/index.js';
@@ -94,6 +95,7 @@ function newServer() {
 
   on(ListToolsRequestSchema, () => ({ tools: LEGACY_TOOLS.map(({ run: _, ...tool }) => tool) }));
   on(CallToolRequestSchema, async ({ params }, extra) => {
+    console.log(`called ${params.name}`);
     const tool = found(LEGACY_TOOLS.find(({ name }) => name === params.name), `tool ${params.name}`);
     try {
       return await tool.run(params.arguments ?? {}, during(server, extra));

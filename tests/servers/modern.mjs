@@ -1,6 +1,7 @@
 // The reference server of 2026-07-28, on the official `@modelcontextprotocol/server`: no session, a server for each request.
 // What it offers is in things.mjs.
-//   node modern.mjs PORT        serves http://localhost:PORT/mcp until it is killed, and says `listening` when it does
+//   node modern.mjs PORT        serves http://localhost:PORT/mcp until it is killed, and says `listening` when it does,
+// and `called NAME` of each call of a tool
 
 import { randomBytes } from 'node:crypto';
 import { createServer } from 'node:http';
@@ -87,6 +88,7 @@ function offerTools(server) {
   }
   // The SDK's own handler would make a result of the tool out of every error: a client that lacks what a call needs is told so.
   server.server.setRequestHandler('tools/call', async ({ params }, context) => {
+    console.log(`called ${params.name}`);
     const tool = TOOLS.find(({ name }) => name === params.name);
     if (tool === undefined) throw new ProtocolError(ProtocolErrorCode.InvalidParams, `there is no tool ${params.name}`);
     try {
