@@ -7,6 +7,7 @@ Whoever uses this names its folder with `work_in` first, and runs in `whole`, wh
 import atexit
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -30,6 +31,9 @@ NODE_ENVIRONMENT = {"PATH": f"{NODE.parent}:/usr/bin:/bin"}
 ORIGIN = "demo.example/custody"
 # Seconds until something that should come is given up, and with it the run.
 PATIENCE_S = 60
+
+# Those of a process are not those of another that runs at the same time.
+_ports = itertools.islice(itertools.cycle(range(20_000, 32_000)), os.getpid() * 41 % 12_000, None)
 
 STARTED = time.monotonic()
 children = []
@@ -123,9 +127,16 @@ def wait_until(what, check, child=None):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of the loopback address that nobody listens on, below the range that systems give to outgoing connections."""
+    for port in _ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise Failed("no port is free")
 
 
 def accepts(port):
