@@ -2,7 +2,7 @@
 //! each call what the access policy allows, and records every request that passes or is refused, in either direction.
 //!
 //! [`Front`] is the endpoint: it knows who calls. Behind it is a [`Proxy`] for each server, at `/mcp/NAME`, which decides what
-//! goes on. Bodies are decided on by their envelope and forwarded as they came; answers are read before they go on. What must
+//! goes on; at `/mcp` are all of them (`all.rs`). Bodies are decided on by their envelope and forwarded as they came; answers are read before they go on. What must
 //! hold: a request's intent is recorded before the server sees it; a request that cannot be recorded is not forwarded; the
 //! caller's Authorization goes no further than here; what is open when access changes is cut if it may not be any more; nobody
 //! speaks to a port that is not loopback in plaintext; the port stays within the limits of `listen.rs`.
@@ -26,9 +26,12 @@ use crate::{
     config::{Config, Faults, ServeConfig, ServerConfig, is_loopback},
     gateway::Gateway,
     listen::{self, Load},
+    server::Servers,
 };
 
 mod admit;
+mod all;
+mod arrive;
 mod counts;
 mod credential;
 mod links;
@@ -53,6 +56,8 @@ use sessions::Speaker;
 const SESSION: &str = "mcp-session-id";
 /// Header that names the protocol version.
 const PROTOCOL: &str = "mcp-protocol-version";
+/// Header that names what the body names (2026-07-28).
+const NAME: &str = "mcp-name";
 /// Header that names the event behind which a stream is taken up again.
 const LAST_EVENT: &str = "last-event-id";
 /// How long the body of a request may take behind its head.
@@ -85,7 +90,7 @@ pub fn check(config: &Config) -> Result<(), Faults> {
         access(serve)?;
         tls::Acceptor::of(serve)?;
     }
-    config.servers.iter().try_for_each(|(name, server)| Server::of(name, server).map(drop))
+    config.servers.iter().try_for_each(|(name, server)| Server::check(name, server))
 }
 
 /// The access policy of the configuration's files.
@@ -110,7 +115,9 @@ pub struct Front {
     proxies: BTreeMap<String, Arc<Proxy>>,
     /// Of what is refused before any server is known.
     counts: Counts,
+    all: all::All,
     tls: Option<tls::Acceptor>,
+    processes: Servers,
     waits: Waits,
 }
 
@@ -126,18 +133,34 @@ impl Front {
         servers: &BTreeMap<String, ServerConfig>,
     ) -> Result<Arc<Self>, Faults> {
         let shared = Arc::new(Shared { gateway, access, cuts: open::Cuts::default() });
+        let processes = Servers::default();
         let proxy = |(name, server): (&String, &ServerConfig)| {
-            let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server)?;
+            let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server, &processes)?;
             Ok((name.clone(), Arc::new(proxy)))
         };
         let proxies = servers.iter().map(proxy).collect::<Result<_, Faults>>()?;
         let (waits, tls) = (Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT }, tls::Acceptor::of(&serve)?);
-        Ok(Arc::new(Self { config: serve, shared, proxies, counts: Counts::default(), tls, waits }))
+        Ok(Arc::new(Self {
+            config: serve,
+            shared,
+            proxies,
+            counts: Counts::default(),
+            all: all::All::default(),
+            tls,
+            processes,
+            waits,
+        }))
     }
 
     /// The routes: an endpoint for each server.
     pub fn router(self: Arc<Self>) -> Router {
-        Router::new().route("/mcp/{server}", any(handle)).fallback(nowhere).with_state(self)
+        let router = Router::new().route("/mcp", any(handle_all)).route("/mcp/{server}", any(handle));
+        router.fallback(nowhere).with_state(self)
+    }
+
+    /// The servers that are programs, for `gateway-shim server`.
+    pub fn processes(&self) -> &Servers {
+        &self.processes
     }
 
     async fn flush_counts(&self, since: u64) {
@@ -167,9 +190,10 @@ impl Front {
         refusal.answer("null")
     }
 
-    async fn handle(&self, server: &str, load: &Load, request: HttpRequest) -> Answer {
+    /// A request to one server, or to all.
+    async fn handle(&self, server: Option<&str>, load: &Load, request: HttpRequest) -> Answer {
         let (mut parts, body) = request.into_parts();
-        let proxy = self.proxies.get(server).map(Arc::clone);
+        let proxy = server.and_then(|server| self.proxies.get(server)).map(Arc::clone);
         // What a caller made up is in no record.
         let named = proxy.as_ref().map_or("", |proxy| &proxy.name);
         if !is_known(&parts.headers, &self.config.hosts) {
@@ -183,6 +207,9 @@ impl Front {
         };
         parts.headers.remove(header::AUTHORIZATION);
         let came = Came { caller, headers: parts.headers };
+        if server.is_none() {
+            return self.handle_all(load, parts.method, came, body).await;
+        }
         let Some(proxy) = proxy else {
             let refusal = Refusal::no_method(StatusCode::NOT_FOUND, "there is no such server here");
             return self.refuse(named, Some(&came.caller), refusal).await;
@@ -209,12 +236,16 @@ async fn handle(
     Extension(load): Extension<Load>,
     request: HttpRequest,
 ) -> Answer {
-    front.handle(&server, &load, request).await
+    front.handle(Some(&server), &load, request).await
+}
+
+async fn handle_all(State(front): State<Arc<Front>>, Extension(load): Extension<Load>, request: HttpRequest) -> Answer {
+    front.handle(None, &load, request).await
 }
 
 /// Nothing is behind any other path, so nothing was asked of a server, and nothing is on record.
 async fn nowhere() -> Answer {
-    let text = "there is nothing here; hint: an MCP server is at /mcp/ and its name";
+    let text = "there is nothing here; hint: the MCP servers are at /mcp, and each at /mcp/ and its name";
     error(StatusCode::NOT_FOUND, "null", CODE_NO_SESSION, text)
 }
 

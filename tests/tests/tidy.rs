@@ -85,12 +85,15 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
     ("argon2", &["ledger"], &["ledger/src/keys.rs"]),
     ("chacha20poly1305", &["", "ledger"], &["ledger/src/keys.rs"]),
     ("webpki", &["ledger", "gateway-shim"], &["gateway-shim/src/certificate.rs", "ledger/src/pki.rs"]),
+    ("landlock", &["gateway-shim"], &["gateway-shim/src/server/sandbox.rs"]),
     ("tar", &["verifier-cli"], &["verifier-cli/src"]),
     (
         "tonic",
         &["", "ledger", "gateway-shim", "tests"],
         &[
+            "gateway-shim/src/cli/running.rs",
             "gateway-shim/src/client",
+            "gateway-shim/src/control.rs",
             "gateway-shim/src/relay",
             "ledger/src/admin.rs",
             "ledger/src/cli/admin.rs",

@@ -121,6 +121,16 @@ fn decoded(value: &str) -> Option<String> {
     }
 }
 
+/// A name as a header's value: as it is if it fits one, else in Base64.
+pub fn encoded(name: &str) -> String {
+    let fits = name.bytes().all(|byte| matches!(byte, 0x21..=0x7e | b' ' | b'\t')) && name.trim() == name;
+    let marked = name.starts_with(ENCODED.0) && name.ends_with(ENCODED.1);
+    match fits && !marked {
+        true => name.to_owned(),
+        false => format!("{}{}{}", ENCODED.0, BASE64_STANDARD.encode(name), ENCODED.1),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +183,9 @@ mod tests {
     fn a_name_that_does_not_fit_a_header_is_read_as_base64() {
         let headers = said("2026-07-28", "tools/call", "=?base64?bMOkc2U=?=");
         assert_eq!(check(&headers, &call("läse")), Ok(Era::Modern));
+        for name in ["echo", "läse", " padded ", "a\nb", "=?base64?literal?=", ""] {
+            assert_eq!(decoded(&encoded(name)).as_deref(), Some(name));
+        }
         // Only what is marked exactly so is encoded.
         let plain = said("2026-07-28", "tools/call", "=?BASE64?bMOkc2U=?=");
         assert!(check(&plain, &call("läse")).is_err());
