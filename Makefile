@@ -11,6 +11,7 @@ export CUSTODY_BIN := $(CARGO_TARGET_DIR)/debug
 export CUSTODY_PYTHON := $(CURDIR)/.cache/venv/bin/python
 export CUSTODY_NODE_DIR := $(CURDIR)/.cache/node
 export CUSTODY_EXAMPLES_DIR := $(CURDIR)/.cache/examples
+export CUSTODY_CONFORMANCE_DIR := $(CURDIR)/.cache/conformance
 export NO_COLOR := 1
 SEED ?= 1
 ROUND ?= 0
@@ -35,7 +36,7 @@ setup-demo:
 	@tests/scripts/setup.sh build python node
 
 setup-test:
-	@tests/scripts/setup.sh build python node examples test
+	@tests/scripts/setup.sh build python node examples conformance test
 
 setup-bench:
 	@tests/scripts/setup.sh build bench

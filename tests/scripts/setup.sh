@@ -6,6 +6,7 @@
 #   bench   python3, and PostgreSQL to compare with
 #   node    Node 22 and the MCP servers of tests/demo/package-lock.json, in .cache/node
 #   examples  the packages of gateway-shim/examples/package-lock.json, in .cache/examples
+#   conformance  the official conformance suite, SDKs and Inspector of tests/conformance/package-lock.json, in .cache/conformance
 # System packages come through apt if root or sudo is there. Else the exact command is printed, and this ends with 1.
 # What is already there is not touched; nothing is installed outside .cache but those packages and the Rust toolchain.
 set -euo pipefail
@@ -35,7 +36,7 @@ case "$groups" in *" build "*)
     has_libclang || need libclang-dev
 esac
 case "$groups" in *" python "*) has_python_venv || need python3 python3-venv ;; esac
-case "$groups" in *" node "* | *" examples "*) has npm || need npm ;; esac
+case "$groups" in *" node "* | *" examples "* | *" conformance "*) has npm || need npm ;; esac
 case "$groups" in *" test "*) has strace || need strace ;; esac
 case "$groups" in *" bench "*)
     has python3 || need python3
@@ -118,15 +119,16 @@ setup_node() {
     echo "$digest" >"$stamp"
 }
 
-setup_examples() {
-    local digest stamp=.cache/examples/.stamp
-    digest=$(sha256sum gateway-shim/examples/package-lock.json | cut -d' ' -f1)
+# The packages of a lock file, in a folder of .cache.
+setup_packages() {
+    local from=$1 into=.cache/$2 digest stamp=.cache/$2/.stamp
+    digest=$(sha256sum "$from/package-lock.json" | cut -d' ' -f1)
     if stamped "$stamp" "$digest"; then return; fi
-    say "installing the packages of gateway-shim/examples/package-lock.json"
-    rm -rf .cache/examples
-    mkdir -p .cache/examples
-    cp gateway-shim/examples/package.json gateway-shim/examples/package-lock.json .cache/examples/
-    (cd .cache/examples && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+    say "installing the packages of $from/package-lock.json"
+    rm -rf "$into"
+    mkdir -p "$into"
+    cp "$from/package.json" "$from/package-lock.json" "$into/"
+    (cd "$into" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
     echo "$digest" >"$stamp"
 }
 
@@ -135,8 +137,9 @@ for group in "$@"; do
     build) setup_rust ;;
     python) setup_python ;;
     node) setup_node ;;
-    examples) setup_examples ;;
+    examples) setup_packages gateway-shim/examples examples ;;
+    conformance) setup_packages tests/conformance conformance ;;
     test | bench) ;;
-    *) printf 'error: no group %s; hint: build, python, node, examples, test, bench\n' "$group" >&2; exit 64 ;;
+    *) printf 'error: no group %s; hint: build, python, node, examples, conformance, test, bench\n' "$group" >&2; exit 64 ;;
     esac
 done

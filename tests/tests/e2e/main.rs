@@ -3,7 +3,8 @@
 //! anything of a request is read. `hostile`: bad input, each with its answer. `life`: processes of servers. `limits`: every
 //! limit of intake, and who goes on. `failing`: what fails around the ledger. `sync`: the sync before the answer. `relay`,
 //! `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with the published examples,
-//! killed under load, on a full disk, under another key, and traced; the proxy killed under load. `tamper`: the golden archive
+//! killed under load, on a full disk, under another key, and traced; the proxy killed under load. `official`: official
+//! clients and servers, and the conformance suite. `tamper`: the golden archive
 //! and every lie about it. `mutated`: the golden archive, changed at
 //! random. `words`: what people read.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
@@ -17,6 +18,7 @@ mod hostile;
 mod life;
 mod limits;
 mod mutated;
+mod official;
 mod own_keys;
 mod relay;
 mod relay_disk;

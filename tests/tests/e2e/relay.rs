@@ -46,7 +46,7 @@ pub(crate) fn installed(variable: &str, name: &str) -> PathBuf {
     folder
 }
 
-fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
