@@ -29,6 +29,7 @@ mod serve;
 mod servers;
 
 pub use serve::ServeConfig;
+pub use servers::is_variable;
 pub use servers::{BETWEEN, CredentialConfig, LimitsConfig, Mode, SandboxConfig, ServerConfig, Start};
 
 /// A file with every key: its unit, default, bounds and reason.

@@ -6,7 +6,7 @@
 //!
 //! It decodes, asks and encodes. What it asks decides.
 
-use std::{fs::File, io, path::PathBuf};
+use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use custody::wire::{
     ShimStatusRequest, ShimStatusResponse,
@@ -22,6 +22,7 @@ use crate::{
     durable,
     gateway::Gateway,
     listen::{self, Carried, Load},
+    seen::Seen,
 };
 
 mod status;
@@ -97,16 +98,22 @@ impl Drop for Place {
     }
 }
 
-/// What a running shim shows, and what of it may be changed.
+/// What a running shim shows, and what of it may be changed. Cheap to clone.
+#[derive(Clone)]
 pub struct Controlled {
     gateway: Gateway,
-    config: Config,
+    config: Arc<Config>,
 }
 
 impl Controlled {
     /// Of a running gateway.
     pub fn new(gateway: Gateway, config: Config) -> Self {
-        Self { gateway, config }
+        Self { gateway, config: Arc::new(config) }
+    }
+
+    /// What its gateway shows of itself.
+    pub fn seen(&self) -> &Seen {
+        self.gateway.seen()
     }
 }
 

@@ -7,7 +7,7 @@ use gateway_shim::{
     config::{Config, RelayConfig, ServeConfig},
     control,
     gateway::{Ended, Gateway},
-    relay, serve,
+    metrics, relay, serve,
 };
 use tokio::{
     net::TcpListener,
@@ -97,6 +97,7 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
     cli::files(&config)?;
     let port = Port::take(way_in).await?;
     let socket = control::Socket::bind(&config).map_err(|why| Failed::new(EXIT_FAILED, why))?;
+    let metrics = metrics::Port::bind(&config).await.map_err(|why| Failed::new(EXIT_FAILED, why))?;
     let gateway = Gateway::open(&config)?;
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(stop_on_signal(gateway.clone(), terminated, interrupted, stop));
@@ -106,7 +107,8 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
     };
     let wait = Duration::from_secs(config.gateway.drain_s);
     let controlled = control::Controlled::new(gateway.clone(), config.clone());
-    // Answers until the end of the drain, so that somebody may see how that goes.
+    // Both answer until the end of the drain, so that somebody may see how that goes.
+    let looked_at = metrics.map(|port| tokio::spawn(port.serve(controlled.clone())));
     let control = tokio::spawn(socket.serve(controlled));
     match port {
         Port::Serve(listener, serving) => {
@@ -121,6 +123,7 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
     }
     let code = drain(&gateway).await;
     control.abort();
+    looked_at.iter().for_each(tokio::task::JoinHandle::abort);
     code
 }
 

@@ -29,6 +29,8 @@ pub struct ServeConfig {
     /// Names under which clients may call, besides those of loopback.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// Loopback address and port of `/metrics`; without it there is none.
+    pub metrics: Option<SocketAddr>,
     /// KiB, 1 to 65,536: a longer request is refused, because its envelope is read in memory.
     #[serde(default = "request_kib_max")]
     pub request_kib_max: usize,
@@ -60,6 +62,8 @@ impl ServeConfig {
                 || "serve.hosts holds what is no name of a host; hint: a name or an address without port".into();
             check.that(bare, named);
         }
+        let inside = self.metrics.is_none_or(|metrics| metrics.ip().is_loopback());
+        check.that(inside, || "serve.metrics is not on loopback; hint: 127.0.0.1, and a scraper on this machine".into());
         check.range("serve.request_kib_max", self.request_kib_max, 1, 65_536);
     }
 

@@ -3,13 +3,17 @@
 //! Names of servers stand in records, in the path of the endpoint and, before `__`, in the names of tools at the one endpoint
 //! for all: so a name has neither `/` nor `__`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use custody::{strict::is_token, wire};
 use hyper::http;
 use serde::Deserialize;
 
-use super::{Check, WhenFull};
+use super::{Check, Faults, WhenFull};
+use crate::key;
 
 /// What stands between the name of a server and that of its tool.
 pub const BETWEEN: &str = "__";
@@ -44,6 +48,8 @@ pub struct ServerConfig {
     /// Its whole environment besides PATH.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// File of more of it, for secrets: lines `NAME=value`, mode 0600.
+    pub environment_file: Option<PathBuf>,
     /// Seconds, 1 to 86,400: a call without an answer ends as `timeout`.
     #[serde(default = "call_s_max")]
     pub call_s_max: u64,
@@ -198,7 +204,8 @@ impl ServerConfig {
                 "servers.{name}.credential is for a url alone; hint: a command gets what it needs in its environment"
             )
         });
-        let of_process = self.sandbox.is_some() || !self.environment.is_empty() || self.limits.is_some();
+        let environment = !self.environment.is_empty() || self.environment_file.is_some();
+        let of_process = self.sandbox.is_some() || environment || self.limits.is_some();
         check.that(!of_process || self.url.is_none(), || {
             format!("servers.{name}: environment, limits and sandbox are for a command alone")
         });
@@ -208,6 +215,20 @@ impl ServerConfig {
     /// How it is reached, in one word.
     pub fn kind(&self) -> &'static str {
         if self.url.is_some() { "http" } else { "stdio" }
+    }
+
+    /// All of a process's environment but PATH. Read anew for each process, so that a secret is changed without a restart of the
+    /// shim.
+    ///
+    /// # Errors
+    /// [`Faults`] when `environment_file` cannot be used.
+    pub fn whole_environment(&self) -> Result<BTreeMap<String, String>, Faults> {
+        let mut whole = self.environment.clone();
+        if let Some(path) = &self.environment_file {
+            let text = key::read_secret(path).map_err(|why| Faults(vec![format!("environment_file: failed to {why}")]))?;
+            whole.extend(environment_of(path, &text)?);
+        }
+        Ok(whole)
     }
 
     fn check_url(&self, name: &str, check: &mut Check) {
@@ -223,9 +244,28 @@ impl ServerConfig {
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let file = self.credential.as_mut().and_then(|credential| credential.file.as_mut());
+        let environment = self.environment_file.as_mut();
         let reached = self.sandbox.iter_mut().flat_map(|sandbox| sandbox.read.iter_mut().chain(&mut sandbox.write));
-        [self.ca.as_mut(), self.credentials.as_mut(), file].into_iter().flatten().chain(reached)
+        [self.ca.as_mut(), self.credentials.as_mut(), file, environment].into_iter().flatten().chain(reached)
     }
+}
+
+/// The variables of an environment file. What stands in it is never said: it is secret.
+fn environment_of(path: &Path, text: &str) -> Result<Vec<(String, String)>, Faults> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+    let of_line = |(at, line): (usize, &str)| {
+        let pair = line.split_once('=').filter(|(name, value)| is_variable(name) && !value.contains('\0'));
+        let pair = pair.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let wrong = || format!("environment_file: line {} of {} is not NAME=value; hint: without `export`", at + 1, path.display());
+        pair.ok_or_else(|| Faults(vec![wrong()]))
+    };
+    lines.map(of_line).collect()
+}
+
+/// Whether a variable may have this name.
+pub fn is_variable(name: &str) -> bool {
+    let begins = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    begins && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 impl CredentialConfig {

@@ -10,7 +10,7 @@ const EXPIRING_US: u64 = 14 * 86_400 * 1_000_000;
 
 impl Controlled {
     /// All of it, at this time.
-    pub(super) fn shown(&self, now_us: u64) -> wire::ShimStatusResponse {
+    pub fn shown(&self, now_us: u64) -> wire::ShimStatusResponse {
         let (config, seen) = (&self.config, self.gateway.seen());
         let state = self.gateway.has_ended().map_or_else(|| "serving".to_owned(), |ended| ended.to_string());
         let certificates = self.certificates();
