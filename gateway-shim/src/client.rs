@@ -24,7 +24,7 @@ use crate::{
     random,
     receipt::{Accepted, Checker, Fork, Refusal, Sent},
     seen::Seen,
-    writer::{Command, FULL_WAIT, Fetch, Progress, Refused, ask, receipts},
+    writer::{Command, Desk, FULL_WAIT, Fetch, Progress, Refused, receipts},
 };
 
 mod link;
@@ -90,7 +90,7 @@ pub struct Client {
     /// What is known of the ledger.
     pub checker: Checker,
     /// The writer.
-    pub commands: mpsc::Sender<Command>,
+    pub desk: Desk,
     /// What the writer has.
     pub progress: watch::Receiver<Progress>,
     /// Where is shown how it goes.
@@ -192,12 +192,14 @@ impl Client {
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, Refused>>) -> Command) -> Result<T, Refused> {
-        ask(&self.commands, command).await
+        self.desk.ask(command).await
     }
 
     async fn session(&mut self, rewinds: &mut u32) -> End {
-        match self.connected(rewinds).await {
-            Ok(end) | Err(end) => end,
+        let (Ok(end) | Err(end)) = self.connected(rewinds).await;
+        match self.desk.tell(Command::Linked(false)).await {
+            Ok(()) => end,
+            Err(_) => End::Stop(Stop::Writer),
         }
     }
 
@@ -218,6 +220,7 @@ impl Client {
             }
         };
         let mut session = self.welcome(&welcome, outbox).await?;
+        self.desk.tell(Command::Linked(true)).await?;
         tracing::info!(next_batch = welcome.next_batch, "connected to the ledger");
         self.seen.connected(self.link.certificate_until_us());
         loop {
@@ -306,7 +309,7 @@ impl Client {
         while let Some(room) = session.flight.room() {
             let Window { batches_max: count_max, bytes_max } = room;
             let fetch = Fetch { from: session.flight.mark(), unreceived: true, count_max, bytes_max };
-            let batches = self.ask(|answer| Command::Fetch(fetch, answer)).await?;
+            let batches = self.desk.fetch(fetch).await?;
             if batches.is_empty() {
                 break;
             }

@@ -146,6 +146,14 @@ pub struct SpoolConfig {
     /// declares how many.
     #[serde(default)]
     pub when_full: WhenFull,
+    /// Seconds, 1 to 3,600: without a connection to the ledger, or with a batch without its receipt, for so long, the ledger
+    /// takes nothing, and `fail_closed` refuses. Its restart takes some seconds, and a connection is tried within 30.
+    #[serde(default = "away_s_max")]
+    pub away_s_max: u64,
+}
+
+fn away_s_max() -> u64 {
+    60
 }
 
 fn spool_mib_max() -> u64 {
@@ -295,6 +303,7 @@ impl Config {
         check.range("gateway.silence_s", gateway.silence_s, 10, 86_400);
         check.range("gateway.drain_s", gateway.drain_s, 1, 300);
         check.range("spool.mib_max", self.spool.mib_max, 8, 65_536);
+        check.range("spool.away_s_max", self.spool.away_s_max, 1, 3_600);
         check.range("batch.records_max", self.batch.records_max, 1, 4_096);
         check.range("batch.kib_max", self.batch.kib_max, 128, 1_016);
         check.range("batch.age_ms_max", self.batch.age_ms_max, 1, 10_000);

@@ -9,16 +9,22 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Mode of secrets and of everything in the spool: the owner alone.
 const MODE_SECRET: u32 = 0o600;
 const MODE_FOLDER: u32 = 0o700;
 
+/// Makes durable what was written to a file before this was made: for a thread that does not write.
+pub type Syncing = Box<dyn FnOnce() -> io::Result<()> + Send>;
+/// Reads so many bytes of the file of this name, from this offset on: for a thread that does not write.
+pub type Reading = Arc<dyn Fn(&str, u64, usize) -> io::Result<Vec<u8>> + Send + Sync>;
+
 /// One directory of flat files, as the spool uses it.
 ///
-/// An implementation MUST keep the order of calls on one file, and MUST NOT return from [`Self::sync`] or
-/// [`Self::sync_dir`] before what was written before survives a power failure.
+/// An implementation MUST keep the order of calls on one file, and MUST NOT return from [`Self::sync`], from what
+/// [`Self::syncing`] gives or from [`Self::sync_dir`] before what was written before survives a power failure.
 pub trait Disk: Send {
     /// Names of all files, in no order.
     ///
@@ -30,11 +36,8 @@ pub trait Disk: Send {
     /// # Errors
     /// As the file system says.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
-    /// `length` bytes from `offset` on.
-    ///
-    /// # Errors
-    /// As the file system says; also when there are fewer.
-    fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>>;
+    /// What reads parts of files; it fails also when there are fewer bytes.
+    fn reading(&self) -> Reading;
     /// An empty file. It is there after a crash only once it and the directory were synced.
     ///
     /// # Errors
@@ -54,7 +57,14 @@ pub trait Disk: Send {
     ///
     /// # Errors
     /// As the file system says. What was written since the last sync is then in doubt for good.
-    fn sync(&mut self, name: &str) -> io::Result<()>;
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        self.syncing(name)?()
+    }
+    /// The same, to be done later. What is written meanwhile may be durable by it or not.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn syncing(&mut self, name: &str) -> io::Result<Syncing>;
     /// Waits until names that were created, renamed or removed are durable.
     ///
     /// # Errors
@@ -72,7 +82,7 @@ pub trait Disk: Send {
 pub struct Folder {
     dir: PathBuf,
     /// The file that was written to last. No more than this one is kept open: a spool has a file for each 16 MiB that wait.
-    open: Option<(String, File)>,
+    open: Option<(String, Arc<File>)>,
     /// Held as long as the folder is: two shims on one spool would sign the same numbers twice.
     _lock: File,
 }
@@ -88,12 +98,12 @@ impl Folder {
         Ok(Self { dir: dir.to_owned(), open: None, _lock: lock(dir, LOCK)? })
     }
 
-    fn file(&mut self, name: &str) -> io::Result<&mut File> {
+    fn file(&mut self, name: &str) -> io::Result<&Arc<File>> {
         let open = match self.open.take() {
             Some(open) if open.0 == name => open,
-            _ => (name.to_owned(), OpenOptions::new().read(true).append(true).open(self.dir.join(name))?),
+            _ => (name.to_owned(), Arc::new(OpenOptions::new().append(true).open(self.dir.join(name))?)),
         };
-        Ok(&mut self.open.insert(open).1)
+        Ok(&self.open.insert(open).1)
     }
 }
 
@@ -126,33 +136,34 @@ impl Disk for Folder {
         fs::read(self.dir.join(name))
     }
 
-    fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; length];
-        match &self.open {
-            Some((open, file)) if open == name => file.read_exact_at(&mut bytes, offset)?,
-            _ => File::open(self.dir.join(name))?.read_exact_at(&mut bytes, offset)?,
-        }
-        Ok(bytes)
+    fn reading(&self) -> Reading {
+        let dir = self.dir.clone();
+        Arc::new(move |name, offset, length| {
+            let mut bytes = vec![0; length];
+            File::open(dir.join(name))?.read_exact_at(&mut bytes, offset)?;
+            Ok(bytes)
+        })
     }
 
     fn create(&mut self, name: &str) -> io::Result<()> {
         let mut options = OpenOptions::new();
-        options.read(true).append(true).create_new(true).mode(MODE_SECRET);
+        options.append(true).create_new(true).mode(MODE_SECRET);
         let file = options.open(self.dir.join(name))?;
-        self.open = Some((name.to_owned(), file));
+        self.open = Some((name.to_owned(), Arc::new(file)));
         Ok(())
     }
 
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.file(name)?.write_all(bytes)
+        self.file(name)?.as_ref().write_all(bytes)
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {
         self.file(name)?.set_len(length)
     }
 
-    fn sync(&mut self, name: &str) -> io::Result<()> {
-        self.file(name)?.sync_data()
+    fn syncing(&mut self, name: &str) -> io::Result<Syncing> {
+        let file = Arc::clone(self.file(name)?);
+        Ok(Box::new(move || file.sync_data()))
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {
@@ -333,7 +344,7 @@ pub(crate) mod tests {
         }
         // The lock and the last one.
         assert_eq!(held().filter(|path| path.starts_with(dir.path())).count(), 2);
-        assert_eq!(folder.read_at("7", 0, 1).unwrap(), b"7");
+        assert_eq!(folder.reading()("7", 0, 1).unwrap(), b"7");
         folder.remove("19").unwrap();
         assert_eq!(held().filter(|path| path.starts_with(dir.path())).count(), 1);
         assert_eq!(folder.read("0").unwrap().len(), 1 + 20 * 4);

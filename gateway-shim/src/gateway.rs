@@ -1,13 +1,13 @@
 //! The gateway as a library: opens everything, takes records, drains.
 //!
-//! A record is durable in the spool when [`Gateway::record`] returns; a call is when [`Gateway::begin`] does, and whoever
-//! forwards it calls [`Running::finish`] afterwards. Shipping goes on behind that, whether the ledger is there or not.
+//! A record is durable in the spool when [`Gateway::record`] returns; a call of strict mode is when [`Gateway::begin`] does, one
+//! of relaxed mode is written and durable soon after. Whoever forwards it calls [`Running::end`] afterwards. Shipping goes on behind that, whether the ledger is there or not.
 //! `serve` and `relay` use exactly this.
 
 use std::{sync::Arc, time::Duration};
 
 use custody::wire::{self, record::Kind};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     certificate,
@@ -21,7 +21,8 @@ use crate::{
     seen::Seen,
     spool::{self, Opener, Spool, SpoolError},
     writer::{
-        CallName, Carried, Command, Ending, FULL_WAIT, Progress, QUEUE_MAX, RecordName, Refused, Settings, Writer, ask,
+        CallName, Carried, Command, Desk, Ending, FULL_WAIT, Life, Progress, RecordName, Refused, Settings, Waits,
+        Writer, desk,
     },
 };
 
@@ -111,7 +112,7 @@ pub struct Drained {
 /// A running gateway. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Gateway {
-    commands: mpsc::Sender<Command>,
+    desk: Desk,
     progress: watch::Receiver<Progress>,
     ended: watch::Receiver<Option<Ended>>,
     drain_wait: Duration,
@@ -178,16 +179,16 @@ impl Gateway {
         let key_id = key::key_id(&parts.settings.key);
         let (writer, progress) = Writer::open(spool, parts.settings)?;
         let seen = writer.seen();
-        let (commands, taken) = mpsc::channel(QUEUE_MAX);
+        let (desk, life) = desk(writer);
         let (ending, ended) = watch::channel(None);
         let ending = Arc::new(ending);
-        write_on_a_thread(writer, taken, Arc::clone(&ending))?;
+        write_on_a_thread(life, Arc::clone(&ending))?;
         let client = Client {
             who: parts.who.clone(),
             key_id,
             link: parts.link,
             checker,
-            commands: commands.clone(),
+            desk: desk.clone(),
             progress: progress.clone(),
             seen: seen.clone(),
         };
@@ -207,7 +208,7 @@ impl Gateway {
             }
         });
         let shipping = Arc::new(Shipping { task, over });
-        Ok(Self { commands, progress, ended, drain_wait: parts.drain_wait, shipping, seen })
+        Ok(Self { desk, progress, ended, drain_wait: parts.drain_wait, shipping, seen })
     }
 
     /// Records a fact; durable in the spool when this returns. A call number of zero is given one.
@@ -218,27 +219,31 @@ impl Gateway {
         self.submit(kind).await?.durable().await
     }
 
-    /// Hands a record to the writer, behind all that were handed to it before: for callers who have many on their way to the
-    /// disk and keep their order.
+    /// Writes a record, behind all that were written before: for callers who have many on their way to the disk.
     ///
     /// # Errors
-    /// [`Refused::Stopped`].
+    /// [`Refused`]: then it is not recorded.
     pub async fn submit(&self, kind: Kind) -> Result<Recording, Refused> {
         self.ready()?;
-        let (answer, answered) = oneshot::channel();
-        self.commands.send(Command::Record(Box::new(kind), answer)).await.map_err(|_| Refused::Stopped)?;
-        Ok(Recording(answered))
+        let (name, durable) = self.desk.record(kind).await?;
+        Ok(Recording { name, durable })
     }
 
-    /// A call begins: its intent is durable when this returns, so it may be forwarded. Phase, outcome and call number are
-    /// set here.
+    /// A call begins. In strict mode its intent is durable when this returns, in relaxed mode it is written, so that it
+    /// outlives this process, and durable within 5 ms. So it may be forwarded. Phase, outcome and call number are set here.
     ///
     /// # Errors
-    /// [`Refused`]: then it must not be forwarded.
+    /// [`Refused`]: then it must not be forwarded, except with [`Refused::Dropped`]: that one goes without a record, and is
+    /// declared.
     pub async fn begin(&self, call: wire::Call) -> Result<Running, Refused> {
         self.ready()?;
-        let name = ask(&self.commands, |answer| Command::Begin(Box::new(call), answer)).await?;
-        Ok(Running { commands: self.commands.clone(), name, ended: false })
+        let begun = self.desk.begin(call).await?;
+        // From here on: whoever gives up waiting has cancelled it.
+        let running = Running { desk: self.desk.clone(), name: begun.name, ended: false };
+        match begun.durable {
+            Some(durable) => durable.await.map(|()| running).map_err(|_| Refused::Stopped),
+            None => Ok(running),
+        }
     }
 
     fn ready(&self) -> Result<(), Refused> {
@@ -289,7 +294,7 @@ impl Gateway {
 
     async fn drain_until(&self, deadline: tokio::time::Instant) -> Result<Drained, Refused> {
         let unfinished = loop {
-            match ask(&self.commands, Command::Drain).await {
+            match self.desk.ask(Command::Drain).await {
                 Err(Refused::SpoolFull) if tokio::time::Instant::now() < deadline => clock::sleep(FULL_WAIT).await,
                 done => break done?,
             }
@@ -305,14 +310,10 @@ impl Gateway {
 }
 
 /// The writer's thread has a runtime of its own, so that its waits for the disk hold up nobody.
-fn write_on_a_thread(
-    writer: Writer,
-    commands: mpsc::Receiver<Command>,
-    ending: Arc<watch::Sender<Option<Ended>>>,
-) -> Result<(), SpoolError> {
+fn write_on_a_thread(writer: Life, ending: Arc<watch::Sender<Option<Ended>>>) -> Result<(), SpoolError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let life = move || {
-        if let Err(error) = runtime.block_on(writer.run(commands)) {
+        if let Err(error) = runtime.block_on(writer.run()) {
             let cause = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
             tracing::error!(%error, cause, "the spool failed");
             ending.send_if_modified(|now| now.is_none() && now.replace(Ended::Disk(error.to_string())).is_none());
@@ -361,6 +362,9 @@ fn parts(config: &Config) -> Result<Parts, OpenError> {
         key: key::read_signing(&config.gateway.key)?,
         limits: config.batch_limits(),
         when_full: config.spool.when_full,
+        away_max: Duration::from_secs(config.spool.away_s_max),
+        waits: Waits::default(),
+        clocks: clock::Clocks::real(),
         servers: config.servers.iter().map(|(name, server)| (name.clone(), server.when_full)).collect(),
         opened,
     };
@@ -397,22 +401,25 @@ fn tls(config: &Config, authority: String, enrolled: String) -> Result<Tls, Open
 
 /// A record on its way to the disk.
 #[derive(Debug)]
-pub struct Recording(oneshot::Receiver<Result<RecordName, Refused>>);
+pub struct Recording {
+    name: RecordName,
+    durable: oneshot::Receiver<()>,
+}
 
 impl Recording {
     /// Waits until it is durable.
     ///
     /// # Errors
-    /// [`Refused`]: then it is not recorded.
+    /// [`Refused::Stopped`]: then nobody knows whether it is recorded.
     pub async fn durable(self) -> Result<RecordName, Refused> {
-        self.0.await.map_err(|_| Refused::Stopped)?
+        self.durable.await.map(|()| self.name).map_err(|_| Refused::Stopped)
     }
 }
 
 /// A call in progress. Dropped without [`Self::finish`] or [`Self::end`], it ends as `cancelled`.
 #[derive(Debug)]
 pub struct Running {
-    commands: mpsc::Sender<Command>,
+    desk: Desk,
     name: CallName,
     ended: bool,
 }
@@ -423,11 +430,11 @@ impl Running {
         self.name
     }
 
-    /// The call ended so. Holds up nobody: its record is written soon, and one that a crash takes ends as `unknown`.
+    /// The call ended so. Its record is written, so that it outlives this process, and durable with the next sync, some
+    /// milliseconds later: a power cut before that ends it as `unknown`. Without a writer it ends so at the next start.
     pub fn end(mut self, ending: Ending) {
         self.ended = true;
-        // With a full queue or without a writer the call ends as `unknown` at the drain or the next start.
-        drop(self.commands.try_send(Command::Finish(self.name.number, ending, None)));
+        self.desk.finish(self.name, ending, None);
     }
 
     /// The call ended so; durable in the spool when this returns.
@@ -436,25 +443,27 @@ impl Running {
     /// [`Refused::Stopped`] when the writer has ended: the next start finds the call unfinished.
     pub async fn finish(mut self, ending: Ending) -> Result<(), Refused> {
         self.ended = true;
-        ask(&self.commands, |answer: oneshot::Sender<Result<(), Refused>>| {
-            Command::Finish(self.name.number, ending, Some(answer))
-        })
-        .await
+        let (answer, answered) = oneshot::channel();
+        self.desk.finish(self.name, ending, Some(answer));
+        answered.await.map_err(|_| Refused::Stopped)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.ended {
-            let ending = Ending::of(wire::Outcome::Cancelled);
-            drop(self.commands.try_send(Command::Finish(self.name.number, ending, None)));
+            self.desk.finish(self.name, Ending::of(wire::Outcome::Cancelled), None);
         }
     }
 }
 
 #[cfg(test)]
+mod away_tests;
+#[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
 mod key_tests;
+#[cfg(test)]
+mod mode_tests;
 #[cfg(test)]
 mod tests;

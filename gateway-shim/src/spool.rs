@@ -5,8 +5,9 @@
 //! place and bytes; reading ends at the first that is not whole, which is where a crash cut an append short.
 //!
 //! What must hold:
-//! - [`Spool::append`] changes nothing on disk that counts; [`Spool::sync`] makes all of it durable at once (group commit).
-//!   Nobody is answered, and no batch is sent, before the sync that covers it.
+//! - What [`Spool::append`] has written survives this process, and [`Spool::sync`] makes all of it durable at once (group
+//!   commit): while [`Syncing`] waits for the disk more may be written, which the next one covers. No batch is sent before the
+//!   sync that covers it.
 //! - A batch is kept byte for byte until it is archived, or let go because the spool is full and the ledger has it durably.
 //! - A file is removed only after what says that it is not needed is durable.
 //! - A disk without space stops new records and nothing else, as long as the reserve (`reserve.rs`) lasts.
@@ -20,19 +21,21 @@
 use std::{collections::BTreeMap, io};
 
 use bytes::Bytes;
-use custody::{
-    batch::Submitted,
-    id::{Epoch, KeyId},
-};
+use custody::{batch::Submitted, id::Epoch};
 use prost::Message as _;
 
-use crate::{durable::Disk, key::Name};
+use crate::durable::Disk;
 
+mod apart;
+mod error;
 mod frame;
 mod owner;
 mod reserve;
 mod state;
 
+pub use apart::{Found, Reader, Synced, Syncing};
+pub use error::SpoolError;
+use error::is_full;
 pub use frame::{Dropped, Entry, Intent, Receipts, Received, Recorded};
 use frame::{Range, Snapshot};
 pub use owner::Opener;
@@ -61,84 +64,6 @@ impl Limits {
     }
 }
 
-/// Why the spool did not do what was asked.
-#[derive(Debug)]
-pub enum SpoolError {
-    /// No space, and nothing that may be let go. Nothing changed: the same may be asked again when there is space.
-    Full,
-    /// The disk failed; what was written since the last sync is in doubt. Only a new start helps.
-    Disk(io::Error),
-    /// A file is not what was written. A crash does not do this.
-    Damaged(String),
-    /// It is of this gateway, and the opener is another. Nothing was written.
-    OfAnother(Name),
-    /// This epoch is not ended, and only this key may: the opener has another. Nothing was written or signed.
-    OtherKey(Epoch, KeyId),
-    /// A version that this program does not know wrote it.
-    Newer,
-}
-
-impl std::fmt::Display for SpoolError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Full => {
-                f.write_str("write to the spool: its disk has no space; hint: make room, some MiB are enough")
-            }
-            Self::Disk(error) if error.kind() == io::ErrorKind::WouldBlock => f.write_str(
-                "open the spool: another process uses it; hint: does a relay or serve with this configuration run?",
-            ),
-            Self::Disk(_) => f.write_str("use the spool's disk"),
-            Self::Damaged(file) => write!(
-                f,
-                "read the spool: {file} is damaged; hint: move the folder away and keep it, the next start then declares \
-                 that its state was lost"
-            ),
-            Self::OfAnother(Name { origin, workspace, gateway }) => write!(
-                f,
-                "open the spool: it is of gateway {gateway} in workspace {workspace} of {origin}, and the configuration \
-                 names another; hint: give each gateway a spool.dir of its own, or mend gateway.id, gateway.workspace \
-                 or gateway.origin"
-            ),
-            Self::OtherKey(epoch, key_id) => write!(
-                f,
-                "open the spool: its epoch {epoch} is not ended and only the key {key_id} may end it, which is not \
-                 gateway.key; nothing was changed; hint: put that key back, start and stop the gateway, and change the \
-                 key then; if that key is lost: gateway-shim key lost --config FILE"
-            ),
-            Self::Newer => f.write_str("open the spool: a newer gateway-shim wrote it; hint: run that one"),
-        }
-    }
-}
-
-impl std::error::Error for SpoolError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            // Its own text says all of it.
-            Self::Disk(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Self::Disk(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<io::Error> for SpoolError {
-    fn from(error: io::Error) -> Self {
-        Self::Disk(error)
-    }
-}
-
-impl SpoolError {
-    /// Of a write that was taken back: a disk without space is full, whatever else fails is in doubt.
-    fn of_write(error: io::Error) -> Self {
-        if is_full(&error) { Self::Full } else { Self::Disk(error) }
-    }
-}
-
-/// Whether a write failed for want of space alone.
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
 fn name(file: u64) -> String {
     format!("spool-{file:016x}.log")
 }
@@ -165,7 +90,15 @@ pub struct Spool {
     length: u64,
     /// All files but the one that grows, and their lengths.
     older: BTreeMap<u64, u64>,
-    unsynced: bool,
+    /// Bytes of the file that grows that are durable, and how many of those its last frame about that tells.
+    synced: u64,
+    told: u64,
+    /// Bytes of it that a sync was begun for.
+    asked: u64,
+    /// Batches below this order are durable.
+    shown: u64,
+    /// Files that nothing needs any more once so many bytes of the one that grows are durable.
+    leaving: BTreeMap<u64, u64>,
     reserve: Reserve,
     /// The journal goes on in a new file at the next sync, whatever the length of this one.
     turn_due: bool,
@@ -187,13 +120,22 @@ impl Spool {
             file: 0,
             length: 0,
             older: BTreeMap::new(),
-            unsynced: false,
+            synced: 0,
+            told: 0,
+            asked: 0,
+            shown: 0,
+            leaving: BTreeMap::new(),
             reserve: Reserve::of(&limits),
             turn_due: false,
         };
-        let dead = spool.recover()?;
+        let (base, dead) = spool.recover()?;
         opener.may_open(&spool.state)?;
         spool.state.owner = Some(opener.who.clone());
+        if let Some(base) = base {
+            // What was read may be from the memory of a machine whose gateway alone died.
+            spool.disk.sync(&name(base))?;
+        }
+        spool.shown = spool.state.next_order;
         for file in dead {
             spool.disk.remove(&name(file))?;
         }
@@ -203,8 +145,8 @@ impl Spool {
     }
 
     /// The newest file whose snapshot is whole is the base; the newer one, if any, died at birth and was never relied on.
-    /// Gives those. Only reads.
-    fn recover(&mut self) -> Result<Vec<u64>, SpoolError> {
+    /// Gives both. Only reads.
+    fn recover(&mut self) -> Result<(Option<u64>, Vec<u64>), SpoolError> {
         let mut dead = Vec::new();
         let mut files: Vec<u64> = self.disk.list()?.iter().filter_map(|name| number(name)).collect();
         files.sort_unstable();
@@ -223,7 +165,7 @@ impl Spool {
             dead.push(file);
             files.pop();
         }
-        let Some((file, length, frames)) = base else { return Ok(dead) };
+        let Some((file, length, frames)) = base else { return Ok((None, dead)) };
         files.pop();
         let end = frames.last().map_or(0, |last| last.offset + last.length as u64);
         if end < length {
@@ -241,7 +183,7 @@ impl Spool {
         }
         match self.state.by_file.contains_key(&GONE) {
             true => Err(SpoolError::Damaged("a file with batches that are not archived".into())),
-            false => Ok(dead),
+            false => Ok((Some(file), dead)),
         }
     }
 
@@ -326,14 +268,19 @@ impl Spool {
         Ok(())
     }
 
+    /// Whether something was written that no sync was begun for.
+    pub fn waits(&self) -> bool {
+        self.length > self.synced.max(self.asked)
+    }
+
+    /// Batches below this order are durable.
+    pub fn shown(&self) -> u64 {
+        self.shown
+    }
+
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.length + self.older.values().sum::<u64>() + self.reserve.bytes()
-    }
-
-    /// Whether the next [`Self::sync`] has something to make durable.
-    pub fn is_due(&self) -> bool {
-        self.unsynced
     }
 
     /// Whether a record of so many bytes may come: it is written twice, once by itself and once in its batch. While the
@@ -351,7 +298,7 @@ impl Spool {
         Ok(self.reserve.make(&mut *self.disk)?)
     }
 
-    /// Writes a frame that nobody waits for yet, a new record's; it counts after [`Self::sync`]. It never takes the reserve.
+    /// Writes a new record's frame; it is durable after [`Self::sync`]. It never takes the reserve.
     ///
     /// # Errors
     /// As [`Self::append_all`].
@@ -362,7 +309,7 @@ impl Spool {
         }
     }
 
-    /// Writes a frame that is owed; it counts after [`Self::sync`].
+    /// Writes a frame that is owed; it is durable after [`Self::sync`].
     ///
     /// # Errors
     /// As [`Self::append_all`].
@@ -370,7 +317,7 @@ impl Spool {
         self.append_all(&[entry])
     }
 
-    /// Writes frames that are owed, all of them or none; they count after [`Self::sync`].
+    /// Writes frames that are owed, all of them or none; they are durable after [`Self::sync`].
     ///
     /// # Errors
     /// [`SpoolError::Full`] when the disk has no space and nothing was written; else [`SpoolError::Disk`].
@@ -383,8 +330,8 @@ impl Spool {
 
     fn write_all(&mut self, entries: &[Entry]) -> Result<(), SpoolError> {
         let (mut bytes, mut at, mut places) = (Vec::new(), self.length, Vec::new());
-        // Once for all that is synced together.
-        let durable = (!self.unsynced).then_some(Entry::Durable(at));
+        // Once behind each sync.
+        let durable = (self.synced > self.told).then_some(Entry::Durable(self.synced));
         for entry in durable.iter().chain(entries) {
             let frame = frame::encode(self.file, at, entry.clone());
             places.push((self.file, at, frame.len()));
@@ -392,8 +339,7 @@ impl Spool {
             bytes.extend(frame);
         }
         self.write(&name(self.file), self.length, &bytes)?;
-        self.length = at;
-        self.unsynced = true;
+        (self.length, self.told) = (at, self.synced);
         durable.iter().chain(entries).zip(places).try_for_each(|(entry, at)| self.state.apply(entry, at))
     }
 
@@ -425,11 +371,33 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::Disk`]: nobody may be answered.
     pub fn sync(&mut self) -> Result<(), SpoolError> {
-        if self.unsynced {
-            self.disk.sync(&name(self.file))?;
-            self.unsynced = false;
+        let synced = self.syncing()?.map(Syncing::wait).transpose()?;
+        self.synced(synced)
+    }
+
+    /// What makes everything durable that was appended so far; `None` if it is.
+    ///
+    /// # Errors
+    /// [`SpoolError::Disk`].
+    pub fn syncing(&mut self) -> Result<Option<Syncing>, SpoolError> {
+        if self.synced == self.length {
+            return Ok(None);
         }
+        self.asked = self.length;
+        let synced = Synced { file: self.file, length: self.length, next_order: self.state.next_order };
+        Ok(Some(Syncing { disk: self.disk.syncing(&name(self.file))?, synced }))
+    }
+
+    /// Takes back space behind a sync, and begins a new file when this one is long enough: what was appended since that sync is
+    /// then synced here.
+    ///
+    /// # Errors
+    /// [`SpoolError::Disk`]: nobody may be answered.
+    pub fn synced(&mut self, synced: Option<Synced>) -> Result<(), SpoolError> {
+        self.take_synced(synced);
         if self.length >= self.limits.file_bytes_max || self.turn_due {
+            let rest = self.syncing()?.map(Syncing::wait).transpose()?;
+            self.take_synced(rest);
             match self.begin_file(&self.state.snapshot()) {
                 // The file goes on growing until there is space for a new one.
                 Err(SpoolError::Full) => {}
@@ -437,6 +405,14 @@ impl Spool {
             }
         }
         self.collect()
+    }
+
+    fn take_synced(&mut self, synced: Option<Synced>) {
+        // A file before this one was durable when this one was begun.
+        if let Some(Synced { length, next_order, .. }) = synced.filter(|synced| synced.file == self.file) {
+            self.synced = self.synced.max(length);
+            self.shown = self.shown.max(next_order);
+        }
     }
 
     /// Begins a new file with a snapshot of the state after `change`, all of it durable when this returns. A crash before
@@ -453,7 +429,7 @@ impl Spool {
     }
 
     fn begin_file(&mut self, snapshot: &Snapshot) -> Result<(), SpoolError> {
-        debug_assert!(!self.unsynced, "a snapshot stands on batches that may be gone");
+        debug_assert!(self.synced == self.length, "a snapshot stands on batches that may be gone");
         let next = if self.length == 0 { self.file } else { self.file + 1 };
         let frame = frame::encode(next, 0, Entry::Snapshot(Box::new(snapshot.clone())));
         self.with_reserve(|spool| spool.make_file(next, &frame))?;
@@ -461,6 +437,8 @@ impl Spool {
             self.older.insert(self.file, self.length);
         }
         (self.file, self.length, self.turn_due) = (next, frame.len() as u64, false);
+        (self.synced, self.told, self.asked, self.shown) = (self.length, 0, 0, self.state.next_order);
+        self.leaving.values_mut().for_each(|durable| *durable = 0);
         Ok(())
     }
 
@@ -481,16 +459,17 @@ impl Spool {
         Ok(self.disk.sync_dir()?)
     }
 
-    /// Removes files that hold no batch any more. What says so was synced before.
+    /// Removes files that hold no batch any more, once what says so is durable.
     fn collect(&mut self) -> Result<(), SpoolError> {
-        if self.unsynced {
-            return Ok(());
-        }
         let held = &self.state.by_file;
-        let gone: Vec<u64> = self.older.keys().copied().filter(|file| !held.contains_key(file)).collect();
-        for file in gone {
+        for file in self.older.keys().filter(|file| !held.contains_key(file)) {
+            self.leaving.entry(*file).or_insert(self.length);
+        }
+        let gone = self.leaving.iter().filter(|(_, durable)| **durable <= self.synced);
+        for file in gone.map(|(file, _)| *file).collect::<Vec<_>>() {
             self.disk.remove(&name(file))?;
             self.older.remove(&file);
+            self.leaving.remove(&file);
         }
         Ok(())
     }
@@ -518,11 +497,35 @@ impl Spool {
         held.try_fold(None, |_, (order, held)| held.segment.map(|_| Some(*order))).flatten()
     }
 
-    /// The bytes of up to `count_max` held batches from `from` on, as long as they have fewer than `bytes_max` together
+    /// Up to `count_max` held batches from `from` on that are durable, as long as they have fewer than `bytes_max` together
     /// (but at least one). With `unreceived` only those without a receipt.
+    pub fn find(&self, from: u64, unreceived: bool, count_max: usize, bytes_max: usize) -> Vec<Found> {
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        let orders: Box<dyn Iterator<Item = &u64>> = match unreceived {
+            true => Box::new(self.state.unreceived.range(from..)),
+            false => Box::new(self.state.held.range(from..).map(|(order, _)| order)),
+        };
+        for order in orders.take_while(|order| **order < self.shown) {
+            let Some(held) = self.state.held.get(order) else { continue };
+            if found.len() >= count_max || (bytes + held.length > bytes_max && !found.is_empty()) {
+                break;
+            }
+            bytes += held.length;
+            found.push(Found { order: *order, file: held.file, offset: held.offset, length: held.length });
+        }
+        found
+    }
+
+    /// Reads what was found, without the spool.
+    pub fn reader(&self) -> Reader {
+        Reader(self.disk.reading())
+    }
+
+    /// What [`Self::find`] finds, read.
     ///
     /// # Errors
-    /// [`SpoolError`].
+    /// As [`Reader::read`].
     pub fn fetch(
         &self,
         from: u64,
@@ -530,29 +533,7 @@ impl Spool {
         count_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<(u64, Bytes)>, SpoolError> {
-        let mut batches = Vec::new();
-        let mut bytes = 0;
-        let orders: Box<dyn Iterator<Item = &u64>> = match unreceived {
-            true => Box::new(self.state.unreceived.range(from..)),
-            false => Box::new(self.state.held.range(from..).map(|(order, _)| order)),
-        };
-        for order in orders {
-            let Some(held) = self.state.held.get(order) else { continue };
-            if batches.len() >= count_max || (bytes + held.length > bytes_max && !batches.is_empty()) {
-                break;
-            }
-            bytes += held.length;
-            batches.push((*order, self.read(held)?));
-        }
-        Ok(batches)
-    }
-
-    fn read(&self, held: &Held) -> Result<Bytes, SpoolError> {
-        let bytes = Bytes::from(self.disk.read_at(&name(held.file), held.offset, held.length)?);
-        match frame::parse_one(held.file, held.offset, &bytes) {
-            Some(Entry::Batch(batch)) => Ok(batch),
-            _ => Err(SpoolError::Damaged(name(held.file))),
-        }
+        self.reader().read(&self.find(from, unreceived, count_max, bytes_max))
     }
 }
 

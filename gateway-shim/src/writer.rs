@@ -1,65 +1,82 @@
-//! The one writer of the spool: numbers records, signs batches, and answers when the disk has them.
+//! The one writer of the spool: numbers records, signs batches, and answers when they are kept.
 //!
-//! It runs on a thread of its own and owns the spool and the key. Whatever waits is taken together, written, made durable by
-//! one sync, and only then answered. Calls that begin and end are paired here: one record if the call ends within two
-//! seconds, else its intent and its outcome.
+//! Callers write into the journal through [`desk`], each under its lock; the writer's thread does everything else: it signs what is
+//! due, waits for the disk, and answers all that one sync made durable. Calls that begin and end are paired here: one record if
+//! the call ends within two seconds, else its intent and its outcome.
 //!
-//! What must hold: no answer before the sync that covers it; no batch is shown to the client (`client.rs`) before it is
-//! durable, so that no number is ever signed twice; no batch is signed with another key than its epoch's. A disk without space
-//! refuses and ends nothing: what is owed by then (the outcome of a call that was let through, a count of drops, a batch that
-//! is due) is kept in memory and written when there is space again.
+//! What must hold: no intent of strict mode is answered before the sync that covers it; no relaxed one before it is written,
+//! which a killed process cannot undo, nor while anything has waited for the disk for 5 ms; no batch is shown to the client
+//! (`client.rs`) before it is durable, so that no number is ever signed twice; no batch is signed with another key than its
+//! epoch's. An outcome is written when its call has ended and holds up nobody: it is durable with the next sync, at most some
+//! milliseconds later, and a power cut before that makes it `unknown`. A disk without space refuses and ends nothing: what is
+//! owed by then (the outcome of a call that was let through, a count of drops, a batch that is due) is kept in memory and
+//! written when there is space again.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use custody::{
-    batch::{encode_signed, seal_header},
     id::{Epoch, HeaderHash},
     record,
-    wire::{self, DeliveryState, DropReason, OpeningReason, gateway_event::Event, record::Kind},
+    wire::{self, DropReason, OpeningReason, gateway_event::Event, record::Kind},
 };
 use ed25519_dalek::SigningKey;
 use prost::Message as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::{
-    batcher::{self, Limits, Saying},
-    clock::{self, JumpWatch},
+    batcher::Limits,
+    clock::{Clocks, JUMP_MIN, Jump, JumpWatch},
     config::WhenFull,
     key::{self, Name},
-    random,
     seen::{Counted, Seen, Standing},
-    spool::{Dropped, Entry, Intent, Opener, Recorded, Spool, SpoolError},
+    spool::{Dropped, Entry, Intent, Opener, Recorded, Spool, SpoolError, Synced, Syncing},
 };
 
 mod command;
+mod delivery;
+mod desk;
 mod epoch;
 mod kinds;
 mod rewind;
+mod sign;
 
 use command::Ticket;
 pub use command::{
-    Answer, CallName, Command, Ending, FULL_WAIT, Fetch, Learnt, Progress, RecordName, Refused, ask, receipts,
+    Answer, CallName, Command, Ending, FULL_WAIT, Fetch, Learnt, Progress, RecordName, Refused, receipts,
 };
+use delivery::Deliveries;
+pub use desk::{Desk, Life, desk};
+use desk::{Durable, Waiting};
 pub use epoch::Carried;
-use kinds::{complete_of, delivery_words, event, intent_of, outcome_of};
+use kinds::{complete_of, event, intent_of, outcome_of};
 
 /// A call that still runs after this long ships its intent as a record of its own.
 pub const INTENT_AFTER: Duration = Duration::from_secs(2);
-/// Commands taken together before one sync: as many as wait, up to what keeps the group's answer under a few milliseconds.
+/// How long a write waits for the disk at most, before what comes behind it in relaxed mode waits with it. So a power cut takes
+/// no more relaxed calls than those of so long.
+const RELAXED_MAX: Duration = Duration::from_millis(5);
+/// A sync begins at the latest so long after what it is for was written: with the timer's millisecond and a sync of 2 ms it is
+/// over within [`RELAXED_MAX`]. What nobody waits for shares it: outcomes, batches, receipts.
+const SYNC_AFTER: Duration = Duration::from_millis(2);
+/// Commands taken together: as many as wait, up to what takes under a few milliseconds.
 const GROUP_MAX: usize = 1_024;
-/// Commands that may wait: with a sync of 10 ms, what 100,000 records a second need.
-pub const QUEUE_MAX: usize = 4_096;
+/// Commands that may wait: one caller, the client, has one at a time.
+const QUEUE_MAX: usize = 64;
+/// Records without a signature behind which callers wait: two of the largest batches.
+const PENDING_MAX: usize = 8_192;
 /// Calls in progress at a time: each is a few hundred bytes of memory and of each snapshot.
 pub const RUNNING_MAX: usize = 65_536;
 /// How often the two clocks are compared, what was let go is counted in the journal at the latest, and what a full disk
 /// refused is tried again.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
-/// Events of the gateway itself that wait for space on the disk; the newest are let go, and counted as dropped.
-const OWED_MAX: usize = 64;
+/// Events of the gateway itself that wait for space on the disk, some for each server; the newest are let go, and counted as
+/// dropped.
+const OWED_MAX: usize = 1_024;
 
 /// What the writer needs to know.
 pub struct Settings {
@@ -73,8 +90,29 @@ pub struct Settings {
     pub when_full: WhenFull,
     /// The same, for calls and definitions of these servers.
     pub servers: BTreeMap<String, WhenFull>,
+    /// The ledger takes nothing when it was away for so long, or has not answered for a batch.
+    pub away_max: Duration,
+    /// How long a write may wait for the disk.
+    pub waits: Waits,
+    /// The clocks that are compared.
+    pub clocks: Clocks,
     /// What the opening record says, besides the clock.
     pub opened: wire::Opened,
+}
+
+/// How long a write may wait for the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Waits {
+    /// Before a sync begins for it, though nobody waits.
+    pub sync_after: Duration,
+    /// Before relaxed calls wait as well.
+    pub relaxed_max: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { sync_after: SYNC_AFTER, relaxed_max: RELAXED_MAX }
+    }
 }
 
 impl Settings {
@@ -98,13 +136,21 @@ struct Ended {
     ticket: Ticket,
     ending: Ending,
     duration_us: u64,
-    answer: Option<Answer<()>>,
+    answer: Option<oneshot::Sender<()>>,
 }
 
-/// The writer. [`Writer::open`] recovers, [`Writer::run`] is its life.
+/// A call that has begun.
+pub(crate) struct Begun {
+    /// Its name.
+    pub(crate) name: CallName,
+    /// It may be forwarded after this, or at once.
+    pub(crate) durable: Option<Durable>,
+}
+
+/// The writer. [`Writer::open`] recovers, [`desk`] is its life.
 pub struct Writer {
     spool: Spool,
-    settings: Settings,
+    settings: Arc<Settings>,
     running: HashMap<Ticket, Running>,
     /// Calls in the order of their beginning, until their intent is due; some have ended.
     young: VecDeque<(Instant, Ticket)>,
@@ -115,18 +161,23 @@ pub struct Writer {
     ended: VecDeque<Ended>,
     /// The gateway's own events that did.
     owed: VecDeque<Kind>,
-    delivery: DeliveryState,
+    deliveries: Deliveries,
     /// Records let go since the journal last counted them.
     dropped: u64,
     counted_at: Instant,
     /// When it was last tried to set the spool's reserve aside again.
     reserve_at: Instant,
+    /// The machine slept, and the epoch of before has not ended.
+    woke: bool,
     /// Something that is due found no space.
     disk_full: bool,
     draining: bool,
     clock: JumpWatch,
     progress: watch::Sender<Progress>,
     seen: Seen,
+    waiting: Waiting,
+    /// Why it ends.
+    failed: Option<SpoolError>,
 }
 
 /// Answers that wait for the group's sync.
@@ -137,6 +188,10 @@ impl Group {
     fn answer<T: Send + 'static>(&mut self, to: Answer<T>, what: Result<T, Refused>) {
         // Nobody may be waiting any more; what was written stays written.
         self.0.push(Box::new(move || drop(to.send(what))));
+    }
+
+    fn tell(&mut self, to: oneshot::Sender<()>) {
+        self.0.push(Box::new(move || to.send(()).unwrap_or_default()));
     }
 
     fn release(self) {
@@ -164,9 +219,11 @@ impl Writer {
 
     fn over(spool: Spool, settings: Settings) -> (Self, watch::Receiver<Progress>) {
         let (progress, watching) = watch::channel(Progress::default());
+        let deliveries = Deliveries::over(&spool);
+        let clock = JumpWatch::over(settings.clocks.clone());
         let writer = Self {
             spool,
-            settings,
+            settings: Arc::new(settings),
             running: HashMap::new(),
             young: VecDeque::new(),
             next_call: 1,
@@ -174,15 +231,18 @@ impl Writer {
             last_batch: Instant::now(),
             ended: VecDeque::new(),
             owed: VecDeque::new(),
-            delivery: DeliveryState::Flowing,
+            deliveries,
             dropped: 0,
             counted_at: Instant::now(),
             reserve_at: Instant::now(),
+            woke: false,
             disk_full: false,
             draining: false,
-            clock: JumpWatch::default(),
+            clock,
             progress,
             seen: Seen::default(),
+            waiting: Waiting::default(),
+            failed: None,
         };
         (writer, watching)
     }
@@ -192,49 +252,16 @@ impl Writer {
         self.seen.clone()
     }
 
-    /// The writer's life: until all who could ask are gone, or the disk fails.
-    ///
-    /// # Errors
-    /// [`SpoolError`]: nothing more can be promised; start again.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), SpoolError> {
-        let mut batch = Vec::with_capacity(GROUP_MAX);
-        loop {
-            let waited = tokio::time::timeout(self.next_deadline(), commands.recv_many(&mut batch, GROUP_MAX)).await;
-            if waited == Ok(0) {
-                return Ok(());
-            }
-            let mut group = Group::default();
-            for command in batch.drain(..) {
-                self.take(command, &mut group)?;
-            }
-            let ticked = unless_full(self.tick(&mut group))?;
-            self.disk_full = !(unless_full(self.sign_due(false))? && ticked);
-            self.sync()?;
-            group.release();
-        }
-    }
-
     fn sync(&mut self) -> Result<(), SpoolError> {
-        let (due, began) = (self.spool.is_due(), Instant::now());
         self.spool.sync()?;
-        if due {
-            self.seen.synced(began.elapsed());
-        }
-        self.show();
-        let state = self.spool.state();
-        let progress = Progress { next_order: state.next_order, unreceived: state.unreceived.len() as u64 };
-        self.progress.send_if_modified(|now| {
-            let changed = *now != progress;
-            *now = progress;
-            changed
-        });
+        self.show_progress();
         Ok(())
     }
 
-    fn show(&self) {
+    fn show_progress(&self) {
         let state = self.spool.state();
         self.seen.stands(Standing {
-            epoch: Some(self.epoch()),
+            epoch: state.place.as_ref().map(|place| place.epoch),
             next_record: state.next_number,
             running: self.running.len() as u64,
             unsigned: state.pending.len() as u64,
@@ -242,148 +269,110 @@ impl Writer {
             held: state.held.len() as u64,
             spool_bytes: self.spool.bytes(),
         });
+        let progress = Progress { next_order: self.spool.shown(), unreceived: state.unreceived.len() as u64 };
+        self.progress.send_if_modified(|now| {
+            let changed = *now != progress;
+            *now = progress;
+            changed
+        });
+    }
+
+    /// Notes whether there is something to sync, and says whether the thread has to be told.
+    fn has_written(&mut self) -> bool {
+        if self.spool.waits() {
+            self.waiting.wrote();
+        }
+        std::mem::take(&mut self.waiting.wake)
+    }
+
+    /// Those who wait, and the sync that they wait for; `None` while there is time for more to share it.
+    fn begin_sync(&mut self) -> Result<Option<(Group, Option<Syncing>)>, SpoolError> {
+        self.show_progress();
+        let after = self.settings.waits.sync_after;
+        let waiting = &mut self.waiting;
+        let is_due = match waiting.written {
+            Some(since) => waiting.urgent || since.elapsed() >= after,
+            None => !waiting.group.0.is_empty(),
+        };
+        if !is_due {
+            return Ok(None);
+        }
+        waiting.urgent = false;
+        waiting.syncing = waiting.written.take();
+        Ok(Some((std::mem::take(&mut waiting.group), self.spool.syncing()?)))
+    }
+
+    /// `took`: how long it waited for the disk.
+    fn end_sync(&mut self, synced: Option<Synced>, took: Duration) -> Result<(), SpoolError> {
+        if synced.is_some() {
+            self.seen.synced(took);
+        }
+        self.spool.synced(synced)?;
+        self.waiting.syncing = None;
+        self.show_progress();
+        Ok(())
     }
 
     /// How long nothing has to happen.
     fn next_deadline(&self) -> Duration {
-        if self.disk_full {
-            return CLOCK_LOOK;
-        }
+        let sync = match self.waiting.written {
+            Some(_) if self.waiting.urgent => Some(Duration::ZERO),
+            Some(since) => Some(self.settings.waits.sync_after.saturating_sub(since.elapsed())),
+            None => (!self.waiting.group.0.is_empty()).then_some(Duration::ZERO),
+        };
         let limits = &self.settings.limits;
         let batch = self.oldest_pending.map(|since| limits.age_max.saturating_sub(since.elapsed()));
         let intent = self.young.front().map(|(since, _)| INTENT_AFTER.saturating_sub(since.elapsed()));
-        let heartbeat = limits.heartbeat_after.saturating_sub(self.last_batch.elapsed());
-        [Some(CLOCK_LOOK), batch, intent, Some(heartbeat)].into_iter().flatten().min().unwrap_or(CLOCK_LOOK)
+        let heartbeat = Some(limits.heartbeat_after.saturating_sub(self.last_batch.elapsed()));
+        let due = [batch, intent, heartbeat].map(|due| due.filter(|_| !self.disk_full));
+        [sync, Some(CLOCK_LOOK)].into_iter().chain(due).flatten().min().unwrap_or(CLOCK_LOOK)
     }
 
-    fn take(&mut self, command: Command, group: &mut Group) -> Result<(), SpoolError> {
+    fn take(&mut self, command: Command) -> Result<(), SpoolError> {
         match command {
-            Command::Record(kind, answer) => {
-                let done = self.record(*kind)?;
-                group.answer(answer, done);
-            }
-            Command::Begin(call, answer) => {
-                let done = self.begin(*call)?;
-                group.answer(answer, done);
-            }
-            Command::Finish(ticket, ending, answer) => {
-                // A drain may have ended it as unknown.
-                let since = self.running.get(&ticket).map_or(Duration::ZERO, |running| running.since.elapsed());
-                let duration_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
-                self.ended.push_back(Ended { ticket, ending, duration_us, answer });
-                unless_full(self.write_ended(group))?;
-            }
-            Command::Fetch(fetch, answer) => {
-                // Only what was synced is shown: this group's batches are signed after its commands were taken.
-                let Fetch { from, unreceived, count_max, bytes_max } = fetch;
-                let batches = self.spool.fetch(from, unreceived, count_max, bytes_max)?;
-                group.answer(answer, Ok(batches));
-            }
             Command::Receipts(receipts, answer) => {
                 let done = self.spool.append(Entry::Receipts(receipts));
-                group.answer(answer, refuse_full(done)?);
+                give(answer, refuse_full(done)?);
             }
             Command::Archived(segment, answer) => {
                 let done = self.spool.append(Entry::Archived(segment));
-                group.answer(answer, refuse_full(done)?);
+                give(answer, refuse_full(done)?);
             }
             Command::Unreceived(from, answer) => {
                 let some = self.spool.state().held.range(from..).any(|(_, held)| held.segment.is_some());
                 let done = if some { self.spool.append(Entry::Unreceived(from)) } else { Ok(()) };
-                group.answer(answer, refuse_full(done)?);
+                self.deliveries.await_again(&self.spool);
+                give(answer, refuse_full(done)?);
             }
             Command::Statement(statement, answer) => {
                 let done = self.spool.keep_statement(statement);
-                group.answer(answer, refuse_full(done)?);
+                give(answer, refuse_full(done)?);
             }
             Command::Rewind(reason, answer) => {
                 let done = self.rewind(reason);
-                group.answer(answer, refuse_full(done)?);
+                give(answer, refuse_full(done)?);
             }
             Command::OrderOf(epoch, number, answer) => {
                 let order = self.spool.state().order_of(epoch, number);
-                group.answer(answer, Ok(order));
+                give(answer, Ok(order));
             }
+            Command::Linked(linked) => self.deliveries.linked(linked),
             Command::Drain(answer) => {
-                let done = self.drain(group);
-                group.answer(answer, refuse_full(done)?);
+                let done = refuse_full(self.drain())?;
+                self.waiting.group.answer(answer, done);
+                self.waiting.urgent = true;
             }
         }
         Ok(())
     }
 
-    /// Room for a record of so many bytes, or why there is none.
-    fn room(&mut self, bytes: usize) -> Result<Result<(), Refused>, SpoolError> {
-        if self.draining {
-            return Ok(Err(Refused::Draining));
-        }
-        let state = match self.spool.has_room(bytes) {
-            true => Ok(DeliveryState::Flowing),
-            false => self.spool.make_room(bytes).map(|gone| {
-                tracing::warn!(batches = gone, "spool full: let go of batches that the ledger holds, not yet archived");
-                DeliveryState::Spooling
-            }),
-        };
-        let done = state.and_then(|state| self.delivery(state));
-        self.or_refused(done)
+    /// For a caller who has to wait until more is signed.
+    fn later(&mut self) -> Option<Durable> {
+        let behind = self.spool.state().pending.len() >= PENDING_MAX && !self.disk_full && !self.draining;
+        behind.then(|| self.waiting.durable())
     }
 
-    /// A full spool or a full disk refuses one record, or lets it go and counts it; anything else ends the writer.
-    fn or_refused<T>(&mut self, done: Result<T, SpoolError>) -> Result<Result<T, Refused>, SpoolError> {
-        match done {
-            Err(SpoolError::Full) if self.settings.when_full == WhenFull::FailOpen => {
-                self.delivery(DeliveryState::FailOpen)?;
-                self.dropped += 1;
-                Ok(Err(Refused::Dropped))
-            }
-            Err(SpoolError::Full) => {
-                self.delivery(DeliveryState::Refusing)?;
-                Ok(Err(Refused::SpoolFull))
-            }
-            Err(error) => Err(error),
-            Ok(value) => Ok(Ok(value)),
-        }
-    }
-
-    /// Records a change of how records are delivered; the reserve of the spool has room for that. While the disk is full, a
-    /// change for the worse waits for space, and there is none for the better.
-    fn delivery(&mut self, state: DeliveryState) -> Result<(), SpoolError> {
-        if self.delivery == state {
-            return Ok(());
-        }
-        let change = event(Event::Delivery(wire::Delivery { server: String::new(), state: state as i32 }));
-        match state {
-            DeliveryState::Refusing | DeliveryState::FailOpen => {
-                self.owe(change);
-                unless_full(self.write_owed())?;
-            }
-            _ => {
-                self.write_owed()?;
-                self.append(change, None, false)?;
-            }
-        }
-        self.delivery = state;
-        self.seen.delivery("", state);
-        tracing::warn!(state = delivery_words(state), "how records are delivered has changed");
-        Ok(())
-    }
-
-    fn owe(&mut self, kind: Kind) {
-        match self.owed.len() < OWED_MAX {
-            true => self.owed.push_back(kind),
-            false => self.dropped += 1,
-        }
-    }
-
-    fn write_owed(&mut self) -> Result<(), SpoolError> {
-        while let Some(kind) = self.owed.front().cloned() {
-            self.append(kind, None, false)?;
-            self.owed.pop_front();
-        }
-        Ok(())
-    }
-
-    fn record(&mut self, mut kind: Kind) -> Result<Result<RecordName, Refused>, SpoolError> {
+    fn record(&mut self, mut kind: Kind) -> Result<Result<(RecordName, Durable), Refused>, SpoolError> {
         if let Kind::Call(call) = &mut kind
             && call.call_number == 0
         {
@@ -395,16 +384,19 @@ impl Writer {
         if !known {
             return Ok(Err(Refused::NotARecord));
         }
-        if let Err(refused) = self.room(bytes.len())? {
+        let server = server_of(&kind).to_owned();
+        if let Err(refused) = self.room(&server, bytes.len())? {
             return Ok(Err(refused));
         }
         let done = self.write(Spool::append_new, kind, None, false);
-        self.or_refused(done)
+        let done = self.or_refused(&server, done)?;
+        Ok(done.map(|name| (name, self.waiting.durable())))
     }
 
     /// Counts what was let go, before a later record takes its number.
     fn count_dropped(&mut self, write: Write) -> Result<(), SpoolError> {
         if self.dropped > 0 {
+            self.in_an_epoch()?;
             let reason = DropReason::SpoolFull as i32;
             write(&mut self.spool, Entry::Dropped(Dropped { count: self.dropped, reason }))?;
         }
@@ -425,6 +417,7 @@ impl Writer {
         call: Option<u64>,
         ships_intent: bool,
     ) -> Result<RecordName, SpoolError> {
+        self.in_an_epoch()?;
         self.count_dropped(write)?;
         let counted = Counted::of(&kind);
         let record = Bytes::from(record::encode(kind));
@@ -441,34 +434,55 @@ impl Writer {
         self.spool.state().place.as_ref().map_or(Epoch::ZERO, |place| place.epoch)
     }
 
-    fn begin(&mut self, mut call: wire::Call) -> Result<Result<CallName, Refused>, SpoolError> {
-        call.call_number = self.next_call;
-        if record::check(&record::encode(intent_of(call.clone()))).is_err() {
-            return Ok(Err(Refused::NotARecord));
+    /// No record goes into an epoch that has ended: while there is no space for the next one, it waits for that.
+    fn in_an_epoch(&self) -> Result<(), SpoolError> {
+        match self.spool.state().place.as_ref().is_some_and(|place| place.closed) {
+            true => Err(SpoolError::Full),
+            false => Ok(()),
         }
+    }
+
+    fn begin(&mut self, mut call: wire::Call) -> Result<Result<Begun, Refused>, SpoolError> {
+        let ticket = self.next_call;
+        call.call_number = ticket;
         if self.running.len() >= RUNNING_MAX {
             return Ok(Err(Refused::Busy));
         }
         // Room for intent and outcome: once a call was let through, its outcome finds its place.
         let bytes = Bytes::from(call.encode_to_vec());
-        if let Err(refused) = self.room(bytes.len() * 3)? {
+        if let Err(refused) = self.room(&call.server, bytes.len() * 3)? {
             return Ok(Err(refused));
         }
-        let ticket = self.next_call;
         self.next_call += 1;
+        let late = self.waiting.since().is_some_and(|since| since.elapsed() >= self.settings.waits.relaxed_max);
         let intent = Intent { call: ticket, bytes, shipped: false };
-        let appended = self.spool.append_new(Entry::Intent(intent));
-        let appended = self.or_refused(appended)?;
-        Ok(appended.map(|()| {
-            let since = Instant::now();
-            self.running.insert(ticket, Running { call, since });
-            self.young.push_back((since, ticket));
-            CallName { epoch: self.epoch(), number: ticket }
-        }))
+        let appended = self.in_an_epoch().and_then(|()| self.spool.append_new(Entry::Intent(intent)));
+        if let Err(refused) = self.or_refused(&call.server, appended)? {
+            return Ok(Err(refused));
+        }
+        let strict = call.mode() != wire::Mode::Relaxed;
+        let durable = (strict || late).then(|| self.waiting.durable());
+        let since = Instant::now();
+        self.running.insert(ticket, Running { call, since });
+        self.young.push_back((since, ticket));
+        Ok(Ok(Begun { name: CallName { epoch: self.epoch(), number: ticket }, durable }))
+    }
+
+    fn finish(
+        &mut self,
+        ticket: Ticket,
+        ending: Ending,
+        answer: Option<oneshot::Sender<()>>,
+    ) -> Result<(), SpoolError> {
+        // A drain may have ended it as unknown.
+        let since = self.running.get(&ticket).map_or(Duration::ZERO, |running| running.since.elapsed());
+        let duration_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        self.ended.push_back(Ended { ticket, ending, duration_us, answer });
+        unless_full(self.write_ended()).map(drop)
     }
 
     /// Writes the ends of calls, in the order in which they came.
-    fn write_ended(&mut self, group: &mut Group) -> Result<(), SpoolError> {
+    fn write_ended(&mut self) -> Result<(), SpoolError> {
         while let Some(ended) = self.ended.front() {
             if let Some(running) = self.running.get(&ended.ticket) {
                 let (call, ticket) = (running.call.clone(), ended.ticket);
@@ -482,33 +496,51 @@ impl Writer {
             }
             let answer = self.ended.pop_front().and_then(|ended| ended.answer);
             if let Some(answer) = answer {
-                group.answer(answer, Ok(()));
+                self.waiting.group.tell(answer);
             }
         }
         Ok(())
     }
 
-    /// What is due by time alone: what found the disk full, intents of long calls, a look at the clock.
-    fn tick(&mut self, group: &mut Group) -> Result<(), SpoolError> {
-        if self.reserve_at.elapsed() >= CLOCK_LOOK {
-            self.reserve_at = Instant::now();
-            self.spool.restore_reserve()?;
+    /// The intent of a call that still runs becomes a record of its own.
+    fn ship_intent(&mut self, ticket: Ticket) -> Result<(), SpoolError> {
+        match self.running.get(&ticket) {
+            Some(running) => self.append(intent_of(running.call.clone()), Some(ticket), true).map(drop),
+            None => Ok(()),
         }
-        if let Some(jump) = self.clock.look()
-            && !self.draining
-        {
+    }
+
+    /// A jump of the wall clock is a record. So is the sleep of a machine that promised not to; any other ends its epoch with it.
+    fn look_at_clocks(&mut self) -> Result<(), SpoolError> {
+        let seen = self.clock.look();
+        if self.draining {
+            return Ok(());
+        }
+        let may_sleep = self.settings.opened.class() == wire::WriterClass::Intermittent;
+        self.woke |= may_sleep && seen.slept.is_some();
+        let slept = seen.slept.filter(|slept| !may_sleep && *slept > JUMP_MIN).map(Jump::of_sleep);
+        for jump in [slept, seen.jump].into_iter().flatten() {
             tracing::warn!(forward_us = jump.forward_us, backward_us = jump.backward_us, "the wall clock jumped");
             let jump = wire::ClockJump { forward_us: jump.forward_us, backward_us: jump.backward_us };
             self.owe(event(Event::ClockJump(jump)));
         }
+        if self.woke { self.wake() } else { Ok(()) }
+    }
+
+    /// What is due by time alone: what found the disk full, intents of long calls, a look at the clock.
+    fn tick(&mut self) -> Result<(), SpoolError> {
+        if self.reserve_at.elapsed() >= CLOCK_LOOK {
+            self.reserve_at = Instant::now();
+            self.spool.restore_reserve()?;
+        }
+        self.look_at_clocks()?;
         if !self.draining {
             self.write_owed()?;
         }
-        self.write_ended(group)?;
+        self.tick_deliveries()?;
+        self.write_ended()?;
         while let Some((_, ticket)) = self.young.front().filter(|(since, _)| since.elapsed() >= INTENT_AFTER).copied() {
-            if let Some(running) = self.running.get(&ticket) {
-                self.append(intent_of(running.call.clone()), Some(ticket), true)?;
-            }
+            self.ship_intent(ticket)?;
             self.young.pop_front();
         }
         // Last, because it does not take the reserve: a count each second would use it up in days.
@@ -518,70 +550,41 @@ impl Writer {
         Ok(())
     }
 
-    /// Signs every batch that is due; all that are pending with `now`.
-    fn sign_due(&mut self, now: bool) -> Result<(), SpoolError> {
-        let limits = self.settings.limits;
-        loop {
-            let state = self.spool.state();
-            let Some(place) = state.place.as_ref().filter(|place| !place.closed) else { return Ok(()) };
-            let old = self.oldest_pending.is_some_and(|since| since.elapsed() >= limits.age_max);
-            let due = now || old || batcher::is_full(place, &state.pending, &limits);
-            let silent = self.last_batch.elapsed() >= limits.heartbeat_after;
-            match state.pending.is_empty() {
-                true if silent => self.sign(false)?,
-                false if due => self.sign(false)?,
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    /// Signs the next batch; it is sent after the sync.
-    fn sign(&mut self, close: bool) -> Result<(), SpoolError> {
-        let state = self.spool.state();
-        let Some(place) = state.place.clone() else { return Ok(()) };
-        if place.key_id != key::key_id(&self.settings.key) {
-            // Who opens a spool is asked for that (`Opener`); no batch may ever be false, so it is asked again.
-            return Err(SpoolError::OtherKey(place.epoch, place.key_id));
-        }
-        let cut = batcher::cut(&place, &state.pending, &self.settings.limits);
-        let records: Vec<Bytes> = state.pending.iter().take(cut.count).map(|record| record.bytes.clone()).collect();
-        let last = cut.count == state.pending.len();
-        let first = if records.is_empty() { state.next_number } else { place.next_record + cut.dropped };
-        let saying = Saying {
-            last_head: state.last_head.clone(),
-            drop_reason: state.drop_reason.unwrap_or(DropReason::SpoolFull),
-            close: close && last && (records.is_empty() || first + cut.count as u64 == state.next_number),
-            created_at: clock::now_us(),
-        };
-        let mut header = batcher::header(&self.settings.who, &place, first, records.len(), saying);
-        let seed = random::bytes();
-        seal_header(&mut header, &seed, &records);
-        let batch = encode_signed(&header.encode(), &self.settings.key, &seed, &records);
-        self.spool.append(Entry::Batch(batch.into()))?;
-        self.last_batch = Instant::now();
-        if last {
-            self.oldest_pending = None;
-        }
-        Ok(())
-    }
-
-    /// Signs all that is left, the last batch with `close`.
-    fn close(&mut self) -> Result<(), SpoolError> {
-        self.count_dropped(Spool::append)?;
-        while self.spool.state().place.as_ref().is_some_and(|place| !place.closed) {
-            self.sign(true)?;
-        }
-        Ok(())
-    }
-
-    fn drain(&mut self, group: &mut Group) -> Result<u64, SpoolError> {
+    fn drain(&mut self) -> Result<u64, SpoolError> {
         self.draining = true;
-        self.write_ended(group)?;
+        self.write_ended()?;
         self.write_owed()?;
         let unfinished = self.end_unfinished()?;
         self.close()?;
         Ok(unfinished)
     }
+}
+
+/// The server that a record is about; empty for none.
+fn server_of(kind: &Kind) -> &str {
+    match kind {
+        Kind::Call(call) => &call.server,
+        Kind::ToolDefinition(definition) => &definition.server,
+        _ => "",
+    }
+}
+
+/// A call that a gateway may record. One without a mode is of strict mode.
+fn checked(mut call: wire::Call) -> Result<wire::Call, Refused> {
+    if call.mode() == wire::Mode::Unspecified {
+        call.mode = wire::Mode::Strict as i32;
+    }
+    match record::check(&record::encode(intent_of(call.clone()))) {
+        Ok(_) => Ok(call),
+        Err(_) => Err(Refused::NotARecord),
+    }
+}
+
+/// Answers before the sync: what is known of the ledger is asked for again when a power cut takes it, and whatever stands on it
+/// stands behind it in the journal.
+fn give<T>(to: Answer<T>, what: Result<T, Refused>) {
+    // Nobody may be waiting any more; what was written stays written.
+    drop(to.send(what));
 }
 
 /// A full disk refuses what is asked; anything else ends the writer.

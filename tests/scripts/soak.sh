@@ -16,7 +16,7 @@ for ((round = first; round <= last; round++)); do
     printf 'soak: round %s; to have it again: make soak SEED=%s ROUND=%s ROUNDS=1\n' "$round" "$seed" "$round"
     of_round=$((seed * 1000000 + round))
     SEED=$of_round CUSTODY_SEED=$of_round CUSTODY_ROUND=$((round * 1000000)) CUSTODY_ROUNDS=3000 \
-        CUSTODY_QUESTIONS=1000000 CUSTODY_FUZZ_SECONDS=${FUZZ_SECONDS:-120} CUSTODY_KILLS=300 CUSTODY_MUTATED=20000 \
+        CUSTODY_QUESTIONS=1000000 CUSTODY_FUZZ_SECONDS=${FUZZ_SECONDS:-120} CUSTODY_KILLS=300 CUSTODY_MUTATED=20000 CUSTODY_AWAY_CALLS=360000 \
         cargo test --locked --workspace --quiet -- --nocapture
 done
 printf 'soak: %s rounds passed\n' "$((last - first + 1))"

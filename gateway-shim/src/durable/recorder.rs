@@ -4,10 +4,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
 };
 
-use super::Disk;
+use super::{Disk, Reading, Syncing};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -67,6 +67,16 @@ struct Inner {
     room: Option<usize>,
     faults: Vec<Fault>,
     ignored: Option<Ignored>,
+    /// Syncs of files, or reads of their parts, wait until they are let go, as for a slow disk.
+    holds: Option<Held>,
+    waits: Arc<Condvar>,
+}
+
+/// What waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    Syncs,
+    Reads,
 }
 
 /// Shared with the test that looks at it.
@@ -104,6 +114,26 @@ impl Recorder {
     /// Whether all calls that were to fail have come.
     pub(crate) fn has_failed(&self) -> bool {
         self.0.lock().unwrap().faults.is_empty()
+    }
+
+    /// From here on these wait.
+    pub(crate) fn hold(&self, held: Held) {
+        self.0.lock().unwrap().holds = Some(held);
+    }
+
+    /// They go on.
+    pub(crate) fn let_go(&self) {
+        let mut inner = self.0.lock().unwrap();
+        inner.holds = None;
+        inner.waits.notify_all();
+    }
+
+    fn wait(&self, held: Held) {
+        let mut inner = self.0.lock().unwrap();
+        let waits = Arc::clone(&inner.waits);
+        while inner.holds == Some(held) {
+            inner = waits.wait(inner).unwrap();
+        }
     }
 
     /// Answers these syncs without doing them.
@@ -192,11 +222,15 @@ impl Disk for Recorder {
         self.0.lock().unwrap().files.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let offset = usize::try_from(offset).unwrap();
-        let inner = self.0.lock().unwrap();
-        let bytes = inner.files.get(name).and_then(|bytes| bytes.get(offset..offset + length));
-        bytes.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    fn reading(&self) -> Reading {
+        let disk = self.clone();
+        Arc::new(move |name, offset, length| {
+            disk.wait(Held::Reads);
+            let offset = usize::try_from(offset).unwrap();
+            let inner = disk.0.lock().unwrap();
+            let bytes = inner.files.get(name).ok_or(io::ErrorKind::NotFound)?;
+            bytes.get(offset..offset + length).map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        })
     }
 
     fn create(&mut self, name: &str) -> io::Result<()> {
@@ -231,8 +265,12 @@ impl Disk for Recorder {
         Ok(())
     }
 
-    fn sync(&mut self, name: &str) -> io::Result<()> {
-        self.synced(Op::Sync(name.to_owned()))
+    fn syncing(&mut self, name: &str) -> io::Result<Syncing> {
+        let (disk, op) = (self.clone(), Op::Sync(name.to_owned()));
+        Ok(Box::new(move || {
+            disk.wait(Held::Syncs);
+            disk.synced(op)
+        }))
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {

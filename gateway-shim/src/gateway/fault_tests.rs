@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, io::ErrorKind};
 use bytes::Bytes;
 use custody::wire::{DeliveryState, Outcome, Phase};
 use hyper::StatusCode;
+use tokio::sync::mpsc;
 
 use super::{
     tests::{arrived, call, complete, deliveries, shipped, tools},
@@ -404,7 +405,7 @@ async fn a_fork_stops_the_gateway_before_the_second_address_has_answered() {
     });
     for _ in 0..100 {
         // Each is a way to the writer and back: it has answered the drain by then.
-        ask(&gateway.commands, |answer| Command::OrderOf(custody::id::Epoch::ZERO, 0, answer)).await.unwrap();
+        gateway.desk.ask(|answer| Command::OrderOf(custody::id::Epoch::ZERO, 0, answer)).await.unwrap();
     }
     assert!(!draining.is_finished(), "the drain did not wait for the second address");
     answer.send_replace(true);

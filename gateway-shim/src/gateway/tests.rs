@@ -132,7 +132,7 @@ async fn archived_batches_leave_the_spool() {
     // The answer to the last batch is followed by what archives it: seen once nothing is held.
     loop {
         let fetch = crate::writer::Fetch { from: 0, unreceived: false, count_max: 9, bytes_max: 1 << 20 };
-        if ask(&gateway.commands, |answer| Command::Fetch(fetch, answer)).await.unwrap().is_empty() {
+        if gateway.desk.fetch(fetch).await.unwrap().is_empty() {
             break;
         }
         tokio::task::yield_now().await;

@@ -29,11 +29,12 @@ use super::{TempDir, ledger::Ledger};
 use crate::{
     batcher,
     client::Link,
+    clock,
     config::{ForkConfig, WhenFull},
     durable::{Disk, Folder},
     gateway::{Gateway, Parts},
     key, spool,
-    writer::Settings,
+    writer::{Settings, Waits},
 };
 
 pub(crate) const GATEWAY: GatewayId = GatewayId([9; 16]);
@@ -135,6 +136,9 @@ impl Server {
             limits,
             when_full: WhenFull::Spool,
             servers: std::collections::BTreeMap::new(),
+            away_max: Duration::from_secs(30),
+            waits: Waits::default(),
+            clocks: clock::Clocks::real(),
             opened,
         };
         Parts {

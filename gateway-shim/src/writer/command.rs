@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use custody::{
     id::{Epoch, GatewayId},
-    wire::{self, OpeningReason, record::Kind},
+    wire::{self, OpeningReason},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::spool::{Receipts, Received};
 
@@ -136,17 +136,9 @@ impl Ending {
 /// Where an answer goes.
 pub type Answer<T> = oneshot::Sender<Result<T, Refused>>;
 
-/// What the writer is asked.
+/// What the writer's thread is asked.
 #[derive(Debug)]
 pub enum Command {
-    /// A record, whole.
-    Record(Box<Kind>, Answer<RecordName>),
-    /// A call begins.
-    Begin(Box<wire::Call>, Answer<CallName>),
-    /// A call has ended.
-    Finish(Ticket, Ending, Option<Answer<()>>),
-    /// Batches to send.
-    Fetch(Fetch, Answer<Vec<(u64, Bytes)>>),
     /// A verified receipt: the head, and which batches it covers.
     Receipts(Receipts, Answer<()>),
     /// A verified archived receipt: the last segment that it covers.
@@ -159,6 +151,8 @@ pub enum Command {
     Rewind(Option<OpeningReason>, Answer<()>),
     /// Where a batch stands in the spool.
     OrderOf(Epoch, u64, Answer<Option<u64>>),
+    /// Whether there is a connection to the ledger.
+    Linked(bool),
     /// No more records: sign the last batches and close the epoch. Gives the number of calls that had not ended.
     Drain(Answer<u64>),
 }
@@ -178,19 +172,6 @@ pub struct Fetch {
 
 /// How long until the writer is asked again for what found the spool's disk full.
 pub const FULL_WAIT: Duration = Duration::from_secs(1);
-
-/// Asks the writer and waits for its answer.
-///
-/// # Errors
-/// What the writer says; [`Refused::Stopped`] when it has ended.
-pub async fn ask<T>(
-    commands: &mpsc::Sender<Command>,
-    command: impl FnOnce(oneshot::Sender<Result<T, Refused>>) -> Command,
-) -> Result<T, Refused> {
-    let (answer, answered) = oneshot::channel();
-    commands.send(command(answer)).await.map_err(|_| Refused::Stopped)?;
-    answered.await.map_err(|_| Refused::Stopped)?
-}
 
 /// What others may watch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

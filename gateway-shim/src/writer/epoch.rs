@@ -101,6 +101,23 @@ impl Writer {
         Ok(unfinished.len() as u64)
     }
 
+    /// The machine has slept: the epoch of before ends, and another begins behind it. Calls in progress go on; those whose
+    /// intent is no record yet get it in the epoch in which they began, where their name says that they are. What a full disk
+    /// stops is gone on with at the next tick, and nothing is recorded until then.
+    pub(super) fn wake(&mut self) -> Result<(), SpoolError> {
+        while let Some((_, ticket)) = self.young.front().copied() {
+            self.ship_intent(ticket)?;
+            self.young.pop_front();
+        }
+        self.write_owed()?;
+        self.close()?;
+        self.sync()?;
+        let previous = self.spool.state().place.as_ref().map_or(HeaderHash::ZERO, |place| place.previous);
+        self.open_epoch(previous, None)?;
+        self.woke = false;
+        self.sign_due(true)
+    }
+
     /// Opens an epoch in a new file of the spool.
     pub(super) fn open_epoch(&mut self, previous: HeaderHash, reason: Option<OpeningReason>) -> Result<(), SpoolError> {
         let (place, opened) = self.opening(previous, reason);
