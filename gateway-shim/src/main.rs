@@ -112,7 +112,8 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
     let control = tokio::spawn(socket.serve(controlled));
     match port {
         Port::Serve(listener, serving) => {
-            let front = serve::Front::new(&gateway, serving, &config.servers)?;
+            let access = serve::access(&serving)?;
+            let front = serve::Front::new(gateway.clone(), access, serving, &config.servers)?;
             let served = serve::serve(front, listener, until(stopped), wait).await;
             served.map_err(|error| Failed::of(EXIT_FAILED, &error))?;
         }

@@ -13,6 +13,8 @@ pub struct Piece {
     pub raw: Vec<u8>,
     /// The event's.
     pub data: Option<Vec<u8>>,
+    /// Id of the event, behind which the stream may be taken up again.
+    pub id: Option<Vec<u8>>,
 }
 
 /// Reads a stream chunk by chunk. All pieces together are the stream, byte for byte, up to an event that is too long.
@@ -29,6 +31,7 @@ pub struct Reader {
     returned: bool,
     /// The first line has ended.
     begun: bool,
+    id: Option<Vec<u8>>,
     /// An event had an id: the stream may be taken up again on another connection.
     pub resumable: bool,
     /// An event was longer than [`EVENT_BYTES_MAX`]: nothing of it went on, and nothing behind it is read.
@@ -48,7 +51,7 @@ impl Reader {
                 // The second half of the line end before: it goes at once, for readers that wait for it.
                 match pieces.last_mut() {
                     Some(last) => last.raw.push(*byte),
-                    None => pieces.push(Piece { raw: vec![*byte], data: None }),
+                    None => pieces.push(Piece { raw: vec![*byte], ..Piece::default() }),
                 }
                 continue;
             }
@@ -74,7 +77,7 @@ impl Reader {
     }
 
     fn unread(&mut self) -> Piece {
-        Piece { raw: std::mem::take(&mut self.raw), data: None }
+        Piece { raw: std::mem::take(&mut self.raw), ..Piece::default() }
     }
 
     /// The line that ends here; a piece if it ends an event, or is a comment outside of any.
@@ -86,7 +89,8 @@ impl Reader {
         if line.is_empty() {
             let (data, has_data) = (std::mem::take(&mut self.data), std::mem::take(&mut self.has_data));
             self.has_field = false;
-            return Some(Piece { data: (has_data && !data.is_empty()).then_some(data), ..self.unread() });
+            let (data, id) = ((has_data && !data.is_empty()).then_some(data), self.id.take());
+            return Some(Piece { data, id, ..self.unread() });
         }
         if line.first() == Some(&b':') {
             return (!self.has_field).then(|| self.unread());
@@ -104,7 +108,10 @@ impl Reader {
                 self.has_data = true;
                 self.data.extend_from_slice(value);
             }
-            b"id" => self.resumable = true,
+            b"id" => {
+                self.resumable = true;
+                self.id = Some(value.to_vec());
+            }
             _ => {}
         }
         None
@@ -114,6 +121,27 @@ impl Reader {
 /// One event around a message of a stdio server, which is one line.
 pub fn event(message: &[u8]) -> bytes::Bytes {
     [b"event: message\ndata: ", message, b"\n\n"].concat().into()
+}
+
+/// An event with other data: its id and all that is not data stay.
+pub fn with_data(raw: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len());
+    let lines = raw.split(|byte| *byte == b'\n').flat_map(|line| line.split(|byte| *byte == b'\r'));
+    for line in lines.filter(|line| !line.is_empty()) {
+        let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+        if line.strip_prefix(b"data").is_some_and(|rest| rest.is_empty() || rest.starts_with(b":")) {
+            continue;
+        }
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
+    for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
+    out.push(b'\n');
+    out
 }
 
 #[cfg(test)]
@@ -152,6 +180,16 @@ mod tests {
             assert_eq!(raw, chunk.as_bytes());
         }
         assert_eq!(reader.push(b"data: x\n"), vec![]);
+    }
+
+    #[test]
+    fn an_event_with_other_data_keeps_its_id() {
+        let raw = b"\xef\xbb\xbfid: 7\r\nevent: message\r\ndata: a\ndata:b\n: comment\nretry: 5\r\r";
+        let other = with_data(raw, b"{\"x\":\n1}");
+        assert_eq!(other, b"id: 7\nevent: message\n: comment\nretry: 5\ndata: {\"x\":\ndata: 1}\n\n");
+        let pieces = Reader::default().push(&other);
+        let read = pieces.last().unwrap();
+        assert_eq!((read.data.as_deref(), read.id.as_deref()), (Some(&b"{\"x\":\n1}"[..]), Some(&b"7"[..])));
     }
 
     #[test]
