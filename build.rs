@@ -5,8 +5,20 @@ use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
 use protox::prost_reflect::{Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
 
-const FILES: [&str; 12] =
-    ["options", "record", "batch", "head", "segment", "statement", "log", "evidence", "ingest", "admin", "relay", "control"];
+const FILES: [&str; 12] = [
+    "options",
+    "record",
+    "batch",
+    "head",
+    "segment",
+    "statement",
+    "log",
+    "evidence",
+    "ingest",
+    "admin",
+    "relay",
+    "control",
+];
 /// What services say and nobody keeps: no message of these is in strict form.
 const SPOKEN: [&str; 5] = ["options", "ingest", "admin", "relay", "control"];
 

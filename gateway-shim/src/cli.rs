@@ -22,6 +22,7 @@ mod config;
 mod key;
 mod output;
 mod running;
+mod server;
 mod status;
 
 pub use config::files;
@@ -77,6 +78,18 @@ pub enum Verb {
     /// What a verb does that ends at once.
     #[command(flatten)]
     Said(Said),
+    /// What the shim starts itself as, to become an MCP server; nothing for people.
+    #[command(hide = true)]
+    Become {
+        /// What the process does to itself.
+        plan: String,
+        /// Program and arguments.
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// What the shim starts beside itself, to end what it would leave; nothing for people.
+    #[command(hide = true)]
+    Guard,
 }
 
 /// Verbs that say something and end.
@@ -98,6 +111,12 @@ pub enum Said {
     },
     /// What a running shim does: its spool, its ledger, its servers, who may come in.
     Status(status::StatusArgs),
+    /// MCP servers that are programs of this machine: their processes.
+    Server {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: server::ServerVerb,
+    },
 }
 
 /// What went wrong, and the exit code.
@@ -182,6 +201,7 @@ pub async fn run(said: Said) -> Done {
         Said::Request(args) => key::request(&args),
         Said::Config { verb } => config::run(&verb),
         Said::Status(args) => status::run(args).await,
+        Said::Server { verb } => server::run(verb).await,
     }
 }
 

@@ -179,7 +179,9 @@ impl Client {
             let (end, most, so) = match self.session(&mut rewinds).await {
                 End::Stop(stop) => return stop,
                 End::Renewed => continue,
-                End::Lost(why) => (with_next_move(why), BACKOFF_MAX, "no connection to the ledger; records are kept in the spool"),
+                End::Lost(why) => {
+                    (with_next_move(why), BACKOFF_MAX, "no connection to the ledger; records are kept in the spool")
+                }
                 End::Mend(why) => (why, BACKOFF_MENDED_MAX, TAKES_NOTHING),
             };
             failures = if began.elapsed() > BACKOFF_MAX { 0 } else { failures.saturating_add(1) };

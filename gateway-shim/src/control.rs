@@ -9,7 +9,8 @@
 use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use custody::wire::{
-    ShimStatusRequest, ShimStatusResponse,
+    ChangeProcessesRequest, ListProcessesRequest, ListProcessesResponse, ServerProcesses, ShimStatusRequest,
+    ShimStatusResponse,
     control_server::{Control, ControlServer},
 };
 use tokio::net::UnixListener;
@@ -23,8 +24,10 @@ use crate::{
     gateway::Gateway,
     listen::{self, Carried, Load},
     seen::Seen,
+    server::Servers,
 };
 
+mod processes;
 mod status;
 
 /// Name of the socket in its folder.
@@ -103,12 +106,13 @@ impl Drop for Place {
 pub struct Controlled {
     gateway: Gateway,
     config: Arc<Config>,
+    processes: Servers,
 }
 
 impl Controlled {
-    /// Of a running gateway.
-    pub fn new(gateway: Gateway, config: Config) -> Self {
-        Self { gateway, config: Arc::new(config) }
+    /// Of a running gateway, and of the servers that are its programs.
+    pub fn new(gateway: Gateway, config: Config, processes: Servers) -> Self {
+        Self { gateway, config: Arc::new(config), processes }
     }
 
     /// What its gateway shows of itself.
@@ -127,6 +131,23 @@ impl Control for Controlled {
     async fn status(&self, request: Request<ShimStatusRequest>) -> Result<Response<ShimStatusResponse>, Status> {
         let _carried = carried(&request);
         Ok(Response::new(self.shown(clock::now_us())))
+    }
+
+    async fn list_processes(
+        &self,
+        request: Request<ListProcessesRequest>,
+    ) -> Result<Response<ListProcessesResponse>, Status> {
+        let _carried = carried(&request);
+        let servers = self.processes.list().iter().map(processes::shown).collect();
+        Ok(Response::new(ListProcessesResponse { servers }))
+    }
+
+    async fn change_processes(
+        &self,
+        request: Request<ChangeProcessesRequest>,
+    ) -> Result<Response<ServerProcesses>, Status> {
+        let _carried = carried(&request);
+        processes::change(&self.processes, request.into_inner()).await.map(Response::new)
     }
 }
 

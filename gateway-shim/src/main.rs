@@ -3,11 +3,12 @@
 use std::{process::ExitCode, time::Duration};
 
 use gateway_shim::{
-    cli::{self, EXIT_FAILED, EXIT_FORK, EXIT_REFUSED, EXIT_UNSHIPPED, Failed, Verb},
+    cli::{self, At, EXIT_FAILED, EXIT_FORK, EXIT_REFUSED, EXIT_UNSHIPPED, Failed, Verb},
     config::{Config, RelayConfig, ServeConfig},
     control,
     gateway::{Ended, Gateway},
     metrics, relay, serve,
+    server::{guard, stage},
 };
 use tokio::{
     net::TcpListener,
@@ -23,7 +24,15 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("GATEWAY_SHIM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match in_runtime(run(verb)) {
+    let done = match verb {
+        // Without a runtime: a process of one thread.
+        Verb::Become { plan, command } => Ok(stage::become_server(&plan, &command)),
+        Verb::Guard => guard::guard().map_err(|error| Failed::of(EXIT_FAILED, &error)),
+        Verb::Serve(at) => in_runtime(serving(at)),
+        Verb::Relay(at) => in_runtime(relaying(at)),
+        Verb::Said(said) => in_runtime(cli::run(said)),
+    };
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(Failed { code, text }) => {
             cli::say(&format!("failed to {text}"));
@@ -32,20 +41,16 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(verb: Verb) -> cli::Done {
-    match verb {
-        Verb::Serve(at) => {
-            let config = at.load()?;
-            let serving = config.serve.clone().ok_or_else(|| Failed::missing("serve"))?;
-            live(config, WayIn::Serve(serving)).await
-        }
-        Verb::Relay(at) => {
-            let config = at.load()?;
-            let relaying = config.relay.clone().ok_or_else(|| Failed::missing("relay"))?;
-            live(config, WayIn::Relay(relaying)).await
-        }
-        Verb::Said(said) => cli::run(said).await,
-    }
+async fn serving(at: At) -> cli::Done {
+    let config = at.load()?;
+    let serving = config.serve.clone().ok_or_else(|| Failed::missing("serve"))?;
+    live(config, WayIn::Serve(serving)).await
+}
+
+async fn relaying(at: At) -> cli::Done {
+    let config = at.load()?;
+    let relaying = config.relay.clone().ok_or_else(|| Failed::missing("relay"))?;
+    live(config, WayIn::Relay(relaying)).await
 }
 
 fn in_runtime(life: impl Future<Output = cli::Done>) -> cli::Done {
@@ -106,21 +111,29 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
         drop(stopped.wait_for(|stopped| *stopped).await);
     };
     let wait = Duration::from_secs(config.gateway.drain_s);
-    let controlled = control::Controlled::new(gateway.clone(), config.clone());
+    let front = match &port {
+        Port::Serve(_, serving) => {
+            let access = serve::access(serving)?;
+            Some(serve::Front::new(gateway.clone(), access, serving.clone(), &config.servers)?)
+        }
+        Port::Relay(_) => None,
+    };
+    let processes = front.as_ref().map(|front| front.processes().clone()).unwrap_or_default();
+    let controlled = control::Controlled::new(gateway.clone(), config.clone(), processes);
     // Both answer until the end of the drain, so that somebody may see how that goes.
     let looked_at = metrics.map(|port| tokio::spawn(port.serve(controlled.clone())));
     let control = tokio::spawn(socket.serve(controlled));
-    match port {
-        Port::Serve(listener, serving) => {
-            let access = serve::access(&serving)?;
-            let front = serve::Front::new(gateway.clone(), access, serving, &config.servers)?;
+    match (port, front) {
+        (Port::Serve(listener, _), Some(front)) => {
             let served = serve::serve(front, listener, until(stopped), wait).await;
             served.map_err(|error| Failed::of(EXIT_FAILED, &error))?;
         }
-        Port::Relay(port) => {
+        (Port::Relay(port), _) => {
             let served = port.serve(gateway.clone(), until(stopped), wait).await;
             served.map_err(|error| Failed::of(EXIT_FAILED, &*error))?;
         }
+        // The one comes with the other.
+        (Port::Serve(..), None) => {}
     }
     let code = drain(&gateway).await;
     control.abort();

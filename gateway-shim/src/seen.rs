@@ -22,9 +22,8 @@ const SERVERS_MAX: usize = 256;
 /// Name for those. No server can have it: it is no token.
 pub const OTHERS: &str = "(others)";
 /// Upper bounds of the buckets of a sync, in microseconds: a fast one is 50 us, a stuck disk seconds.
-pub const BUCKETS_US: [u64; 14] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000,
-];
+pub const BUCKETS_US: [u64; 14] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000];
 /// Refusals are counted by the rules that the shim itself decides; all those of a policy are one class.
 pub const BY_POLICY: &str = "policy";
 
@@ -260,7 +259,14 @@ mod tests {
     fn call(server: &str, phase: Phase, decision: Decision, rule: &str) -> Kind {
         let outcome = if phase == Phase::Intent { Outcome::Running } else { Outcome::Ok };
         let (phase, outcome, decision) = (phase as i32, outcome as i32, decision as i32);
-        Kind::Call(wire::Call { phase, server: server.into(), outcome, decision, rule: rule.into(), ..Default::default() })
+        Kind::Call(wire::Call {
+            phase,
+            server: server.into(),
+            outcome,
+            decision,
+            rule: rule.into(),
+            ..Default::default()
+        })
     }
 
     fn count(seen: &Seen, kind: &Kind) {
@@ -303,6 +309,9 @@ mod tests {
         seen.lost("one");
         let since = seen.reached().since_us;
         seen.lost("two");
-        assert_eq!(seen.reached(), Reached { since_us: since, why: "two".into(), certificate_until_us: 7, ..Default::default() });
+        assert_eq!(
+            seen.reached(),
+            Reached { since_us: since, why: "two".into(), certificate_until_us: 7, ..Default::default() }
+        );
     }
 }

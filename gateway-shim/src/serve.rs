@@ -26,6 +26,7 @@ use crate::{
     config::{Config, Faults, ServeConfig, ServerConfig, is_loopback},
     gateway::Gateway,
     listen::{self, Load},
+    server::Servers,
 };
 
 mod admit;
@@ -74,6 +75,7 @@ pub(crate) struct Shared {
     gateway: Gateway,
     access: Access,
     cuts: open::Cuts,
+    processes: Servers,
 }
 
 /// Reads every file that [`Front::new`] reads, and the access policy.
@@ -85,7 +87,7 @@ pub fn check(config: &Config) -> Result<(), Faults> {
         access(serve)?;
         tls::Acceptor::of(serve)?;
     }
-    config.servers.iter().try_for_each(|(name, server)| Server::of(name, server).map(drop))
+    config.servers.iter().try_for_each(|(name, server)| Server::check(name, server))
 }
 
 /// The access policy of the configuration's files.
@@ -125,7 +127,7 @@ impl Front {
         serve: ServeConfig,
         servers: &BTreeMap<String, ServerConfig>,
     ) -> Result<Arc<Self>, Faults> {
-        let shared = Arc::new(Shared { gateway, access, cuts: open::Cuts::default() });
+        let shared = Arc::new(Shared { gateway, access, cuts: open::Cuts::default(), processes: Servers::default() });
         let proxy = |(name, server): (&String, &ServerConfig)| {
             let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server)?;
             Ok((name.clone(), Arc::new(proxy)))
@@ -133,6 +135,11 @@ impl Front {
         let proxies = servers.iter().map(proxy).collect::<Result<_, Faults>>()?;
         let (waits, tls) = (Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT }, tls::Acceptor::of(&serve)?);
         Ok(Arc::new(Self { config: serve, shared, proxies, counts: Counts::default(), tls, waits }))
+    }
+
+    /// The servers that are programs, for `gateway-shim server`.
+    pub fn processes(&self) -> &Servers {
+        &self.shared.processes
     }
 
     /// The routes: an endpoint for each server.

@@ -85,6 +85,7 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
     ("argon2", &["ledger"], &["ledger/src/keys.rs"]),
     ("chacha20poly1305", &["", "ledger"], &["ledger/src/keys.rs"]),
     ("webpki", &["ledger", "gateway-shim"], &["gateway-shim/src/certificate.rs", "ledger/src/pki.rs"]),
+    ("landlock", &["gateway-shim"], &["gateway-shim/src/server/sandbox.rs"]),
     ("tar", &["verifier-cli"], &["verifier-cli/src"]),
     (
         "tonic",

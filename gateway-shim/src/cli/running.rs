@@ -75,4 +75,19 @@ impl Running {
     pub(super) async fn status(&self) -> Result<wire::ShimStatusResponse, Failed> {
         self.answered(self.remote.clone().status(wire::ShimStatusRequest {})).await
     }
+
+    /// The processes of its servers.
+    pub(super) async fn processes(&self) -> Result<Vec<wire::ServerProcesses>, Failed> {
+        Ok(self.answered(self.remote.clone().list_processes(wire::ListProcessesRequest {})).await?.servers)
+    }
+
+    /// Starts, stops or restarts a server.
+    pub(super) async fn change_processes(
+        &self,
+        server: String,
+        verb: wire::ProcessVerb,
+    ) -> Result<wire::ServerProcesses, Failed> {
+        let asked = wire::ChangeProcessesRequest { server, verb: verb as i32 };
+        self.answered(self.remote.clone().change_processes(asked)).await
+    }
 }

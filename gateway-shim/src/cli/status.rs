@@ -55,7 +55,8 @@ fn report(status: &wire::ShimStatusResponse, now_us: u64) -> String {
     }
     if !status.warnings.is_empty() {
         out.push_str("\nWARNINGS\n");
-        let lines = status.warnings.iter().map(|warning| format!("  {}\n", warning.replace("; hint: ", "\n    hint: ")));
+        let lines =
+            status.warnings.iter().map(|warning| format!("  {}\n", warning.replace("; hint: ", "\n    hint: ")));
         out.extend(lines);
     }
     if !status.servers.is_empty() {
@@ -123,7 +124,9 @@ fn clock_words(state: wire::ClockState) -> &'static str {
     match state {
         wire::ClockState::Synchronised => "synchronised",
         wire::ClockState::Unsynchronised => "NOT SYNCHRONISED",
-        wire::ClockState::Unknown | wire::ClockState::Unspecified => "this system does not say whether it is synchronised",
+        wire::ClockState::Unknown | wire::ClockState::Unspecified => {
+            "this system does not say whether it is synchronised"
+        }
     }
 }
 
@@ -161,7 +164,8 @@ impl Calls {
 }
 
 fn servers(status: &wire::ShimStatusResponse) -> Vec<Vec<String>> {
-    let columns = ["server", "kind", "state", "delivery", "in flight", "ok", "failed", "denied", "processes", "restarts"];
+    let columns =
+        ["server", "kind", "state", "delivery", "in flight", "ok", "failed", "denied", "processes", "restarts"];
     let mut rows = vec![row(columns)];
     let or = |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { text.to_owned() };
     for server in &status.servers {
@@ -298,7 +302,8 @@ mod tests {
             access: Some(wire::ShimAccess {
                 digest: vec![4; 32].into(),
                 file: "access.toml".to_owned(),
-                differs: "access.toml says something else than what is in force; hint: gateway-shim access plan".to_owned(),
+                differs: "access.toml says something else than what is in force; hint: gateway-shim access plan"
+                    .to_owned(),
                 members: 12,
                 rules: 5,
                 tokens: 14,

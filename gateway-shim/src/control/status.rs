@@ -2,7 +2,7 @@
 
 use custody::wire;
 
-use super::Controlled;
+use super::{Controlled, processes};
 use crate::{certificate, clock, config::Class, seen::OfServer};
 
 /// A certificate that ends within so many microseconds (14 days) is a warning: time to ask whoever issues it.
@@ -68,7 +68,18 @@ impl Controlled {
             recorded.entry(name.clone()).or_default();
         }
         let kind = |name: &str| self.config.servers.get(name).map_or("", |server| server.kind());
-        recorded.iter().map(|(name, of)| wire::ShimServer { kind: kind(name).to_owned(), ..server(name, of) }).collect()
+        let mut shown: Vec<_> = recorded
+            .iter()
+            .map(|(name, of)| wire::ShimServer { kind: kind(name).to_owned(), ..server(name, of) })
+            .collect();
+        for of_processes in self.processes.list().iter().map(processes::shown) {
+            if let Some(server) = shown.iter_mut().find(|server| server.name == of_processes.name) {
+                server.processes = u32::try_from(of_processes.processes.len()).unwrap_or(u32::MAX);
+                server.restarts = u32::try_from(of_processes.crashes).unwrap_or(u32::MAX);
+                (server.state, server.why) = (of_processes.state, of_processes.why);
+            }
+        }
+        shown
     }
 
     fn certificates(&self) -> Vec<wire::Certificate> {

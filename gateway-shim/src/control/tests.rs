@@ -60,7 +60,8 @@ async fn the_socket_is_its_owners_alone_and_there_is_one_for_each_folder() {
 async fn status_says_what_was_recorded_shipped_and_heard_of_the_ledger() {
     let (server, dir) = (Server::start().await, TempDir::new());
     let (gateway, config) = (server.gateway(&dir).await, config(&dir));
-    let serving = Socket::bind(&config).unwrap().serve(Controlled::new(gateway.clone(), config.clone()));
+    let serving =
+        Socket::bind(&config).unwrap().serve(Controlled::new(gateway.clone(), config.clone(), Servers::default()));
     let serving = tokio::spawn(serving);
     let call = |outcome: Outcome, decision: Decision| wire::Call {
         phase: Phase::Complete as i32,

@@ -27,6 +27,8 @@ pub enum Message {
         cancels: Option<String>,
         /// Key of the progress token of `notifications/progress`.
         progress: Option<String>,
+        /// Key of the id of the `subscriptions/listen` that it belongs to.
+        subscription: Option<String>,
         /// Id of the task that `notifications/tasks` tells of.
         task: Option<String>,
     },
@@ -234,6 +236,8 @@ struct Meta {
     client: Option<ClientInfo>,
     #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
     protocol: Option<String>,
+    #[serde(rename = "io.modelcontextprotocol/subscriptionId")]
+    subscription: Option<Value>,
 }
 
 #[derive(Default, Deserialize)]
@@ -306,8 +310,10 @@ fn message(object: Object<'_, 6>, length: usize) -> Result<Message, Malformed> {
             let method = method.clone();
             let cancels = params.request_id.as_ref().filter(|_| method == "notifications/cancelled").and_then(key);
             let progress = params.progress.as_ref().filter(|_| method == "notifications/progress").and_then(key);
+            let meta = params.meta.unwrap_or_default();
+            let subscription = meta.subscription.as_ref().and_then(key);
             let task = params.task.filter(|_| method == "notifications/tasks");
-            Ok(Message::Notification { method, cancels, progress, task })
+            Ok(Message::Notification { method, cancels, progress, subscription, task })
         }
         (None, Some(id)) => {
             // An error about a request whose id could not be read has the id null, and answers nobody.
@@ -394,6 +400,11 @@ fn params(raw: Option<&RawValue>) -> Result<Params, Malformed> {
 fn of_params<'a, T: Deserialize<'a>>(key: &str, value: Option<&'a RawValue>) -> Result<Option<T>, Malformed> {
     let Some(value) = value else { return Ok(None) };
     serde_json::from_str(value.get()).map_err(|_| Malformed::no_message(format!("in params: {key} is not in form")))
+}
+
+/// The key of an id that is this number.
+pub fn number_key(id: u64) -> String {
+    format!("n{id}")
 }
 
 fn id_key(id: &RawValue) -> Option<String> {

@@ -34,6 +34,7 @@ use crate::{
         envelope::{self, Message, Request},
         headers::{self, Era, Header, Headers},
     },
+    server::{Launcher, launch::rehearse},
     writer::{CallName, Refused},
 };
 
@@ -51,14 +52,30 @@ pub(super) enum Server {
 }
 
 impl Server {
-    pub(super) fn of(name: &str, config: &ServerConfig) -> Result<Self, Faults> {
+    fn of(name: &str, config: &ServerConfig, shared: &Shared) -> Result<Self, Faults> {
         Ok(match &config.url {
-            Some(url) => {
-                let credentials = Credentials::of(name, config)?;
-                Self::Http(Box::new(upstream::Upstream::new(name, url, config.ca.as_deref(), credentials)?))
+            Some(url) => Self::Http(Box::new(Self::http(name, url, config)?)),
+            None => {
+                let pool = shared.processes.add(name, config.process(), shared.gateway.clone());
+                Self::Stdio(stdio::Stdio::new(pool))
             }
-            None => Self::Stdio(stdio::Stdio::new(name, config)),
         })
+    }
+
+    fn http(name: &str, url: &str, config: &ServerConfig) -> Result<upstream::Upstream, Faults> {
+        let credentials = Credentials::of(name, config)?;
+        upstream::Upstream::new(name, url, config.ca.as_deref(), credentials)
+    }
+
+    /// Reads every file that it would read, and rehearses the start of a process.
+    pub(super) fn check(name: &str, config: &ServerConfig) -> Result<(), Faults> {
+        match &config.url {
+            Some(url) => Self::http(name, url, config).map(drop),
+            None => {
+                let rehearsed = rehearse(&Launcher::default(), &config.process());
+                rehearsed.map_err(|why| Faults(vec![format!("servers.{name}: failed to {why}")]))
+            }
+        }
     }
 }
 
@@ -135,6 +152,7 @@ impl Proxy {
         name: &str,
         config: &ServerConfig,
     ) -> Result<Self, Faults> {
+        let server = Server::of(name, config, &shared)?;
         Ok(Self {
             name: name.into(),
             gateway: shared.gateway.clone(),
@@ -145,7 +163,7 @@ impl Proxy {
             links: Links::default(),
             counts: Counts::default(),
             open: OpenCalls::default(),
-            server: Server::of(name, config)?,
+            server,
         })
     }
 
@@ -386,7 +404,7 @@ impl Proxy {
             Server::Stdio(server) => {
                 let cut = running.clone();
                 tokio::select! {
-                    answer = server.request(self, &came.headers, request, &body, running) => watched::until_cut(answer, cut),
+                    answer = server.request(self, came, request, &body, running) => watched::until_cut(answer, cut),
                     () = open::cut(cut.as_ref()) => error(StatusCode::OK, &raw_id, CODE_REVOKED, REVOKED),
                 }
             }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    refusal::{CODE_NOT_RECORDED, CODE_TOO_LONG, json},
+    refusal::{CODE_NO_SESSION, CODE_NOT_RECORDED, CODE_TOO_LONG, json},
     *,
 };
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
     testing::{TempDir, server, within},
 };
 
+mod life;
 mod members;
 mod modern;
 mod refused;
@@ -536,7 +537,8 @@ async fn stdio_sessions_have_a_limit() {
     let second = begin(&bench).await;
     assert_eq!(bench.post(&[], HELLO).await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(bench.send(Method::DELETE, &[(SESSION, second.as_str())], "").await.0, StatusCode::OK);
-    begin(&bench).await;
+    // Its process counts until it has ended.
+    within(async { while bench.post(&[], HELLO).await.0 == StatusCode::SERVICE_UNAVAILABLE {} }).await;
 }
 
 /// An MCP server behind TLS, with a certificate for these names from an authority of its own, whose PEM it gives.
