@@ -1,14 +1,25 @@
-//! Who may call what: patterns, the order of rules, and what is decided (FORMAT.md, 5.5).
+//! Who may call what: patterns, the order of rules, and what is decided (FORMAT.md, 5.6).
 //!
 //! What must hold: a gateway decides exactly as this does, however it is quick about it; so whoever has the records of an
 //! access policy can say what was allowed at any time, and hold each call against it.
 
-use crate::hash::sha256;
+use crate::{
+    hash::sha256,
+    id::MemberId,
+    wire::{AccessRule, Decision},
+};
+
+mod state;
+
+pub use state::{Holder, Member, State};
 
 /// Reserved name of the rule that denies what no rule is about.
 pub const DEFAULT_DENY: &str = "shim/default-deny";
 /// Reserved name of the rule that allows requests of a session to whoever may call anything at that server.
 pub const SESSION: &str = "shim/session";
+
+/// Label of a member for whom an identity provider's word is taken instead of a token.
+pub const IDENTITY_PROVIDER: &str = "identity-provider";
 
 /// Requests that a session is made of, and lists of what there is. They name nothing that could be called.
 pub const SESSION_METHODS: [&str; 11] = [
@@ -65,6 +76,71 @@ pub fn halves(pattern: &str) -> (&str, &str) {
 pub fn fits_tool(pattern: &str, server: &str, name: Option<&str>) -> bool {
     let (of_server, of_name) = halves(pattern);
     fits(of_server, server) && fits(of_name, name.unwrap_or_default())
+}
+
+/// The rules of a policy, in the order of evaluation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rules(pub Vec<AccessRule>);
+
+impl Rules {
+    /// What is decided of a request of this member, who is in these groups, and the name of the rule that decides.
+    pub fn decide(
+        &self,
+        member: &MemberId,
+        groups: &[String],
+        server: &str,
+        name: Option<&str>,
+        method: &str,
+    ) -> (Decision, &str) {
+        let first = self.0.iter().find(|rule| {
+            is_of(rule, member, groups)
+                && rule.tools.iter().any(|tool| fits_tool(tool, server, name))
+                && methods(rule).any(|pattern| fits(pattern, method))
+        });
+        match first {
+            Some(rule) => (rule.effect(), &rule.id),
+            None if SESSION_METHODS.contains(&method) && self.may_reach(member, groups, server) => {
+                (Decision::Allowed, SESSION)
+            }
+            None => (Decision::Denied, DEFAULT_DENY),
+        }
+    }
+
+    /// Whether a rule allows this member anything at a server that no rule before it takes away whole.
+    pub fn may_reach(&self, member: &MemberId, groups: &[String], server: &str) -> bool {
+        let mut denied = Vec::new();
+        for rule in self.0.iter().filter(|rule| is_of(rule, member, groups)) {
+            let mut there = rule.tools.iter().map(|tool| halves(tool)).filter(|(of_server, _)| fits(of_server, server));
+            let reaches = match rule.effect() {
+                Decision::Allowed => {
+                    there.next().is_some() && methods(rule).any(|it| !denied.contains(&"*") && !denied.contains(&it))
+                }
+                _ if there.any(|(_, of_name)| of_name == "*") => {
+                    denied.extend(methods(rule));
+                    false
+                }
+                _ => false,
+            };
+            if reaches {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Whether a rule or a limit is of this member, who is in these groups.
+pub fn is_of(rule: &AccessRule, member: &MemberId, groups: &[String]) -> bool {
+    let everyone = rule.members.is_empty() && rule.groups.is_empty();
+    everyone
+        || rule.members.iter().any(|id| id.as_ref() == member.as_ref())
+        || rule.groups.iter().any(|group| groups.contains(group))
+}
+
+/// A rule's patterns of methods.
+fn methods(rule: &AccessRule) -> impl Iterator<Item = &str> {
+    let default = rule.methods.is_empty().then_some("tools/call");
+    rule.methods.iter().map(String::as_str).chain(default)
 }
 
 #[cfg(test)]

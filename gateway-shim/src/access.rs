@@ -4,22 +4,43 @@
 //! ([`Access::judge`]), whether it is within the limits ([`Access::enter`]), and, for what is open when the policy changes,
 //! whether it still may be ([`Access::still_allowed`], woken by [`Access::changes`]).
 //!
+//! [`Engine`] is what changes it, for the control socket: [`Engine::plan`] says what applying the file would change,
+//! [`Engine::apply`] applies it, [`Engine::edit`] does a verb ([`Edit`]). Each change has a [`Reason`]; [`Changed`] says what it
+//! did, a line each, and has the tokens that it made, which are shown to whoever asked and then dropped.
+//! [`Engine::policy`] is what is in force, to list members and tokens from; [`Engine::differs`] is for the status.
+//!
 //! What must hold: nothing is allowed that no rule allows; the first rule that fits decides, the organisation's before the
 //! workspace's own; what is in force is swapped as a whole, so that no request sees half of a change; no token, and nothing
 //! by which a person is known, is in what this module logs, records, or shows as an error.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+};
 
 use custody::id::MemberId;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::{clock, config::Faults};
 
 mod compiled;
+mod edit;
+mod engine;
+mod index;
+mod limits;
+mod oidc;
+mod plan;
 pub mod policy;
 mod token;
 
 use compiled::Compiled;
+pub use edit::{Edit, NewRule};
+pub use engine::{ChangeError, Changed, Engine, Paths, Plan, Recorder};
+use limits::Counting;
+pub use limits::Slot;
+pub use oidc::{IdentityProvider, subject_digest};
+use oidc::{Provider, Vouched};
+pub use plan::{Actor, Change, Reason, plan};
 pub use policy::Policy;
 pub use token::OneTimeToken;
 
@@ -34,6 +55,8 @@ pub struct Caller {
     pub agent: Option<MemberId>,
     /// The member's groups, in order.
     pub groups: Arc<[String]>,
+    /// What an identity provider said.
+    vouched: Option<Arc<Vouched>>,
 }
 
 /// What a request asks for.
@@ -110,13 +133,6 @@ pub enum Cut {
     Unauthenticated(Unauthenticated),
 }
 
-/// A place among the calls in progress, within all limits. It is given back when this is dropped.
-#[derive(Debug)]
-pub struct Slot {
-    /// A longer response is cut, and ends as `over_limit`; none: no limit.
-    pub response_bytes_max: Option<u64>,
-}
-
 /// A limit that a request would exceed.
 #[derive(Clone, Debug)]
 pub struct OverLimit {
@@ -133,7 +149,18 @@ pub struct Access(Arc<Live>);
 #[derive(Debug)]
 struct Live {
     now: RwLock<Arc<Compiled>>,
+    counting: Counting,
     generation: watch::Sender<u64>,
+    provider: OnceLock<Trusted>,
+}
+
+/// An identity provider, and what it last said of each member's groups.
+#[derive(Debug)]
+struct Trusted {
+    provider: Arc<Provider>,
+    seen: Mutex<HashMap<MemberId, Arc<Vouched>>>,
+    /// To whoever records it.
+    news: mpsc::Sender<(MemberId, Arc<Vouched>)>,
 }
 
 impl Access {
@@ -142,9 +169,21 @@ impl Access {
     /// # Errors
     /// [`Faults`], all that were found.
     pub fn of(workspace: &str, organisation: Option<&str>) -> Result<Self, Faults> {
-        let compiled = Compiled::new(Policy::parse(workspace, organisation)?);
+        Ok(Self::new(Arc::new(Policy::parse(workspace, organisation)?)))
+    }
+
+    fn new(policy: Arc<Policy>) -> Self {
         let (generation, _) = watch::channel(0);
-        Ok(Self(Arc::new(Live { now: RwLock::new(Arc::new(compiled)), generation })))
+        let now = RwLock::new(Arc::new(Compiled::new(policy)));
+        Self(Arc::new(Live { now, counting: Counting::default(), generation, provider: OnceLock::new() }))
+    }
+
+    /// Puts another policy in force: what is asked from here on is decided by it, and whoever holds something open is woken.
+    fn swap(&self, compiled: Compiled) {
+        *self.0.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(compiled);
+        // What a provider says of groups is said anew, over what the policy says now.
+        self.forget_groups(None);
+        self.0.generation.send_modify(|generation| *generation += 1);
     }
 
     /// Says who calls, from the value of the header Authorization. `now_us` is the wall clock's.
@@ -152,7 +191,28 @@ impl Access {
     /// # Errors
     /// [`Unauthenticated`].
     pub fn authenticate(&self, authorization: Option<&str>, now_us: u64) -> Result<Caller, Unauthenticated> {
-        self.now().authenticate(authorization, now_us)
+        let (now, trusted) = (self.now(), self.0.provider.get());
+        let caller = now.authenticate(authorization, trusted.map(|trusted| &*trusted.provider), now_us)?;
+        let (Some(trusted), Some(vouched)) = (trusted, &caller.vouched) else { return Ok(caller) };
+        // Groups count once they are on their way to the records.
+        if trusted.is_told(caller.member, vouched) { Ok(caller) } else { Ok(now.without_groups(caller)) }
+    }
+
+    /// Takes an identity provider's word from here on; what it says of groups goes to `news`.
+    fn trust(&self, provider: Arc<Provider>, news: mpsc::Sender<(MemberId, Arc<Vouched>)>) {
+        let trusted = Trusted { provider, seen: Mutex::default(), news };
+        // There is one, for as long as this runs.
+        drop(self.0.provider.set(trusted));
+    }
+
+    /// Has a provider's word on the groups of one, or of all, told again.
+    fn forget_groups(&self, member: Option<MemberId>) {
+        let Some(trusted) = self.0.provider.get() else { return };
+        let mut seen = trusted.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match member {
+            Some(member) => drop(seen.remove(&member)),
+            None => seen.clear(),
+        }
     }
 
     /// Whether the caller may ask this.
@@ -171,7 +231,8 @@ impl Access {
     /// # Errors
     /// [`OverLimit`], the first in the policy's order.
     pub fn enter(&self, caller: &Caller, ask: &Ask<'_>) -> Result<Slot, OverLimit> {
-        self.now().enter(caller, ask, clock::now_us())
+        let now = self.now();
+        self.0.counting.enter(now.limits(caller, ask), caller, ask, clock::now_us())
     }
 
     /// Counts the changes of what is in force: whoever holds something open asks [`Self::still_allowed`] at each.
@@ -195,6 +256,25 @@ impl Access {
     /// What is in force.
     fn now(&self) -> Arc<Compiled> {
         Arc::clone(&self.0.now.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Trusted {
+    /// Whether a member's groups are what was told last, or are told now.
+    fn is_told(&self, member: MemberId, vouched: &Arc<Vouched>) -> bool {
+        if !self.provider.names_groups() {
+            return true;
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.get(&member).is_some_and(|seen| seen.groups == vouched.groups) {
+            return true;
+        }
+        // One entry for each member of the policy, at most.
+        let told = self.news.try_send((member, Arc::clone(vouched))).is_ok();
+        if told {
+            seen.insert(member, Arc::clone(vouched));
+        }
+        told
     }
 }
 

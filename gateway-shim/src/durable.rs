@@ -188,7 +188,8 @@ pub fn create_new(path: &Path, bytes: &[u8], secret: bool) -> io::Result<()> {
     sync_parent(path)
 }
 
-/// Puts `bytes` in place of a file, or makes it: after a crash there is the old one or the new one, whole.
+/// Puts `bytes` in place of a file, which keeps its mode, or makes it with mode 0600: after a crash there is the old one or
+/// the new one, whole.
 ///
 /// # Errors
 /// As the file system says.
@@ -198,10 +199,22 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     name.push(".new");
     let new = path.with_file_name(name);
     let mut file = options().create(true).truncate(true).open(&new)?;
+    if let Ok(old) = fs::metadata(path) {
+        file.set_permissions(old.permissions())?;
+    }
     file.write_all(bytes)?;
     sync_file(&file)?;
     // A crash here leaves the old file, and a `.new` that the next replacement overwrites.
     fs::rename(&new, path)?;
+    sync_parent(path)
+}
+
+/// Removes a file; durable when this returns.
+///
+/// # Errors
+/// As the file system says.
+pub fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
     sync_parent(path)
 }
 

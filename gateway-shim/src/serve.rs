@@ -39,7 +39,7 @@ mod proxy;
 mod refusal;
 mod sessions;
 mod stdio;
-mod tls;
+pub(crate) mod tls;
 mod upstream;
 mod watched;
 

@@ -139,6 +139,8 @@ pub(super) fn access_changes() -> Vec<Vec<u8>> {
         concurrent_calls: 4,
         request_bytes_max: 1_048_576,
         response_bytes_max: 4_194_304,
+        methods: vec!["tools/call".into(), "resources/*".into()],
+        shared: true,
     };
     let full = wire::AccessChange {
         actor: Some(access_change::Actor::ActorMember(fill::<16>(0xb6))),
@@ -153,6 +155,7 @@ pub(super) fn access_changes() -> Vec<Vec<u8>> {
         rule: Some(rule(Decision::Allowed)),
         expires_at: Some(AT + 86_400_000_000),
         policy_digest_before: Some(fill::<32>(0xb8)),
+        place: Some(2),
         ..bare(AccessAction::RuleAdded)
     };
     let denying = wire::AccessChange { rule: Some(rule(Decision::Denied)), ..bare(AccessAction::RuleRemoved) };
@@ -162,12 +165,17 @@ pub(super) fn access_changes() -> Vec<Vec<u8>> {
         AccessAction::TokenIssued,
         AccessAction::TokenRotated,
         AccessAction::TokenRevoked,
-        AccessAction::GroupChanged,
+        AccessAction::GroupJoined,
         AccessAction::RuleAdded,
         AccessAction::RuleRemoved,
         AccessAction::LimitChanged,
         AccessAction::ServerChanged,
         AccessAction::PolicyApplied,
+        AccessAction::GroupLeft,
+        AccessAction::LimitRemoved,
+        AccessAction::ServerRemoved,
+        AccessAction::AgentAdded,
+        AccessAction::AgentRemoved,
     ];
     let bare = actions.into_iter().map(bare);
     [full, denying].into_iter().chain(bare).map(|change| record(Is::AccessChange(change))).collect()

@@ -17,6 +17,10 @@ use crate::config::Faults;
 mod file;
 mod reading;
 
+/// A file with every key, all but the version in comments.
+pub const TEMPLATE: &str = include_str!("template.toml");
+/// Microseconds of a day.
+pub(super) const DAY_US: u64 = 86_400_000_000;
 /// What the names of the gateway's own rules begin with.
 const RESERVED: &str = "shim/";
 
@@ -39,6 +43,10 @@ pub struct Policy {
     pub limits: Vec<Limit>,
     /// By id.
     pub tokens: BTreeMap<[u8; 16], Token>,
+    /// Members by the digest of issuer and subject.
+    pub(super) member_by_subject: BTreeMap<[u8; 32], MemberId>,
+    /// Agents by the same.
+    pub(super) agent_by_subject: BTreeMap<[u8; 32], MemberId>,
 }
 
 /// A person, or a service that a person answers for.
@@ -48,8 +56,8 @@ pub struct Member {
     pub groups: BTreeSet<String>,
     /// Of a service: the person who answers for it.
     pub owner: Option<MemberId>,
-    /// Digest of issuer and subject, by which an identity provider's word on this member is known.
-    pub subject: Option<[u8; 32]>,
+    /// How an identity provider's word on this member is known; none: by tokens alone.
+    pub subject: Option<Subject>,
     /// May call nothing any more.
     pub revoked: bool,
 }
@@ -58,7 +66,16 @@ pub struct Member {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Agent {
     /// As of a member.
-    pub subject: Option<[u8; 32]>,
+    pub subject: Option<Subject>,
+}
+
+/// How an identity provider's word on a member is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// Its subject is the member's id.
+    Id,
+    /// By the digest of issuer and subject ([`super::subject_digest`]).
+    Digest([u8; 32]),
 }
 
 /// Labels of a server.
@@ -186,6 +203,24 @@ impl Policy {
         reading.workspace(workspace);
         reading.policy.digest = custody::access::policy_digest(workspace.as_bytes(), organisation.map(str::as_bytes));
         if reading.faults.is_empty() { Ok(reading.policy) } else { Err(Faults(reading.faults)) }
+    }
+
+    /// What can be used, and should not stay so: services whose owner was revoked, tokens that end within a week.
+    pub fn warnings(&self, now_us: u64) -> Vec<String> {
+        let active = |id: &MemberId| self.members.get(id).is_some_and(|member| !member.revoked);
+        let services = self.members.iter().filter(|(id, member)| active(id) && !member.owner.iter().all(active));
+        let services = services.map(|(id, _)| {
+            format!("nobody answers for the service {id}: its owner was revoked; hint: another owner, or member revoke")
+        });
+        let tokens = self.tokens.iter().filter(|(_, token)| {
+            let ends_soon = token.expires_at > now_us && token.expires_at - now_us < 7 * DAY_US;
+            !token.revoked && active(&token.member) && ends_soon
+        });
+        let tokens = tokens.map(|(id, token)| {
+            let id = custody::id::hex(id);
+            format!("token {id} of member {} ends within a week; hint: member rotate", token.member)
+        });
+        services.chain(tokens).collect()
     }
 }
 

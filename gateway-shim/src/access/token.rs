@@ -6,7 +6,7 @@ use custody::id::{hex, unhex};
 use subtle::ConstantTimeEq as _;
 
 /// What a token begins with, so that scanners for leaked secrets find it.
-const PREFIX: &str = "cst_";
+pub(super) const PREFIX: &str = "cst_";
 
 /// A token as its holder presents it. It is shown nowhere.
 pub(super) struct Presented {

@@ -11,7 +11,7 @@ use custody::{
 };
 
 use super::{
-    Agent, Limit, Member, Policy, RESERVED, Rule, Scope, Server, Token,
+    Agent, DAY_US, Limit, Member, Policy, RESERVED, Rule, Scope, Server, Subject, Token,
     file::{File, FileAgent, FileEffect, FileKind, FileLimit, FileMember, FileRule, FileServer, FileToken},
 };
 
@@ -27,8 +27,6 @@ const METHODS_MAX: usize = 32;
 const TOKEN_DAYS: u64 = 90;
 /// Days, 1 to 366: whoever holds a token is looked at once a year.
 const TOKEN_DAYS_MAX: u64 = 366;
-/// Microseconds of a day.
-const DAY_US: u64 = 86_400_000_000;
 
 /// A policy that is being read, and all that is wrong with it.
 #[derive(Default)]
@@ -104,6 +102,7 @@ impl Reading {
         self.limits(file.limits);
         self.tokens(file.tokens);
         self.names();
+        self.subjects();
     }
 
     fn members(&mut self, text: &str, members: BTreeMap<String, FileMember>) {
@@ -265,11 +264,28 @@ impl Reading {
                 faults.push(format!("members.{id}.owner is a service; hint: a person answers for a service"));
             }
         }
-        let subjects: Vec<_> = policy.members.values().filter_map(|member| member.subject).collect();
-        if subjects.iter().collect::<BTreeSet<_>>().len() < subjects.len() {
-            faults.push("two members have one subject; hint: one person is one member".into());
-        }
         faults.into_iter().for_each(|fault| self.fault(fault));
+    }
+
+    /// Who is known by which subject: one subject is of one member, and of one agent.
+    fn subjects(&mut self) {
+        let digest = |subject: &Option<Subject>| match subject {
+            Some(Subject::Digest(digest)) => Some(*digest),
+            _ => None,
+        };
+        let members = self.policy.members.iter().map(|(id, member)| (*id, digest(&member.subject)));
+        let agents = self.policy.agents.iter().map(|(id, agent)| (*id, digest(&agent.subject)));
+        let (mut by_member, mut by_agent, mut twice) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for (id, digest) in members {
+            twice.extend(digest.and_then(|digest| by_member.insert(digest, id)).map(|other| ("members", id, other)));
+        }
+        for (id, digest) in agents {
+            twice.extend(digest.and_then(|digest| by_agent.insert(digest, id)).map(|other| ("agents", id, other)));
+        }
+        for (section, id, other) in twice {
+            self.fault(format!("{section}.{id} and {section}.{other} have one subject; hint: take one of it away"));
+        }
+        (self.policy.member_by_subject, self.policy.agent_by_subject) = (by_member, by_agent);
     }
 
     /// Ids of rules and limits are one name space: a record names either.
@@ -325,12 +341,16 @@ impl Reading {
         id
     }
 
-    fn subject(&mut self, at: &str, text: &str) -> Option<[u8; 32]> {
+    fn subject(&mut self, at: &str, text: &str) -> Option<Subject> {
         let digest = text.strip_prefix("sha256:").and_then(unhex).and_then(|digest| <[u8; 32]>::try_from(digest).ok());
-        self.that(digest.is_some(), || {
-            format!("{at}.subject is no digest; hint: \"sha256:\" and 64 hex digits, so that no name stands here")
+        let subject = if text == "id" { Some(Subject::Id) } else { digest.map(Subject::Digest) };
+        self.that(subject.is_some(), || {
+            format!(
+                "{at}.subject is no digest; hint: \"sha256:\" and 64 hex digits of issuer|subject, so that no name stands here, \
+                 or \"id\" where the provider's subject is this id"
+            )
         });
-        digest
+        subject
     }
 }
 
