@@ -164,6 +164,7 @@ fn directory_example() -> String {
         version: crate::FORMAT_VERSION,
         name: "Ada Lovelace".into(),
         address: "ada@example.com".into(),
+        groups: ["dev", "on-call"].map(|group| format!("{}/{group}", "11".repeat(16))).to_vec(),
     };
     let contents = contents.encode_to_vec();
     let data = directory::associated_data(ORIGIN, member, revision);

@@ -27,8 +27,10 @@ use crate::{
     writer::{Command, Desk, FULL_WAIT, Fetch, Progress, Refused, receipts},
 };
 
+mod enrol;
 mod link;
 
+pub use enrol::{EnrolError, QUEUE_MAX, Question, Questions, WAIT as ENROL_WAIT, enrol};
 use link::CONNECT_WAIT;
 pub use link::{Link, Tls};
 
@@ -95,6 +97,8 @@ pub struct Client {
     pub progress: watch::Receiver<Progress>,
     /// Where is shown how it goes.
     pub seen: Seen,
+    /// Who somebody is.
+    pub questions: Questions,
 }
 
 /// Why a session ended.
@@ -225,6 +229,9 @@ impl Client {
         self.desk.tell(Command::Linked(true)).await?;
         tracing::info!(next_batch = welcome.next_batch, "connected to the ledger");
         self.seen.connected(self.link.certificate_until_us());
+        for question in self.questions.again() {
+            send(&session.outbox, from_gateway::Message::EnrolMember(question))?;
+        }
         loop {
             self.fill(&mut session).await?;
             let deadline = session.deadline();
@@ -235,6 +242,9 @@ impl Client {
                     if let Some(end) = self.take(message, &mut session, rewinds).await? {
                         return Ok(end);
                     }
+                }
+                question = self.questions.next() => {
+                    send(&session.outbox, from_gateway::Message::EnrolMember(question))?;
                 }
                 changed = self.progress.changed() => changed.map_err(|_| End::Stop(Stop::Writer))?,
                 () = clock::sleep_until(deadline) => self.time_passed(&mut session)?,
@@ -360,6 +370,7 @@ impl Client {
             Some(from_ledger::Message::Rejection(rejection)) => {
                 return self.rejected(&rejection, session, rewinds).await;
             }
+            Some(from_ledger::Message::MemberEnrolled(answered)) => self.questions.take(answered),
             Some(from_ledger::Message::Welcome(_)) | None => {}
         }
         Ok(None)

@@ -6,12 +6,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use custody::wire::{self, record::Kind};
-use tokio::sync::{oneshot, watch};
+use custody::{
+    id::MemberId,
+    wire::{self, record::Kind},
+};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     certificate,
-    client::{Client, Link, Stop, Tls},
+    client::{self, Client, EnrolError, Link, Question, Questions, Stop, Tls},
     clock,
     config::{Config, Faults, ForkConfig},
     durable::{Disk, Folder},
@@ -118,6 +121,7 @@ pub struct Gateway {
     drain_wait: Duration,
     shipping: Arc<Shipping>,
     seen: Seen,
+    questions: mpsc::Sender<Question>,
 }
 
 /// The shipping task, which ends with the last gateway that uses it, and the writer's thread with that.
@@ -183,6 +187,7 @@ impl Gateway {
         let (ending, ended) = watch::channel(None);
         let ending = Arc::new(ending);
         write_on_a_thread(life, Arc::clone(&ending))?;
+        let (questions, asked) = mpsc::channel(client::QUEUE_MAX);
         let client = Client {
             who: parts.who.clone(),
             key_id,
@@ -191,6 +196,7 @@ impl Gateway {
             desk: desk.clone(),
             progress: progress.clone(),
             seen: seen.clone(),
+            questions: Questions::new(asked),
         };
         let (running, over) = watch::channel(());
         let task = tokio::spawn(async move {
@@ -208,7 +214,7 @@ impl Gateway {
             }
         });
         let shipping = Arc::new(Shipping { task, over });
-        Ok(Self { desk, progress, ended, drain_wait: parts.drain_wait, shipping, seen })
+        Ok(Self { desk, progress, ended, drain_wait: parts.drain_wait, shipping, seen, questions })
     }
 
     /// Records a fact; durable in the spool when this returns. A call number of zero is given one.
@@ -244,6 +250,16 @@ impl Gateway {
             Some(durable) => durable.await.map(|()| running).map_err(|_| Refused::Stopped),
             None => Ok(running),
         }
+    }
+
+    /// The one id of a person in all workspaces, from the ledger, which makes it if the address is new to it. `groups` are all
+    /// of the person's in this gateway's workspace; an empty name leaves the one that is known. The same again is safe.
+    ///
+    /// # Errors
+    /// [`EnrolError`], with the next move.
+    pub async fn enrol_member(&self, name: &str, address: &str, groups: &[String]) -> Result<MemberId, EnrolError> {
+        self.ready().map_err(|_| EnrolError::Stopped)?;
+        client::enrol(&self.questions, client::ENROL_WAIT, (name, address, groups)).await
     }
 
     fn ready(&self) -> Result<(), Refused> {

@@ -264,12 +264,16 @@ pub(super) fn directory_entry() -> Vec<u8> {
 
 /// What an entry holds before it is encrypted: FORMAT.md encrypts the first of these.
 pub(super) fn directory_contents() -> Vec<Vec<u8>> {
-    let contents =
-        |name: &str, address: &str| wire::DirectoryContents { version: 1, name: name.into(), address: address.into() };
+    let contents = |name: &str, address: &str, groups: &[&str]| wire::DirectoryContents {
+        version: 1,
+        name: name.into(),
+        address: address.into(),
+        groups: groups.iter().map(|group| format!("{}/{group}", "11".repeat(16))).collect(),
+    };
     vec![
-        contents("Ada Lovelace", "ada@example.com").encode_to_vec(),
-        contents("深町 純", "").encode_to_vec(),
-        contents("", "build@example.com").encode_to_vec(),
+        contents("Ada Lovelace", "ada@example.com", &["dev", "on-call"]).encode_to_vec(),
+        contents("深町 純", "", &[]).encode_to_vec(),
+        contents("", "build@example.com", &["ci"]).encode_to_vec(),
     ]
 }
 

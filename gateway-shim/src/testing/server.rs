@@ -15,6 +15,7 @@ use custody::{
         self, FromGateway, FromLedger, RejectReason, from_gateway,
         from_ledger::Message,
         ingest_server::{Ingest, IngestServer},
+        member_enrolled::Answer,
     },
 };
 use prost::Message as _;
@@ -64,6 +65,10 @@ pub(crate) struct Script {
     pub(crate) refused: Option<(KeyId, RejectReason)>,
     /// Every batch that came, as it came.
     pub(crate) came: Vec<Bytes>,
+    /// Answers to who somebody is: an id, or a refusal for so many milliseconds; `None` ends the stream.
+    pub(crate) enrolments: VecDeque<Option<Result<[u8; 16], u32>>>,
+    /// What was asked.
+    pub(crate) enrolled: Vec<wire::EnrolMember>,
 }
 
 #[derive(Clone)]
@@ -203,6 +208,7 @@ impl Ingest for Shared {
                         assert!(request.contains("BEGIN CERTIFICATE REQUEST"), "{request}");
                         shared.script.lock().unwrap().certificate.take().map(|pem| vec![Message::Certificate(pem)])
                     }
+                    Some(from_gateway::Message::EnrolMember(asked)) => shared.enrol(asked),
                     _ => continue,
                 };
                 let Some(answers) = answers else { return };
@@ -240,6 +246,18 @@ impl Shared {
         }
         outbox.send(FromLedger { message: Some(Message::Welcome(welcome)) }).await.ok();
         head
+    }
+
+    /// `None` ends the stream.
+    fn enrol(&self, asked: wire::EnrolMember) -> Option<Vec<Message>> {
+        let mut script = self.script.lock().unwrap();
+        let number = asked.number;
+        script.enrolled.push(asked);
+        let answer = match script.enrolments.pop_front()?? {
+            Ok(member) => Answer::Member(Bytes::copy_from_slice(&member)),
+            Err(retry_after_ms) => Answer::Refusal(wire::MemberRefusal { retry_after_ms, detail: "a test".into() }),
+        };
+        Some(vec![Message::MemberEnrolled(wire::MemberEnrolled { number, answer: Some(answer) })])
     }
 
     /// `None` ends the stream.
