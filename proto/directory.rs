@@ -1,5 +1,5 @@
 //! Directory entries: names of people, readable with that member's key alone (FORMAT.md, 5.4), and the file that opens chosen
-//! ones to an auditor (5.5).
+//! ones to an auditor (5.7).
 //!
 //! What must hold: one address has one form, whoever writes it ([`Address`]); an entry opens under the one key that it commits
 //! to. XChaCha20-Poly1305 comes with the feature `directory`: no verdict needs it, and a gateway brings addresses only.
@@ -156,7 +156,7 @@ pub const DISCLOSED_MAX: usize = 10_000;
 /// Greatest length of a disclosure file in bytes: its lines have at most 127 each, but for two.
 pub const DISCLOSURE_BYTES_MAX: usize = 2 << 20;
 
-/// What opens chosen members' entries to whoever has the archive (5.5).
+/// What opens chosen members' entries to whoever has the archive (5.7).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disclosure {
     /// Name of the log.

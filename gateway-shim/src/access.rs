@@ -59,6 +59,14 @@ pub struct Caller {
     vouched: Option<Arc<Vouched>>,
 }
 
+#[cfg(test)]
+impl Caller {
+    /// A member without groups, as tests need one.
+    pub(crate) fn of_test(member: MemberId, token: Option<[u8; 16]>) -> Self {
+        Self { member, token, agent: None, groups: Vec::new().into(), vouched: None }
+    }
+}
+
 /// What a request asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {

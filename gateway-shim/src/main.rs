@@ -3,7 +3,8 @@
 use std::{process::ExitCode, time::Duration};
 
 use gateway_shim::{
-    cli::{self, At, EXIT_FAILED, EXIT_FORK, EXIT_REFUSED, EXIT_UNSHIPPED, Failed, Verb},
+    access::{ChangeError, Engine},
+    cli::{self, At, EXIT_CONFIG, EXIT_FAILED, EXIT_FORK, EXIT_REFUSED, EXIT_UNSHIPPED, Failed, Verb},
     config::{Config, RelayConfig, ServeConfig},
     control,
     gateway::{Ended, Gateway},
@@ -111,15 +112,16 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
         drop(stopped.wait_for(|stopped| *stopped).await);
     };
     let wait = Duration::from_secs(config.gateway.drain_s);
-    let front = match &port {
+    let (engine, front) = match &port {
         Port::Serve(_, serving) => {
-            let access = serve::access(serving)?;
-            Some(serve::Front::new(gateway.clone(), access, serving.clone(), &config.servers)?)
+            let engine = open_access(serving, &gateway).await?;
+            let front = serve::Front::new(gateway.clone(), engine.access(), serving.clone(), &config.servers)?;
+            (Some(engine), Some(front))
         }
-        Port::Relay(_) => None,
+        Port::Relay(_) => (None, None),
     };
     let processes = front.as_ref().map(|front| front.processes().clone()).unwrap_or_default();
-    let controlled = control::Controlled::new(gateway.clone(), config.clone(), processes);
+    let controlled = control::Controlled::new(gateway.clone(), config.clone(), processes, engine.clone());
     // Both answer until the end of the drain, so that somebody may see how that goes.
     let looked_at = metrics.map(|port| tokio::spawn(port.serve(controlled.clone())));
     let control = tokio::spawn(socket.serve(controlled));
@@ -135,10 +137,26 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
         // The one comes with the other.
         (Port::Serve(..), None) => {}
     }
+    if let Some(engine) = &engine {
+        engine.keep_counts().await;
+    }
     let code = drain(&gateway).await;
     control.abort();
     looked_at.iter().for_each(tokio::task::JoinHandle::abort);
     code
+}
+
+/// Puts in force what was, and completes a change that a crash cut short.
+async fn open_access(serving: &ServeConfig, gateway: &Gateway) -> Result<Engine, Failed> {
+    let opened = Engine::open(serving.policies(), gateway.clone()).await;
+    let engine = opened.map_err(|why| {
+        let code = if matches!(why, ChangeError::Refused(_)) { EXIT_CONFIG } else { EXIT_FAILED };
+        Failed::new(code, format!("put the access policy in force: {why}"))
+    })?;
+    if let Some(provider) = &serving.identity_provider {
+        engine.trust(provider.clone()).await?;
+    }
+    Ok(engine)
 }
 
 async fn drain(gateway: &Gateway) -> cli::Done {

@@ -72,9 +72,12 @@ impl Port {
 async fn speak(controlled: Controlled, stream: Connection<tokio::net::TcpStream>) {
     let load = stream.load();
     let answer = service_fn(move |request: Request<Incoming>| {
-        let _carried = load.request();
-        let answer = answer(&controlled, request.uri().path());
-        async move { Ok::<_, Infallible>(answer) }
+        let carried = load.request();
+        let (controlled, path) = (controlled.clone(), request.uri().path().to_owned());
+        async move {
+            let _carried = carried;
+            Ok::<_, Infallible>(answer(&controlled, &path).await)
+        }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(listen::HEAD_LIMIT);
@@ -82,9 +85,12 @@ async fn speak(controlled: Controlled, stream: Connection<tokio::net::TcpStream>
     builder.serve_connection(TokioIo::new(stream), answer).await.ok();
 }
 
-fn answer(controlled: &Controlled, path: &str) -> Response<Full<Bytes>> {
+async fn answer(controlled: &Controlled, path: &str) -> Response<Full<Bytes>> {
     let (status, body) = match path {
-        "/metrics" => (StatusCode::OK, text(&controlled.shown(clock::now_us()), controlled.seen(), open_files())),
+        "/metrics" => {
+            let status = controlled.shown(clock::now_us()).await;
+            (StatusCode::OK, text(&status, controlled.seen(), open_files()))
+        }
         _ => (StatusCode::NOT_FOUND, "there is nothing here; hint: /metrics\n".to_owned()),
     };
     let mut answer = Response::new(Full::new(body.into()));

@@ -93,7 +93,7 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
         &[
             "gateway-shim/src/cli/running.rs",
             "gateway-shim/src/client",
-            "gateway-shim/src/control.rs",
+            "gateway-shim/src/control",
             "gateway-shim/src/relay",
             "ledger/src/admin.rs",
             "ledger/src/cli/admin.rs",

@@ -78,6 +78,14 @@ pub struct Slot {
     counting: Counting,
 }
 
+#[cfg(test)]
+impl Slot {
+    /// One that counts nowhere.
+    pub(crate) fn of_test() -> Self {
+        Self { response_bytes_max: None, held: Vec::new(), counting: Counting::default() }
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         if self.held.is_empty() {

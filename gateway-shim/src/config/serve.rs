@@ -7,6 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use serde::Deserialize;
 
 use super::Check;
+use crate::access::{IdentityProvider, Paths};
 
 /// `[serve]`
 #[derive(Clone, Debug, Deserialize)]
@@ -26,6 +27,8 @@ pub struct ServeConfig {
     pub access: PathBuf,
     /// The organisation's denies, which stand above it.
     pub organisation: Option<PathBuf>,
+    /// Whose word on members is taken besides tokens.
+    pub identity_provider: Option<IdentityProvider>,
     /// Names under which clients may call, besides those of loopback.
     #[serde(default)]
     pub hosts: Vec<String>,
@@ -64,11 +67,20 @@ impl ServeConfig {
         }
         let inside = self.metrics.is_none_or(|metrics| metrics.ip().is_loopback());
         check.that(inside, || "serve.metrics is not on loopback; hint: 127.0.0.1, and a scraper on this machine".into());
+        let faults = self.identity_provider.iter().flat_map(IdentityProvider::faults);
+        check.0.extend(faults.map(|fault| format!("serve.identity_provider: {fault}")));
         check.range("serve.request_kib_max", self.request_kib_max, 1, 65_536);
+    }
+
+    /// Where the access policies are.
+    pub fn policies(&self) -> Paths {
+        let (dir, workspace) = (self.dir.clone(), self.access.clone());
+        Paths { dir, workspace, organisation: self.organisation.clone() }
     }
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let optional = [&mut self.certificate, &mut self.key, &mut self.organisation];
-        [&mut self.dir, &mut self.access].into_iter().chain(optional.into_iter().flatten())
+        let provider = self.identity_provider.iter_mut().flat_map(|of| [&mut of.jwks_file, &mut of.ca]);
+        [&mut self.dir, &mut self.access].into_iter().chain(optional.into_iter().chain(provider).flatten())
     }
 }

@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn every_request_is_decided_on_by_method_and_name() {
-        let caller = Caller { member: MemberId([1; 16]), token: None, agent: None, groups: Vec::new().into() };
+        let caller = Caller::of_test(MemberId([1; 16]), None);
         let server: Arc<str> = "s".into();
         for (method, params, name) in [
             ("tools/call", r#"{"name":"echo","uri":"u"}"#, Some("echo")),

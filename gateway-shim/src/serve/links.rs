@@ -132,7 +132,7 @@ mod tests {
 
     fn asked(member: u8) -> Asked {
         let (member, token) = (MemberId([member; 16]), Some([1; 16]));
-        let caller = Caller { member, token, agent: None, groups: Vec::new().into() };
+        let caller = Caller::of_test(member, token);
         let (server, method, name) = ("test".into(), "tools/call".into(), Some("slow".into()));
         Asked { caller, server, method, name, from_server: false, request_bytes: 0, round: 1 }
     }

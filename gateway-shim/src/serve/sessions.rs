@@ -174,7 +174,7 @@ mod tests {
 
     fn member(number: u8, token: u8) -> Caller {
         let (member, token) = (MemberId([number; 16]), Some([token; 16]));
-        Caller { member, token, agent: None, groups: Vec::new().into() }
+        Caller::of_test(member, token)
     }
 
     #[test]

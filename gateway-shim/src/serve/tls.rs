@@ -22,7 +22,7 @@ use crate::config::{Faults, ServeConfig};
 ///
 /// # Errors
 /// [`Faults`] when no authority can be read.
-pub(super) fn connector(
+pub(crate) fn connector(
     name: &str,
     http: HttpConnector,
     https: bool,
@@ -37,7 +37,7 @@ pub(super) fn connector(
         Some(ca) => builder.with_root_certificates(authorities(name, ca).map_err(fault)?),
         None if https => builder.with_native_roots().map_err(|error| {
             fault(format!(
-                "this system has no certificate authorities ({error}); hint: install ca-certificates, or servers.{name}.ca"
+                "this system has no certificate authorities ({error}); hint: install ca-certificates, or {name}.ca"
             ))
         })?,
         None => builder.with_root_certificates(RootCertStore::empty()),
@@ -47,7 +47,7 @@ pub(super) fn connector(
 }
 
 fn authorities(name: &str, path: &Path) -> Result<RootCertStore, String> {
-    let of_file = |error: String| format!("servers.{name}.ca cannot be used: {error}; hint: PEM certificates");
+    let of_file = |error: String| format!("{name}.ca cannot be used: {error}; hint: PEM certificates");
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| of_file(error.to_string()))? {
         let certificate = certificate.map_err(|error| of_file(error.to_string()))?;

@@ -117,7 +117,7 @@ impl Upstream {
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(10)));
-        let connector = tls::connector(name, connector, uri.scheme_str() == Some("https"), ca)?;
+        let connector = tls::connector(&format!("servers.{name}"), connector, uri.scheme_str() == Some("https"), ca)?;
         let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { uri, client, credentials: credentials.map(Arc::new) })
     }

@@ -32,7 +32,7 @@ impl Source {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_connect_timeout(Some(WAIT));
-        let connector = serve::tls::connector(http, true, config.ca.as_deref())?;
+        let connector = serve::tls::connector("serve.identity_provider", http, true, config.ca.as_deref())?;
         Ok(Self::Url(url, Box::new(Client::builder(TokioExecutor::new()).build(connector))))
     }
 

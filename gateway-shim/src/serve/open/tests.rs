@@ -6,13 +6,13 @@ use super::*;
 use crate::testing::{TempDir, server::Server, within};
 
 fn asked() -> Asked {
-    let caller = Caller { member: MemberId([1; 16]), token: None, agent: None, groups: Vec::new().into() };
+    let caller = Caller::of_test(MemberId([1; 16]), None);
     let (server, method, name) = ("test".into(), "tools/call".into(), Some("asked".into()));
     Asked { caller, server, method, name, from_server: true, request_bytes: 0, round: 1 }
 }
 
 fn slot() -> Slot {
-    Slot { response_bytes_max: None }
+    Slot::of_test()
 }
 
 fn judgement() -> Judgement {
