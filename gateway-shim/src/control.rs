@@ -9,9 +9,9 @@
 use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use custody::wire::{
-    AccessChanged, AccessPlan, ApplyAccessRequest, ChangeAccessRequest, ChangeProcessesRequest, ShimMembersRequest,
-    ShimMembersResponse, PlanAccessRequest, ListProcessesRequest, ListProcessesResponse, ServerProcesses, ShimStatusRequest,
-    ShimStatusResponse,
+    AccessChanged, AccessPlan, ApplyAccessRequest, ChangeAccessRequest, ChangeProcessesRequest, ListProcessesRequest,
+    ListProcessesResponse, PlanAccessRequest, ServerProcesses, ShimMembersRequest, ShimMembersResponse,
+    ShimStatusRequest, ShimStatusResponse,
     control_server::{Control, ControlServer},
 };
 use tokio::net::UnixListener;

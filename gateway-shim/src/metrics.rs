@@ -24,7 +24,11 @@ use crate::{
 
 /// Name, kind and meaning of every metric.
 pub const TABLE: &[(&str, &str, &str)] = &[
-    ("custody_gateway_calls_total", "counter", "calls that have ended and are on record, by server, decision and outcome"),
+    (
+        "custody_gateway_calls_total",
+        "counter",
+        "calls that have ended and are on record, by server, decision and outcome",
+    ),
     ("custody_gateway_refusals_total", "counter", "refusals on record, by the rule of the shim, or `policy`"),
     ("custody_gateway_calls_running", "gauge", "calls that have begun and not ended"),
     ("custody_gateway_taking", "gauge", "1 while records are taken"),
@@ -52,7 +56,8 @@ impl Port {
     pub async fn bind(config: &Config) -> Result<Option<Self>, String> {
         let Some(address) = config.serve.as_ref().and_then(|serve| serve.metrics) else { return Ok(None) };
         let bound = TcpListener::bind(address).await;
-        let named = |why| format!("listen on {address}: {why}; hint: serve.metrics names the address; is it another's?");
+        let named =
+            |why| format!("listen on {address}: {why}; hint: serve.metrics names the address; is it another's?");
         bound.map(|listener| Some(Self(listener))).map_err(named)
     }
 
@@ -213,7 +218,13 @@ mod tests {
         ];
         let status = wire::ShimStatusResponse {
             state: "serving".to_owned(),
-            spool: Some(wire::ShimSpool { running: 2, bytes: 4_096, bytes_max: 1 << 30, held: 9, ..Default::default() }),
+            spool: Some(wire::ShimSpool {
+                running: 2,
+                bytes: 4_096,
+                bytes_max: 1 << 30,
+                held: 9,
+                ..Default::default()
+            }),
             ledger: Some(wire::ShimLedger { connected: true, receipt_at: 7_900_000, ..Default::default() }),
             servers: vec![wire::ShimServer {
                 name: "files".to_owned(),

@@ -24,7 +24,19 @@ fn an_address_has_one_form() {
     let longest = "a".repeat(ADDRESS_BYTES_MAX);
     assert!(Address::parse(&longest).is_ok());
     let longer = "a".repeat(ADDRESS_BYTES_MAX + 1);
-    let bad = ["", "  ", "a b@c", "ada@", "@c", "a@b@c", "ada@example.com.", "ада@example.com", "a\u{a0}b", "a\u{7f}b", &longer];
+    let bad = [
+        "",
+        "  ",
+        "a b@c",
+        "ada@",
+        "@c",
+        "a@b@c",
+        "ada@example.com.",
+        "ада@example.com",
+        "a\u{a0}b",
+        "a\u{7f}b",
+        &longer,
+    ];
     for bad in bad {
         assert!(Address::parse(bad).is_err(), "{bad:?}");
     }

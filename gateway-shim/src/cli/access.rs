@@ -90,7 +90,9 @@ fn planned(plan: &wire::AccessPlan) -> String {
     let before = hex(&plan.before);
     match plan.lines.is_empty() {
         true if plan.before == plan.after => format!("nothing would change; in force is {before}"),
-        true => format!("no rule, member, token or limit would change, the text alone: {before} -> {}", hex(&plan.after)),
+        true => {
+            format!("no rule, member, token or limit would change, the text alone: {before} -> {}", hex(&plan.after))
+        }
         false => format!("{}\nin force {before}\nthen     {}", plan.lines.join("\n"), hex(&plan.after)),
     }
 }

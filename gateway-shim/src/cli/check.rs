@@ -86,7 +86,11 @@ pub(super) async fn run(args: CheckArgs) -> Done {
         let what = format!("server {name}");
         look.either(&what, one_server(&config, name, server, args.offline).await);
         if to_fill_in(server) {
-            look.add(How::Wrong, &what, format!("{FILL_IN} stands where a value must; hint: its section, and the files it names"));
+            look.add(
+                How::Wrong,
+                &what,
+                format!("{FILL_IN} stands where a value must; hint: its section, and the files it names"),
+            );
         }
     }
     look.0.extend(sandboxes());
@@ -129,14 +133,22 @@ fn keys(config: &Config, now_us: u64, look: &mut Look) {
     look.either("TLS key", file(&own.tls_key, key::read_secret(&own.tls_key).map(drop)));
     match gateway::certificate_until_us(config) {
         Ok(None) => look.add(How::Ok, "enrolment", "there; this ledger needs no certificate"),
-        Ok(Some(until_us)) => look.either("enrolment", lasts(until_us, now_us, "gateway-shim request, then ledger gateway enrol")),
+        Ok(Some(until_us)) => {
+            look.either("enrolment", lasts(until_us, now_us, "gateway-shim request, then ledger gateway enrol"))
+        }
         Err(why) => look.add(How::Wrong, "enrolment", why.to_string()),
     }
     if let Some(path) = config.serve.as_ref().and_then(|serve| serve.certificate.as_ref()) {
         let hint = "hint: serve.certificate names a PEM file";
-        let pem = std::fs::read_to_string(path).map_err(|why| format!("{} cannot be read: {why}; {hint}", path.display()));
-        let read = pem.and_then(|pem| certificate::validity(&pem).ok_or_else(|| format!("{} holds no certificate; {hint}", path.display())));
-        look.either("certificate to members", read.and_then(|of| lasts(of.not_after_us, now_us, "renew it; a running shim reads it again")));
+        let pem =
+            std::fs::read_to_string(path).map_err(|why| format!("{} cannot be read: {why}; {hint}", path.display()));
+        let read = pem.and_then(|pem| {
+            certificate::validity(&pem).ok_or_else(|| format!("{} holds no certificate; {hint}", path.display()))
+        });
+        look.either(
+            "certificate to members",
+            read.and_then(|of| lasts(of.not_after_us, now_us, "renew it; a running shim reads it again")),
+        );
     }
 }
 
@@ -161,9 +173,9 @@ fn spool(config: &Config, look: &mut Look) {
     let tried = durable::create_new(&probe, b"", true).and_then(|()| durable::remove(&probe));
     look.either(
         "spool",
-        tried
-            .map(|()| format!("{} may be written", dir.display()))
-            .map_err(|why| format!("{} may not be written: {why}; hint: whose folder is it, and is there space?", dir.display())),
+        tried.map(|()| format!("{} may be written", dir.display())).map_err(|why| {
+            format!("{} may not be written: {why}; hint: whose folder is it, and is there space?", dir.display())
+        }),
     );
     let Some(free) = durable::free_bytes(there) else { return };
     let (used, most) = (durable::bytes_in(dir), config.spool.mib_max << 20);
@@ -179,7 +191,10 @@ fn access(config: &Config, now_us: u64, look: &mut Look) {
     let paths = serve.policies();
     let read = |path: &Path, key: &str| {
         std::fs::read_to_string(path).map_err(|why| {
-            format!("{} cannot be read: {why}; hint: serve.{key} names it; gateway-shim access template prints one", path.display())
+            format!(
+                "{} cannot be read: {why}; hint: serve.{key} names it; gateway-shim access template prints one",
+                path.display()
+            )
         })
     };
     let texts = read(&paths.workspace, "access").and_then(|workspace| {
@@ -205,7 +220,11 @@ fn access(config: &Config, now_us: u64, look: &mut Look) {
         Some(text) if text == workspace && in_force(&paths.organisation_in_force()) == organisation => {
             look.add(How::Ok, "in force", "what the file says");
         }
-        Some(_) => look.add(How::Note, "in force", "something else than the file says; hint: gateway-shim access plan shows the difference"),
+        Some(_) => look.add(
+            How::Note,
+            "in force",
+            "something else than the file says; hint: gateway-shim access plan shows the difference",
+        ),
     }
 }
 
@@ -254,7 +273,9 @@ async fn running(config: &Config, look: &mut Look) {
             let shipped = if ledger.connected { "connected to the ledger" } else { "not connected to the ledger" };
             look.add(How::Ok, "running", format!("a shim runs with this configuration, {shipped}"));
         }
-        Ok(status) => look.add(How::Wrong, "running", format!("it takes nothing more: {}; hint: its log says why", status.state)),
+        Ok(status) => {
+            look.add(How::Wrong, "running", format!("it takes nothing more: {}; hint: its log says why", status.state))
+        }
         Err(why) => look.add(How::Wrong, "running", why.text),
     }
 }
@@ -293,7 +314,8 @@ mod tests {
         for (name, server) in &config.servers {
             look.either(&format!("server {name}"), one_server(&config, name, server, false).await);
         }
-        let wrong: Vec<&str> = look.0.iter().filter(|found| found.how == How::Wrong).map(|found| found.what.as_str()).collect();
+        let wrong: Vec<&str> =
+            look.0.iter().filter(|found| found.how == How::Wrong).map(|found| found.what.as_str()).collect();
         for what in ["signing key", "TLS key", "enrolment", "access policy", "server gone"] {
             assert!(wrong.contains(&what), "{what} is not among {wrong:?}");
         }

@@ -55,7 +55,10 @@ fn url(config: &Config, server: Option<&str>, host: Option<&str>) -> Result<Stri
         (None, Some(known)) => known,
         (None, None) if serve.listen.ip().is_unspecified() => {
             let hint = "hint: --host HOST:PORT, or serve.hosts";
-            return Err(Failed::new(EXIT_FAILED, format!("name the address: serve.listen is every one there is; {hint}")));
+            return Err(Failed::new(
+                EXIT_FAILED,
+                format!("name the address: serve.listen is every one there is; {hint}"),
+            ));
         }
         (None, None) => serve.listen.to_string(),
     };

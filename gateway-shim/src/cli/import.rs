@@ -93,7 +93,10 @@ fn write(dir: &Path, before: Option<String>, taken: &Taken) -> Result<(), Failed
     let policy = dir.join(init::POLICY);
     match durable::create_new(&policy, init::policy(&taken.rules()).as_bytes(), false) {
         Err(why) if why.kind() == std::io::ErrorKind::AlreadyExists => {
-            say(&format!("{} is there, and stays as it is; the report below has the suggested rules", policy.display()));
+            say(&format!(
+                "{} is there, and stays as it is; the report below has the suggested rules",
+                policy.display()
+            ));
             Ok(())
         }
         done => done.map_err(failed(&policy)),

@@ -90,7 +90,10 @@ pub(super) fn configuration(facts: &Facts, servers: &str) -> String {
         }
     }
     if !servers.is_empty() {
-        out.push("# The servers that it stands in front of; `gateway-shim config template` has every key of their sections.".into());
+        out.push(
+            "# The servers that it stands in front of; `gateway-shim config template` has every key of their sections."
+                .into(),
+        );
         out.push(servers.trim_end().to_owned());
     }
     format!("{}\n", out.join("\n\n"))
@@ -144,11 +147,13 @@ mod tests {
         let facts = Facts { origin: Some("example.org/custody".into()), laptop: true, ..Facts::default() };
         let none = Config::parse(&configuration(&facts, "")).unwrap_err().to_string();
         assert_eq!(none.matches("hint: ").count(), 1, "a server is missing, and nothing else: {none}");
-        let config = Config::parse(&configuration(&facts, "[servers.files]\nurl = \"http://127.0.0.1:1/mcp\"\n")).unwrap();
+        let config =
+            Config::parse(&configuration(&facts, "[servers.files]\nurl = \"http://127.0.0.1:1/mcp\"\n")).unwrap();
         assert_eq!(config.gateway.origin, "example.org/custody");
         assert_eq!(config.gateway.class, crate::config::Class::Intermittent);
         assert!(config.relay.is_none() && config.servers.len() == 1);
-        let other = Config::parse(&configuration(&facts, "[servers.files]\nurl = \"http://127.0.0.1:1/mcp\"\n")).unwrap();
+        let other =
+            Config::parse(&configuration(&facts, "[servers.files]\nurl = \"http://127.0.0.1:1/mcp\"\n")).unwrap();
         assert_ne!(config.gateway.id, other.gateway.id, "each gateway has an id of its own");
         crate::access::Policy::parse(&policy("[[rules]]\nid = \"a\"\n"), None).unwrap();
     }

@@ -215,10 +215,13 @@ pub(super) async fn run(verb: MemberVerb) -> Done {
             let agent = agent.map(Into::into).unwrap_or_default();
             (at, why, Verb::IssueToken(wire::TokenMade { member: member.into(), agent, days }))
         }
-        MemberVerb::Revoke(OneOf { at, why, member, token }) => (at, why, either(member, token, Verb::RevokeMember, Verb::RevokeToken)?),
+        MemberVerb::Revoke(OneOf { at, why, member, token }) => {
+            (at, why, either(member, token, Verb::RevokeMember, Verb::RevokeToken)?)
+        }
         MemberVerb::Rotate { of: OneOf { at, why, member, token }, overlap_s } => {
             let rotated = |id| wire::Rotated { id, overlap_s };
-            let verb = either(member, token, |id| Verb::RotateMember(rotated(id)), |id| Verb::RotateToken(rotated(id)))?;
+            let verb =
+                either(member, token, |id| Verb::RotateMember(rotated(id)), |id| Verb::RotateToken(rotated(id)))?;
             (at, why, verb)
         }
     };
@@ -299,10 +302,14 @@ fn report(members: &wire::ShimMembersResponse, now_us: u64) -> String {
             _ => "person".to_owned(),
         };
         let mut first = Some([hex(&member.member), member.groups.join(" "), kind]);
-        let mut lines: Vec<[String; 3]> = member.tokens.iter().map(|token| {
-            let until = if token.revoked { "REVOKED".to_owned() } else { until(token.expires_at, now_us) };
-            [hex(&token.id), hex(&token.agent), until]
-        }).collect();
+        let mut lines: Vec<[String; 3]> = member
+            .tokens
+            .iter()
+            .map(|token| {
+                let until = if token.revoked { "REVOKED".to_owned() } else { until(token.expires_at, now_us) };
+                [hex(&token.id), hex(&token.agent), until]
+            })
+            .collect();
         if lines.is_empty() {
             lines.push(["none".to_owned(), String::new(), String::new()]);
         }

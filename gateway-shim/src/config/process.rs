@@ -65,7 +65,13 @@ fn environment_of(path: &Path, text: &str) -> Result<Vec<(String, String)>, Stri
     let of_line = |(at, line): (usize, &str)| {
         let pair = line.split_once('=').filter(|(name, value)| is_variable(name) && !value.contains('\0'));
         let pair = pair.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let wrong = || format!("read environment_file: line {} of {} is not NAME=value; hint: without `export`", at + 1, path.display());
+        let wrong = || {
+            format!(
+                "read environment_file: line {} of {} is not NAME=value; hint: without `export`",
+                at + 1,
+                path.display()
+            )
+        };
         pair.ok_or_else(wrong)
     };
     lines.map(of_line).collect()

@@ -66,7 +66,8 @@ impl ServeConfig {
             check.that(bare, named);
         }
         let inside = self.metrics.is_none_or(|metrics| metrics.ip().is_loopback());
-        check.that(inside, || "serve.metrics is not on loopback; hint: 127.0.0.1, and a scraper on this machine".into());
+        check
+            .that(inside, || "serve.metrics is not on loopback; hint: 127.0.0.1, and a scraper on this machine".into());
         let faults = self.identity_provider.iter().flat_map(IdentityProvider::faults);
         check.0.extend(faults.map(|fault| format!("serve.identity_provider: {fault}")));
         check.range("serve.request_kib_max", self.request_kib_max, 1, 65_536);

@@ -156,7 +156,9 @@ async fn add(
         }
         // A service is nobody that the ledger's directory knows.
         (true, true) if owner.is_some() => MemberId(random::bytes()),
-        (true, true) => return Err(unfit("it is not said who is added", "--person FILE, --member ID, or --service --owner ID")),
+        (true, true) => {
+            return Err(unfit("it is not said who is added", "--person FILE, --member ID, or --service --owner ID"));
+        }
     };
     let made = Edit::MemberAdd { member, owner, groups: add.groups, subject: None };
     let mut done = engine.edit(made, why.clone()).await.map_err(refused)?;

@@ -60,8 +60,12 @@ async fn the_socket_is_its_owners_alone_and_there_is_one_for_each_folder() {
 async fn status_says_what_was_recorded_shipped_and_heard_of_the_ledger() {
     let (server, dir) = (Server::start().await, TempDir::new());
     let (gateway, config) = (server.gateway(&dir).await, config(&dir));
-    let serving =
-        Socket::bind(&config).unwrap().serve(Controlled::new(gateway.clone(), config.clone(), Servers::default(), None));
+    let serving = Socket::bind(&config).unwrap().serve(Controlled::new(
+        gateway.clone(),
+        config.clone(),
+        Servers::default(),
+        None,
+    ));
     let serving = tokio::spawn(serving);
     let call = |outcome: Outcome, decision: Decision| wire::Call {
         phase: Phase::Complete as i32,
@@ -144,7 +148,10 @@ async fn a_change_over_the_socket_is_on_record_with_the_account_that_asked() {
     let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir.path()).unwrap());
     let mut changes = 0;
     for bytes in &records {
-        assert!(!bytes.windows(64).any(|part| part == token.rsplit('_').next().unwrap().as_bytes()), "a token is on record");
+        assert!(
+            !bytes.windows(64).any(|part| part == token.rsplit('_').next().unwrap().as_bytes()),
+            "a token is on record"
+        );
         if let Some(Kind::AccessChange(change)) = custody::record::decode(bytes).unwrap().kind
             && change.reason == "joined"
         {

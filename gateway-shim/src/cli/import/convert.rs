@@ -21,7 +21,18 @@ pub(super) const SECRETS: &str = "secrets";
 const NAME_MAX: usize = 64;
 /// What is said of itself in a client's entry, or concerns the client alone: nothing is lost without it.
 const OF_THE_CLIENT: [&str; 12] = [
-    "type", "transport", "command", "args", "env", "envFile", "url", "serverUrl", "headers", "disabled", "description", "gallery",
+    "type",
+    "transport",
+    "command",
+    "args",
+    "env",
+    "envFile",
+    "url",
+    "serverUrl",
+    "headers",
+    "disabled",
+    "description",
+    "gallery",
 ];
 /// Lists of tools that the client calls without asking.
 const APPROVED: [&str; 3] = ["autoApprove", "alwaysAllow", "trustedTools"];
@@ -58,8 +69,13 @@ impl Taken {
     /// Rules that the client's own lists suggest.
     pub(super) fn rules(&self) -> String {
         let of = |server: &Server| {
-            let tools: Vec<String> = server.approved.iter().map(|tool| quoted(&format!("{}/{tool}", server.name))).collect();
-            format!("[[rules]]\nid = \"imported-{}\"\neffect = \"allow\"\ngroups = [\"{FILL_IN}\"]\ntools = [{}]\n", server.name, tools.join(", "))
+            let tools: Vec<String> =
+                server.approved.iter().map(|tool| quoted(&format!("{}/{tool}", server.name))).collect();
+            format!(
+                "[[rules]]\nid = \"imported-{}\"\neffect = \"allow\"\ngroups = [\"{FILL_IN}\"]\ntools = [{}]\n",
+                server.name,
+                tools.join(", ")
+            )
         };
         let some = self.servers.iter().filter(|server| !server.approved.is_empty());
         some.map(of).collect::<Vec<_>>().join("\n")
@@ -83,7 +99,9 @@ fn one(all: &Configuration, found: &Found, names: &mut BTreeSet<String>) -> Resu
     let kind = if text("type").is_empty() { text("transport") } else { text("type") };
     let url = if text("url").is_empty() { text("serverUrl") } else { text("url") };
     if found.entry.get("disabled").and_then(Value::as_bool) == Some(true) {
-        return Err("the client has it switched off; hint: switch it on there and import again, if somebody needs it".into());
+        return Err(
+            "the client has it switched off; hint: switch it on there and import again, if somebody needs it".into()
+        );
     }
     if kind == "sse" || (kind.is_empty() && url.trim_end_matches('/').ends_with("/sse")) {
         return Err("it speaks HTTP+SSE of 2024-11-05, which is no longer part of MCP, and the shim does not; hint: most of these \
@@ -104,13 +122,15 @@ fn one(all: &Configuration, found: &Found, names: &mut BTreeSet<String>) -> Resu
     let command = command(&found.entry);
     match (url.is_empty(), command.is_empty()) {
         (false, _) => of.http(url, found.entry.get("headers").and_then(Value::as_object)),
-        (true, false) => match bridged(&command) {
-            Some((url, headers)) => {
-                of.change("it was reached through mcp-remote, a bridge on each person's machine; the shim reaches it itself".into());
-                of.http(&url, Some(&headers));
+        (true, false) => {
+            match bridged(&command) {
+                Some((url, headers)) => {
+                    of.change("it was reached through mcp-remote, a bridge on each person's machine; the shim reaches it itself".into());
+                    of.http(&url, Some(&headers));
+                }
+                None => of.stdio(&command, &found.entry),
             }
-            None => of.stdio(&command, &found.entry),
-        },
+        }
         (true, true) => return Err("it has neither url nor command; hint: does the client itself use it?".into()),
     }
     of.rest(&found.entry);
@@ -203,18 +223,24 @@ impl Converting<'_> {
         for placeholder in open {
             let asked = placeholder.strip_prefix("input:").map(|id| {
                 let how = self.all.inputs.get(id).filter(|how| !how.is_empty());
-                how.map_or_else(|| "VS Code asked each person for it".to_owned(), |how| format!("VS Code asked each person for it: {how}"))
+                how.map_or_else(
+                    || "VS Code asked each person for it".to_owned(),
+                    |how| format!("VS Code asked each person for it: {how}"),
+                )
             });
             let was = asked.unwrap_or_else(|| "the client put a value of each person's own machine there".to_owned());
             let placeholder = printable(placeholder);
-            self.to_do(format!("put a value in the place of {FILL_IN} in {place}, where ${{{placeholder}}} stood; {was}"));
+            self.to_do(format!(
+                "put a value in the place of {FILL_IN} in {place}, where ${{{placeholder}}} stood; {was}"
+            ));
         }
     }
 
     fn http(&mut self, url: &str, headers: Option<&Map<String, Value>>) {
         let Replaced { text, open } = self.replaced(url);
         let (plain, query) = text.split_once('?').map_or((text.as_str(), ""), |(plain, query)| (plain, query));
-        let secret = query.split('&').filter_map(|pair| pair.split_once('=')).any(|(name, value)| is_secret(name, value));
+        let secret =
+            query.split('&').filter_map(|pair| pair.split_once('=')).any(|(name, value)| is_secret(name, value));
         let kept = if secret || looks_like_one(&text) { without_user(plain) } else { text.clone() };
         if kept != text {
             self.to_do("its URL held a secret, which was left out of shim.toml; hint: does the server take it in a header? then \
@@ -227,9 +253,15 @@ impl Converting<'_> {
         for (name, value) in headers.into_iter().flatten() {
             let value = value.as_str().unwrap_or_default();
             if !is_secret(name, value) && !value.contains("${") {
-                self.change(format!("the header {} is not sent any more: the shim sends its own and one credential", printable(name)));
+                self.change(format!(
+                    "the header {} is not sent any more: the shim sends its own and one credential",
+                    printable(name)
+                ));
             } else if credential {
-                self.to_do(format!("the header {} is not taken over: the shim sends one credential; hint: which of them counts?", printable(name)));
+                self.to_do(format!(
+                    "the header {} is not taken over: the shim sends one credential; hint: which of them counts?",
+                    printable(name)
+                ));
             } else {
                 credential = true;
                 self.credential(name, value);
@@ -239,14 +271,19 @@ impl Converting<'_> {
 
     /// The secret goes into a file, or stays in the shim's environment.
     fn credential(&mut self, name: &str, value: &str) {
-        let (prefix, secret) = ["Bearer ", "Basic ", "token "].iter().find_map(|prefix| Some((*prefix, value.strip_prefix(prefix)?))).unwrap_or(("", value));
+        let (prefix, secret) = ["Bearer ", "Basic ", "token "]
+            .iter()
+            .find_map(|prefix| Some((*prefix, value.strip_prefix(prefix)?)))
+            .unwrap_or(("", value));
         let mut lines = vec![format!("header = {}", quoted(name)), format!("prefix = {}", quoted(prefix))];
         let variable = secret.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
         let variable = variable.map(|name| name.strip_prefix("env:").unwrap_or(name)).filter(|name| is_variable(name));
         match variable.filter(|_| self.all.client.replaces()) {
             Some(variable) => {
                 lines.push(format!("environment = {}", quoted(variable)));
-                self.to_do(format!("give the shim the variable {variable}: the client took it from each person's own environment"));
+                self.to_do(format!(
+                    "give the shim the variable {variable}: the client took it from each person's own environment"
+                ));
             }
             None => {
                 let path = format!("{SECRETS}/{}.token", self.out.name);
@@ -254,7 +291,10 @@ impl Converting<'_> {
                 lines.push(format!("file = {}", quoted(&path)));
                 self.open(&path, &open);
                 self.out.files.push((path.clone(), text));
-                self.change(format!("the secret of the header {} is in {path} now, mode 0600, and the shim sends it for everybody", printable(name)));
+                self.change(format!(
+                    "the secret of the header {} is in {path} now, mode 0600, and the shim sends it for everybody",
+                    printable(name)
+                ));
             }
         }
         self.out.tables.push(("credential".to_owned(), lines));
@@ -265,7 +305,8 @@ impl Converting<'_> {
         for (at, word) in command.iter().enumerate() {
             let Replaced { text, open } = self.replaced(word);
             let (option, value) = text.split_once('=').unwrap_or(("", &text));
-            let hidden = at > 0 && (after_secret || looks_like_one(value) || (option.starts_with('-') && names_one(option)));
+            let hidden =
+                at > 0 && (after_secret || looks_like_one(value) || (option.starts_with('-') && names_one(option)));
             after_secret = text.starts_with('-') && !text.contains('=') && names_one(&text);
             if hidden {
                 self.to_do(format!(
@@ -313,7 +354,10 @@ impl Converting<'_> {
                 other => other.to_string(),
             };
             if !is_variable(name) || value.contains(['\n', '\0']) {
-                self.to_do(format!("the variable {} is not taken over: its name or value is none that a line can have", printable(name)));
+                self.to_do(format!(
+                    "the variable {} is not taken over: its name or value is none that a line can have",
+                    printable(name)
+                ));
                 continue;
             }
             let Replaced { text, open } = self.replaced(&value);
@@ -359,7 +403,11 @@ impl Converting<'_> {
             } else if key == "cwd" && self.out.lines.iter().any(|line| line.starts_with("directory")) {
                 // Said where it was taken over.
             } else if !OF_THE_CLIENT.contains(&key.as_str()) {
-                self.change(format!("{} is not taken over: it means something to {} alone", printable(key), self.all.client.name()));
+                self.change(format!(
+                    "{} is not taken over: it means something to {} alone",
+                    printable(key),
+                    self.all.client.name()
+                ));
             }
         }
     }

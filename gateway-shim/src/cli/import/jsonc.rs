@@ -24,7 +24,10 @@ pub(super) fn plain(text: &str) -> String {
             ('/', Some('*')) => {
                 letters.next();
                 let mut before = ' ';
-                letters.by_ref().take_while(|letter| !(std::mem::replace(&mut before, *letter) == '*' && *letter == '/')).for_each(drop);
+                letters
+                    .by_ref()
+                    .take_while(|letter| !(std::mem::replace(&mut before, *letter) == '*' && *letter == '/'))
+                    .for_each(drop);
             }
             ('}' | ']', _) => {
                 let end = out.trim_end().len();

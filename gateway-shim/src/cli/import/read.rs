@@ -60,7 +60,8 @@ pub(super) struct Configuration {
 /// Why it is none, in words, with the next move.
 pub(super) fn servers(text: &str, path: &Path) -> Result<Configuration, String> {
     let parsed: Result<Value, _> = serde_json::from_str(&jsonc::plain(text));
-    let whole = parsed.map_err(|why| format!("line {} is not JSON; hint: does the client itself read it?", why.line()))?;
+    let whole =
+        parsed.map_err(|why| format!("line {} is not JSON; hint: does the client itself read it?", why.line()))?;
     let none = "it names no servers: neither mcpServers nor servers; hint: claude_desktop_config.json, .mcp.json, \
                 .claude.json, .cursor/mcp.json and .vscode/mcp.json do";
     let below = whole.get("mcp").filter(|below| below.get("servers").is_some()).unwrap_or(&whole);

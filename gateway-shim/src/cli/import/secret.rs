@@ -2,14 +2,59 @@
 
 /// Parts of names that say so, in capitals.
 const NAMES: &[&str] = &[
-    "KEY", "TOKEN", "SECRET", "PASS", "PASSWORD", "PWD", "PAT", "CREDENTIAL", "CREDENTIALS", "AUTH", "AUTHORIZATION", "COOKIE",
-    "DSN", "PRIVATE", "APIKEY", "BEARER", "CONNECTION", "CREDS", "SESSION", "WEBHOOK",
+    "KEY",
+    "TOKEN",
+    "SECRET",
+    "PASS",
+    "PASSWORD",
+    "PWD",
+    "PAT",
+    "CREDENTIAL",
+    "CREDENTIALS",
+    "AUTH",
+    "AUTHORIZATION",
+    "COOKIE",
+    "DSN",
+    "PRIVATE",
+    "APIKEY",
+    "BEARER",
+    "CONNECTION",
+    "CREDS",
+    "SESSION",
+    "WEBHOOK",
 ];
 /// How secrets of known kinds begin.
 const BEGINNINGS: &[&str] = &[
-    "sk-", "sk_", "pk_", "rk_", "ghp_", "gho_", "ghu_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "xapp-", "AKIA",
-    "ASIA", "eyJ", "AIza", "ya29.", "npm_", "pypi-", "hf_", "lin_api_", "ntn_", "secret_", "figd_", "dop_v1_", "SG.", "Bearer ",
-    "Basic ", "-----BEGIN",
+    "sk-",
+    "sk_",
+    "pk_",
+    "rk_",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "github_pat_",
+    "glpat-",
+    "xoxb-",
+    "xoxp-",
+    "xapp-",
+    "AKIA",
+    "ASIA",
+    "eyJ",
+    "AIza",
+    "ya29.",
+    "npm_",
+    "pypi-",
+    "hf_",
+    "lin_api_",
+    "ntn_",
+    "secret_",
+    "figd_",
+    "dop_v1_",
+    "SG.",
+    "Bearer ",
+    "Basic ",
+    "-----BEGIN",
 ];
 /// From this length on what mixes letters and digits counts as made by chance.
 const RANDOM_MIN: usize = 24;
@@ -41,7 +86,8 @@ fn has_password(value: &str) -> bool {
 }
 
 fn is_random(value: &str) -> bool {
-    let letters = value.len() >= RANDOM_MIN && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-+=".contains(&byte));
+    let letters =
+        value.len() >= RANDOM_MIN && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-+=".contains(&byte));
     let digits = value.bytes().filter(u8::is_ascii_digit).count();
     letters && digits >= 4 && value.bytes().any(|byte| byte.is_ascii_alphabetic())
 }

@@ -52,9 +52,15 @@ pub(super) fn pinned(command: &[String]) -> Option<Unpinned> {
             (name, version.is_some_and(|version| version != "latest"), "as in name==1.2.3")
         }
         "docker" | "podman" => {
-            let name = words.iter().find(|word| word.contains('/') && !word.contains('=') && !word.starts_with(['-', '/', '.']))?;
+            let name = words
+                .iter()
+                .find(|word| word.contains('/') && !word.contains('=') && !word.starts_with(['-', '/', '.']))?;
             let tag = name.rsplit('/').next().and_then(|end| end.split_once(':')).map(|(_, tag)| tag);
-            (*name, name.contains("@sha256:") || tag.is_some_and(|tag| tag != "latest"), "by a digest, as in name@sha256:...")
+            (
+                *name,
+                name.contains("@sha256:") || tag.is_some_and(|tag| tag != "latest"),
+                "by a digest, as in name@sha256:...",
+            )
         }
         _ => return None,
     };
