@@ -18,8 +18,14 @@ use crate::{
     spool::SpoolError,
 };
 
+mod access;
+mod check;
 mod config;
+mod connect;
+mod import;
+mod init;
 mod key;
+mod member;
 mod output;
 mod running;
 mod server;
@@ -95,6 +101,14 @@ pub enum Verb {
 /// Verbs that say something and end.
 #[derive(Debug, Subcommand)]
 pub enum Said {
+    /// Makes a folder with a commented configuration and access policy.
+    Init(init::InitArgs),
+    /// Takes the servers over from the configuration of an MCP client, and says what changes in meaning.
+    Import(import::ImportArgs),
+    /// Prints what goes into an MCP client's configuration, to reach the shim.
+    Connect(connect::ConnectArgs),
+    /// Tries servers, ledger, keys, clock, spool, certificates and policy, and says what is wrong and the next move.
+    Check(check::CheckArgs),
     /// Keys of this gateway.
     Key {
         /// What to do with them.
@@ -108,6 +122,18 @@ pub enum Said {
         /// What to do with it.
         #[command(subcommand)]
         verb: config::ConfigVerb,
+    },
+    /// The access policy of a running shim: who may call what.
+    Access {
+        /// What to do with it.
+        #[command(subcommand)]
+        verb: access::AccessVerb,
+    },
+    /// Who may come in, and what they may call.
+    Member {
+        /// What to do.
+        #[command(subcommand)]
+        verb: member::MemberVerb,
     },
     /// What a running shim does: its spool, its ledger, its servers, who may come in.
     Status(status::StatusArgs),
@@ -197,9 +223,15 @@ pub fn parse() -> Result<Verb, u8> {
 /// [`Failed`].
 pub async fn run(said: Said) -> Done {
     match said {
+        Said::Init(args) => init::run(&args),
+        Said::Import(args) => import::run(&args),
+        Said::Connect(args) => connect::run(&args),
+        Said::Check(args) => check::run(args).await,
         Said::Key { verb } => key::run(verb),
         Said::Request(args) => key::request(&args),
         Said::Config { verb } => config::run(&verb),
+        Said::Access { verb } => access::run(verb).await,
+        Said::Member { verb } => member::run(verb).await,
         Said::Status(args) => status::run(args).await,
         Said::Server { verb } => server::run(verb).await,
     }

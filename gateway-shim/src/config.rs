@@ -29,7 +29,7 @@ mod process;
 mod serve;
 mod servers;
 
-pub use process::{Limits, ProcessConfig, Profile, Sandbox};
+pub use process::{Limits, ProcessConfig, Profile, Sandbox, is_variable};
 pub use serve::ServeConfig;
 pub use servers::{BETWEEN, CredentialConfig, Mode, ServerConfig, Start};
 

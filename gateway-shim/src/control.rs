@@ -6,11 +6,12 @@
 //!
 //! It decodes, asks and encodes. What it asks decides.
 
-use std::{fs::File, io, path::PathBuf};
+use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use custody::wire::{
-    ChangeProcessesRequest, ListProcessesRequest, ListProcessesResponse, ServerProcesses, ShimStatusRequest,
-    ShimStatusResponse,
+    AccessChanged, AccessPlan, ApplyAccessRequest, ChangeAccessRequest, ChangeProcessesRequest, ListProcessesRequest,
+    ListProcessesResponse, PlanAccessRequest, ServerProcesses, ShimMembersRequest, ShimMembersResponse,
+    ShimStatusRequest, ShimStatusResponse,
     control_server::{Control, ControlServer},
 };
 use tokio::net::UnixListener;
@@ -18,14 +19,17 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
 use crate::{
+    access::Engine,
     clock,
     config::Config,
     durable,
     gateway::Gateway,
     listen::{self, Carried, Load},
+    seen::Seen,
     server::Servers,
 };
 
+mod access;
 mod processes;
 mod status;
 
@@ -100,17 +104,25 @@ impl Drop for Place {
     }
 }
 
-/// What a running shim shows, and what of it may be changed.
+/// What a running shim shows, and what of it may be changed. Cheap to clone.
+#[derive(Clone)]
 pub struct Controlled {
     gateway: Gateway,
-    config: Config,
+    config: Arc<Config>,
     processes: Servers,
+    /// `None` where no member comes in.
+    access: Option<Engine>,
 }
 
 impl Controlled {
     /// Of a running gateway, and of the servers that are its programs.
-    pub fn new(gateway: Gateway, config: Config, processes: Servers) -> Self {
-        Self { gateway, config, processes }
+    pub fn new(gateway: Gateway, config: Config, processes: Servers, access: Option<Engine>) -> Self {
+        Self { gateway, config: Arc::new(config), processes, access }
+    }
+
+    /// What its gateway shows of itself.
+    pub fn seen(&self) -> &Seen {
+        self.gateway.seen()
     }
 }
 
@@ -119,11 +131,16 @@ fn carried<T>(request: &Request<T>) -> Option<Carried> {
     request.extensions().get::<Load>().map(Load::request)
 }
 
+/// The account of whoever asks, as the system says.
+fn uid<T>(request: &Request<T>) -> Option<u32> {
+    request.extensions().get::<Load>()?.uid
+}
+
 #[tonic::async_trait]
 impl Control for Controlled {
     async fn status(&self, request: Request<ShimStatusRequest>) -> Result<Response<ShimStatusResponse>, Status> {
         let _carried = carried(&request);
-        Ok(Response::new(self.shown(clock::now_us())))
+        Ok(Response::new(self.shown(clock::now_us()).await))
     }
 
     async fn list_processes(
@@ -141,6 +158,26 @@ impl Control for Controlled {
     ) -> Result<Response<ServerProcesses>, Status> {
         let _carried = carried(&request);
         processes::change(&self.processes, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn plan_access(&self, request: Request<PlanAccessRequest>) -> Result<Response<AccessPlan>, Status> {
+        let _carried = carried(&request);
+        access::plan(self.access.as_ref(), request.into_inner()).await.map(Response::new)
+    }
+
+    async fn apply_access(&self, request: Request<ApplyAccessRequest>) -> Result<Response<AccessChanged>, Status> {
+        let (_carried, uid) = (carried(&request), uid(&request));
+        access::apply(self.access.as_ref(), uid, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn change_access(&self, request: Request<ChangeAccessRequest>) -> Result<Response<AccessChanged>, Status> {
+        let (_carried, uid) = (carried(&request), uid(&request));
+        access::change(self.access.as_ref(), &self.gateway, uid, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn members(&self, request: Request<ShimMembersRequest>) -> Result<Response<ShimMembersResponse>, Status> {
+        let _carried = carried(&request);
+        access::members(self.access.as_ref()).await.map(Response::new)
     }
 }
 

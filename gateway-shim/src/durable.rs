@@ -218,6 +218,18 @@ pub fn remove(path: &Path) -> io::Result<()> {
     sync_parent(path)
 }
 
+/// Free bytes of the file system where this folder is, for accounts that are not root; `None` where it does not say.
+pub fn free_bytes(dir: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Bytes of the files of a folder; 0 for one that is not there.
+pub fn bytes_in(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+}
+
 /// Makes a folder with the permissions `mode`, and those above it that are missing; durable when this returns. That it is
 /// there already is no error.
 ///

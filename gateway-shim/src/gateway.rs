@@ -364,6 +364,28 @@ pub fn check(config: &Config) -> Result<(), OpenError> {
     Ok(config.check_folders()?)
 }
 
+/// Connects to the ledger once, with its certificates, and says nothing there.
+///
+/// # Errors
+/// Why that is not possible, with the next move.
+pub async fn reach_ledger(config: &Config) -> Result<(), String> {
+    let parts = parts(config).map_err(|why| why.to_string())?;
+    parts.link.reach().await
+}
+
+/// When the certificate ends that is shown to the ledger; `None` without one.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn certificate_until_us(config: &Config) -> Result<Option<u64>, OpenError> {
+    let (enrolment, _) = config.enrolment()?;
+    if config.ledger.endpoint.starts_with("http://") {
+        return Ok(None);
+    }
+    let tls = tls(config, enrolment.authority, enrolment.certificate)?;
+    Ok(certificate::validity(&tls.certificate).map(|validity| validity.not_after_us))
+}
+
 fn parts(config: &Config) -> Result<Parts, OpenError> {
     let (enrolment, roots) = config.enrolment()?;
     let who = config.name();

@@ -23,6 +23,7 @@ pub mod gateway;
 pub mod key;
 pub mod listen;
 pub mod mcp;
+pub mod metrics;
 pub mod random;
 pub mod receipt;
 pub mod relay;

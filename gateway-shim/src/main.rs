@@ -3,12 +3,12 @@
 use std::{process::ExitCode, time::Duration};
 
 use gateway_shim::{
-    access::Engine,
-    cli::{self, At, EXIT_FAILED, EXIT_FORK, EXIT_REFUSED, EXIT_UNSHIPPED, Failed, Verb},
+    access::{ChangeError, Engine},
+    cli::{self, At, EXIT_CONFIG, EXIT_FAILED, EXIT_FORK, EXIT_REFUSED, EXIT_UNSHIPPED, Failed, Verb},
     config::{Config, RelayConfig, ServeConfig},
     control,
     gateway::{Ended, Gateway},
-    relay, serve,
+    metrics, relay, serve,
     server::{guard, stage},
 };
 use tokio::{
@@ -103,6 +103,7 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
     cli::files(&config)?;
     let port = Port::take(way_in).await?;
     let socket = control::Socket::bind(&config).map_err(|why| Failed::new(EXIT_FAILED, why))?;
+    let metrics = metrics::Port::bind(&config).await.map_err(|why| Failed::new(EXIT_FAILED, why))?;
     let gateway = Gateway::open(&config)?;
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(stop_on_signal(gateway.clone(), terminated, interrupted, stop));
@@ -113,15 +114,17 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
     let wait = Duration::from_secs(config.gateway.drain_s);
     let served = match &port {
         Port::Serve(_, serving) => {
-            let engine = policy(serving, gateway.clone()).await?;
+            let engine = open_access(serving, &gateway).await?;
             let front = serve::Front::new(gateway.clone(), engine.access(), serving.clone(), &config.servers)?;
             Some((engine, front))
         }
         Port::Relay(_) => None,
     };
     let processes = served.as_ref().map(|(_, front)| front.processes().clone()).unwrap_or_default();
-    let controlled = control::Controlled::new(gateway.clone(), config.clone(), processes);
-    // Answers until the end of the drain, so that somebody may see how that goes.
+    let engine = served.as_ref().map(|(engine, _)| engine.clone());
+    let controlled = control::Controlled::new(gateway.clone(), config.clone(), processes, engine);
+    // Both answer until the end of the drain, so that somebody may see how that goes.
+    let looked_at = metrics.map(|port| tokio::spawn(port.serve(controlled.clone())));
     let control = tokio::spawn(socket.serve(controlled));
     match (port, served) {
         (Port::Serve(listener, _), Some((engine, front))) => {
@@ -136,17 +139,24 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
         // The one comes with the other.
         (Port::Serve(..), None) => {}
     }
+    if let Some(engine) = &engine {
+        engine.keep_counts().await;
+    }
     let code = drain(&gateway).await;
     control.abort();
+    looked_at.iter().for_each(tokio::task::JoinHandle::abort);
     code
 }
 
-/// The access policy in force, and what changes it.
-async fn policy(serving: &ServeConfig, gateway: Gateway) -> Result<Engine, Failed> {
-    let engine = Engine::open(serve::access_paths(serving), gateway).await;
-    let engine = engine.map_err(|error| Failed::of(EXIT_FAILED, &error))?;
-    if let Some(provider) = serving.identity_provider.clone() {
-        engine.trust(*provider).await?;
+/// Puts in force what was, and completes a change that a crash cut short.
+async fn open_access(serving: &ServeConfig, gateway: &Gateway) -> Result<Engine, Failed> {
+    let opened = Engine::open(serving.policies(), gateway.clone()).await;
+    let engine = opened.map_err(|why| {
+        let code = if matches!(why, ChangeError::Refused(_)) { EXIT_CONFIG } else { EXIT_FAILED };
+        Failed::new(code, format!("put the access policy in force: {why}"))
+    })?;
+    if let Some(provider) = &serving.identity_provider {
+        engine.trust((**provider).clone()).await?;
     }
     if let Some(differs) = engine.differs().await {
         tracing::warn!("{differs}");

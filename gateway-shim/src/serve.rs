@@ -37,6 +37,7 @@ mod credential;
 mod links;
 mod open;
 mod port;
+mod probe;
 mod proxy;
 mod refusal;
 mod sessions;
@@ -47,6 +48,7 @@ mod watched;
 
 use counts::{COUNTS_EVERY, Counts};
 pub use port::serve;
+pub use probe::probe;
 pub use proxy::Proxy;
 use proxy::{Came, Server};
 use refusal::{CODE_NO_SESSION, Refusal, error};

@@ -273,13 +273,21 @@ impl Writer {
 
     fn show_progress(&self) {
         let state = self.spool.state();
+        self.seen.stands(Standing {
+            epoch: state.place.as_ref().map(|place| place.epoch),
+            next_record: state.next_number,
+            running: self.running.len() as u64,
+            unsigned: state.pending.len() as u64,
+            unshipped: state.unreceived.len() as u64,
+            held: state.held.len() as u64,
+            spool_bytes: self.spool.bytes(),
+        });
         let progress = Progress { next_order: self.spool.shown(), unreceived: state.unreceived.len() as u64 };
         self.progress.send_if_modified(|now| {
             let changed = *now != progress;
             *now = progress;
             changed
         });
-        self.show();
     }
 
     /// Notes whether there is something to sync, and says whether the thread has to be told.
@@ -307,6 +315,7 @@ impl Writer {
         Ok(Some((std::mem::take(&mut waiting.group), self.spool.syncing()?)))
     }
 
+    /// `took`: how long it waited for the disk.
     fn end_sync(&mut self, synced: Option<Synced>, took: Duration) -> Result<(), SpoolError> {
         if synced.is_some() {
             self.seen.synced(took);
@@ -315,19 +324,6 @@ impl Writer {
         self.waiting.syncing = None;
         self.show_progress();
         Ok(())
-    }
-
-    fn show(&self) {
-        let state = self.spool.state();
-        self.seen.stands(Standing {
-            epoch: Some(self.epoch()),
-            next_record: state.next_number,
-            running: self.running.len() as u64,
-            unsigned: state.pending.len() as u64,
-            unshipped: state.unreceived.len() as u64,
-            held: state.held.len() as u64,
-            spool_bytes: self.spool.bytes(),
-        });
     }
 
     /// How long nothing has to happen.

@@ -35,6 +35,7 @@ fn bash(script: &str, directory: &Path) -> ProcessConfig {
     ProcessConfig {
         command,
         environment: BTreeMap::new(),
+        environment_file: None,
         directory: directory.to_owned(),
         start: Start::OnDemand,
         idle_s_max: 600,

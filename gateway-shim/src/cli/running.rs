@@ -76,6 +76,26 @@ impl Running {
         self.answered(self.remote.clone().status(wire::ShimStatusRequest {})).await
     }
 
+    /// What applying a policy would change.
+    pub(super) async fn plan_access(&self, text: Option<String>) -> Result<wire::AccessPlan, Failed> {
+        self.answered(self.remote.clone().plan_access(wire::PlanAccessRequest { text })).await
+    }
+
+    /// Applies a policy.
+    pub(super) async fn apply_access(&self, asked: wire::ApplyAccessRequest) -> Result<wire::AccessChanged, Failed> {
+        self.answered(self.remote.clone().apply_access(asked)).await
+    }
+
+    /// Edits the policy in force.
+    pub(super) async fn change_access(&self, asked: wire::ChangeAccessRequest) -> Result<wire::AccessChanged, Failed> {
+        self.answered(self.remote.clone().change_access(asked)).await
+    }
+
+    /// All members.
+    pub(super) async fn members(&self) -> Result<wire::ShimMembersResponse, Failed> {
+        self.answered(self.remote.clone().members(wire::ShimMembersRequest {})).await
+    }
+
     /// The processes of its servers.
     pub(super) async fn processes(&self) -> Result<Vec<wire::ServerProcesses>, Failed> {
         Ok(self.answered(self.remote.clone().list_processes(wire::ListProcessesRequest {})).await?.servers)

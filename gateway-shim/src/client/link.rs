@@ -86,6 +86,18 @@ impl Link {
         connected.map_err(|_| End::Lost(SILENT.into()))?.map_err(lost)
     }
 
+    /// Whether a connection comes about.
+    ///
+    /// # Errors
+    /// Why not, with the next move.
+    pub async fn reach(&self) -> Result<(), String> {
+        match self.connect(CONNECT_WAIT).await {
+            Ok(_) => Ok(()),
+            Err(End::Lost(why) | End::Mend(why)) => Err(super::with_next_move(why)),
+            Err(_) => Err(super::with_next_move("the connection ended".into())),
+        }
+    }
+
     /// When two thirds of the certificate's life have passed, but not within a second from now; `None` without one.
     pub(super) fn renew_at_us(&self) -> Option<u64> {
         let at_us = certificate::validity(&self.tls.as_ref()?.certificate)?.renew_at_us();

@@ -2,11 +2,15 @@
 //!
 //! What each key excludes and what it does not is in SHIPPING.md; the bounds are checked here.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Check, Start};
+use crate::key;
 
 /// All of a server's configuration that concerns its processes; the keys are those of `[servers.NAME]`.
 #[derive(Clone, Debug)]
@@ -15,6 +19,8 @@ pub struct ProcessConfig {
     pub command: Vec<String>,
     /// Its whole environment besides PATH.
     pub environment: BTreeMap<String, String>,
+    /// File of more of it.
+    pub environment_file: Option<PathBuf>,
     /// Its working directory.
     pub directory: PathBuf,
     /// When its processes are started.
@@ -35,6 +41,46 @@ pub struct ProcessConfig {
     pub limits: Limits,
     /// What a process may reach.
     pub sandbox: Sandbox,
+}
+
+impl ProcessConfig {
+    /// All of a process's environment but PATH. Read anew for each process, so that a secret is changed without a restart of the
+    /// shim.
+    ///
+    /// # Errors
+    /// In words, when `environment_file` cannot be used.
+    pub fn whole_environment(&self) -> Result<BTreeMap<String, String>, String> {
+        let mut whole = self.environment.clone();
+        if let Some(path) = &self.environment_file {
+            let text = key::read_secret(path).map_err(|why| why.to_string())?;
+            whole.extend(environment_of(path, &text)?);
+        }
+        Ok(whole)
+    }
+}
+
+/// The variables of an environment file. What stands in it is never said: it is secret.
+fn environment_of(path: &Path, text: &str) -> Result<Vec<(String, String)>, String> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+    let of_line = |(at, line): (usize, &str)| {
+        let pair = line.split_once('=').filter(|(name, value)| is_variable(name) && !value.contains('\0'));
+        let pair = pair.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let wrong = || {
+            format!(
+                "read environment_file: line {} of {} is not NAME=value; hint: without `export`",
+                at + 1,
+                path.display()
+            )
+        };
+        pair.ok_or_else(wrong)
+    };
+    lines.map(of_line).collect()
+}
+
+/// Whether a variable may have this name.
+pub fn is_variable(name: &str) -> bool {
+    let begins = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    begins && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// `[servers.NAME.limits]`: bounds of each process; what is absent has no bound but the shim's own.

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use serde::Deserialize;
 
 use super::Check;
-use crate::access::IdentityProvider;
+use crate::access::{IdentityProvider, Paths};
 
 /// `[serve]`
 #[derive(Clone, Debug, Deserialize)]
@@ -32,6 +32,8 @@ pub struct ServeConfig {
     /// Names under which clients may call, besides those of loopback.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// Loopback address and port of `/metrics`; without it there is none.
+    pub metrics: Option<SocketAddr>,
     /// KiB, 1 to 65,536: a longer request is refused, because its envelope is read in memory.
     #[serde(default = "request_kib_max")]
     pub request_kib_max: usize,
@@ -66,7 +68,16 @@ impl ServeConfig {
         for fault in self.identity_provider.iter().flat_map(|provider| provider.faults()) {
             check.that(false, || fault);
         }
+        let inside = self.metrics.is_none_or(|metrics| metrics.ip().is_loopback());
+        check
+            .that(inside, || "serve.metrics is not on loopback; hint: 127.0.0.1, and a scraper on this machine".into());
         check.range("serve.request_kib_max", self.request_kib_max, 1, 65_536);
+    }
+
+    /// Where the access policies are.
+    pub fn policies(&self) -> Paths {
+        let (dir, workspace) = (self.dir.clone(), self.access.clone());
+        Paths { dir, workspace, organisation: self.organisation.clone() }
     }
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {

@@ -48,6 +48,8 @@ pub struct ServerConfig {
     /// Its whole environment besides PATH.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// File of more of it, for secrets: lines `NAME=value`, mode 0600.
+    pub environment_file: Option<PathBuf>,
     /// Seconds, 1 to 86,400: a call without an answer ends as `timeout`.
     #[serde(default = "call_s_max")]
     pub call_s_max: u64,
@@ -210,7 +212,8 @@ impl ServerConfig {
                 "servers.{name}.credential is for a url alone; hint: a command gets what it needs in its environment"
             )
         });
-        let of_process = self.sandbox.is_some() || !self.environment.is_empty() || self.limits.is_some();
+        let environment = !self.environment.is_empty() || self.environment_file.is_some();
+        let of_process = self.sandbox.is_some() || environment || self.limits.is_some();
         check.that(!of_process || self.url.is_none(), || {
             format!("servers.{name}: environment, limits and sandbox are for a command alone")
         });
@@ -231,6 +234,7 @@ impl ServerConfig {
         ProcessConfig {
             command: self.command.clone(),
             environment: self.environment.clone(),
+            environment_file: self.environment_file.clone(),
             directory: self.directory.clone().unwrap_or_else(|| PathBuf::from(".")),
             start: self.start,
             idle_s_max: self.idle_s_max,
@@ -262,8 +266,9 @@ impl ServerConfig {
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let file = self.credential.as_mut().and_then(|credential| credential.file.as_mut());
+        let environment = self.environment_file.as_mut();
         let reached = self.sandbox.iter_mut().flat_map(|sandbox| sandbox.read.iter_mut().chain(&mut sandbox.write));
-        [self.ca.as_mut(), self.credentials.as_mut(), self.directory.as_mut(), file]
+        [self.ca.as_mut(), self.credentials.as_mut(), self.directory.as_mut(), file, environment]
             .into_iter()
             .flatten()
             .chain(reached)

@@ -3,18 +3,19 @@
 use custody::wire;
 
 use super::{Controlled, processes};
-use crate::{certificate, clock, config::Class, seen::OfServer};
+use crate::{access::policy::Token, certificate, clock, config::Class, seen::OfServer};
 
 /// A certificate that ends within so many microseconds (14 days) is a warning: time to ask whoever issues it.
 const EXPIRING_US: u64 = 14 * 86_400 * 1_000_000;
 
 impl Controlled {
     /// All of it, at this time.
-    pub(super) fn shown(&self, now_us: u64) -> wire::ShimStatusResponse {
+    pub async fn shown(&self, now_us: u64) -> wire::ShimStatusResponse {
         let (config, seen) = (&self.config, self.gateway.seen());
         let state = self.gateway.has_ended().map_or_else(|| "serving".to_owned(), |ended| ended.to_string());
         let certificates = self.certificates();
         let mut warnings = config.warnings();
+        let access = self.access(now_us, &mut warnings).await;
         warnings.extend(certificates.iter().filter_map(|held| expiring(held, now_us)));
         wire::ShimStatusResponse {
             origin: config.gateway.origin.clone(),
@@ -29,7 +30,7 @@ impl Controlled {
             spool: Some(self.spool()),
             ledger: Some(self.ledger()),
             servers: self.servers(),
-            access: None,
+            access,
             certificates,
             warnings,
         }
@@ -60,6 +61,24 @@ impl Controlled {
             segment: reached.segment,
             leaves: reached.leaves,
         }
+    }
+
+    async fn access(&self, now_us: u64, warnings: &mut Vec<String>) -> Option<wire::ShimAccess> {
+        let engine = self.access.as_ref()?;
+        let (policy, differs) = (engine.policy().await, engine.differs().await);
+        warnings.extend(policy.warnings(now_us));
+        let active = policy.members.values().filter(|member| !member.revoked).count();
+        let good = |token: &&Token| !token.revoked && token.expires_at > now_us;
+        let tokens = policy.tokens.values().filter(good).count();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Some(wire::ShimAccess {
+            digest: policy.digest.to_vec().into(),
+            file: self.config.serve.as_ref().map(|serve| serve.access.display().to_string()).unwrap_or_default(),
+            differs: differs.unwrap_or_default(),
+            members: count(active),
+            rules: count(policy.rules.len()),
+            tokens: count(tokens),
+        })
     }
 
     fn servers(&self) -> Vec<wire::ShimServer> {

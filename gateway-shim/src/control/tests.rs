@@ -60,8 +60,12 @@ async fn the_socket_is_its_owners_alone_and_there_is_one_for_each_folder() {
 async fn status_says_what_was_recorded_shipped_and_heard_of_the_ledger() {
     let (server, dir) = (Server::start().await, TempDir::new());
     let (gateway, config) = (server.gateway(&dir).await, config(&dir));
-    let serving =
-        Socket::bind(&config).unwrap().serve(Controlled::new(gateway.clone(), config.clone(), Servers::default()));
+    let serving = Socket::bind(&config).unwrap().serve(Controlled::new(
+        gateway.clone(),
+        config.clone(),
+        Servers::default(),
+        None,
+    ));
     let serving = tokio::spawn(serving);
     let call = |outcome: Outcome, decision: Decision| wire::Call {
         phase: Phase::Complete as i32,
@@ -108,4 +112,58 @@ async fn status_says_what_was_recorded_shipped_and_heard_of_the_ledger() {
     running.finish(crate::writer::Ending::of(Outcome::Ok)).await.unwrap();
     assert_eq!(status(&config).await.spool.unwrap().running, 0);
     serving.abort();
+}
+
+#[tokio::test]
+async fn a_change_over_the_socket_is_on_record_with_the_account_that_asked() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let (gateway, config) = (server.gateway(&dir).await, config(&dir));
+    let file = dir.path().join("access.toml");
+    durable::replace(&file, b"version = 1\n").unwrap();
+    let paths = crate::access::Paths { dir: config.control_dir().to_owned(), workspace: file, organisation: None };
+    let engine = Engine::open(paths, gateway.clone()).await.unwrap();
+    let controlled = Controlled::new(gateway.clone(), config.clone(), Servers::default(), Some(engine));
+    let serving = tokio::spawn(Socket::bind(&config).unwrap().serve(controlled));
+    let endpoint = Endpoint::from_shared(format!("unix:{}", config.control_socket().display())).unwrap();
+    let mut client = ControlClient::new(endpoint.connect().await.unwrap());
+    let why = wire::AccessWhy { actor: String::new(), reason: "joined".into(), ticket: "T-1".into() };
+    let owner = wire::MemberAdd { member: vec![1; 16].into(), groups: vec!["all".into()], ..Default::default() };
+    let added = client.change_access(add(&why, owner)).await.unwrap().into_inner();
+    let [token] = added.tokens.as_slice() else { panic!("one token") };
+    assert!(token.starts_with("cst_"));
+    let members = client.members(ShimMembersRequest {}).await.unwrap().into_inner();
+    assert_eq!((members.members.len(), members.members[0].tokens.len()), (1, 1));
+    let seen = status(&config).await.access.unwrap();
+    assert_eq!((seen.members, seen.tokens, seen.differs.as_str()), (1, 1, ""), "the file follows what a verb did");
+    for (add, says) in [
+        (wire::MemberAdd { member: vec![1; 16].into(), ..Default::default() }, "already"),
+        (wire::MemberAdd::default(), "hint: --person FILE"),
+        (wire::MemberAdd { member: vec![2; 3].into(), ..Default::default() }, "16 bytes"),
+    ] {
+        let refused = client.change_access(self::add(&why, add)).await.unwrap_err();
+        assert!(refused.message().contains(says) && refused.message().contains("hint: "), "{refused}");
+    }
+    gateway.drain().await.unwrap();
+    let records = server.shared.ledger.lock().unwrap().records();
+    let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir.path()).unwrap());
+    let mut changes = 0;
+    for bytes in &records {
+        assert!(
+            !bytes.windows(64).any(|part| part == token.rsplit('_').next().unwrap().as_bytes()),
+            "a token is on record"
+        );
+        if let Some(Kind::AccessChange(change)) = custody::record::decode(bytes).unwrap().kind
+            && change.reason == "joined"
+        {
+            let actor = wire::access_change::Actor::ActorSystem(format!("uid:{uid}"));
+            assert_eq!((change.actor, change.ticket.as_str()), (Some(actor), "T-1"));
+            changes += 1;
+        }
+    }
+    assert!(changes >= 3, "the member, its group and its token: {changes}");
+    serving.abort();
+}
+
+fn add(why: &wire::AccessWhy, add: wire::MemberAdd) -> ChangeAccessRequest {
+    ChangeAccessRequest { why: Some(why.clone()), verb: Some(wire::change_access_request::Verb::Add(add)) }
 }

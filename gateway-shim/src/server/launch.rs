@@ -119,8 +119,9 @@ pub struct Process {
 /// In words: what was asked of it cannot be kept, or it cannot be run. Nothing is left of it then.
 pub async fn launch(launcher: &Launcher, guard: &Guard, config: &ProcessConfig) -> Result<Started, String> {
     let mut command = launcher.command(config).map_err(|error| format!("run it: {error}"))?;
-    command.env_clear().envs(&config.environment);
-    if let Some(path) = std::env::var_os("PATH").filter(|_| !config.environment.contains_key("PATH")) {
+    let environment = config.whole_environment()?;
+    command.env_clear().envs(&environment);
+    if let Some(path) = std::env::var_os("PATH").filter(|_| !environment.contains_key("PATH")) {
         command.env("PATH", path);
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -146,8 +147,9 @@ pub async fn launch(launcher: &Launcher, guard: &Guard, config: &ProcessConfig) 
 /// All but its stdin.
 fn prepared(launcher: &Launcher, config: &ProcessConfig) -> Result<Command, String> {
     let mut command = launcher.command(config).map_err(|error| format!("run it: {error}"))?;
-    command.env_clear().envs(&config.environment);
-    if let Some(path) = std::env::var_os("PATH").filter(|_| !config.environment.contains_key("PATH")) {
+    let environment = config.whole_environment()?;
+    command.env_clear().envs(&environment);
+    if let Some(path) = std::env::var_os("PATH").filter(|_| !environment.contains_key("PATH")) {
         command.env("PATH", path);
     }
     command.stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);

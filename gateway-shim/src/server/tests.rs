@@ -36,6 +36,7 @@ impl Bench {
         let mut config = ProcessConfig {
             command: command.iter().map(|&word| word.to_owned()).collect(),
             environment: BTreeMap::new(),
+            environment_file: None,
             directory: ".".into(),
             start: Start::OnDemand,
             idle_s_max: 600,

@@ -60,7 +60,7 @@ fn argument_lists(document: &str) -> Vec<(&'static str, Vec<String>)> {
 #[test]
 fn the_programs_take_the_commands_of_the_documents() {
     const NOWHERE: &str = "/proc";
-    for (name, least) in [("README.md", 2), ("docs/OPERATIONS.md", 20), ("docs/SHIPPING.md", 6)] {
+    for (name, least) in [("README.md", 2), ("docs/OPERATIONS.md", 20), ("docs/SHIPPING.md", 20)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
         let all = argument_lists(&std::fs::read_to_string(path).unwrap());
         assert!(all.len() >= least, "{name} has {} commands", all.len());

@@ -1,0 +1,422 @@
+//! A client's servers as sections of `shim.toml`, with what changes in meaning. Pure.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::{
+    FILL_IN,
+    read::{Configuration, Found},
+    secret::{is_secret, looks_like_one, names_one},
+};
+use crate::config::{BETWEEN, is_variable};
+
+mod words;
+
+use words::{Replaced, pinned, replaced};
+
+/// Folder of the files that hold secrets, beside the configuration.
+pub(super) const SECRETS: &str = "secrets";
+/// Longest name of a server.
+const NAME_MAX: usize = 64;
+/// What is said of itself in a client's entry, or concerns the client alone: nothing is lost without it.
+const OF_THE_CLIENT: [&str; 12] = [
+    "type",
+    "transport",
+    "command",
+    "args",
+    "env",
+    "envFile",
+    "url",
+    "serverUrl",
+    "headers",
+    "disabled",
+    "description",
+    "gallery",
+];
+/// Lists of tools that the client calls without asking.
+const APPROVED: [&str; 3] = ["autoApprove", "alwaysAllow", "trustedTools"];
+
+/// One server, ready to be written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Server {
+    pub(super) name: String,
+    lines: Vec<String>,
+    tables: Vec<(String, Vec<String>)>,
+    /// Files with secrets: path from the configuration's folder, and text.
+    pub(super) files: Vec<(String, String)>,
+    pub(super) changes: Vec<String>,
+    pub(super) to_do: Vec<String>,
+    /// Tools that the client calls without asking.
+    approved: Vec<String>,
+}
+
+/// All of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Taken {
+    pub(super) servers: Vec<Server>,
+    /// Names as the client has them, and why they are not taken.
+    pub(super) left_out: Vec<(String, String)>,
+}
+
+impl Taken {
+    /// Their sections.
+    pub(super) fn toml(&self) -> String {
+        let sections: Vec<String> = self.servers.iter().map(Server::toml).collect();
+        sections.join("\n")
+    }
+
+    /// Rules that the client's own lists suggest.
+    pub(super) fn rules(&self) -> String {
+        let of = |server: &Server| {
+            let tools: Vec<String> =
+                server.approved.iter().map(|tool| quoted(&format!("{}/{tool}", server.name))).collect();
+            format!(
+                "[[rules]]\nid = \"imported-{}\"\neffect = \"allow\"\ngroups = [\"{FILL_IN}\"]\ntools = [{}]\n",
+                server.name,
+                tools.join(", ")
+            )
+        };
+        let some = self.servers.iter().filter(|server| !server.approved.is_empty());
+        some.map(of).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Converts all that can be.
+pub(super) fn all(found: &Configuration) -> Taken {
+    let (mut taken, mut names) = (Taken::default(), BTreeSet::new());
+    for server in &found.servers {
+        match one(found, server, &mut names) {
+            Ok(server) => taken.servers.push(server),
+            Err(why) => taken.left_out.push((printable(&server.name), why)),
+        }
+    }
+    taken
+}
+
+fn one(all: &Configuration, found: &Found, names: &mut BTreeSet<String>) -> Result<Server, String> {
+    let text = |key: &str| found.entry.get(key).and_then(Value::as_str).unwrap_or_default();
+    let kind = if text("type").is_empty() { text("transport") } else { text("type") };
+    let url = if text("url").is_empty() { text("serverUrl") } else { text("url") };
+    if found.entry.get("disabled").and_then(Value::as_bool) == Some(true) {
+        return Err(
+            "the client has it switched off; hint: switch it on there and import again, if somebody needs it".into()
+        );
+    }
+    if kind == "sse" || (kind.is_empty() && url.trim_end_matches('/').ends_with("/sse")) {
+        return Err("it speaks HTTP+SSE of 2024-11-05, which is no longer part of MCP, and the shim does not; hint: most of these \
+                    have a Streamable HTTP address as well, often ending in /mcp: ask whoever runs it, then add it by hand"
+            .into());
+    }
+    if !["", "stdio", "http", "streamable-http", "streamableHttp"].contains(&kind) {
+        return Err(format!("its type {} is none that the shim speaks; hint: stdio and http are", printable(kind)));
+    }
+    let mut server = Server { name: name(&found.name, names), ..Server::default() };
+    let mut of = Converting { all, out: &mut server };
+    if of.out.name != found.name {
+        of.change(format!("it was called {}; records, rules and URLs have the new name", printable(&found.name)));
+    }
+    if let Some(project) = &found.project {
+        of.change(format!("it was for the project {} alone, and now is for all who are allowed", printable(project)));
+    }
+    let command = command(&found.entry);
+    match (url.is_empty(), command.is_empty()) {
+        (false, _) => of.http(url, found.entry.get("headers").and_then(Value::as_object)),
+        (true, false) => {
+            match bridged(&command) {
+                Some((url, headers)) => {
+                    of.change("it was reached through mcp-remote, a bridge on each person's machine; the shim reaches it itself".into());
+                    of.http(&url, Some(&headers));
+                }
+                None => of.stdio(&command, &found.entry),
+            }
+        }
+        (true, true) => return Err("it has neither url nor command; hint: does the client itself use it?".into()),
+    }
+    of.rest(&found.entry);
+    Ok(server)
+}
+
+fn command(entry: &Map<String, Value>) -> Vec<String> {
+    let program = entry.get("command").and_then(Value::as_str).filter(|program| !program.is_empty());
+    let arguments = entry.get("args").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    program.into_iter().chain(arguments).map(str::to_owned).collect()
+}
+
+/// The address behind a local bridge, and the headers that it is given.
+fn bridged(command: &[String]) -> Option<(String, Map<String, Value>)> {
+    let at = command.iter().position(|word| word == "mcp-remote" || word.starts_with("mcp-remote@"))?;
+    let rest = command.get(at + 1..)?;
+    let url = rest.iter().find(|word| word.starts_with("https://") || word.starts_with("http://"))?.clone();
+    let headers = rest.windows(2).filter_map(|pair| match pair {
+        [option, value] if option == "--header" => value.split_once(':'),
+        _ => None,
+    });
+    let headers = headers.map(|(name, value)| (name.trim().to_owned(), Value::String(value.trim().to_owned())));
+    Some((url, headers.collect()))
+}
+
+/// A name that may stand in records, paths and before tools; each once.
+fn name(named: &str, names: &mut BTreeSet<String>) -> String {
+    let fits = |letter: char| if letter.is_ascii_alphanumeric() || "_.:@+-".contains(letter) { letter } else { '-' };
+    let mut name: String = named.chars().map(fits).take(NAME_MAX - 4).collect();
+    while name.contains(BETWEEN) {
+        name = name.replace(BETWEEN, "_");
+    }
+    if name.is_empty() {
+        name.push_str("server");
+    }
+    let plain = name.clone();
+    let mut count = 1;
+    while !names.insert(name.clone()) {
+        count += 1;
+        name = format!("{plain}-{count}");
+    }
+    name
+}
+
+/// TOML's spelling of a text.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// What others wrote, fit for a report: bounded, and of one line.
+fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(80).collect()
+}
+
+impl Server {
+    fn toml(&self) -> String {
+        let mut out = format!("[servers.{}]\n{}\n", quoted(&self.name), self.lines.join("\n"));
+        for (table, lines) in &self.tables {
+            out.push_str(&format!("\n[servers.{}.{table}]\n{}\n", quoted(&self.name), lines.join("\n")));
+        }
+        out
+    }
+}
+
+struct Converting<'a> {
+    all: &'a Configuration,
+    out: &'a mut Server,
+}
+
+impl Converting<'_> {
+    fn change(&mut self, what: String) {
+        self.out.changes.push(what);
+    }
+
+    fn to_do(&mut self, what: String) {
+        self.out.to_do.push(what);
+    }
+
+    fn line(&mut self, key: &str, value: &str) {
+        self.out.lines.push(format!("{key} = {}", quoted(value)));
+    }
+
+    /// What stands in a value once the client's own placeholders are gone, as far as anybody can know.
+    fn replaced(&self, value: &str) -> Replaced {
+        if self.all.client.replaces() { replaced(value) } else { Replaced { text: value.to_owned(), open: Vec::new() } }
+    }
+
+    /// What a placeholder stood for, and what to do.
+    fn open(&mut self, place: &str, open: &[String]) {
+        for placeholder in open {
+            let asked = placeholder.strip_prefix("input:").map(|id| {
+                let how = self.all.inputs.get(id).filter(|how| !how.is_empty());
+                how.map_or_else(
+                    || "VS Code asked each person for it".to_owned(),
+                    |how| format!("VS Code asked each person for it: {how}"),
+                )
+            });
+            let was = asked.unwrap_or_else(|| "the client put a value of each person's own machine there".to_owned());
+            let placeholder = printable(placeholder);
+            self.to_do(format!(
+                "put a value in the place of {FILL_IN} in {place}, where ${{{placeholder}}} stood; {was}"
+            ));
+        }
+    }
+
+    fn http(&mut self, url: &str, headers: Option<&Map<String, Value>>) {
+        let Replaced { text, open } = self.replaced(url);
+        let (plain, query) = text.split_once('?').map_or((text.as_str(), ""), |(plain, query)| (plain, query));
+        let secret =
+            query.split('&').filter_map(|pair| pair.split_once('=')).any(|(name, value)| is_secret(name, value));
+        let kept = if secret || looks_like_one(&text) { without_user(plain) } else { text.clone() };
+        if kept != text {
+            self.to_do("its URL held a secret, which was left out of shim.toml; hint: does the server take it in a header? then \
+                        servers.NAME.credential has it"
+                .into());
+        }
+        self.line("url", &kept);
+        self.open("its url", &open);
+        let mut credential = false;
+        for (name, value) in headers.into_iter().flatten() {
+            let value = value.as_str().unwrap_or_default();
+            if !is_secret(name, value) && !value.contains("${") {
+                self.change(format!(
+                    "the header {} is not sent any more: the shim sends its own and one credential",
+                    printable(name)
+                ));
+            } else if credential {
+                self.to_do(format!(
+                    "the header {} is not taken over: the shim sends one credential; hint: which of them counts?",
+                    printable(name)
+                ));
+            } else {
+                credential = true;
+                self.credential(name, value);
+            }
+        }
+    }
+
+    /// The secret goes into a file, or stays in the shim's environment.
+    fn credential(&mut self, name: &str, value: &str) {
+        let (prefix, secret) = ["Bearer ", "Basic ", "token "]
+            .iter()
+            .find_map(|prefix| Some((*prefix, value.strip_prefix(prefix)?)))
+            .unwrap_or(("", value));
+        let mut lines = vec![format!("header = {}", quoted(name)), format!("prefix = {}", quoted(prefix))];
+        let variable = secret.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+        let variable = variable.map(|name| name.strip_prefix("env:").unwrap_or(name)).filter(|name| is_variable(name));
+        match variable.filter(|_| self.all.client.replaces()) {
+            Some(variable) => {
+                lines.push(format!("environment = {}", quoted(variable)));
+                self.to_do(format!(
+                    "give the shim the variable {variable}: the client took it from each person's own environment"
+                ));
+            }
+            None => {
+                let path = format!("{SECRETS}/{}.token", self.out.name);
+                let Replaced { text, open } = self.replaced(secret);
+                lines.push(format!("file = {}", quoted(&path)));
+                self.open(&path, &open);
+                self.out.files.push((path.clone(), text));
+                self.change(format!(
+                    "the secret of the header {} is in {path} now, mode 0600, and the shim sends it for everybody",
+                    printable(name)
+                ));
+            }
+        }
+        self.out.tables.push(("credential".to_owned(), lines));
+    }
+
+    fn stdio(&mut self, command: &[String], entry: &Map<String, Value>) {
+        let (mut words, mut after_secret) = (Vec::new(), false);
+        for (at, word) in command.iter().enumerate() {
+            let Replaced { text, open } = self.replaced(word);
+            let (option, value) = text.split_once('=').unwrap_or(("", &text));
+            let hidden =
+                at > 0 && (after_secret || looks_like_one(value) || (option.starts_with('-') && names_one(option)));
+            after_secret = text.starts_with('-') && !text.contains('=') && names_one(&text);
+            if hidden {
+                self.to_do(format!(
+                    "argument {at} looks like a secret and was left out: everybody on a machine sees arguments; hint: most servers \
+                     take it from a variable, in environment_file; else put it in the place of {FILL_IN}"
+                ));
+                let kept = if option.is_empty() { FILL_IN.to_owned() } else { format!("{option}={FILL_IN}") };
+                words.push(quoted(&kept));
+            } else {
+                self.open(&format!("argument {at} of its command"), &open);
+                words.push(quoted(&text));
+            }
+            let relative = text.starts_with("./") || text.starts_with("../");
+            if relative {
+                self.to_do(format!("argument {at}, {}, is a path from the client's folder; hint: write the whole path, or servers.NAME.directory", printable(&text)));
+            }
+        }
+        self.out.lines.push(format!("command = [{}]", words.join(", ")));
+        if let Some(package) = pinned(command) {
+            self.to_do(format!(
+                "it runs whatever version of {} the registry has that day; hint: pin one, {}, and see with access what changes",
+                printable(&package.name),
+                package.hint
+            ));
+        }
+        self.environment(entry.get("env").and_then(Value::as_object));
+        self.environment_file(entry.get("envFile").and_then(Value::as_str));
+        if let Some(folder) = entry.get("cwd").and_then(Value::as_str) {
+            let Replaced { text, open } = self.replaced(folder);
+            self.line("directory", &text);
+            self.open("its directory", &open);
+            if !text.starts_with('/') {
+                self.to_do("its directory was taken from the client's folder, and now is from that of shim.toml; hint: write the whole path".into());
+            }
+        }
+    }
+
+    fn environment(&mut self, variables: Option<&Map<String, Value>>) {
+        let (mut plain, mut secret, mut moved) = (Vec::new(), String::new(), Vec::new());
+        let path = format!("{SECRETS}/{}.env", self.out.name);
+        for (name, value) in variables.into_iter().flatten() {
+            let value = match value {
+                Value::String(value) => value.clone(),
+                Value::Null => continue,
+                other => other.to_string(),
+            };
+            if !is_variable(name) || value.contains(['\n', '\0']) {
+                self.to_do(format!(
+                    "the variable {} is not taken over: its name or value is none that a line can have",
+                    printable(name)
+                ));
+                continue;
+            }
+            let Replaced { text, open } = self.replaced(&value);
+            if open.is_empty() && !is_secret(name, &text) {
+                plain.push(format!("{name} = {}", quoted(&text)));
+                continue;
+            }
+            self.open(&format!("{path}, {name}"), &open);
+            secret.push_str(&format!("{name}={text}\n"));
+            moved.push(name.clone());
+        }
+        if !plain.is_empty() {
+            self.out.tables.push(("environment".to_owned(), plain));
+        }
+        if !secret.is_empty() {
+            self.line("environment_file", &path);
+            self.change(format!("{} moved into {path}, mode 0600: shim.toml holds no secret", moved.join(", ")));
+            self.out.files.push((path, secret));
+        }
+    }
+
+    fn environment_file(&mut self, file: Option<&str>) {
+        let Some(file) = file else { return };
+        self.to_do(format!(
+            "its envFile {} is not taken over; hint: copy its lines, without quotes and `export`, into the file that \
+             environment_file names, mode 0600",
+            printable(file)
+        ));
+    }
+
+    /// What is left of the entry.
+    fn rest(&mut self, entry: &Map<String, Value>) {
+        for (key, value) in entry {
+            if APPROVED.contains(&key.as_str()) {
+                let tools = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+                self.out.approved.extend(tools.filter(|tool| custody::strict::is_token(tool)).map(str::to_owned));
+                self.change(format!("{key} has no meaning for the shim: it asks nobody, a rule allows or denies"));
+            } else if key == "oauth" || key == "auth" || key == "headersHelper" {
+                self.to_do(format!(
+                    "{key} is not taken over: the shim signs in nowhere by itself; hint: a token of a service account, in \
+                     servers.NAME.credential"
+                ));
+            } else if key == "cwd" && self.out.lines.iter().any(|line| line.starts_with("directory")) {
+                // Said where it was taken over.
+            } else if !OF_THE_CLIENT.contains(&key.as_str()) {
+                self.change(format!(
+                    "{} is not taken over: it means something to {} alone",
+                    printable(key),
+                    self.all.client.name()
+                ));
+            }
+        }
+    }
+}
+
+/// An address without a name and a password in it.
+fn without_user(url: &str) -> String {
+    match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
+        Some((scheme, rest)) => format!("{scheme}://{rest}"),
+        None => url.to_owned(),
+    }
+}
