@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 async fn serving(at: At) -> cli::Done {
     let config = at.load()?;
     let serving = config.serve.clone().ok_or_else(|| Failed::missing("serve"))?;
-    live(config, WayIn::Serve(serving)).await
+    live(config, WayIn::Serve(Box::new(serving))).await
 }
 
 async fn relaying(at: At) -> cli::Done {
@@ -65,13 +65,13 @@ fn in_runtime(life: impl Future<Output = cli::Done>) -> cli::Done {
 
 /// What the configuration says of a way in.
 enum WayIn {
-    Serve(ServeConfig),
+    Serve(Box<ServeConfig>),
     Relay(RelayConfig),
 }
 
 /// A way in whose address is taken.
 enum Port {
-    Serve(TcpListener, ServeConfig),
+    Serve(TcpListener, Box<ServeConfig>),
     Relay(relay::Port),
 }
 
@@ -115,7 +115,7 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
     let served = match &port {
         Port::Serve(_, serving) => {
             let engine = open_access(serving, &gateway).await?;
-            let front = serve::Front::new(gateway.clone(), engine.access(), serving.clone(), &config.servers)?;
+            let front = serve::Front::new(gateway.clone(), engine.access(), (**serving).clone(), &config.servers)?;
             Some((engine, front))
         }
         Port::Relay(_) => None,

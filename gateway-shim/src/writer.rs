@@ -34,7 +34,7 @@ use crate::{
     config::WhenFull,
     forensic::{self, Signers},
     key::{self, Name},
-    seen::{Counted, Seen, Standing},
+    seen::{Counted, Seen},
     spool::{Dropped, Entry, Intent, Opener, Recorded, Spool, SpoolError, Synced, Syncing},
 };
 
@@ -44,6 +44,7 @@ mod desk;
 mod epoch;
 mod kinds;
 mod rewind;
+mod shown;
 mod sign;
 
 use command::Ticket;
@@ -260,11 +261,6 @@ impl Writer {
         (writer, watching)
     }
 
-    /// Where it shows how it goes.
-    pub fn seen(&self) -> Seen {
-        self.seen.clone()
-    }
-
     fn sync(&mut self) -> Result<(), SpoolError> {
         self.spool.sync()?;
         self.show_progress();
@@ -273,15 +269,7 @@ impl Writer {
 
     fn show_progress(&self) {
         let state = self.spool.state();
-        self.seen.stands(Standing {
-            epoch: state.place.as_ref().map(|place| place.epoch),
-            next_record: state.next_number,
-            running: self.running.len() as u64,
-            unsigned: state.pending.len() as u64,
-            unshipped: state.unreceived.len() as u64,
-            held: state.held.len() as u64,
-            spool_bytes: self.spool.bytes(),
-        });
+        self.show();
         let progress = Progress { next_order: self.spool.shown(), unreceived: state.unreceived.len() as u64 };
         self.progress.send_if_modified(|now| {
             let changed = *now != progress;

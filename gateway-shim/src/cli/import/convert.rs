@@ -205,7 +205,7 @@ impl Converting<'_> {
         self.out.changes.push(what);
     }
 
-    fn to_do(&mut self, what: String) {
+    fn left(&mut self, what: String) {
         self.out.to_do.push(what);
     }
 
@@ -230,7 +230,7 @@ impl Converting<'_> {
             });
             let was = asked.unwrap_or_else(|| "the client put a value of each person's own machine there".to_owned());
             let placeholder = printable(placeholder);
-            self.to_do(format!(
+            self.left(format!(
                 "put a value in the place of {FILL_IN} in {place}, where ${{{placeholder}}} stood; {was}"
             ));
         }
@@ -243,7 +243,7 @@ impl Converting<'_> {
             query.split('&').filter_map(|pair| pair.split_once('=')).any(|(name, value)| is_secret(name, value));
         let kept = if secret || looks_like_one(&text) { without_user(plain) } else { text.clone() };
         if kept != text {
-            self.to_do("its URL held a secret, which was left out of shim.toml; hint: does the server take it in a header? then \
+            self.left("its URL held a secret, which was left out of shim.toml; hint: does the server take it in a header? then \
                         servers.NAME.credential has it"
                 .into());
         }
@@ -258,7 +258,7 @@ impl Converting<'_> {
                     printable(name)
                 ));
             } else if credential {
-                self.to_do(format!(
+                self.left(format!(
                     "the header {} is not taken over: the shim sends one credential; hint: which of them counts?",
                     printable(name)
                 ));
@@ -281,7 +281,7 @@ impl Converting<'_> {
         match variable.filter(|_| self.all.client.replaces()) {
             Some(variable) => {
                 lines.push(format!("environment = {}", quoted(variable)));
-                self.to_do(format!(
+                self.left(format!(
                     "give the shim the variable {variable}: the client took it from each person's own environment"
                 ));
             }
@@ -309,7 +309,7 @@ impl Converting<'_> {
                 at > 0 && (after_secret || looks_like_one(value) || (option.starts_with('-') && names_one(option)));
             after_secret = text.starts_with('-') && !text.contains('=') && names_one(&text);
             if hidden {
-                self.to_do(format!(
+                self.left(format!(
                     "argument {at} looks like a secret and was left out: everybody on a machine sees arguments; hint: most servers \
                      take it from a variable, in environment_file; else put it in the place of {FILL_IN}"
                 ));
@@ -321,12 +321,12 @@ impl Converting<'_> {
             }
             let relative = text.starts_with("./") || text.starts_with("../");
             if relative {
-                self.to_do(format!("argument {at}, {}, is a path from the client's folder; hint: write the whole path, or servers.NAME.directory", printable(&text)));
+                self.left(format!("argument {at}, {}, is a path from the client's folder; hint: write the whole path, or servers.NAME.directory", printable(&text)));
             }
         }
         self.out.lines.push(format!("command = [{}]", words.join(", ")));
         if let Some(package) = pinned(command) {
-            self.to_do(format!(
+            self.left(format!(
                 "it runs whatever version of {} the registry has that day; hint: pin one, {}, and see with access what changes",
                 printable(&package.name),
                 package.hint
@@ -339,7 +339,7 @@ impl Converting<'_> {
             self.line("directory", &text);
             self.open("its directory", &open);
             if !text.starts_with('/') {
-                self.to_do("its directory was taken from the client's folder, and now is from that of shim.toml; hint: write the whole path".into());
+                self.left("its directory was taken from the client's folder, and now is from that of shim.toml; hint: write the whole path".into());
             }
         }
     }
@@ -354,7 +354,7 @@ impl Converting<'_> {
                 other => other.to_string(),
             };
             if !is_variable(name) || value.contains(['\n', '\0']) {
-                self.to_do(format!(
+                self.left(format!(
                     "the variable {} is not taken over: its name or value is none that a line can have",
                     printable(name)
                 ));
@@ -381,7 +381,7 @@ impl Converting<'_> {
 
     fn environment_file(&mut self, file: Option<&str>) {
         let Some(file) = file else { return };
-        self.to_do(format!(
+        self.left(format!(
             "its envFile {} is not taken over; hint: copy its lines, without quotes and `export`, into the file that \
              environment_file names, mode 0600",
             printable(file)
@@ -396,7 +396,7 @@ impl Converting<'_> {
                 self.out.approved.extend(tools.filter(|tool| custody::strict::is_token(tool)).map(str::to_owned));
                 self.change(format!("{key} has no meaning for the shim: it asks nobody, a rule allows or denies"));
             } else if key == "oauth" || key == "auth" || key == "headersHelper" {
-                self.to_do(format!(
+                self.left(format!(
                     "{key} is not taken over: the shim signs in nowhere by itself; hint: a token of a service account, in \
                      servers.NAME.credential"
                 ));
