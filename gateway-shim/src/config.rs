@@ -268,7 +268,9 @@ impl Config {
             Faults(vec![format!("{} cannot be read: {error}; {hint}", path.display())])
         })?;
         let mut config = Self::parse(&text)?;
-        config.take_paths_from(path.parent().unwrap_or_else(|| Path::new(".")));
+        // The parent of a name alone is empty, which names no folder.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        config.take_paths_from(folder.unwrap_or_else(|| Path::new(".")));
         Ok(config)
     }
 
