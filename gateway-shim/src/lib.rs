@@ -6,6 +6,7 @@
 //! [`random`] takes randomness.
 
 pub mod batcher;
+pub mod catalog;
 pub mod certificate;
 pub mod client;
 pub mod clock;

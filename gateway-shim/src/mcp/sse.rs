@@ -116,6 +116,31 @@ pub fn event(message: &[u8]) -> bytes::Bytes {
     [b"event: message\ndata: ", message, b"\n\n"].concat().into()
 }
 
+/// The same event with other data: every line of it that holds none is as it was.
+pub fn with_data(raw: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len().max(data.len()) + 16);
+    let (mut rest, mut given) = (raw, false);
+    while !rest.is_empty() {
+        let length = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+        let end = match &rest[length..] {
+            [b'\r', b'\n', ..] => 2,
+            end => end.len().min(1),
+        };
+        let (line, after) = rest.split_at(length + end);
+        let end = &line[length..];
+        rest = after;
+        let bare = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+        if !bare.starts_with(b"data:") && &line[..length] != b"data" {
+            out.extend_from_slice(line);
+        } else if !std::mem::replace(&mut given, true) {
+            for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {
+                out.extend_from_slice(&[b"data: ", line, end].concat());
+            }
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +183,21 @@ mod tests {
     fn a_byte_order_mark_hides_no_event() {
         let pieces = Reader::default().push(b"\xef\xbb\xbfdata: x\n\n");
         assert_eq!(pieces[0].data.as_deref(), Some(&b"x"[..]));
+    }
+
+    #[test]
+    fn an_event_has_other_data_and_stays_what_it_was() {
+        for (raw, expected) in [
+            ("event: message\nid: 7\ndata: old\ndata: and more\n: hi\n\n", "event: message\nid: 7\ndata: a\ndata: b\n: hi\n\n"),
+            ("data:old\r\nid: 7\r\n\r\n", "data: a\r\ndata: b\r\nid: 7\r\n\r\n"),
+            ("data: old\rdata\rretry: 1\r\r", "data: a\rdata: b\rretry: 1\r\r"),
+            ("\u{feff}data: old\n\n", "data: a\ndata: b\n\n"),
+        ] {
+            let new = with_data(raw.as_bytes(), b"a\nb");
+            assert_eq!(String::from_utf8_lossy(&new), expected);
+            let pieces = Reader::default().push(&new);
+            assert_eq!(pieces.iter().filter_map(|piece| piece.data.clone()).collect::<Vec<_>>(), [b"a\nb"]);
+        }
     }
 
     #[test]
