@@ -34,6 +34,7 @@ mod golden_tests;
 #[cfg(test)]
 mod testing;
 
+pub mod access;
 pub mod archive;
 pub mod batch;
 pub mod directory;

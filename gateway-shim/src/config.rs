@@ -3,6 +3,7 @@
 //! Paths are taken from the file's own folder. Secrets are never in it, only the paths of their files.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -10,7 +11,7 @@ use std::{
 
 use custody::{
     hash::text_digest,
-    id::{GatewayId, MemberId, WorkspaceId, unhex},
+    id::{GatewayId, WorkspaceId, unhex},
     key::PublicKey,
     statement::Roots,
     strict::is_token,
@@ -23,6 +24,12 @@ use crate::{
     batcher, certificate,
     key::{Enrolment, Name},
 };
+
+mod serve;
+mod servers;
+
+pub use serve::ServeConfig;
+pub use servers::{BETWEEN, CredentialConfig, LimitsConfig, Mode, SandboxConfig, ServerConfig, Start};
 
 /// A file with every key: its unit, default, bounds and reason.
 pub const TEMPLATE: &str = include_str!("config/template.toml");
@@ -44,6 +51,9 @@ pub struct Config {
     pub fork: ForkConfig,
     /// For `gateway-shim serve`.
     pub serve: Option<ServeConfig>,
+    /// The MCP servers that it stands in front of, by their names.
+    #[serde(default)]
+    pub servers: BTreeMap<String, ServerConfig>,
     /// For `gateway-shim relay`.
     pub relay: Option<RelayConfig>,
     /// Digest of the file's bytes, which the epoch's first record names.
@@ -141,15 +151,19 @@ fn spool_mib_max() -> u64 {
     1_024
 }
 
-/// What a full spool does.
+/// What happens to calls and records when they cannot be kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum WhenFull {
-    /// No record, no call.
+    /// No record, no call, as soon as the ledger takes none (`spool.away_s_max`), and when the spool is full.
+    FailClosed,
+    /// No record, no call when the spool is full.
     #[default]
-    Refuse,
-    /// The loss is counted in the next header.
-    Drop,
+    #[serde(alias = "refuse")]
+    Spool,
+    /// Calls go on when the spool is full; the loss is counted in the next header.
+    #[serde(alias = "drop")]
+    FailOpen,
 }
 
 /// `[batch]`
@@ -178,57 +192,6 @@ pub struct ForkConfig {
     pub dir: PathBuf,
     /// A second address, out of the ledger's reach: a folder on another machine, or an `http://` URL that takes a POST.
     pub second: Option<String>,
-}
-
-/// `[serve]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServeConfig {
-    /// Loopback address and port: TLS on the side of the members is not there yet.
-    pub listen: SocketAddr,
-    /// The server's name in records; a token.
-    pub server: String,
-    /// Rule that the records name; a token.
-    #[serde(default = "allow_all")]
-    pub rule: String,
-    /// Fixed agent id, hex.
-    pub agent: Option<String>,
-    /// `https://` or `http://HOST:PORT/PATH` of a server that speaks Streamable HTTP.
-    pub url: Option<String>,
-    /// PEM certificates of the authorities that an `https://` server's certificate may come from; without it, those that
-    /// this system trusts.
-    pub ca: Option<PathBuf>,
-    /// Program and arguments of a server that speaks over stdio; one process for each session.
-    #[serde(default)]
-    pub command: Vec<String>,
-    /// Its whole environment besides PATH.
-    #[serde(default)]
-    pub environment: std::collections::BTreeMap<String, String>,
-    /// Seconds, 1 to 86,400: a call without an answer ends as `timeout`.
-    #[serde(default = "call_s_max")]
-    pub call_s_max: u64,
-    /// KiB, 1 to 65,536: a longer request is refused, because its envelope is read in memory.
-    #[serde(default = "request_kib_max")]
-    pub request_kib_max: usize,
-    /// Sessions of a stdio server at a time, 1 to 1,024: each is a process.
-    #[serde(default = "sessions_max")]
-    pub sessions_max: usize,
-}
-
-fn allow_all() -> String {
-    "allow-all".to_owned()
-}
-
-fn call_s_max() -> u64 {
-    300
-}
-
-fn request_kib_max() -> usize {
-    4_096
-}
-
-fn sessions_max() -> usize {
-    64
 }
 
 /// `[relay]`
@@ -337,6 +300,12 @@ impl Config {
         self.check_ledger(check);
         if let Some(serve) = &self.serve {
             serve.check(check);
+            check.that(!self.servers.is_empty(), || {
+                "serve has no server behind it; hint: a section [servers.NAME] with url or command".into()
+            });
+        }
+        for (name, server) in &self.servers {
+            server.check(name, check);
         }
         if let Some(relay) = &self.relay {
             check.that(relay.listen.is_some() != relay.socket.is_some(), || {
@@ -374,8 +343,9 @@ impl Config {
         for path in paths {
             *path = folder.join(&*path);
         }
-        if let Some(ca) = self.serve.as_mut().and_then(|serve| serve.ca.as_mut()) {
-            *ca = folder.join(&*ca);
+        let of_serve = self.serve.iter_mut().flat_map(ServeConfig::paths);
+        for path in of_serve.chain(self.servers.values_mut().flat_map(ServerConfig::paths)) {
+            *path = folder.join(&*path);
         }
         if let Some(socket) = self.relay.as_mut().and_then(|relay| relay.socket.as_mut()) {
             *socket = folder.join(&*socket);
@@ -481,29 +451,6 @@ impl Config {
             }
             None => fault(format!("gateway.enrolment: {file} holds no root key; {ENROL}")),
         }
-    }
-}
-
-impl ServeConfig {
-    fn check(&self, check: &mut Check) {
-        check.that(self.listen.ip().is_loopback(), || "serve.listen is not on loopback; hint: 127.0.0.1".into());
-        check.that(is_token(&self.server), || "serve.server is no token of [A-Za-z0-9_./:@+-]".into());
-        check.that(is_token(&self.rule), || "serve.rule is no token of [A-Za-z0-9_./:@+-]".into());
-        let agent = self.agent.as_deref().is_none_or(|agent| MemberId::from_hex(agent).is_some());
-        check.that(agent, || "serve.agent is not 32 lower-case hex digits".into());
-        let one = self.url.is_some() == self.command.is_empty();
-        check.that(one, || "serve needs one of url and command".into());
-        let scheme = |url: &str| url.parse::<http::Uri>().ok().filter(|url| url.host().is_some())?.scheme().cloned();
-        let scheme = self.url.as_deref().map(scheme);
-        let known = [http::uri::Scheme::HTTP, http::uri::Scheme::HTTPS];
-        check.that(scheme.as_ref().is_none_or(|scheme| scheme.as_ref().is_some_and(|url| known.contains(url))), || {
-            "serve.url is neither https:// nor http://".into()
-        });
-        let https = scheme == Some(Some(http::uri::Scheme::HTTPS));
-        check.that(self.ca.is_none() || https, || "serve.ca is for an https:// serve.url alone".into());
-        check.range("serve.call_s_max", self.call_s_max, 1, 86_400);
-        check.range("serve.request_kib_max", self.request_kib_max, 1, 65_536);
-        check.range("serve.sessions_max", self.sessions_max, 1, 1_024);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     receipt::Checker,
     spool::{self, Opener, Spool, SpoolError},
     writer::{
-        Carried, Command, Ending, FULL_WAIT, Progress, QUEUE_MAX, RecordName, Refused, Settings, Ticket, Writer, ask,
+        CallName, Carried, Command, Ending, FULL_WAIT, Progress, QUEUE_MAX, RecordName, Refused, Settings, Writer, ask,
     },
 };
 
@@ -233,8 +233,8 @@ impl Gateway {
     /// [`Refused`]: then it must not be forwarded.
     pub async fn begin(&self, call: wire::Call) -> Result<Running, Refused> {
         self.ready()?;
-        let ticket = ask(&self.commands, |answer| Command::Begin(Box::new(call), answer)).await?;
-        Ok(Running { commands: self.commands.clone(), ticket: Some(ticket) })
+        let name = ask(&self.commands, |answer| Command::Begin(Box::new(call), answer)).await?;
+        Ok(Running { commands: self.commands.clone(), name, ended: false })
     }
 
     fn ready(&self) -> Result<(), Refused> {
@@ -352,6 +352,7 @@ fn parts(config: &Config) -> Result<Parts, OpenError> {
         key: key::read_signing(&config.gateway.key)?,
         limits: config.batch_limits(),
         when_full: config.spool.when_full,
+        servers: config.servers.iter().map(|(name, server)| (name.clone(), server.when_full)).collect(),
         opened,
     };
     let tls = match config.ledger.endpoint.starts_with("http://") {
@@ -399,22 +400,35 @@ impl Recording {
     }
 }
 
-/// A call in progress. Dropped without [`Self::finish`], it ends as `cancelled`.
+/// A call in progress. Dropped without [`Self::finish`] or [`Self::end`], it ends as `cancelled`.
 #[derive(Debug)]
 pub struct Running {
     commands: mpsc::Sender<Command>,
-    ticket: Option<Ticket>,
+    name: CallName,
+    ended: bool,
 }
 
 impl Running {
+    /// What later calls that continue this one link to.
+    pub fn name(&self) -> CallName {
+        self.name
+    }
+
+    /// The call ended so. Holds up nobody: its record is written soon, and one that a crash takes ends as `unknown`.
+    pub fn end(mut self, ending: Ending) {
+        self.ended = true;
+        // With a full queue or without a writer the call ends as `unknown` at the drain or the next start.
+        drop(self.commands.try_send(Command::Finish(self.name.number, ending, None)));
+    }
+
     /// The call ended so; durable in the spool when this returns.
     ///
     /// # Errors
     /// [`Refused::Stopped`] when the writer has ended: the next start finds the call unfinished.
     pub async fn finish(mut self, ending: Ending) -> Result<(), Refused> {
-        let Some(ticket) = self.ticket.take() else { return Ok(()) };
+        self.ended = true;
         ask(&self.commands, |answer: oneshot::Sender<Result<(), Refused>>| {
-            Command::Finish(ticket, ending, Some(answer))
+            Command::Finish(self.name.number, ending, Some(answer))
         })
         .await
     }
@@ -422,10 +436,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
+        if !self.ended {
             let ending = Ending::of(wire::Outcome::Cancelled);
-            // With a full queue or without a writer the call ends as `unknown` at the drain or the next start.
-            drop(self.commands.try_send(Command::Finish(ticket, ending, None)));
+            drop(self.commands.try_send(Command::Finish(self.name.number, ending, None)));
         }
     }
 }

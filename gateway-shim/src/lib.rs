@@ -5,6 +5,7 @@
 //! are the two ways in besides the library. Only [`durable`] writes files, only [`clock`] reads the wall clock and waits, only
 //! [`random`] takes randomness.
 
+pub mod access;
 pub mod batcher;
 pub mod catalog;
 pub mod certificate;

@@ -57,7 +57,7 @@ enum Verb {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Stands in front of one MCP server.
+    /// Stands in front of MCP servers.
     Serve {
         /// Configuration file.
         #[arg(long)]
@@ -180,8 +180,7 @@ fn run(verb: Verb) -> Result<u8, Failed> {
 /// Looks at every file that a start reads.
 fn check(config: &Config) -> Result<(), Failed> {
     gateway::check(config).map_err(not_open)?;
-    let served = config.serve.as_ref().map_or(Ok(()), serve::check);
-    served.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))
+    serve::check(config).map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))
 }
 
 fn not_open(error: OpenError) -> Failed {
@@ -309,9 +308,9 @@ async fn live(config: Config, way: Way) -> Result<u8, Failed> {
     };
     match port {
         Port::Serve(listener, serving) => {
-            let proxy = serve::Proxy::new(gateway.clone(), serving);
-            let proxy = proxy.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
-            serve::serve(proxy, listener, until, wait)
+            let front = serve::Front::new(&gateway, serving, &config.servers);
+            let front = front.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
+            serve::serve(front, listener, until, wait)
                 .await
                 .map_err(|error| Failed::of(EXIT_FAILED)(Box::new(error)))?;
         }

@@ -80,7 +80,7 @@ async fn answer(recording: Recording) -> Result<PutResponse, Status> {
 /// Which code each refusal has, and so whether to send again; `docs/SHIPPING.md` has the same table.
 fn status(refused: Refused) -> Status {
     let code = match refused {
-        Refused::SpoolFull | Refused::Busy => tonic::Code::ResourceExhausted,
+        Refused::SpoolFull | Refused::LedgerAway | Refused::Busy => tonic::Code::ResourceExhausted,
         Refused::Dropped => tonic::Code::DataLoss,
         Refused::Draining | Refused::Stopped => tonic::Code::Unavailable,
         Refused::NotARecord => tonic::Code::InvalidArgument,

@@ -1,4 +1,6 @@
-//! `gateway-shim serve`: stands in front of one MCP server and records every request that passes, in either direction.
+//! `gateway-shim serve`: stands in front of MCP servers and records every request that passes, in either direction.
+//!
+//! [`Front`] is the endpoint; behind it is a [`Proxy`] for each server, at `/mcp/NAME`.
 //!
 //! Bodies are decided on by their envelope and forwarded as they came; answers are read beside their forwarding. What must
 //! hold: a request's intent is durable before the server sees it; a request that cannot be recorded is not forwarded; the
@@ -9,7 +11,7 @@
 //! is where that decision goes.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     future::Future,
     sync::{
         Arc, Mutex, PoisonError,
@@ -21,22 +23,19 @@ use std::{
 use axum::{
     Extension, Router,
     body::Body,
-    extract::{Request as HttpRequest, State},
+    extract::{Path, Request as HttpRequest, State},
     http::{HeaderMap, Method, Response, StatusCode, header},
     routing::any,
 };
 use bytes::Bytes;
-use custody::{
-    id::MemberId,
-    wire::{self, Outcome, gateway_event::Event, record::Kind},
-};
+use custody::wire::{self, Outcome, gateway_event::Event, record::Kind};
 use http_body_util::LengthLimitError;
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 
 use crate::{
     clock,
-    config::{Faults, ServeConfig, is_loopback},
+    config::{Config, Faults, ServeConfig, ServerConfig, is_loopback},
     gateway::{Gateway, Running},
     listen::{self, Load},
     mcp::envelope::{self, Malformed, Message, Request},
@@ -67,6 +66,8 @@ const CODE_UNREACHABLE: i32 = 1_001;
 const CODE_TIMEOUT: i32 = 1_002;
 const CODE_NOT_RECORDED: i32 = 1_003;
 const CODE_TOO_LONG: i32 = 1_004;
+/// Who may call what is not decided yet: every call is allowed under this name.
+const ALLOW_ALL: &str = "allow-all";
 const NOT_RECORDED: &str = "the call cannot be recorded now, so it is not made; try again later";
 /// What servers answer to a request without a session; clients of both eras then fall back to `initialize`.
 const CODE_NO_SESSION: i32 = -32_000;
@@ -137,32 +138,70 @@ enum Server {
 }
 
 impl Server {
-    fn of(config: &ServeConfig) -> Result<Self, Faults> {
+    fn of(name: &str, config: &ServerConfig) -> Result<Self, Faults> {
         Ok(match &config.url {
-            Some(url) => Self::Http(Box::new(upstream::Upstream::new(url, config.ca.as_deref())?)),
-            None => Self::Stdio(stdio::Stdio::new(config)),
+            Some(url) => Self::Http(Box::new(upstream::Upstream::new(name, url, config.ca.as_deref())?)),
+            None => Self::Stdio(stdio::Stdio::new(name, config)),
         })
     }
 }
 
-/// Reads every file that [`Proxy::new`] reads.
+/// Reads every file that [`Front::new`] reads.
 ///
 /// # Errors
 /// [`Faults`]: the same.
-pub fn check(config: &ServeConfig) -> Result<(), Faults> {
-    Server::of(config).map(drop)
+pub fn check(config: &Config) -> Result<(), Faults> {
+    config.servers.iter().try_for_each(|(name, server)| Server::of(name, server).map(drop))
+}
+
+/// The endpoint: a proxy for each server.
+pub struct Front {
+    config: ServeConfig,
+    proxies: BTreeMap<String, Arc<Proxy>>,
+    waits: Waits,
+}
+
+impl Front {
+    /// In front of the servers that the configuration names.
+    ///
+    /// # Errors
+    /// [`Faults`] when a file that it names cannot be used.
+    pub fn new(
+        gateway: &Gateway,
+        serve: ServeConfig,
+        servers: &BTreeMap<String, ServerConfig>,
+    ) -> Result<Arc<Self>, Faults> {
+        let proxy = |(name, server): (&String, &ServerConfig)| {
+            let proxy = Proxy::new(gateway.clone(), &serve, name, server)?;
+            Ok((name.clone(), Arc::new(proxy)))
+        };
+        let proxies = servers.iter().map(proxy).collect::<Result<_, Faults>>()?;
+        let waits = Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT };
+        Ok(Arc::new(Self { config: serve, proxies, waits }))
+    }
+
+    async fn flush_counts(&self, since: u64) {
+        for proxy in self.proxies.values() {
+            proxy.flush_counts(since).await;
+        }
+    }
+
+    /// The routes: an endpoint for each server.
+    pub fn router(self: Arc<Self>) -> Router {
+        Router::new().route("/mcp/{server}", any(handle)).fallback(nowhere).with_state(self)
+    }
 }
 
 /// The proxy in front of one server.
 pub struct Proxy {
+    name: String,
     gateway: Gateway,
-    config: ServeConfig,
-    agent: Option<MemberId>,
+    config: ServerConfig,
+    request_bytes_max: usize,
     callers: Mutex<Callers>,
     counts: Counts,
     open: OpenCalls,
     server: Server,
-    waits: Waits,
 }
 
 /// A request that may go on, with its record begun; `None` for pings, which are only counted.
@@ -171,21 +210,11 @@ struct Admitted {
 }
 
 impl Proxy {
-    /// In front of the server that the configuration names.
-    ///
-    /// # Errors
-    /// [`Faults`] when the authorities of an `https://` server cannot be read.
-    pub fn new(gateway: Gateway, config: ServeConfig) -> Result<Arc<Self>, Faults> {
-        let agent = config.agent.as_deref().and_then(MemberId::from_hex);
-        let server = Server::of(&config)?;
+    fn new(gateway: Gateway, serve: &ServeConfig, name: &str, config: &ServerConfig) -> Result<Self, Faults> {
+        let server = Server::of(name, config)?;
         let (callers, counts, open) = (Mutex::default(), Counts::default(), OpenCalls::default());
-        let waits = Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT };
-        Ok(Arc::new(Self { gateway, config, agent, callers, counts, open, server, waits }))
-    }
-
-    /// The routes: one endpoint.
-    pub fn router(self: Arc<Self>) -> Router {
-        Router::new().route("/mcp", any(handle)).fallback(nowhere).with_state(self)
+        let (name, config, request_bytes_max) = (name.to_owned(), config.clone(), serve.request_kib_max * 1_024);
+        Ok(Self { name, gateway, config, request_bytes_max, callers, counts, open, server })
     }
 
     fn call_wait(&self) -> Duration {
@@ -215,16 +244,15 @@ impl Proxy {
         let protocol = request.protocol.clone().or(caller.protocol).unwrap_or_default();
         let protocol_fits = protocol.len() <= 32 && custody::strict::is_token(&protocol);
         wire::Call {
-            mode: wire::Mode::Strict as i32,
-            agent: self.agent.map(Into::into),
+            mode: wire::Mode::from(self.config.mode) as i32,
             client: Some(name).filter(|name| !name.is_empty()).as_deref().map(envelope::client),
             client_release: Some(version).filter(|text| !text.is_empty()).as_deref().map(envelope::client_release),
-            server: self.config.server.clone(),
+            server: self.name.clone(),
             target: request.tool.as_deref().map(envelope::target),
             request: Some(envelope::method(&request.method)),
             protocol: if protocol_fits { protocol } else { String::new() },
             decision: wire::Decision::Allowed as i32,
-            rule: self.config.rule.clone(),
+            rule: ALLOW_ALL.to_owned(),
             started_at: clock::now_us(),
             request_bytes: bytes,
             trace: request.trace.clone(),
@@ -358,10 +386,10 @@ impl Proxy {
         }
     }
 
-    async fn post(self: &Arc<Self>, headers: HeaderMap, body: Body, load: &Load) -> Answer {
-        let most = self.config.request_kib_max * 1_024;
+    async fn post(self: &Arc<Self>, headers: HeaderMap, body: Body, load: &Load, wait: Duration) -> Answer {
+        let most = self.request_bytes_max;
         let mut arriving = Arriving(Some(&self.counts));
-        let body = tokio::time::timeout(self.waits.body, axum::body::to_bytes(body, most)).await;
+        let body = tokio::time::timeout(wait, axum::body::to_bytes(body, most)).await;
         let too_long =
             |why: &axum::Error| std::error::Error::source(why).is_some_and(|why| why.is::<LengthLimitError>());
         if let Ok(Ok(_)) = &body {
@@ -438,14 +466,20 @@ impl Proxy {
     }
 }
 
-async fn handle(State(proxy): State<Arc<Proxy>>, Extension(load): Extension<Load>, request: HttpRequest) -> Answer {
+async fn handle(
+    State(front): State<Arc<Front>>,
+    Path(server): Path<String>,
+    Extension(load): Extension<Load>,
+    request: HttpRequest,
+) -> Answer {
     let (parts, body) = request.into_parts();
-    if !is_from_here(&parts.headers) {
+    let Some(proxy) = front.proxies.get(&server).map(Arc::clone) else { return nowhere().await };
+    if !is_known(&parts.headers, &front.config.hosts) {
         proxy.refuse(&parts.headers, 0, Outcome::Denied).await;
         return error(StatusCode::FORBIDDEN, "null", CODE_NO_SESSION, "this page may not call from there");
     }
     if parts.method == Method::POST {
-        return proxy.post(parts.headers, body, &load).await;
+        return proxy.post(parts.headers, body, &load, front.waits.body).await;
     }
     let carried = load.request();
     let answer = match (&parts.method, &proxy.server) {
@@ -464,16 +498,22 @@ async fn handle(State(proxy): State<Arc<Proxy>>, Extension(load): Extension<Load
 
 /// Nothing is behind any other path, so nothing was asked of a server, and nothing is on record.
 async fn nowhere() -> Answer {
-    error(StatusCode::NOT_FOUND, "null", CODE_NO_SESSION, "there is nothing here; hint: the MCP server is at /mcp")
+    error(
+        StatusCode::NOT_FOUND,
+        "null",
+        CODE_NO_SESSION,
+        "there is nothing here; hint: an MCP server is at /mcp/ and its name",
+    )
 }
 
-/// Whether a browser says that the page is from this machine, or no browser is there: a page from elsewhere must not
-/// reach a loopback address through its visitor (DNS rebinding).
-fn is_from_here(headers: &HeaderMap) -> bool {
+/// Whether the names under which this is called, and from which page, are ours: a page from elsewhere must not reach an
+/// address that only its visitor does (DNS rebinding).
+fn is_known(headers: &HeaderMap, hosts: &[String]) -> bool {
     let local = |value: &str| {
         let host = value.split_once("://").map_or(value, |(_, host)| host);
         let bare = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|digit| digit.is_ascii_digit()));
-        is_loopback(bare.map_or(host, |(bare, _)| bare))
+        let bare = bare.map_or(host, |(bare, _)| bare);
+        is_loopback(bare) || hosts.iter().any(|known| known.eq_ignore_ascii_case(bare))
     };
     [header::ORIGIN, header::HOST].into_iter().all(|name| match headers.get(&name) {
         None => true,
@@ -501,11 +541,11 @@ fn json(status: StatusCode, body: Bytes) -> Answer {
     answer
 }
 
-async fn count_on(proxy: Arc<Proxy>) {
+async fn count_on(front: Arc<Front>) {
     loop {
         let since = clock::now_us();
         clock::sleep(COUNTS_EVERY).await;
-        proxy.flush_counts(since).await;
+        front.flush_counts(since).await;
     }
 }
 

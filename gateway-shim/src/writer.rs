@@ -10,7 +10,7 @@
 //! is due) is kept in memory and written when there is space again.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -39,7 +39,10 @@ mod epoch;
 mod kinds;
 mod rewind;
 
-pub use command::{Answer, Command, Ending, FULL_WAIT, Fetch, Progress, RecordName, Refused, Ticket, ask, receipts};
+use command::Ticket;
+pub use command::{
+    Answer, CallName, Command, Ending, FULL_WAIT, Fetch, Learnt, Progress, RecordName, Refused, ask, receipts,
+};
 pub use epoch::Carried;
 use kinds::{complete_of, delivery_words, event, intent_of, outcome_of};
 
@@ -65,8 +68,10 @@ pub struct Settings {
     pub key: SigningKey,
     /// When batches are due.
     pub limits: Limits,
-    /// What a full spool does.
+    /// What happens when a record cannot be kept, for all that is of none of `servers`.
     pub when_full: WhenFull,
+    /// The same, for calls and definitions of these servers.
+    pub servers: BTreeMap<String, WhenFull>,
     /// What the opening record says, besides the clock.
     pub opened: wire::Opened,
 }
@@ -300,7 +305,7 @@ impl Writer {
     /// A full spool or a full disk refuses one record, or lets it go and counts it; anything else ends the writer.
     fn or_refused<T>(&mut self, done: Result<T, SpoolError>) -> Result<Result<T, Refused>, SpoolError> {
         match done {
-            Err(SpoolError::Full) if self.settings.when_full == WhenFull::Drop => {
+            Err(SpoolError::Full) if self.settings.when_full == WhenFull::FailOpen => {
                 self.delivery(DeliveryState::FailOpen)?;
                 self.dropped += 1;
                 Ok(Err(Refused::Dropped))
@@ -398,11 +403,14 @@ impl Writer {
         let number = self.spool.state().next_number;
         write(&mut self.spool, Entry::Recorded(Recorded { number, record, call, ships_intent }))?;
         self.oldest_pending.get_or_insert_with(Instant::now);
-        let epoch = self.spool.state().place.as_ref().map_or(Epoch::ZERO, |place| place.epoch);
-        Ok(RecordName { gateway: self.settings.who.gateway, epoch, number })
+        Ok(RecordName { gateway: self.settings.who.gateway, epoch: self.epoch(), number })
     }
 
-    fn begin(&mut self, mut call: wire::Call) -> Result<Result<Ticket, Refused>, SpoolError> {
+    fn epoch(&self) -> Epoch {
+        self.spool.state().place.as_ref().map_or(Epoch::ZERO, |place| place.epoch)
+    }
+
+    fn begin(&mut self, mut call: wire::Call) -> Result<Result<CallName, Refused>, SpoolError> {
         call.call_number = self.next_call;
         if record::check(&record::encode(intent_of(call.clone()))).is_err() {
             return Ok(Err(Refused::NotARecord));
@@ -424,7 +432,7 @@ impl Writer {
             let since = Instant::now();
             self.running.insert(ticket, Running { call, since });
             self.young.push_back((since, ticket));
-            ticket
+            CallName { epoch: self.epoch(), number: ticket }
         }))
     }
 

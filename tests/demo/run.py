@@ -180,7 +180,7 @@ class Gateway:
         self.name, self.ledger, self.serve_lines = name, ledger, serve
         self.dir = WORK / f"gateway-{name}"
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/mcp"
+        self.url = f"http://127.0.0.1:{self.port}/mcp/{self.name}"
         self.child = None
 
     def enrol(self):
@@ -219,7 +219,7 @@ dir = "forks"
 
 [serve]
 listen = "127.0.0.1:{self.port}"
-server = "{self.name}"
+[servers.{self.name}]
 {self.serve_lines}
 """
 

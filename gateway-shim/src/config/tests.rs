@@ -18,7 +18,7 @@ dir = "spool"
 dir = "forks"
 [serve]
 listen = "127.0.0.1:8080"
-server = "everything"
+[servers.everything]
 url = "http://127.0.0.1:3001/mcp"
 "#;
 
@@ -26,16 +26,24 @@ url = "http://127.0.0.1:3001/mcp"
 fn a_good_file_is_read_and_every_lie_is_named() {
     Config::parse(GOOD).unwrap();
     for (from, to, says) in [
-        ("127.0.0.1:8080", "0.0.0.0:8080", "serve.listen"),
+        ("127.0.0.1:8080", "0.0.0.0:8080", "serve.listen is not on loopback, and there is no TLS"),
+        ("8080\"", "8080\"\ncertificate = \"a.pem\"", "both of certificate and key"),
+        ("8080\"", "8080\"\nhosts = [\"https://a\"]", "serve.hosts"),
         ("https://localhost", "http://localhost", "plaintext"),
         ("https://localhost", "ftp://localhost", "neither"),
         ("\"01010101", "\"0101", "gateway.workspace"),
-        ("\"everything\"", "\"every thing\"", "serve.server"),
+        ("servers.everything", "servers.every__thing", "is no name"),
+        ("servers.everything", "servers.\"every/thing\"", "is no name"),
+        ("[servers.everything]\nurl = \"http://127.0.0.1:3001/mcp\"\n", "", "no server behind it"),
         ("dir = \"spool\"", "dir = \"spool\"\nmib_max = 7", "spool.mib_max is 7; hint: 8 to 65536"),
         ("dir = \"spool\"", "dir = \"spool\"\nbananas = 7", "unknown field `bananas`"),
-        ("http://127.0.0.1:3001/mcp", "ftp://127.0.0.1:3001/mcp", "serve.url"),
-        ("http://127.0.0.1:3001/mcp", "/mcp", "serve.url"),
-        ("server = \"everything\"", "server = \"everything\"\nca = \"ca.pem\"", "serve.ca"),
+        ("http://127.0.0.1:3001/mcp", "ftp://127.0.0.1:3001/mcp", "servers.everything.url"),
+        ("http://127.0.0.1:3001/mcp", "/mcp", "servers.everything.url"),
+        ("3001/mcp\"", "3001/mcp\"\nca = \"ca.pem\"", "servers.everything.ca"),
+        ("3001/mcp\"", "3001/mcp\"\nidle_s_max = 1", "servers.everything.idle_s_max is 1; hint: 10 to 86400"),
+        ("3001/mcp\"", "3001/mcp\"\n[servers.everything.credential]", "needs one of file and environment"),
+        ("3001/mcp\"", "3001/mcp\"\ncredential = { file = \"a\", header = \"Mcp-Name\" }", "credential.header"),
+        ("3001/mcp\"", "3001/mcp\"\nlimits = { cpu_s_max = 9 }", "for a command alone"),
     ] {
         let faults = Config::parse(&GOOD.replace(from, to)).unwrap_err().to_string();
         assert!(faults.contains(says), "{to}: {faults}");
@@ -48,7 +56,7 @@ fn a_hosted_server_may_have_an_authority_of_its_own() {
     Config::parse(&hosted).unwrap();
     let mut own = Config::parse(&format!("{hosted}ca = \"ca.pem\"\n")).unwrap();
     own.take_paths_from(Path::new("/etc/custody"));
-    assert_eq!(own.serve.unwrap().ca.unwrap(), Path::new("/etc/custody/ca.pem"));
+    assert_eq!(own.servers["everything"].ca.clone().unwrap(), Path::new("/etc/custody/ca.pem"));
 }
 
 #[test]
@@ -93,15 +101,16 @@ fn template(examples: bool) -> String {
         let Some(rest) = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')) else { return line.to_owned() };
         rest.to_owned()
     };
-    let mut example = false;
+    let (mut example, mut table) = (false, false);
     let mut text = String::new();
     for line in TEMPLATE.lines() {
         let prose = line.starts_with("# ");
-        // A paragraph of prose says that what follows has no default.
+        // A paragraph of prose says that what follows has no default: one key, or a whole section.
+        table = (table || (example && line.starts_with("#["))) && !line.is_empty();
         example = if prose { example || line.contains("No default") } else { example };
         text += &if example && !examples { line.to_owned() } else { open(line) };
         text.push('\n');
-        example &= prose || line.starts_with("#[");
+        example = table || (example && prose);
     }
     text
 }
@@ -114,23 +123,26 @@ fn the_template_has_every_key_and_its_default() {
     let all = template(true);
     read(&all);
     // The fields of the sections, as the source has them.
-    let source = include_str!("../config.rs");
+    let source = [include_str!("../config.rs"), include_str!("serve.rs"), include_str!("servers.rs")].concat();
     let sections = source.split("#[serde(deny_unknown_fields").skip(1).filter_map(|text| text.split("\n}").next());
     let fields = sections.flat_map(|section| section.lines().filter_map(|line| line.strip_prefix("    pub ")));
     let keys: Vec<&str> = fields.filter_map(|field| field.split_once(':')).map(|(name, _)| name).collect();
-    assert!(keys.len() > 30, "{keys:?}");
-    let sections = ["gateway", "ledger", "spool", "batch", "fork", "serve", "relay", "environment", "digest"];
-    for key in keys.into_iter().filter(|key| !sections.contains(key)) {
+    assert!(keys.len() > 50, "{keys:?}");
+    let sections = ["gateway", "ledger", "spool", "batch", "fork", "serve", "servers", "relay", "digest"];
+    let tables = ["credential", "environment", "limits", "sandbox"];
+    for key in keys.into_iter().filter(|key| !sections.contains(key) && !tables.contains(key)) {
         assert!(all.contains(&format!("\n{key} = ")), "{key} is not in the template");
     }
-    assert!(all.contains("[serve.environment]"));
+    for table in tables {
+        assert!(all.contains(&format!("\n[servers.everything.{table}]")), "{table} is not in the template");
+    }
 }
 
 /// As it stands it can be used but for what depends on the place: which way in, and which server.
 #[test]
 fn the_template_has_one_choice_left_in_each_way() {
     let faults = Config::parse(TEMPLATE).unwrap_err();
-    assert_eq!(faults.0, ["serve needs one of url and command", "relay needs one of listen and socket"]);
+    assert_eq!(faults.0, ["servers.everything needs one of url and command", "relay needs one of listen and socket"]);
 }
 
 #[test]

@@ -55,7 +55,7 @@ async fn has_tried(disk: &Recorder, times: usize) {
 #[tokio::test]
 async fn a_full_disk_refuses_and_everything_goes_on_when_there_is_space() {
     let (server, dir, disk) = (Server::start().await, TempDir::new(), Recorder::default());
-    let gateway = start(&server, &dir, &disk, WhenFull::Refuse);
+    let gateway = start(&server, &dir, &disk, WhenFull::Spool);
     let mut expected = vec![("first".to_owned(), Phase::Complete, Outcome::Ok)];
     gateway.record(complete("first")).await.unwrap();
     let running = gateway.begin(call("running")).await.unwrap();
@@ -110,7 +110,7 @@ async fn a_full_disk_ships_what_it_holds_and_recovers_by_itself() {
     let (mut server, dir, disk) = (Server::start().await, TempDir::new(), Recorder::default());
     server.shared.script.lock().unwrap().archives = true;
     server.kill();
-    let gateway = start(&server, &dir, &disk, WhenFull::Refuse);
+    let gateway = start(&server, &dir, &disk, WhenFull::Spool);
     let mut expected = vec!["first".to_owned()];
     gateway.record(complete("first")).await.unwrap();
     let running = gateway.begin(call("running")).await.unwrap();
@@ -137,7 +137,7 @@ async fn a_full_disk_ships_what_it_holds_and_recovers_by_itself() {
 #[tokio::test]
 async fn drops_on_a_full_disk_are_declared_to_the_last_one() {
     let (server, dir, disk) = (Server::start().await, TempDir::new(), Recorder::default());
-    let gateway = start(&server, &dir, &disk, WhenFull::Drop);
+    let gateway = start(&server, &dir, &disk, WhenFull::FailOpen);
     gateway.record(complete("first")).await.unwrap();
     shipped(&gateway).await;
     disk.limit(Some(0));
@@ -173,7 +173,7 @@ async fn a_drain_on_a_full_disk_ends_and_the_next_start_goes_on() {
     assert_eq!(gateway.drain().await, Err(Refused::SpoolFull));
     drop((gateway, running));
     let left = after_power_failure(&BTreeMap::new(), &disk.ops(), Unsynced::Dropped);
-    let again = start(&server, &dir, &Recorder::with(left), WhenFull::Refuse);
+    let again = start(&server, &dir, &Recorder::with(left), WhenFull::Spool);
     again.drain().await.unwrap();
     let seen = arrived(&server);
     assert_eq!((seen[0].0.as_str(), seen.last().unwrap().2), ("first", Outcome::Unknown));
@@ -183,7 +183,7 @@ async fn a_drain_on_a_full_disk_ends_and_the_next_start_goes_on() {
 #[tokio::test]
 async fn a_new_epoch_that_finds_the_disk_full_is_begun_later() {
     let (server, dir, disk) = (Server::start().await, TempDir::new(), Recorder::default());
-    let gateway = start(&server, &dir, &disk, WhenFull::Refuse);
+    let gateway = start(&server, &dir, &disk, WhenFull::Spool);
     gateway.record(complete("first")).await.unwrap();
     within(shipped(&gateway)).await;
     for _ in 0..2 {
@@ -296,7 +296,7 @@ async fn check(row: &Row, stored: bool) {
     if of_statements {
         disk.fail(fault);
     }
-    let gateway = start(&server, &dir, &disk, WhenFull::Refuse);
+    let gateway = start(&server, &dir, &disk, WhenFull::Spool);
     let (mut acknowledged, mut number) = (Vec::new(), 0);
     if !of_statements {
         disk.fail(fault);
@@ -325,7 +325,7 @@ async fn check(row: &Row, stored: bool) {
         assert_eq!(gateway.drain().await.unwrap().unshipped, 0);
         drop(gateway);
         // And so it is for the next start.
-        let again = start(&server, &dir, &Recorder::with(disk.files()), WhenFull::Refuse);
+        let again = start(&server, &dir, &Recorder::with(disk.files()), WhenFull::Spool);
         assert_eq!(again.drain().await.unwrap().unshipped, 0);
         assert_eq!(tools(&server), acknowledged);
         return;
@@ -335,7 +335,7 @@ async fn check(row: &Row, stored: bool) {
     drop(gateway);
     let unsynced = if stored { Unsynced::Kept } else { Unsynced::Dropped };
     let left = after_power_failure(&BTreeMap::new(), &disk.ops(), unsynced);
-    let again = start(&server, &dir, &Recorder::with(left), WhenFull::Refuse);
+    let again = start(&server, &dir, &Recorder::with(left), WhenFull::Spool);
     assert_eq!(again.drain().await.unwrap().unshipped, 0);
     let mut seen = tools(&server);
     // What nobody was answered for may be on record or not.

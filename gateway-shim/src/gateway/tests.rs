@@ -370,7 +370,7 @@ async fn a_full_spool_refuses_and_loses_nothing() {
     let (mut server, dir) = (Server::start().await, TempDir::new());
     server.kill();
     server.shared.script.lock().unwrap().archives = true;
-    let gateway = small_gateway(&server, &dir, crate::config::WhenFull::Refuse).await;
+    let gateway = small_gateway(&server, &dir, crate::config::WhenFull::Spool).await;
     let mut expected = record_until_refused(&gateway, Refused::SpoolFull).await;
     assert!(matches!(gateway.begin(call("none")).await, Err(Refused::SpoolFull)));
     server.restart().await;
@@ -403,7 +403,7 @@ pub(super) fn deliveries(records: &[Bytes]) -> Vec<wire::DeliveryState> {
 async fn what_a_full_spool_lets_go_is_declared() {
     let (mut server, dir) = (Server::start().await, TempDir::new());
     server.kill();
-    let gateway = small_gateway(&server, &dir, crate::config::WhenFull::Drop).await;
+    let gateway = small_gateway(&server, &dir, crate::config::WhenFull::FailOpen).await;
     let expected = record_until_refused(&gateway, Refused::Dropped).await;
     for _ in 0..6 {
         assert_eq!(gateway.record(complete("let-go")).await, Err(Refused::Dropped));

@@ -61,7 +61,7 @@ impl OpenCalls {
             }
             let late = |open: &Open| open.serial == serial;
             if let Some(open) = calls.remove_if(Side::Server, &session, &id, late) {
-                finish(open.running, Ending::of(Outcome::Timeout));
+                open.running.end(Ending::of(Outcome::Timeout));
             }
         });
     }
@@ -74,7 +74,7 @@ impl OpenCalls {
     /// Its answer was seen.
     pub fn finish(&self, side: Side, session: &str, id: &str, ending: Ending) {
         if let Some(open) = self.remove_if(side, session, id, |_| true) {
-            finish(open.running, ending);
+            open.running.end(ending);
         }
     }
 
@@ -100,7 +100,7 @@ impl OpenCalls {
         let open = Open { running, cancelled: false, serial, _waits: waits };
         let before = calls.by_session.entry(key(side, session)).or_default().insert(id.to_owned(), open);
         if let Some(before) = before {
-            finish(before.running, Ending::of(Outcome::Unknown));
+            before.running.end(Ending::of(Outcome::Unknown));
         }
         (serial, ended)
     }
@@ -125,15 +125,6 @@ impl OpenCalls {
 
 fn key(side: Side, session: &str) -> (Side, String) {
     (side, session.to_owned())
-}
-
-/// Writes the outcome without holding up the answer.
-pub(super) fn finish(running: Running, ending: Ending) {
-    tokio::spawn(async move {
-        if let Err(refused) = running.finish(ending).await {
-            tracing::error!(%refused, "an outcome is not recorded; the next start finds the call unfinished");
-        }
-    });
 }
 
 #[cfg(test)]

@@ -59,25 +59,26 @@ pub(super) fn carry(answer: Answer, carried: Carried) -> Answer {
 /// # Errors
 /// When the listener has no address.
 pub async fn serve(
-    proxy: Arc<Proxy>,
+    front: Arc<Front>,
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
     wait: Duration,
 ) -> std::io::Result<()> {
-    tracing::info!(address = %listener.local_addr()?, server = %proxy.config.server, "serving /mcp");
-    let counting = tokio::spawn(count_on(Arc::clone(&proxy)));
+    let servers = front.proxies.keys().map(String::as_str).collect::<Vec<_>>().join(" ");
+    tracing::info!(address = %listener.local_addr()?, servers, "serving /mcp");
+    let counting = tokio::spawn(count_on(Arc::clone(&front)));
     let since = clock::now_us();
     // Each connection has an end of this channel: it hears there that it is to end, and by it we see that it has.
     let (draining, drain) = watch::channel(false);
     let mut stop = std::pin::pin!(stop);
     {
-        let incoming = listen::bounded(TcpListenerStream::new(listener), 0, proxy.waits.head);
+        let incoming = listen::bounded(TcpListenerStream::new(listener), 0, front.waits.head);
         let mut connections = std::pin::pin!(incoming);
         while let Some(Ok(connection)) = tokio::select! {
             connection = connections.next() => connection,
             () = &mut stop => None,
         } {
-            tokio::spawn(speak(Arc::clone(&proxy), connection, drain.clone()));
+            tokio::spawn(speak(Arc::clone(&front), connection, drain.clone()));
         }
     }
     drop(drain);
@@ -86,21 +87,23 @@ pub async fn serve(
         tracing::warn!("connections that are still open are cut");
     }
     counting.abort();
-    if let Server::Stdio(server) = &proxy.server {
-        server.end_all().await;
+    for proxy in front.proxies.values() {
+        if let Server::Stdio(server) = &proxy.server {
+            server.end_all().await;
+        }
     }
-    proxy.flush_counts(since).await;
+    front.flush_counts(since).await;
     Ok(())
 }
 
 /// The life of one connection.
-async fn speak<S>(proxy: Arc<Proxy>, stream: Connection<S>, mut drain: watch::Receiver<bool>)
+async fn speak<S>(front: Arc<Front>, stream: Connection<S>, mut drain: watch::Receiver<bool>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(proxy.waits.head).max_buf_size(HEAD_BYTES_MAX);
-    let service = TowerToHyperService::new(proxy.router().layer(Extension(stream.load())));
+    builder.timer(TokioTimer::new()).header_read_timeout(front.waits.head).max_buf_size(HEAD_BYTES_MAX);
+    let service = TowerToHyperService::new(front.router().layer(Extension(stream.load())));
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         // What a client does to its own connection is no event.

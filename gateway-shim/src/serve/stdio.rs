@@ -29,11 +29,11 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
 use super::{
     Admitted, Answer, CODE_NO_SESSION, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_UNREACHABLE, NOT_RECORDED, Proxy, SESSION,
-    error, error_body, json, open, text,
+    error, error_body, json, text,
 };
 use crate::{
     clock,
-    config::ServeConfig,
+    config::ServerConfig,
     gateway::{Gateway, Running},
     mcp::{
         envelope::{self, Message, Request},
@@ -54,7 +54,8 @@ const END_WAIT: Duration = Duration::from_secs(5);
 
 /// All sessions of one server.
 pub(super) struct Stdio {
-    config: ServeConfig,
+    name: String,
+    config: ServerConfig,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -110,8 +111,8 @@ struct Session {
 }
 
 impl Stdio {
-    pub(super) fn new(config: &ServeConfig) -> Arc<Self> {
-        Arc::new(Self { config: config.clone(), sessions: Mutex::default() })
+    pub(super) fn new(name: &str, config: &ServerConfig) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), config: config.clone(), sessions: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
@@ -140,7 +141,7 @@ impl Stdio {
             Err((status, message)) => {
                 if let Some(running) = admitted.running {
                     let ending = Ending::of(Outcome::HttpError);
-                    open::finish(running, Ending { error_code: Some(u32::from(status.as_u16())), ..ending });
+                    running.end(Ending { error_code: Some(u32::from(status.as_u16())), ..ending });
                 }
                 return error(status, &request.raw_id, CODE_NO_SESSION, message);
             }
@@ -214,7 +215,7 @@ impl Stdio {
             return Err((StatusCode::SERVICE_UNAVAILABLE, "too many sessions; end one, or try again later"));
         }
         let mut child = spawn(&self.config).map_err(|error| {
-            tracing::error!(%error, "failed to start the MCP server; hint: check serve.command");
+            tracing::error!(%error, "failed to start the MCP server; hint: check its command");
             (StatusCode::BAD_GATEWAY, "the MCP server cannot be started")
         })?;
         let pipes = (child.stdin.take(), child.stdout.take());
@@ -231,7 +232,7 @@ impl Stdio {
         });
         self.lock().insert(session.id.clone(), Arc::clone(&session));
         proxy.remember(&session.id, request);
-        life(&proxy.gateway, &self.config.server, ServerState::Started, None).await;
+        life(&proxy.gateway, &self.name, ServerState::Started, None).await;
         let (stdio, proxy) = (Arc::clone(self), Arc::clone(proxy));
         let of_task = Arc::clone(&session);
         tokio::spawn(async move { stdio.live(&proxy, &of_task, child, stdin, inbox, stdout).await });
@@ -270,12 +271,12 @@ impl Stdio {
         self.lock().remove(&session.id);
         let state = if asked { ServerState::Stopped } else { ServerState::Crashed };
         let exit_code = status.and_then(|status| status.code()).map(i32::cast_unsigned);
-        life(&proxy.gateway, &self.config.server, state, exit_code).await;
+        life(&proxy.gateway, &self.name, state, exit_code).await;
         session.over.send_replace(true);
     }
 }
 
-fn spawn(config: &ServeConfig) -> std::io::Result<Child> {
+fn spawn(config: &ServerConfig) -> std::io::Result<Child> {
     let (program, arguments) = config.command.split_first().ok_or(std::io::ErrorKind::NotFound)?;
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(&config.environment);
@@ -435,7 +436,7 @@ impl Session {
     fn answered(&self, id: &str, ending: Ending, line: Bytes) {
         let Some(waiting) = self.take_if(id, |_| true) else { return };
         if let Some(running) = waiting.running {
-            open::finish(running, ending);
+            running.end(ending);
         }
         // The connection may be gone; the outcome is recorded all the same.
         drop(waiting.end.send(Told::Answer(line)));
@@ -503,7 +504,7 @@ impl Session {
 impl Waiting {
     fn fail(self, outcome: Outcome, status: StatusCode, code: i32, text: &'static str) {
         if let Some(running) = self.running {
-            open::finish(running, Ending::of(outcome));
+            running.end(Ending::of(outcome));
         }
         drop(self.end.send(Told::Failed(status, code, text)));
     }

@@ -29,9 +29,9 @@ struct Bench {
     _dir: TempDir,
 }
 
-fn config(text: &str) -> ServeConfig {
-    let base = "listen = \"127.0.0.1:0\"\nserver = \"test\"\n";
-    toml::from_str(&format!("{base}{text}")).unwrap()
+fn config(text: &str) -> (ServeConfig, BTreeMap<String, ServerConfig>) {
+    let server = toml::from_str(text).unwrap();
+    (toml::from_str("listen = \"127.0.0.1:0\"\n").unwrap(), [("test".to_owned(), server)].into())
 }
 
 impl Bench {
@@ -42,8 +42,9 @@ impl Bench {
     async fn with_waits(text: &str, waits: Waits) -> Self {
         let (ledger, dir) = (server::Server::start().await, TempDir::new());
         let gateway = ledger.gateway(&dir).await;
-        let mut proxy = Proxy::new(gateway.clone(), config(text)).unwrap();
-        Arc::get_mut(&mut proxy).unwrap().waits = waits;
+        let (serving, servers) = config(text);
+        let mut front = Front::new(&gateway, serving, &servers).unwrap();
+        Arc::get_mut(&mut front).unwrap().waits = waits;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -51,13 +52,13 @@ impl Bench {
             stopped.await.ok();
         };
         let serving =
-            tokio::spawn(async move { serve(proxy, listener, stopped, Duration::from_secs(2)).await.unwrap() });
+            tokio::spawn(async move { serve(front, listener, stopped, Duration::from_secs(2)).await.unwrap() });
         Self { ledger, gateway, address, stop: Some(stop), serving, _dir: dir }
     }
 
     /// Status, headers and body of an answer.
     async fn send(&self, method: Method, headers: &[(&str, &str)], body: &str) -> (StatusCode, HeaderMap, Bytes) {
-        let mut request = hyper::Request::builder().method(method).uri(format!("http://{}/mcp", self.address));
+        let mut request = hyper::Request::builder().method(method).uri(format!("http://{}/mcp/test", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -260,8 +261,8 @@ async fn whoever_says_half_keeps_nobody_out_and_fills_no_record() {
     let halves = tokio::task::spawn_blocking(move || {
         let connect = |number: usize| {
             let mut stream = std::net::TcpStream::connect(port).unwrap();
-            let whole_head = "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{";
-            stream.write_all(["", "POST /mcp HTTP/1.1\r\nhost:", whole_head][number % 3].as_bytes()).unwrap();
+            let whole_head = "POST /mcp/test HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{";
+            stream.write_all(["", "POST /mcp/test HTTP/1.1\r\nhost:", whole_head][number % 3].as_bytes()).unwrap();
             stream
         };
         (0..4 * listen::CONNECTIONS_MAX).map(connect).collect::<Vec<_>>()
@@ -353,7 +354,7 @@ async fn without_a_record_a_process_asks_nobody() {
     bench.gateway.drain().await.unwrap();
     let note = r#"{"jsonrpc":"2.0","method":"notifications/ask"}"#;
     assert_eq!(bench.post(&headers, note).await.0, StatusCode::ACCEPTED);
-    let uri = format!("http://{}/mcp", bench.address);
+    let uri = format!("http://{}/mcp/test", bench.address);
     let request = hyper::Request::get(uri).header(SESSION, &session).body(Full::from(String::new())).unwrap();
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let mut stream = client.request(request).await.unwrap().into_body();
@@ -510,6 +511,6 @@ async fn a_server_behind_tls_is_believed_only_with_its_certificate() {
 async fn without_authorities_there_is_no_start() {
     let (ledger, dir) = (server::Server::start().await, TempDir::new());
     let gateway = ledger.gateway(&dir).await;
-    let none = config("url = \"https://localhost/mcp\"\nca = \"/nowhere/ca.pem\"\n");
-    assert!(Proxy::new(gateway, none).err().unwrap().to_string().contains("serve.ca"));
+    let (serving, servers) = config("url = \"https://localhost/mcp\"\nca = \"/nowhere/ca.pem\"\n");
+    assert!(Front::new(&gateway, serving, &servers).err().unwrap().to_string().contains("servers.test.ca"));
 }

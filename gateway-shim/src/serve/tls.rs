@@ -17,6 +17,7 @@ use crate::config::Faults;
 /// # Errors
 /// [`Faults`] when no authority can be read.
 pub(super) fn connector(
+    name: &str,
     http: HttpConnector,
     https: bool,
     ca: Option<&Path>,
@@ -27,10 +28,10 @@ pub(super) fn connector(
         .with_safe_default_protocol_versions()
         .map_err(|error| fault(format!("TLS cannot be set up: {error}")))?;
     let builder = match ca {
-        Some(ca) => builder.with_root_certificates(authorities(ca).map_err(fault)?),
+        Some(ca) => builder.with_root_certificates(authorities(name, ca).map_err(fault)?),
         None if https => builder.with_native_roots().map_err(|error| {
             fault(format!(
-                "this system has no certificate authorities ({error}); hint: install ca-certificates, or serve.ca"
+                "this system has no certificate authorities ({error}); hint: install ca-certificates, or servers.{name}.ca"
             ))
         })?,
         None => builder.with_root_certificates(RootCertStore::empty()),
@@ -39,8 +40,8 @@ pub(super) fn connector(
     Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http))
 }
 
-fn authorities(path: &Path) -> Result<RootCertStore, String> {
-    let of_file = |error: String| format!("serve.ca cannot be used: {error}; hint: PEM certificates");
+fn authorities(name: &str, path: &Path) -> Result<RootCertStore, String> {
+    let of_file = |error: String| format!("servers.{name}.ca cannot be used: {error}; hint: PEM certificates");
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| of_file(error.to_string()))? {
         let certificate = certificate.map_err(|error| of_file(error.to_string()))?;

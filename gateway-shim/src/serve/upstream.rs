@@ -100,13 +100,13 @@ struct Own {
 impl Upstream {
     /// # Errors
     /// [`Faults`]: a URL or a file of the configuration cannot be used.
-    pub(super) fn new(url: &str, ca: Option<&Path>) -> Result<Self, Faults> {
-        let uri: Uri = url.parse().map_err(|_| Faults(vec!["serve.url is no URL".into()]))?;
+    pub(super) fn new(name: &str, url: &str, ca: Option<&Path>) -> Result<Self, Faults> {
+        let uri: Uri = url.parse().map_err(|_| Faults(vec![format!("servers.{name}.url is no URL")]))?;
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(10)));
-        let connector = tls::connector(connector, uri.scheme_str() == Some("https"), ca)?;
+        let connector = tls::connector(name, connector, uri.scheme_str() == Some("https"), ca)?;
         Ok(Self { uri, client: Client::builder(TokioExecutor::new()).build(connector) })
     }
 
@@ -136,7 +136,7 @@ impl Upstream {
             let sent = timeout_at(deadline, server.send(Method::POST, &headers, body)).await;
             let failed = |running: Option<Running>, outcome: Outcome| {
                 if let Some(running) = running {
-                    open::finish(running, Ending::of(outcome));
+                    running.end(Ending::of(outcome));
                 }
             };
             let (status, code, message) = match sent {
@@ -382,7 +382,7 @@ impl Pump {
     fn answered(&mut self, id: &str, ending: Ending) {
         let own = self.own.as_mut().filter(|own| own.id == id).and_then(|own| own.running.take());
         match (own, &self.session) {
-            (Some(running), _) => open::finish(running, ending),
+            (Some(running), _) => running.end(ending),
             (None, Some(session)) => self.proxy.open.finish(open::Side::Client, session, id, ending),
             (None, None) => {}
         }
@@ -408,7 +408,7 @@ impl Pump {
                 if matches!(self.reading, Reading::Nothing) { Outcome::Unknown } else { Outcome::TransportError };
         }
         if let Some(running) = own.running {
-            return open::finish(running, ending);
+            return running.end(ending);
         }
         let Some(session) = &self.session else { return };
         let Some(cancelled) = self.proxy.open.state(session, &own.id) else { return };

@@ -129,8 +129,14 @@ impl Server {
             age_max: Duration::from_millis(5),
             heartbeat_after: Duration::from_secs(200),
         };
-        let settings =
-            Settings { who: who.clone(), key: self.key.clone(), limits, when_full: WhenFull::Refuse, opened };
+        let settings = Settings {
+            who: who.clone(),
+            key: self.key.clone(),
+            limits,
+            when_full: WhenFull::Spool,
+            servers: std::collections::BTreeMap::new(),
+            opened,
+        };
         Parts {
             who,
             settings,

@@ -35,6 +35,8 @@ pub enum Refused {
     SpoolFull,
     /// As above, and the configuration says to let the record go; the loss is declared.
     Dropped,
+    /// The ledger takes nothing, and calls of this server are refused then: try again when it is back.
+    LedgerAway,
     /// Too many calls are in progress: try again soon.
     Busy,
     /// The gateway drains: try another one.
@@ -52,6 +54,10 @@ impl std::fmt::Display for Refused {
                 "record: the spool or its disk is full; hint: is the ledger reachable, and is there space on the disk?"
             }
             Self::Dropped => "record: the spool is full; it is declared as dropped: do not send it again",
+            Self::LedgerAway => {
+                "record: the ledger takes nothing, and when_full of this server is fail_closed; hint: is the ledger \
+                 reachable?"
+            }
             Self::Busy => "record: too many calls are in progress",
             Self::Draining => "record: the gateway is ending",
             Self::Stopped => "record: the gateway has stopped",
@@ -62,11 +68,27 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Ticket of a call in progress.
-pub type Ticket = u64;
+/// Of a call in progress: its number.
+pub(super) type Ticket = u64;
+
+/// What others call a call by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallName {
+    /// The epoch in which it began.
+    pub epoch: Epoch,
+    /// Its number there.
+    pub number: u64,
+}
+
+impl CallName {
+    /// The link of a later call that continues this one so. It names the epoch: the later one may be of another.
+    pub fn linked(&self, kind: wire::LinkKind) -> wire::Link {
+        wire::Link { kind: kind as i32, epoch: Some(self.epoch.into()), call_number: self.number }
+    }
+}
 
 /// How a call ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ending {
     /// Its outcome.
     pub outcome: wire::Outcome,
@@ -74,12 +96,40 @@ pub struct Ending {
     pub error_code: Option<u32>,
     /// Bytes of the answer.
     pub response_bytes: u64,
+    /// What only its answer told; boxed, because most tell nothing.
+    pub learnt: Option<Box<Learnt>>,
+}
+
+/// What the answer of a call told of it. What is `None` stays as it was when the call began; what would make the record one
+/// that no gateway may write is left out, and logged.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Learnt {
+    /// Digest of the pinned tool's definition.
+    pub definition_digest: Option<[u8; 32]>,
+    /// Digest of the conversation's name.
+    pub conversation_digest: Option<[u8; 32]>,
+    /// What the tool's runtime signed.
+    pub receipt: Option<wire::ForensicReceipt>,
+    /// The call that this one continued.
+    pub link: Option<wire::Link>,
+}
+
+impl Learnt {
+    /// Puts into a call what was learnt of it.
+    pub(super) fn tell(&self, call: &mut wire::Call) {
+        let bytes = |digest: [u8; 32]| Bytes::copy_from_slice(&digest);
+        let Self { definition_digest, conversation_digest, receipt, link } = self.clone();
+        call.definition_digest = definition_digest.map(bytes).or_else(|| call.definition_digest.take());
+        call.conversation_digest = conversation_digest.map(bytes).or_else(|| call.conversation_digest.take());
+        call.receipt = receipt.or_else(|| call.receipt.take());
+        call.link = link.or_else(|| call.link.take());
+    }
 }
 
 impl Ending {
     /// An ending with nothing but its outcome.
     pub fn of(outcome: wire::Outcome) -> Self {
-        Self { outcome, error_code: None, response_bytes: 0 }
+        Self { outcome, ..Self::default() }
     }
 }
 
@@ -92,7 +142,7 @@ pub enum Command {
     /// A record, whole.
     Record(Box<Kind>, Answer<RecordName>),
     /// A call begins.
-    Begin(Box<wire::Call>, Answer<Ticket>),
+    Begin(Box<wire::Call>, Answer<CallName>),
     /// A call has ended.
     Finish(Ticket, Ending, Option<Answer<()>>),
     /// Batches to send.

@@ -1,7 +1,10 @@
 //! The records that the writer itself makes, of calls, from how they began and ended, and of the gateway; and the words that its
 //! log has for them.
 
-use custody::wire::{self, DeliveryState, OpeningReason, gateway_event::Event, record::Kind};
+use custody::{
+    record,
+    wire::{self, DeliveryState, OpeningReason, gateway_event::Event, record::Kind},
+};
 
 use super::Ending;
 use crate::clock;
@@ -34,7 +37,16 @@ fn ended(mut call: wire::Call, phase: wire::Phase, ending: &Ending, duration_us:
     call.error_code = ending.error_code;
     call.response_bytes = ending.response_bytes;
     call.duration_us = duration_us;
-    Kind::Call(call)
+    let Some(learnt) = &ending.learnt else { return Kind::Call(call) };
+    let plain = call.clone();
+    learnt.tell(&mut call);
+    let kind = Kind::Call(call);
+    if let Err(why) = record::check(&record::encode(kind.clone())) {
+        // Signed, it would bar the way for all behind it.
+        tracing::error!(call = plain.call_number, %why, "what was learnt of a call cannot be recorded");
+        return Kind::Call(plain);
+    }
+    kind
 }
 
 /// Why an epoch was opened.

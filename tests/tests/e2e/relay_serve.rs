@@ -72,7 +72,7 @@ async fn call_on(proxy: SocketAddr, caller: u64, mut serving: watch::Receiver<u6
         let body = json!({"jsonrpc": "2.0", "id": number, "method": "tools/call",
             "params": {"name": format!("tool-{caller}-{number}")}})
         .to_string();
-        let head = "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close";
+        let head = "POST /mcp/test HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close";
         let asked = async {
             let mut stream = TcpStream::connect(proxy).await?;
             let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
@@ -93,7 +93,7 @@ async fn no_call_passes_the_proxy_without_a_record_however_often_it_is_killed() 
     let ledger = home.start();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (server, port) = (listener.local_addr().unwrap(), free_port());
-    let of_serve = format!("[serve]\nlisten = \"127.0.0.1:{port}\"\nserver = \"test\"\nurl = \"http://{server}/mcp\"");
+    let of_serve = format!("[serve]\nlisten = \"127.0.0.1:{port}\"\n[servers.test]\nurl = \"http://{server}/mcp\"");
     let shim = Shim::enrol(&home, "proxied", &format!("socket = \"relay.sock\"\n{of_serve}"));
     let start = || {
         let mut command = Command::new(binary("gateway-shim"));

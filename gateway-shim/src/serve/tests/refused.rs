@@ -38,7 +38,7 @@ async fn what_is_refused_here_is_on_record_too() {
 /// Posts so many bytes without saying how many.
 async fn chunked(bench: &Bench, bytes: usize) -> StatusCode {
     let body = Body::from_stream(tokio_stream::iter([Ok::<_, std::convert::Infallible>(vec![b'x'; bytes])]));
-    let request = hyper::Request::post(format!("http://{}/mcp", bench.address)).body(body).unwrap();
+    let request = hyper::Request::post(format!("http://{}/mcp/test", bench.address)).body(body).unwrap();
     Client::builder(TokioExecutor::new()).build_http::<Body>().request(request).await.unwrap().status()
 }
 
@@ -61,7 +61,7 @@ async fn an_error_of_our_own_says_its_cause_and_the_id() {
     let answer = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>().request(elsewhere).await.unwrap();
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
     let body = answer.into_body().collect().await.unwrap().to_bytes();
-    assert!(String::from_utf8_lossy(&body).contains("/mcp"), "{body:?}");
+    assert!(String::from_utf8_lossy(&body).contains("/mcp/"), "{body:?}");
     assert_eq!(bench.calls().await.len(), 4, "behind another path is no server, and no record");
 }
 

@@ -1,0 +1,202 @@
+//! Who may call what: the access policy in force, tokens, limits, and how they change.
+//!
+//! [`Access`] is what the endpoint asks, for every request: who calls ([`Access::authenticate`]), whether that may be
+//! ([`Access::judge`]), whether it is within the limits ([`Access::enter`]), and, for what is open when the policy changes,
+//! whether it still may be ([`Access::still_allowed`], woken by [`Access::changes`]).
+//!
+//! What must hold: nothing is allowed that no rule allows; the first rule that fits decides, the organisation's before the
+//! workspace's own; what is in force is swapped as a whole, so that no request sees half of a change; no token, and nothing
+//! by which a person is known, is in what this module logs, records, or shows as an error.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use custody::id::MemberId;
+use tokio::sync::watch;
+
+use crate::{clock, config::Faults};
+
+mod compiled;
+pub mod policy;
+mod token;
+
+use compiled::Compiled;
+pub use policy::Policy;
+pub use token::OneTimeToken;
+
+/// Whose request it is. Only [`Access::authenticate`] makes one, for one request; what it says of groups is as of then.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The member.
+    pub member: MemberId,
+    /// Id of the token; none where an identity provider vouches for the member.
+    pub token: Option<[u8; 16]>,
+    /// What the token was issued for.
+    pub agent: Option<MemberId>,
+    /// The member's groups, in order.
+    pub groups: Arc<[String]>,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The server, as the configuration names it.
+    pub server: &'a str,
+    /// The request's method. For what continues a call (`tasks/get` and the like, a further round) the method and the name
+    /// of that call.
+    pub method: &'a str,
+    /// Tool, prompt, or URI of the resource; none where a method has none.
+    pub name: Option<&'a str>,
+    /// The server asks the client.
+    pub from_server: bool,
+    /// Length of the request's body.
+    pub request_bytes: u64,
+}
+
+/// Whether a request may be made, and why.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// Whether it may.
+    pub allowed: bool,
+    /// The rule that decided: one of the policy's, or a reserved name (`shim/...`).
+    pub rule: Arc<str>,
+    /// Digest of the access policy that decided.
+    pub policy: [u8; 32],
+}
+
+/// Why nobody is known behind a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// There is no Authorization.
+    Absent,
+    /// It is not of the form that it must have.
+    Malformed,
+    /// Nobody has this token, or this subject.
+    Unknown,
+    /// The id is known, and its secret or signature is another.
+    Wrong,
+    /// Its time is over.
+    Expired,
+    /// It, or its member, was revoked.
+    Revoked,
+}
+
+impl Why {
+    /// The reserved name of the rule that refuses it.
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::Absent => "shim/no-token",
+            Self::Malformed | Self::Unknown | Self::Wrong => "shim/wrong-token",
+            Self::Expired => "shim/expired-token",
+            Self::Revoked => "shim/revoked-token",
+        }
+    }
+}
+
+/// Nobody is known behind a request.
+#[derive(Clone, Debug)]
+pub struct Unauthenticated {
+    /// Why.
+    pub kind: Why,
+    /// Who it would be, if the token's id is known: for the record, never for a decision.
+    pub caller: Option<Caller>,
+}
+
+/// A request that was allowed and is so no longer.
+#[derive(Clone, Debug)]
+pub enum Cut {
+    /// No rule allows it any more.
+    Denied(Judgement),
+    /// The token, or its member, is no longer good.
+    Unauthenticated(Unauthenticated),
+}
+
+/// A place among the calls in progress, within all limits. It is given back when this is dropped.
+#[derive(Debug)]
+pub struct Slot {
+    /// A longer response is cut, and ends as `over_limit`; none: no limit.
+    pub response_bytes_max: Option<u64>,
+}
+
+/// A limit that a request would exceed.
+#[derive(Clone, Debug)]
+pub struct OverLimit {
+    /// The limit's id.
+    pub limit: Arc<str>,
+    /// Seconds until it may be tried again; none: never, so long as the request is like this.
+    pub retry_after_s: Option<u64>,
+}
+
+/// What is in force. Cheap to clone; all clones see a change at once.
+#[derive(Clone, Debug)]
+pub struct Access(Arc<Live>);
+
+#[derive(Debug)]
+struct Live {
+    now: RwLock<Arc<Compiled>>,
+    generation: watch::Sender<u64>,
+}
+
+impl Access {
+    /// Puts a policy in force: the workspace's, and the organisation's above it.
+    ///
+    /// # Errors
+    /// [`Faults`], all that were found.
+    pub fn of(workspace: &str, organisation: Option<&str>) -> Result<Self, Faults> {
+        let compiled = Compiled::new(Policy::parse(workspace, organisation)?);
+        let (generation, _) = watch::channel(0);
+        Ok(Self(Arc::new(Live { now: RwLock::new(Arc::new(compiled)), generation })))
+    }
+
+    /// Says who calls, from the value of the header Authorization. `now_us` is the wall clock's.
+    ///
+    /// # Errors
+    /// [`Unauthenticated`].
+    pub fn authenticate(&self, authorization: Option<&str>, now_us: u64) -> Result<Caller, Unauthenticated> {
+        self.now().authenticate(authorization, now_us)
+    }
+
+    /// Whether the caller may ask this.
+    pub fn judge(&self, caller: &Caller, ask: &Ask<'_>) -> Judgement {
+        self.now().judge(caller, ask)
+    }
+
+    /// Whether any rule allows the caller something at this server: then its `shim/session` requests are allowed as well,
+    /// and it is worth showing.
+    pub fn may_reach(&self, caller: &Caller, server: &str) -> bool {
+        self.now().may_reach(caller, server)
+    }
+
+    /// Takes a place for an allowed request, if it is within all limits that apply; counts it.
+    ///
+    /// # Errors
+    /// [`OverLimit`], the first in the policy's order.
+    pub fn enter(&self, caller: &Caller, ask: &Ask<'_>) -> Result<Slot, OverLimit> {
+        self.now().enter(caller, ask, clock::now_us())
+    }
+
+    /// Counts the changes of what is in force: whoever holds something open asks [`Self::still_allowed`] at each.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.generation.subscribe()
+    }
+
+    /// Whether what was allowed to this caller still is, by what is in force now.
+    ///
+    /// # Errors
+    /// [`Cut`].
+    pub fn still_allowed(&self, caller: &Caller, ask: &Ask<'_>, now_us: u64) -> Result<(), Cut> {
+        self.now().still_allowed(caller, ask, now_us)
+    }
+
+    /// Digest of what is in force.
+    pub fn digest(&self) -> [u8; 32] {
+        self.now().policy.digest
+    }
+
+    /// What is in force.
+    fn now(&self) -> Arc<Compiled> {
+        Arc::clone(&self.0.now.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! `[servers.NAME]`: an MCP server, how it is reached, and what holds for calls to it.
+//!
+//! Names of servers stand in records, in the path of the endpoint and, before `__`, in the names of tools at the one endpoint
+//! for all: so a name has neither `/` nor `__`.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use custody::{strict::is_token, wire};
+use hyper::http;
+use serde::Deserialize;
+
+use super::{Check, WhenFull};
+
+/// What stands between the name of a server and that of its tool.
+pub const BETWEEN: &str = "__";
+/// Headers that are not a credential's: they belong to a connection, to the body or to MCP.
+const NOT_A_CREDENTIALS: [&str; 12] = [
+    "accept",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "keep-alive",
+    "last-event-id",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "origin",
+];
+
+/// `[servers.NAME]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// `https://` or `http://HOST:PORT/PATH` of a server that speaks Streamable HTTP.
+    pub url: Option<String>,
+    /// PEM certificates of the authorities that an `https://` server's certificate may come from; without it, those that
+    /// this system trusts.
+    pub ca: Option<PathBuf>,
+    /// Program and arguments of a server that speaks over stdio; one process for each session.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Its whole environment besides PATH.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Seconds, 1 to 86,400: a call without an answer ends as `timeout`.
+    #[serde(default = "call_s_max")]
+    pub call_s_max: u64,
+    /// Sessions of a stdio server at a time, 1 to 1,024: each is a process.
+    #[serde(default = "sessions_max")]
+    pub sessions_max: usize,
+    /// Whether a call waits until its intent is on the disk.
+    #[serde(default)]
+    pub mode: Mode,
+    /// What becomes of calls that cannot be recorded.
+    #[serde(default)]
+    pub when_full: WhenFull,
+    /// How the shim says to the server who it is.
+    pub credential: Option<CredentialConfig>,
+    /// Folder with a file for each member, named by the member's id: for servers that must know who calls.
+    pub credentials: Option<PathBuf>,
+    /// When a process begins.
+    #[serde(default)]
+    pub start: Start,
+    /// Seconds, 10 to 86,400: a process that nobody asked anything for so long is stopped.
+    #[serde(default = "idle_s_max")]
+    pub idle_s_max: u64,
+    /// What a process may use.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// What a process may reach.
+    pub sandbox: Option<SandboxConfig>,
+}
+
+fn call_s_max() -> u64 {
+    300
+}
+
+fn sessions_max() -> usize {
+    64
+}
+
+fn idle_s_max() -> u64 {
+    3_600
+}
+
+/// When the record of a call is on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Before the call goes on.
+    #[default]
+    Strict,
+    /// Within 5 ms after it was written, which is before the call goes on.
+    Relaxed,
+}
+
+impl From<Mode> for wire::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Strict => Self::Strict,
+            Mode::Relaxed => Self::Relaxed,
+        }
+    }
+}
+
+/// When the processes of a server begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// When somebody asks.
+    #[default]
+    OnDemand,
+    /// With the shim.
+    Always,
+}
+
+/// `[servers.NAME.credential]`: where the secret is, and in which header it goes; the file may not hold the secret itself.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialConfig {
+    /// Header that it goes in.
+    #[serde(default = "authorization")]
+    pub header: String,
+    /// What stands before the secret there.
+    #[serde(default = "bearer")]
+    pub prefix: String,
+    /// File that holds it.
+    pub file: Option<PathBuf>,
+    /// Name of the variable in the shim's environment that holds it.
+    pub environment: Option<String>,
+}
+
+fn authorization() -> String {
+    "Authorization".to_owned()
+}
+
+fn bearer() -> String {
+    "Bearer ".to_owned()
+}
+
+impl Default for CredentialConfig {
+    fn default() -> Self {
+        Self { header: authorization(), prefix: bearer(), file: None, environment: None }
+    }
+}
+
+/// `[servers.NAME.limits]`: bounds of each process, none unless they are named.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// MiB of its memory (address space), 16 to 1,048,576.
+    pub memory_mib_max: Option<u64>,
+    /// Seconds of processor time, 1 to 31,536,000.
+    pub cpu_s_max: Option<u64>,
+    /// Files and connections that it has open, 16 to 1,048,576.
+    pub open_files_max: Option<u64>,
+    /// Processes of this system's user, 1 to 1,048,576: it may begin no more beyond that.
+    pub processes_max: Option<u64>,
+    /// MiB of the greatest file that it may write, 1 to 1,048,576.
+    pub file_mib_max: Option<u64>,
+}
+
+/// `[servers.NAME.sandbox]`: what a process may reach, and nothing else of what Landlock can hold back.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SandboxConfig {
+    /// Files and folders that it may read and run.
+    pub read: Vec<PathBuf>,
+    /// Files and folders that it may read and write.
+    pub write: Vec<PathBuf>,
+    /// TCP ports that it may connect to.
+    pub connect: Vec<u16>,
+    /// TCP ports that it may listen on.
+    pub listen: Vec<u16>,
+}
+
+impl ServerConfig {
+    pub(super) fn check(&self, name: &str, check: &mut Check) {
+        let at = |key: &str| format!("servers.{name}.{key}");
+        let fits = is_token(name) && name.len() <= 64 && !name.contains(BETWEEN) && !name.contains('/');
+        check.that(fits, || {
+            format!("servers.{name:?} is no name; hint: at most 64 characters of [A-Za-z0-9_.:@+-] without `__`")
+        });
+        let one = self.url.is_some() == self.command.is_empty();
+        check.that(one, || format!("servers.{name} needs one of url and command"));
+        self.check_url(name, check);
+        check.range(&at("call_s_max"), self.call_s_max, 1, 86_400);
+        check.range(&at("sessions_max"), self.sessions_max, 1, 1_024);
+        check.range(&at("idle_s_max"), self.idle_s_max, 10, 86_400);
+        if let Some(credential) = &self.credential {
+            credential.check(name, self.credentials.is_some(), check);
+        }
+        let sent = self.credential.is_some() || self.credentials.is_some();
+        check.that(!sent || self.url.is_some(), || {
+            format!(
+                "servers.{name}.credential is for a url alone; hint: a command gets what it needs in its environment"
+            )
+        });
+        let of_process = self.sandbox.is_some() || !self.environment.is_empty() || self.limits.is_some();
+        check.that(!of_process || self.url.is_none(), || {
+            format!("servers.{name}: environment, limits and sandbox are for a command alone")
+        });
+        self.limits.check(name, check);
+    }
+
+    fn check_url(&self, name: &str, check: &mut Check) {
+        let scheme = |url: &str| url.parse::<http::Uri>().ok().filter(|url| url.host().is_some())?.scheme().cloned();
+        let scheme = self.url.as_deref().map(scheme);
+        let known = [http::uri::Scheme::HTTP, http::uri::Scheme::HTTPS];
+        check.that(scheme.as_ref().is_none_or(|scheme| scheme.as_ref().is_some_and(|url| known.contains(url))), || {
+            format!("servers.{name}.url is neither https:// nor http://")
+        });
+        let https = scheme == Some(Some(http::uri::Scheme::HTTPS));
+        check.that(self.ca.is_none() || https, || format!("servers.{name}.ca is for an https:// url alone"));
+    }
+
+    pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let file = self.credential.as_mut().and_then(|credential| credential.file.as_mut());
+        let reached = self.sandbox.iter_mut().flat_map(|sandbox| sandbox.read.iter_mut().chain(&mut sandbox.write));
+        [self.ca.as_mut(), self.credentials.as_mut(), file].into_iter().flatten().chain(reached)
+    }
+}
+
+impl CredentialConfig {
+    fn check(&self, name: &str, of_members: bool, check: &mut Check) {
+        let header = self.header.to_ascii_lowercase();
+        let fits = http::HeaderName::from_bytes(header.as_bytes()).is_ok()
+            && !NOT_A_CREDENTIALS.contains(&header.as_str())
+            && !header.starts_with("mcp-");
+        check.that(fits, || format!("servers.{name}.credential.header is no header that a credential goes in"));
+        let prefix = http::HeaderValue::from_str(&self.prefix).is_ok();
+        check.that(prefix, || format!("servers.{name}.credential.prefix may not stand in a header"));
+        let sources = usize::from(self.file.is_some()) + usize::from(self.environment.is_some());
+        check.that(sources == 1 || (sources == 0 && of_members), || {
+            format!("servers.{name}.credential needs one of file and environment")
+        });
+    }
+}
+
+impl LimitsConfig {
+    fn is_some(&self) -> bool {
+        self.all().iter().any(|(_, value, ..)| value.is_some())
+    }
+
+    fn all(&self) -> [(&'static str, Option<u64>, u64, u64); 5] {
+        [
+            ("memory_mib_max", self.memory_mib_max, 16, 1 << 20),
+            ("cpu_s_max", self.cpu_s_max, 1, 31_536_000),
+            ("open_files_max", self.open_files_max, 16, 1 << 20),
+            ("processes_max", self.processes_max, 1, 1 << 20),
+            ("file_mib_max", self.file_mib_max, 1, 1 << 20),
+        ]
+    }
+
+    fn check(&self, name: &str, check: &mut Check) {
+        for (key, value, least, most) in self.all() {
+            if let Some(value) = value {
+                check.range(&format!("servers.{name}.limits.{key}"), value, least, most);
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Who may call what: patterns, the order of rules, and what is decided (FORMAT.md, 5.5).
+//!
+//! What must hold: a gateway decides exactly as this does, however it is quick about it; so whoever has the records of an
+//! access policy can say what was allowed at any time, and hold each call against it.
+
+use crate::hash::sha256;
+
+/// Reserved name of the rule that denies what no rule is about.
+pub const DEFAULT_DENY: &str = "shim/default-deny";
+/// Reserved name of the rule that allows requests of a session to whoever may call anything at that server.
+pub const SESSION: &str = "shim/session";
+
+/// Requests that a session is made of, and lists of what there is. They name nothing that could be called.
+pub const SESSION_METHODS: [&str; 11] = [
+    "initialize",
+    "logging/setLevel",
+    "ping",
+    "prompts/list",
+    "resources/list",
+    "resources/templates/list",
+    "resources/unsubscribe",
+    "server/discover",
+    "subscriptions/listen",
+    "tasks/list",
+    "tools/list",
+];
+
+/// Digest of an access policy: SHA-256 of the workspace's text, or, with the organisation's above it, SHA-256 of the two
+/// SHA-256s, the organisation's first.
+pub fn policy_digest(workspace: &[u8], organisation: Option<&[u8]>) -> [u8; 32] {
+    let own = sha256(&[workspace]);
+    organisation.map_or(own, |above| sha256(&[&sha256(&[above]), &own]))
+}
+
+/// Whether a pattern fits all of `text`: each `*` stands for any bytes, also none; all else for itself.
+pub fn fits(pattern: &str, text: &str) -> bool {
+    let (mut pattern, mut text) = (pattern.as_bytes(), text.as_bytes());
+    // Behind the last star: what follows it in the pattern, and from where on in the text that is being tried.
+    let mut again: Option<(&[u8], &[u8])> = None;
+    loop {
+        match (pattern, text) {
+            ([b'*', after @ ..], _) => {
+                again = Some((after, text));
+                pattern = after;
+            }
+            ([wanted, after @ ..], [byte, rest @ ..]) if wanted == byte => (pattern, text) = (after, rest),
+            ([], []) => return true,
+            _ => match again {
+                Some((after, [_, rest @ ..])) => {
+                    again = Some((after, rest));
+                    (pattern, text) = (after, rest);
+                }
+                _ => return false,
+            },
+        }
+    }
+}
+
+/// The two halves of a `server/tool` pattern, apart at the first `/`. Without one it stands for all that a server has.
+pub fn halves(pattern: &str) -> (&str, &str) {
+    pattern.split_once('/').unwrap_or((pattern, "*"))
+}
+
+/// Whether a `server/tool` pattern fits. A request that names nothing is as one that names the empty text.
+pub fn fits_tool(pattern: &str, server: &str, name: Option<&str>) -> bool {
+    let (of_server, of_name) = halves(pattern);
+    fits(of_server, server) && fits(of_name, name.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;
