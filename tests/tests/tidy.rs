@@ -85,6 +85,8 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
     ("argon2", &["ledger"], &["ledger/src/keys.rs"]),
     ("chacha20poly1305", &["", "ledger"], &["ledger/src/keys.rs"]),
     ("webpki", &["ledger", "gateway-shim"], &["gateway-shim/src/certificate.rs", "ledger/src/pki.rs"]),
+    ("jsonschema", &["gateway-shim"], &["gateway-shim/src/catalog/schema.rs"]),
+    ("unicode_security", &["gateway-shim"], &["gateway-shim/src/catalog/alike.rs"]),
     ("tar", &["verifier-cli"], &["verifier-cli/src"]),
     (
         "tonic",
@@ -125,6 +127,7 @@ const ONCE: &[&str] = &[
 /// Of these several are, because others ask for old ones; none of them is in what our own code names.
 const SEVERAL: &[&str] = &[
     "base64",
+    "bit-vec",
     "block-buffer",
     "const-oid",
     "cpufeatures",
@@ -135,10 +138,12 @@ const SEVERAL: &[&str] = &[
     "ed25519",
     "ed25519-dalek",
     "fiat-crypto",
+    "foldhash",
     "getrandom",
     "hashbrown",
     "itertools",
     "pkcs8",
+    "r-efi",
     "sha2",
     "shlex",
     "signature",

@@ -152,6 +152,11 @@ pub fn read(kind: Kind, message: &Bytes) -> Result<Answer, Unreadable> {
     let of = |part: &RawValue| place(whole, part.get()).ok_or(Unreadable("it has no place in its message"));
     let elements =
         found.into_iter().map(|found| element(kind, found, of(found)?)).collect::<Result<Vec<_>, Unreadable>>()?;
+    let mut names: Vec<&str> = elements.iter().map(|element: &Element| element.name.as_str()).collect();
+    names.sort_unstable();
+    if kind == Kind::Tools && names.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
+        return Err(Unreadable("two tools that it lists have the same name"));
+    }
     let (scope, ttl) = (value(&inner, "cacheScope")?, value(&inner, "ttlMs")?);
     let next = value(&inner, "nextCursor")?.filter(|cursor| cursor.get() != "null");
     Ok(Answer::List(Box::new(List {
@@ -297,7 +302,8 @@ mod tests {
     fn any_tool(dice: &mut Dice, number: u64) -> String {
         let name = ["a", "b", "c\\u00e4", "d\\\"]}", "e"][dice.below(5) as usize];
         let (s, t) = (space(dice), space(dice));
-        let more = [r#""description":"x],{","#, "", r#""inputSchema":{"a":[1,{"b":1.0e2}],"c":{}},"#][dice.below(3) as usize];
+        let more =
+            [r#""description":"x],{","#, "", r#""inputSchema":{"a":[1,{"b":1.0e2}],"c":{}},"#][dice.below(3) as usize];
         format!("{{{s}{more}\"name\":{t}\"{name}{number}\"{s}}}")
     }
 
@@ -307,8 +313,12 @@ mod tests {
         let tools: Vec<String> =
             (0..count).map(|number| format!("{}{}{}", space(dice), any_tool(dice, number), space(dice))).collect();
         let before = ["", r#""title":"\\u007d","#, r#""_meta":{"cacheScope":"x"},"#][dice.below(3) as usize];
-        let after =
-            ["", r#","ttlMs" : 5"#, r#","cacheScope" :  "public""#, r#", "nextCursor":"n","cacheScope":"private","ttlMs":9"#];
+        let after = [
+            "",
+            r#","ttlMs" : 5"#,
+            r#","cacheScope" :  "public""#,
+            r#", "nextCursor":"n","cacheScope":"private","ttlMs":9"#,
+        ];
         let after = after[dice.below(4) as usize];
         let (s, t) = (space(dice), space(dice));
         let list = format!("[{s}{}{t}]", tools.join(","));
@@ -338,7 +348,8 @@ mod tests {
                 number += 1;
                 mask >> (number - 1) & 1 == 1
             });
-            let seen: Value = serde_json::from_slice(&view).unwrap_or_else(|_| panic!("SEED={seed}: {text} -> {view:?}"));
+            let seen: Value =
+                serde_json::from_slice(&view).unwrap_or_else(|_| panic!("SEED={seed}: {text} -> {view:?}"));
             assert_eq!(seen, expected, "SEED={seed}: {text} -> {view:?}");
             for element in list.elements.iter().filter(|element| keep(element)) {
                 let found = String::from_utf8_lossy(&view).contains(list.definition(element));
@@ -406,6 +417,7 @@ mod tests {
             (r#"{"result":{"tools":[],"Tools":[{"name":"a"}]}}"#, "but for the case"),
             (r#"{"result":{"tools":[{"name":"a","Name":"b"}]}}"#, "but for the case"),
             (r#"{"result":{"tools":[{"title":"a"}]}}"#, "has no name"),
+            (r#"{"result":{"tools":[{"name":"a"},{"name":"b"},{"name":"a","title":"t"}]}}"#, "the same name"),
             (r#"{"result":{"tools":[{"name":7}]}}"#, "not JSON"),
             (r#"{"result":{"tools":["a"]}}"#, "not JSON"),
             (r#"{"result":{"tools":{}}}"#, "not JSON"),

@@ -188,7 +188,10 @@ mod tests {
     #[test]
     fn an_event_has_other_data_and_stays_what_it_was() {
         for (raw, expected) in [
-            ("event: message\nid: 7\ndata: old\ndata: and more\n: hi\n\n", "event: message\nid: 7\ndata: a\ndata: b\n: hi\n\n"),
+            (
+                "event: message\nid: 7\ndata: old\ndata: and more\n: hi\n\n",
+                "event: message\nid: 7\ndata: a\ndata: b\n: hi\n\n",
+            ),
             ("data:old\r\nid: 7\r\n\r\n", "data: a\r\ndata: b\r\nid: 7\r\n\r\n"),
             ("data: old\rdata\rretry: 1\r\r", "data: a\rdata: b\rretry: 1\r\r"),
             ("\u{feff}data: old\n\n", "data: a\ndata: b\n\n"),
