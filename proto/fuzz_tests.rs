@@ -17,6 +17,7 @@ use prost::Message as _;
 use crate::{
     batch::{Header, Numbering, Submitted},
     evidence::{self, Proof},
+    forensic,
     golden_tests::{self, World},
     hash::object_hash,
     head::{SignedHead, includes_batch, is_consistent},
@@ -353,6 +354,16 @@ fn audit_policy(bytes: &[u8]) -> bool {
     true
 }
 
+/// What is kept of a receipt is that receipt again.
+fn forensic_receipt(bytes: &[u8]) -> bool {
+    let Ok(receipt) = forensic::Receipt::parse(bytes) else { return false };
+    assert_eq!(forensic::Receipt::parse(receipt.whole()).as_ref(), Ok(&receipt));
+    let kept = receipt.to_wire(true);
+    let withheld = forensic::standing(&kept) == forensic::Standing::Withheld;
+    assert_eq!(withheld, receipt.whole().len() > forensic::WHOLE_BYTES_MAX);
+    true
+}
+
 fn hexadecimal(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let Some(read) = unhex(text) else { return false };
@@ -410,6 +421,7 @@ fn targets() -> Vec<Target> {
         target("header", 1, lines("batch-header"), Box::new(header)),
         target("batch", 2, lines("signed-batch"), Box::new(submitted)),
         target("record", 1, lines("record-"), Box::new(record)),
+        target("forensic-receipt", 1, forensic::tests::texts(), Box::new(forensic_receipt)),
         target("head", 1, lines("signed-head"), Box::new(signed_head)),
         target("statement", 2, lines("signed-statement"), Box::new(statement)),
         target("chain", 60, statements, Box::new(chain)),

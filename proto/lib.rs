@@ -39,6 +39,7 @@ pub mod archive;
 pub mod batch;
 pub mod directory;
 pub mod evidence;
+pub mod forensic;
 pub mod hash;
 pub mod head;
 pub mod id;

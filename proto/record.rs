@@ -95,6 +95,8 @@ pub fn check(bytes: &[u8]) -> Result<RecordKind, NotStrict> {
 const CALL: &str = "Call";
 const CALL_PHASE: u32 = 2;
 const CALL_OUTCOME: u32 = 24;
+/// Tag 30, wire type 2.
+const CALL_RECEIPT_KEY: [u8; 2] = [0xf2, 0x01];
 
 /// Decodes a record after [`check`].
 ///
@@ -108,6 +110,18 @@ pub fn decode(bytes: &[u8]) -> Result<wire::Record, NotStrict> {
 /// Strict bytes of a record of this kind.
 pub fn encode(kind: Kind) -> Vec<u8> {
     wire::Record { version: crate::FORMAT_VERSION, kind: Some(kind) }.encode_to_vec()
+}
+
+/// The forensic receipt in a call that passed [`check`].
+pub fn receipt(bytes: &[u8]) -> Option<wire::ForensicReceipt> {
+    // The two bytes of the field's key: without them there is none, and most calls have none.
+    if !bytes.windows(CALL_RECEIPT_KEY.len()).any(|window| window == CALL_RECEIPT_KEY) {
+        return None;
+    }
+    match wire::Record::decode(bytes).ok()?.kind? {
+        Kind::Call(call) => call.receipt,
+        _ => None,
+    }
 }
 
 /// The record of the writer, which an epoch's first batch begins with.
@@ -150,6 +164,22 @@ mod tests {
         assert_eq!(check(&call(Phase::Complete, Outcome::Ok)), Ok(RecordKind::Call));
         assert!(check(&call(Phase::Intent, Outcome::Ok)).is_err());
         assert!(check(&call(Phase::Complete, Outcome::Running)).is_err());
+    }
+
+    #[test]
+    fn a_receipt_is_found_wherever_there_is_one() {
+        let mut rng = crate::testing::Rng::for_test("a_receipt_is_found_wherever_there_is_one");
+        let mut found = 0;
+        for _ in 0..5_000 {
+            let bytes = crate::testing::generate(&mut rng, &table::RECORD);
+            let expected = match wire::Record::decode(bytes.as_slice()).unwrap().kind.unwrap() {
+                Kind::Call(call) => call.receipt,
+                _ => None,
+            };
+            found += usize::from(expected.is_some());
+            assert_eq!(receipt(&bytes), expected);
+        }
+        assert!(found > 50);
     }
 
     #[test]

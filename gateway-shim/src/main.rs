@@ -308,7 +308,8 @@ async fn live(config: Config, way: Way) -> Result<u8, Failed> {
     };
     match port {
         Port::Serve(listener, serving) => {
-            let front = serve::Front::new(&gateway, serving, &config.servers);
+            let access = serve::access(&serving).map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
+            let front = serve::Front::new(gateway.clone(), access, serving, &config.servers);
             let front = front.map_err(|faults| Failed::of(EXIT_CONFIG)(Box::new(faults)))?;
             serve::serve(front, listener, until, wait)
                 .await

@@ -4,6 +4,8 @@
 //! a key of the envelope that stands twice is refused, because two readers might take two different ones.
 
 pub mod envelope;
+pub mod headers;
+pub mod splice;
 pub mod sse;
 
 #[cfg(test)]

@@ -7,8 +7,10 @@
 use bytes::Bytes;
 use custody::{
     batch::{Header, Submitted},
+    forensic::{self, Standing},
     head::{Head, SignedHead},
     id::{GatewayId, KeyId, WorkspaceId},
+    record,
     statement::{Chain, KeyState, RESERVED_NAME},
     strict::NotStrict,
     wire::{RejectReason, Rejection, Role},
@@ -160,6 +162,31 @@ pub fn held_head(bytes: &Bytes, peer: &Peer, ledger: &Chain) -> Result<Option<He
         return Err(Reject::new(RejectReason::Forged, "the head that is held was not signed by this ledger"));
     }
     Ok(Some(Held { bytes: bytes.clone(), head: signed.head }))
+}
+
+/// A forensic receipt that a batch shows, verified as far as its record goes. Whether its signer is enrolled, and whether it was
+/// shown before, the writer knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Which record of the batch, from 0.
+    pub record: u32,
+    /// Digest of the receipt.
+    pub digest: [u8; 32],
+    /// The key that it names.
+    pub signer: [u8; 32],
+    /// What the record alone says of it.
+    pub standing: Standing,
+}
+
+/// The forensic receipts of a batch that passed [`check`], in order. Nothing is refused for what they are.
+pub fn receipts(batch: &Submitted) -> Vec<Shown> {
+    let shown = |(record, bytes): (u32, &Bytes)| {
+        let kept = record::receipt(bytes)?;
+        let standing = forensic::standing(&kept);
+        let (digest, signer) = (kept.digest.as_ref().try_into().ok()?, kept.signer.as_ref().try_into().ok()?);
+        Some(Shown { record, digest, signer, standing })
+    };
+    (0..).zip(&batch.records).filter_map(shown).collect()
 }
 
 fn short(id: &KeyId) -> String {

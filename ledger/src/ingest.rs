@@ -29,7 +29,7 @@ use tonic::{Request as Call, Response, Status, Streaming};
 
 use crate::{
     admit::{self, Held, Peer, Reject},
-    commit::{Chains, KnownHeads, Opening, Request, Unopened, stored_statement},
+    commit::{Arrived, Chains, KnownHeads, Opening, Request, Unopened, stored_statement},
     pki::{self, Identity},
     store::Store,
 };
@@ -472,9 +472,10 @@ impl Pump {
         let Some(chain) = self.inner.chain(self.peer.workspace) else { return false };
         let checked = admit::check(&batch, &self.peer, &chain).and_then(|()| self.held(&header.last_head));
         let held = match checked {
-            Ok(held) => held.map(Box::new),
+            Ok(held) => held,
             Err(reject) => return self.answer(Message::Rejection(reject.message(header))),
         };
+        let receipts = admit::receipts(&batch);
         // Room and queue are bounded: a full one makes this stream wait, and with it its sender, by the transport's flow
         // control. The permits come back when the writer has answered.
         let bytes = u32::try_from(batch.bytes.len()).unwrap_or(u32::MAX);
@@ -482,7 +483,8 @@ impl Pump {
         let own = Arc::clone(&self.room).acquire_many_owned(bytes).await;
         let shared = Arc::clone(&self.inner.room).acquire_many_owned(bytes).await;
         let (Ok(place), Ok(own), Ok(shared)) = (place, own, shared) else { return false };
-        self.inner.writer.send(Request::Batch(self.stream, Box::new(batch), held, [place, own, shared])).await.is_ok()
+        let arrived = Arrived { batch, receipts, held };
+        self.inner.writer.send(Request::Batch(self.stream, Box::new(arrived), [place, own, shared])).await.is_ok()
     }
 
     /// The head that a batch holds, checked as far as it can be here; `None` if there is none, or it is known. A signature

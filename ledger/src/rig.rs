@@ -35,7 +35,7 @@ use crate::{
     admit,
     alarm::Alarms,
     archive::{Archive, open_folder},
-    commit::{Chains, KnownHeads, Limits, Opening, Parts, REQUESTS_MAX, Request, State, Unopened, Writer},
+    commit::{Arrived, Chains, KnownHeads, Limits, Opening, Parts, REQUESTS_MAX, Request, State, Unopened, Writer},
     fence::Fence,
     log_view::{FenceState, LogView},
     metrics::Metrics,
@@ -382,11 +382,17 @@ impl Peer {
 
     /// The next batch, with `count` calls.
     pub(crate) fn batch(&mut self, count: usize) -> Submitted {
+        let next = self.next_record;
+        self.batch_of((0..count as u64).map(|n| Bytes::from(call(next + n))))
+    }
+
+    /// The next batch, with these records.
+    pub(crate) fn batch_of(&mut self, of_calls: impl Iterator<Item = Bytes>) -> Submitted {
         let mut records = Vec::new();
         if self.next_batch == 0 {
             records.push(Bytes::from(opened()));
         }
-        records.extend((0..count as u64).map(|n| Bytes::from(call(self.next_record + n))));
+        records.extend(of_calls);
         let mut header = Header {
             origin: ORIGIN.to_owned(),
             workspace: self.workspace,
@@ -474,8 +480,9 @@ impl Peer {
 
     /// Sends a batch, as a stream does that has looked at the head that it holds.
     pub(crate) async fn submit(&mut self, rig: &Rig, stream: u64, batch: Submitted) {
-        let held = self.held(rig, &batch.header.last_head).unwrap().map(Box::new);
-        rig.requests.send(Request::Batch(stream, Box::new(batch), held, permits().await)).await.unwrap();
+        let held = self.held(rig, &batch.header.last_head).unwrap();
+        let arrived = Arrived { receipts: admit::receipts(&batch), batch, held };
+        rig.requests.send(Request::Batch(stream, Box::new(arrived), permits().await)).await.unwrap();
     }
 
     /// Sends a batch and waits for its receipt; takes over the head.

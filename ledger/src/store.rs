@@ -31,7 +31,7 @@ pub const STORE_VERSION: u64 = MIGRATIONS.len() as u64;
 type Migration = fn(&Store) -> Result<(), StoreError>;
 
 /// To version 1, 2 and so on.
-const MIGRATIONS: &[Migration] = &[to_version_1, to_version_2];
+const MIGRATIONS: &[Migration] = &[to_version_1, to_version_2, to_version_3];
 
 /// Version 1 is the first that was ever written with its number; what stands in such a database is as in one without.
 fn to_version_1(_: &Store) -> Result<(), StoreError> {
@@ -41,6 +41,11 @@ fn to_version_1(_: &Store) -> Result<(), StoreError> {
 /// Version 2 has the family `Leaves`, which is made when the database is opened. Segments that were cut before have no row there:
 /// who wants one reads the segment.
 fn to_version_2(_: &Store) -> Result<(), StoreError> {
+    Ok(())
+}
+
+/// Version 3 has the family `Receipts`. What was shown before has no row there, and was never judged.
+fn to_version_3(_: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
@@ -97,10 +102,12 @@ pub enum Family {
     Queue,
     /// index → log entry bytes.
     Log,
+    /// digest of a forensic receipt that was found valid → workspace, position of the call that showed it first.
+    Receipts,
 }
 
 impl Family {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Meta,
         Self::Entries,
         Self::Batches,
@@ -113,6 +120,7 @@ impl Family {
         Self::Statements,
         Self::Queue,
         Self::Log,
+        Self::Receipts,
     ];
 
     fn name(self) -> &'static str {
@@ -129,6 +137,7 @@ impl Family {
             Self::Statements => "statements",
             Self::Queue => "queue",
             Self::Log => "log",
+            Self::Receipts => "receipts",
         }
     }
 }

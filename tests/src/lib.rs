@@ -6,4 +6,5 @@ pub mod lies;
 pub mod oracle;
 pub mod peer;
 pub mod process;
+pub mod shim;
 pub mod verdict;

@@ -27,6 +27,8 @@ pub enum Message {
         cancels: Option<String>,
         /// Key of the progress token of `notifications/progress`.
         progress: Option<String>,
+        /// Id of the task that `notifications/tasks` tells of.
+        task: Option<String>,
     },
     /// The answer to a request.
     Answer {
@@ -34,7 +36,29 @@ pub enum Message {
         id: String,
         /// How the call ended.
         ending: Ending,
+        /// What its result says of what comes next; most say nothing.
+        next: Option<Box<Next>>,
     },
+}
+
+/// What a result says of what comes next.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Next {
+    /// The task that goes on, or is told of.
+    pub task: Option<Task>,
+    /// Digest of the state that the next round brings back.
+    pub state: Option<[u8; 32]>,
+    /// Methods of what the server asks the client for.
+    pub asks: Vec<String>,
+}
+
+/// A task, as a result tells of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Task {
+    /// The server's id of it.
+    pub id: String,
+    /// How it ended, if it has.
+    pub ended: Option<Outcome>,
 }
 
 /// A request.
@@ -46,8 +70,12 @@ pub struct Request {
     pub raw_id: String,
     /// Its method.
     pub method: String,
-    /// Name of the tool of `tools/call`.
-    pub tool: Option<String>,
+    /// What it names: a tool, a prompt, or the URI of a resource.
+    pub name: Option<String>,
+    /// The task that it is about.
+    pub task: Option<String>,
+    /// Digest of the state that it brings back from the round before.
+    pub state: Option<[u8; 32]>,
     /// As it says of itself in `initialize` or in `_meta`.
     pub client: Option<(String, String)>,
     /// Protocol version that it speaks or asks for.
@@ -72,15 +100,17 @@ pub struct Malformed {
     pub text: String,
     /// The id as it was spelt, of what is a request as far as it can be read.
     pub raw_id: Option<String>,
+    /// It is several messages in one body.
+    pub is_batch: bool,
 }
 
 impl Malformed {
     fn not_json(text: &str) -> Self {
-        Self { code: NOT_JSON, text: text.to_owned(), raw_id: None }
+        Self { code: NOT_JSON, text: text.to_owned(), raw_id: None, is_batch: false }
     }
 
     fn no_message(text: impl Into<String>) -> Self {
-        Self { code: NOT_A_MESSAGE, text: text.into(), raw_id: None }
+        Self { code: NOT_A_MESSAGE, text: text.into(), raw_id: None, is_batch: false }
     }
 }
 
@@ -182,6 +212,17 @@ struct Params {
     protocol: Option<String>,
     request_id: Option<Value>,
     progress: Option<Value>,
+    uri: Option<String>,
+    of: Option<Reference>,
+    task: Option<String>,
+    state: Option<[u8; 32]>,
+}
+
+/// What `completion/complete` completes.
+#[derive(Deserialize)]
+struct Reference {
+    name: Option<String>,
+    uri: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -203,12 +244,10 @@ struct ClientInfo {
     version: String,
 }
 
+/// A request of the server within a result.
 #[derive(Deserialize)]
-struct RawResult {
-    #[serde(default, rename = "isError")]
-    is_error: bool,
-    #[serde(rename = "resultType")]
-    kind: Option<String>,
+struct Asked {
+    method: String,
 }
 
 /// Reads the envelope of a body that is one message.
@@ -221,9 +260,10 @@ pub fn parse(body: &[u8]) -> Result<Message, Malformed> {
     let known = Known(["jsonrpc", "id", "method", "params", "result", "error"]);
     let read = object(body, known).map_err(|_| match serde_json::from_str::<&RawValue>(body).map(RawValue::get) {
         Err(_) => Malformed::not_json("the body is not JSON"),
-        Ok(json) if json.starts_with('[') => {
-            Malformed::no_message("the body holds several messages; send each by itself")
-        }
+        Ok(json) if json.starts_with('[') => Malformed {
+            is_batch: true,
+            ..Malformed::no_message("the body holds several messages; send each by itself")
+        },
         Ok(json) if json.starts_with('{') => Malformed::no_message("a key of the message is no text in Unicode"),
         Ok(_) => Malformed::no_message("the body is JSON, but no object"),
     })?;
@@ -266,13 +306,16 @@ fn message(object: Object<'_, 6>, length: usize) -> Result<Message, Malformed> {
             let method = method.clone();
             let cancels = params.request_id.as_ref().filter(|_| method == "notifications/cancelled").and_then(key);
             let progress = params.progress.as_ref().filter(|_| method == "notifications/progress").and_then(key);
-            Ok(Message::Notification { method, cancels, progress })
+            let task = params.task.filter(|_| method == "notifications/tasks");
+            Ok(Message::Notification { method, cancels, progress, task })
         }
         (None, Some(id)) => {
             // An error about a request whose id could not be read has the id null, and answers nobody.
             let id = id_key(id).unwrap_or_default();
-            let Some(ending) = ending(&raw) else { return no_message("neither a method, nor a result, nor an error") };
-            Ok(Message::Answer { id, ending: Ending { response_bytes: length as u64, ..ending } })
+            let Some((ending, next)) = ending(&raw)? else {
+                return no_message("neither a method, nor a result, nor an error");
+            };
+            Ok(Message::Answer { id, ending: Ending { response_bytes: length as u64, ..ending }, next })
         }
         (None, None) => no_message("neither a method nor an id"),
     }
@@ -295,7 +338,14 @@ fn request(raw: Raw<'_>, id: &RawValue) -> Result<Message, Malformed> {
     Ok(Message::Request(Box::new(Request {
         id: key,
         raw_id: id.get().to_owned(),
-        tool: params.name.filter(|_| method == "tools/call"),
+        name: match method.as_str() {
+            "tools/call" | "prompts/get" => params.name,
+            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => params.uri,
+            "completion/complete" => params.of.and_then(|of| of.name.or(of.uri)),
+            _ => None,
+        },
+        task: params.task.filter(|_| method.starts_with("tasks/")),
+        state: params.state,
         client: client.map(|client| (client.name, client.version)),
         protocol: params.protocol.filter(|_| method == "initialize").or(meta.protocol),
         trace: meta.traceparent.as_deref().and_then(trace),
@@ -313,12 +363,16 @@ fn params(raw: Option<&RawValue>) -> Result<Params, Malformed> {
         "protocolVersion",
         "requestId",
         "progressToken",
-        // These two are only for the server, which must not read two of them.
         "uri",
+        "ref",
+        "taskId",
+        "requestState",
+        // These are only for the server, which must not read two of them.
         "arguments",
+        "inputResponses",
     ]);
     let Ok(object) = object(raw, known) else { return no_message("a key of params is no text in Unicode") };
-    let [name, meta, client, protocol, request_id, progress, ..] = object.values();
+    let [name, meta, client, protocol, request_id, progress, uri, of, task, state, ..] = object.values();
     if let Some(fault) = object.fault {
         return no_message(format!("in params: {fault}"));
     }
@@ -329,6 +383,11 @@ fn params(raw: Option<&RawValue>) -> Result<Params, Malformed> {
         protocol: of_params("protocolVersion", protocol)?,
         request_id: of_params("requestId", request_id)?,
         progress: of_params("progressToken", progress)?,
+        // Other methods may give these names to something else.
+        uri: text(uri),
+        of: of.and_then(|of| serde_json::from_str(of.get()).ok()),
+        task: text(task),
+        state: text(state).map(|state| text_digest(state.as_bytes())),
     })
 }
 
@@ -350,21 +409,76 @@ fn key(value: &Value) -> Option<String> {
     }
 }
 
-fn ending(raw: &Raw<'_>) -> Option<Ending> {
+type Ended = Option<(Ending, Option<Box<Next>>)>;
+
+/// How an answer says that its call ended, and what comes next; `None` without result and error.
+fn ending(raw: &Raw<'_>) -> Result<Ended, Malformed> {
     if let Some(error) = &raw.error {
         // The 32 bits of its two's complement; a code beyond 32 bits is not JSON-RPC's.
         let code = i32::try_from(error.code).ok().map(i32::cast_unsigned);
-        return Some(Ending { error_code: code, ..Ending::of(Outcome::RpcError) });
+        return Ok(Some((Ending { error_code: code, ..Ending::of(Outcome::RpcError) }, None)));
     }
-    let result = raw.result?;
-    let said = serde_json::from_str::<RawResult>(result.get()).ok();
-    let outcome = match said {
-        Some(RawResult { is_error: true, .. }) => Outcome::ToolError,
-        Some(RawResult { kind: Some(kind), .. }) if kind == "input_required" => Outcome::InputRequired,
-        Some(RawResult { kind: Some(kind), .. }) if kind == "task" => Outcome::Deferred,
+    let Some(result) = raw.result.map(RawValue::get) else { return Ok(None) };
+    if !result.starts_with('{') {
+        return Ok(Some((Ending::of(Outcome::Ok), None)));
+    }
+    let known = Known(["isError", "resultType", "requestState", "inputRequests", "task", "taskId", "status", "result"]);
+    let Ok(object) = object(result, known) else { return no_message("a key of the result is no text in Unicode") };
+    let [is_error, kind, state, asks, created, id, status, of_task] = object.values();
+    if let Some(fault) = object.fault {
+        return no_message(format!("in the result: {fault}"));
+    }
+    let kind = text(kind);
+    let outcome = match kind.as_deref() {
+        _ if is_error.is_some_and(is_true) => Outcome::ToolError,
+        Some("input_required") => Outcome::InputRequired,
+        Some("task") => Outcome::Deferred,
+        // 2025-11-25
+        None if created.is_some_and(|task| self::task(task.get()).is_some()) => Outcome::Deferred,
         _ => Outcome::Ok,
     };
-    Some(Ending::of(outcome))
+    let asks: std::collections::BTreeMap<String, Asked> = match asks.filter(|asks| asks.get() != "null") {
+        Some(asks) => serde_json::from_str(asks.get())
+            .map_err(|_| Malformed::no_message("in the result: inputRequests is not in form"))?,
+        None => std::collections::BTreeMap::new(),
+    };
+    let flat = text(id).zip(text(status)).map(|(id, status)| Task { id, ended: task_outcome(&status, of_task) });
+    let next = Next {
+        task: created.and_then(|task| self::task(task.get())).or(flat),
+        state: text(state).map(|state| text_digest(state.as_bytes())),
+        asks: asks.into_values().map(|asked| asked.method).collect(),
+    };
+    Ok(Some((Ending::of(outcome), (next != Next::default()).then(|| Box::new(next)))))
+}
+
+fn is_true(value: &RawValue) -> bool {
+    value.get() == "true"
+}
+
+/// A task that a result of 2025-11-25 holds.
+fn task(text: &str) -> Option<Task> {
+    #[derive(Deserialize)]
+    struct Raw {
+        #[serde(rename = "taskId")]
+        id: String,
+        status: String,
+    }
+    let Raw { id, status } = serde_json::from_str(text).ok()?;
+    Some(Task { id, ended: task_outcome(&status, None) })
+}
+
+/// How a task ended, if its status says that it has.
+fn task_outcome(status: &str, result: Option<&RawValue>) -> Option<Outcome> {
+    let known = || object(result?.get(), Known(["isError"])).ok();
+    match status {
+        "completed" if known().is_some_and(|object| object.values().into_iter().flatten().any(is_true)) => {
+            Some(Outcome::ToolError)
+        }
+        "completed" => Some(Outcome::Ok),
+        "failed" => Some(Outcome::RpcError),
+        "cancelled" => Some(Outcome::Cancelled),
+        _ => None,
+    }
 }
 
 /// A `traceparent` of version 00 (W3C Trace Context, 3.2).
@@ -456,7 +570,7 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"echo","arguments":{"name":"secret"},
             "_meta":{"progressToken":"p","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}}"#,
         );
-        assert_eq!((call.id.as_str(), call.raw_id.as_str(), call.tool.as_deref()), ("n7", "7", Some("echo")));
+        assert_eq!((call.id.as_str(), call.raw_id.as_str(), call.name.as_deref()), ("n7", "7", Some("echo")));
         assert_eq!(call.progress.as_deref(), Some("sp"));
         assert_eq!(call.trace.unwrap().flags, 1);
         let hello = request(
@@ -540,6 +654,37 @@ mod tests {
         assert_eq!(answer(r#""result":{"resultType":"task"}"#).outcome, Outcome::Deferred);
         let error = answer(r#""error":{"code":-32601,"message":"secret"}"#);
         assert_eq!((error.outcome, error.error_code), (Outcome::RpcError, Some((-32601_i32).cast_unsigned())));
+    }
+
+    #[test]
+    fn what_comes_next_is_read_of_both_eras() {
+        let next =
+            |rest: &str| match parse(format!(r#"{{"jsonrpc":"2.0","id":1,"result":{rest}}}"#).as_bytes()).unwrap() {
+                Message::Answer { next, ending, .. } => (ending.outcome, next.map(|next| *next).unwrap_or_default()),
+                other => panic!("{other:?}"),
+            };
+        let (outcome, said) = next(
+            r#"{"resultType":"input_required","requestState":"s","inputRequests":{"a":{"method":"elicitation/create","params":{}}}}"#,
+        );
+        assert_eq!((outcome, said.asks.as_slice()), (Outcome::InputRequired, &["elicitation/create".to_owned()][..]));
+        assert_eq!(said.state, Some(text_digest(b"s")));
+        let task = |id: &str, ended| Some(Task { id: id.to_owned(), ended });
+        let (outcome, said) = next(r#"{"resultType":"task","taskId":"t","status":"working"}"#);
+        assert_eq!((outcome, said.task), (Outcome::Deferred, task("t", None)));
+        let (outcome, said) = next(r#"{"task":{"taskId":"t","status":"working"}}"#);
+        assert_eq!((outcome, said.task), (Outcome::Deferred, task("t", None)));
+        for (status, result, ended) in [
+            ("completed", r#","result":{"isError":true}"#, Outcome::ToolError),
+            ("completed", "", Outcome::Ok),
+            ("failed", "", Outcome::RpcError),
+            ("cancelled", "", Outcome::Cancelled),
+        ] {
+            let (_, said) = next(&format!(r#"{{"resultType":"complete","taskId":"t","status":"{status}"{result}}}"#));
+            assert_eq!(said.task, task("t", Some(ended)));
+        }
+        // A client might read the other one.
+        let twofold = r#"{"jsonrpc":"2.0","id":1,"result":{"inputRequests":{},"inputRequests":{}}}"#;
+        assert!(parse(twofold.as_bytes()).is_err());
     }
 
     #[test]

@@ -147,15 +147,15 @@ fn check_message(bytes: &[u8], _: &mut Dice) {
             assert_eq!(value["method"], request.method);
             assert_eq!(serde_json::from_str::<Value>(&request.raw_id).unwrap(), value["id"]);
             assert!(value["id"].is_string() || value["id"].is_number());
-            if let Some(tool) = &request.tool {
+            if let Some(tool) = request.name.as_ref().filter(|_| request.method == "tools/call") {
                 assert_eq!(
                     (value["params"]["name"].as_str(), request.method.as_str()),
                     (Some(tool.as_str()), "tools/call")
                 );
             }
-            assert!(request.method != "tools/call" || request.tool.is_some() || !value["params"]["name"].is_string());
+            assert!(request.method != "tools/call" || request.name.is_some() || !value["params"]["name"].is_string());
             let Ok(Message::Request(same)) = envelope::parse(&again) else { panic!("another reader sees no request") };
-            assert_eq!((&same.id, &same.tool, &same.method), (&request.id, &request.tool, &request.method));
+            assert_eq!((&same.id, &same.name, &same.method), (&request.id, &request.name, &request.method));
             // The refusal that carries the id back is JSON, whatever the id.
             let refusal = format!(r#"{{"jsonrpc":"2.0","id":{},"error":{{}}}}"#, request.raw_id);
             serde_json::from_str::<Value>(&refusal).expect("an answer of our own is JSON");

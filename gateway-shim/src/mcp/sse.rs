@@ -13,6 +13,8 @@ pub struct Piece {
     pub raw: Vec<u8>,
     /// The event's.
     pub data: Option<Vec<u8>>,
+    /// Id of the event, behind which the stream may be taken up again.
+    pub id: Option<Vec<u8>>,
 }
 
 /// Reads a stream chunk by chunk. All pieces together are the stream, byte for byte, up to an event that is too long.
@@ -29,6 +31,7 @@ pub struct Reader {
     returned: bool,
     /// The first line has ended.
     begun: bool,
+    id: Option<Vec<u8>>,
     /// An event had an id: the stream may be taken up again on another connection.
     pub resumable: bool,
     /// An event was longer than [`EVENT_BYTES_MAX`]: nothing of it went on, and nothing behind it is read.
@@ -48,7 +51,7 @@ impl Reader {
                 // The second half of the line end before: it goes at once, for readers that wait for it.
                 match pieces.last_mut() {
                     Some(last) => last.raw.push(*byte),
-                    None => pieces.push(Piece { raw: vec![*byte], data: None }),
+                    None => pieces.push(Piece { raw: vec![*byte], ..Piece::default() }),
                 }
                 continue;
             }
@@ -74,7 +77,7 @@ impl Reader {
     }
 
     fn unread(&mut self) -> Piece {
-        Piece { raw: std::mem::take(&mut self.raw), data: None }
+        Piece { raw: std::mem::take(&mut self.raw), ..Piece::default() }
     }
 
     /// The line that ends here; a piece if it ends an event, or is a comment outside of any.
@@ -86,7 +89,8 @@ impl Reader {
         if line.is_empty() {
             let (data, has_data) = (std::mem::take(&mut self.data), std::mem::take(&mut self.has_data));
             self.has_field = false;
-            return Some(Piece { data: (has_data && !data.is_empty()).then_some(data), ..self.unread() });
+            let (data, id) = ((has_data && !data.is_empty()).then_some(data), self.id.take());
+            return Some(Piece { data, id, ..self.unread() });
         }
         if line.first() == Some(&b':') {
             return (!self.has_field).then(|| self.unread());
@@ -104,7 +108,10 @@ impl Reader {
                 self.has_data = true;
                 self.data.extend_from_slice(value);
             }
-            b"id" => self.resumable = true,
+            b"id" => {
+                self.resumable = true;
+                self.id = Some(value.to_vec());
+            }
             _ => {}
         }
         None
@@ -116,28 +123,24 @@ pub fn event(message: &[u8]) -> bytes::Bytes {
     [b"event: message\ndata: ", message, b"\n\n"].concat().into()
 }
 
-/// The same event with other data: every line of it that holds none is as it was.
+/// An event with other data: its id and all that is not data stay.
 pub fn with_data(raw: &[u8], data: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(raw.len().max(data.len()) + 16);
-    let (mut rest, mut given) = (raw, false);
-    while !rest.is_empty() {
-        let length = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
-        let end = match &rest[length..] {
-            [b'\r', b'\n', ..] => 2,
-            end => end.len().min(1),
-        };
-        let (line, after) = rest.split_at(length + end);
-        let end = &line[length..];
-        rest = after;
-        let bare = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
-        if !bare.starts_with(b"data:") && &line[..length] != b"data" {
-            out.extend_from_slice(line);
-        } else if !std::mem::replace(&mut given, true) {
-            for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {
-                out.extend_from_slice(&[b"data: ", line, end].concat());
-            }
+    let mut out = Vec::with_capacity(raw.len());
+    let lines = raw.split(|byte| *byte == b'\n').flat_map(|line| line.split(|byte| *byte == b'\r'));
+    for line in lines.filter(|line| !line.is_empty()) {
+        let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+        if line.strip_prefix(b"data").is_some_and(|rest| rest.is_empty() || rest.starts_with(b":")) {
+            continue;
         }
+        out.extend_from_slice(line);
+        out.push(b'\n');
     }
+    for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
+    out.push(b'\n');
     out
 }
 
@@ -180,27 +183,19 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_hides_no_event() {
-        let pieces = Reader::default().push(b"\xef\xbb\xbfdata: x\n\n");
-        assert_eq!(pieces[0].data.as_deref(), Some(&b"x"[..]));
+    fn an_event_with_other_data_keeps_its_id() {
+        let raw = b"\xef\xbb\xbfid: 7\r\nevent: message\r\ndata: a\ndata:b\n: comment\nretry: 5\r\r";
+        let other = with_data(raw, b"{\"x\":\n1}");
+        assert_eq!(other, b"id: 7\nevent: message\n: comment\nretry: 5\ndata: {\"x\":\ndata: 1}\n\n");
+        let pieces = Reader::default().push(&other);
+        let read = pieces.last().unwrap();
+        assert_eq!((read.data.as_deref(), read.id.as_deref()), (Some(&b"{\"x\":\n1}"[..]), Some(&b"7"[..])));
     }
 
     #[test]
-    fn an_event_has_other_data_and_stays_what_it_was() {
-        for (raw, expected) in [
-            (
-                "event: message\nid: 7\ndata: old\ndata: and more\n: hi\n\n",
-                "event: message\nid: 7\ndata: a\ndata: b\n: hi\n\n",
-            ),
-            ("data:old\r\nid: 7\r\n\r\n", "data: a\r\ndata: b\r\nid: 7\r\n\r\n"),
-            ("data: old\rdata\rretry: 1\r\r", "data: a\rdata: b\rretry: 1\r\r"),
-            ("\u{feff}data: old\n\n", "data: a\ndata: b\n\n"),
-        ] {
-            let new = with_data(raw.as_bytes(), b"a\nb");
-            assert_eq!(String::from_utf8_lossy(&new), expected);
-            let pieces = Reader::default().push(&new);
-            assert_eq!(pieces.iter().filter_map(|piece| piece.data.clone()).collect::<Vec<_>>(), [b"a\nb"]);
-        }
+    fn a_byte_order_mark_hides_no_event() {
+        let pieces = Reader::default().push(b"\xef\xbb\xbfdata: x\n\n");
+        assert_eq!(pieces[0].data.as_deref(), Some(&b"x"[..]));
     }
 
     #[test]

@@ -1,19 +1,223 @@
-//! Calls in progress by session and id: their answer may come on another connection than their request went.
+//! Calls in progress: whose they are, what ends them, and where their answers are looked for, which may come on another
+//! connection than their request went.
+//!
+//! What must hold: a call ends once, whoever sees its end first; when access changes, every call that is open then and may
+//! not be any more is cut, and none else.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use bytes::Bytes;
 use custody::wire::Outcome;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
-use crate::{gateway::Running, writer::Ending};
+use super::refusal::error_body;
+use crate::{
+    access::{Access, Ask, Caller, Judgement, Slot},
+    gateway,
+    writer::{CallName, Ending},
+};
+
+/// What was asked, and by whom: it is asked again when access changes.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) caller: Caller,
+    pub(super) server: Arc<str>,
+    /// As it is decided on, which of what continues a call is that call's.
+    pub(super) method: String,
+    pub(super) name: Option<String>,
+    pub(super) from_server: bool,
+    pub(super) request_bytes: u64,
+    /// 1, or more of a call that asked for input before.
+    pub(super) round: u64,
+}
+
+impl Asked {
+    pub(super) fn ask(&self) -> Ask<'_> {
+        Ask {
+            server: &self.server,
+            method: &self.method,
+            name: self.name.as_deref(),
+            from_server: self.from_server,
+            request_bytes: self.request_bytes,
+        }
+    }
+}
+
+/// What is given back when a call ends.
+#[derive(Debug, Default)]
+struct Held {
+    /// `None` if it is let go unrecorded, and declared.
+    record: Option<gateway::Running>,
+    _slot: Option<Slot>,
+}
+
+/// What is known once it has begun.
+#[derive(Debug)]
+struct Begun {
+    name: Option<CallName>,
+    response_bytes_max: Option<u64>,
+    judgement: Judgement,
+}
+
+#[derive(Debug)]
+struct Inner {
+    asked: Asked,
+    /// The request's own method, as its record has it.
+    method: String,
+    /// Its id as it was spelt, for an answer of our own.
+    raw_id: String,
+    begun: OnceLock<Begun>,
+    /// Between its beginning and its end.
+    held: Mutex<Option<Held>>,
+    is_cut: AtomicBool,
+    cut: Notify,
+    all: Cuts,
+    key: u64,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.all.lock().open.remove(&self.key);
+    }
+}
+
+/// A call in progress. All clones are the same call; when the last is dropped and nobody has ended it, it ends as `cancelled`.
+#[derive(Clone, Debug)]
+pub(super) struct Running(Arc<Inner>);
+
+impl Running {
+    /// The call ended so, unless it has ended before.
+    pub(super) fn end(&self, ending: Ending) {
+        let held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Its place within the limits is given back with this.
+        if let Some(Held { record: Some(record), .. }) = held {
+            record.end(ending);
+        }
+    }
+
+    /// It is recorded now, and within the limits: it may go on.
+    pub(super) fn begun(&self, record: Option<gateway::Running>, slot: Slot, judgement: Judgement) {
+        let (name, response_bytes_max) = (record.as_ref().map(gateway::Running::name), slot.response_bytes_max);
+        // It begins once.
+        drop(self.0.begun.set(Begun { name, response_bytes_max, judgement }));
+        {
+            // Whoever cuts says so first, and takes what is held then.
+            let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+            *held = Some(Held { record, _slot: Some(slot) });
+        }
+        if self.is_cut() {
+            self.end(Ending::of(Outcome::Revoked));
+        }
+    }
+
+    /// What was asked.
+    pub(super) fn asked(&self) -> &Asked {
+        &self.0.asked
+    }
+
+    /// The request's own method.
+    pub(super) fn method(&self) -> &str {
+        &self.0.method
+    }
+
+    /// Its record's name, if it has one.
+    pub(super) fn name(&self) -> Option<CallName> {
+        self.0.begun.get()?.name
+    }
+
+    /// Why it was allowed.
+    pub(super) fn judgement(&self) -> Option<&Judgement> {
+        self.0.begun.get().map(|begun| &begun.judgement)
+    }
+
+    /// An answer of our own to it.
+    pub(super) fn error(&self, code: i32, text: &str) -> Bytes {
+        error_body(&self.0.raw_id, code, text).into()
+    }
+
+    /// Bytes of its answer that may pass.
+    pub(super) fn response_bytes_max(&self) -> u64 {
+        self.0.begun.get().and_then(|begun| begun.response_bytes_max).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.0.is_cut.load(Ordering::Acquire)
+    }
+
+    /// Returns when it may not go on any more.
+    pub(super) async fn cut(&self) {
+        // Hears of what comes from here on; what was before is looked at behind that.
+        let told = self.0.cut.notified();
+        if !self.is_cut() {
+            told.await;
+        }
+    }
+
+    fn cut_now(&self, outcome: Outcome) {
+        self.0.is_cut.store(true, Ordering::Release);
+        self.end(Ending::of(outcome));
+        self.0.cut.notify_waiters();
+    }
+}
+
+/// Returns when a call may not go on; never for what is none.
+pub(super) async fn cut(running: Option<&Running>) {
+    match running {
+        Some(running) => running.cut().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    open: HashMap<u64, Weak<Inner>>,
+    next: u64,
+}
+
+/// All that is open, of all servers; the writer bounds how many there are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cuts(Arc<Mutex<Registry>>);
+
+impl Cuts {
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something is about to be asked: from here on a change of access reaches it. So it is entered first and judged then.
+    pub(super) fn begin(&self, asked: Asked, method: &str, raw_id: &str) -> Running {
+        let mut registry = self.lock();
+        let key = registry.next;
+        registry.next += 1;
+        let (begun, held) = (OnceLock::new(), Mutex::default());
+        let (is_cut, cut, all) = (AtomicBool::new(false), Notify::new(), self.clone());
+        let (method, raw_id) = (method.to_owned(), raw_id.to_owned());
+        let inner = Arc::new(Inner { asked, method, raw_id, begun, held, is_cut, cut, all, key });
+        registry.open.insert(key, Arc::downgrade(&inner));
+        Running(inner)
+    }
+
+    /// Cuts what may not go on by what is in force now.
+    pub(super) fn look(&self, access: &Access, now_us: u64) {
+        // Whoever drops the last clone takes the lock.
+        let open: Vec<_> = self.lock().open.values().filter_map(Weak::upgrade).map(Running).collect();
+        for running in open {
+            if access.still_allowed(&running.0.asked.caller, &running.0.asked.ask(), now_us).is_err() {
+                running.cut_now(Outcome::Revoked);
+            }
+        }
+    }
+}
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
+pub(super) enum Side {
     /// The client.
     Client,
     /// The server.
@@ -40,18 +244,18 @@ struct Calls {
     next_serial: u64,
 }
 
-/// Calls in progress; the writer bounds how many there are.
+/// Calls of one server by session and id; the writer bounds how many there are.
 #[derive(Clone, Debug, Default)]
-pub struct OpenCalls(Arc<Mutex<Calls>>);
+pub(super) struct OpenCalls(Arc<Mutex<Calls>>);
 
 impl OpenCalls {
     /// A call has begun. Under an id that is in use, the call before ends as `unknown`: nobody can tell their answers apart.
-    pub fn begin(&self, side: Side, session: &str, id: &str, running: Running) {
+    pub(super) fn begin(&self, side: Side, session: &str, id: &str, running: Running) {
         self.insert(side, session, id, running);
     }
 
     /// The same for what the server asks. No stream waits for the client's answer, so it ends here as `timeout` after `wait`.
-    pub fn begin_asked(&self, session: &str, id: &str, running: Running, wait: Duration) {
+    pub(super) fn begin_asked(&self, session: &str, id: &str, running: Running, wait: Duration) {
         let (serial, ended) = self.insert(Side::Server, session, id, running);
         let (calls, session, id) = (self.clone(), session.to_owned(), id.to_owned());
         tokio::spawn(async move {
@@ -67,19 +271,24 @@ impl OpenCalls {
     }
 
     /// Whether the server of this session may ask one thing more.
-    pub fn may_ask(&self, session: &str) -> bool {
+    pub(super) fn may_ask(&self, session: &str) -> bool {
         self.lock().by_session.get(&key(Side::Server, session)).is_none_or(|open| open.len() < ASKED_MAX)
     }
 
     /// Its answer was seen.
-    pub fn finish(&self, side: Side, session: &str, id: &str, ending: Ending) {
-        if let Some(open) = self.remove_if(side, session, id, |_| true) {
-            open.running.end(ending);
+    pub(super) fn finish(&self, side: Side, session: &str, id: &str, ending: Ending) {
+        if let Some(running) = self.take(side, session, id) {
+            running.end(ending);
         }
     }
 
+    /// The call whose answer was seen, for whoever has more to say of it.
+    pub(super) fn take(&self, side: Side, session: &str, id: &str) -> Option<Running> {
+        self.remove_if(side, session, id, |_| true).map(|open| open.running)
+    }
+
     /// The client gave it up; an answer may come all the same.
-    pub fn cancelled(&self, session: &str, id: &str) {
+    pub(super) fn cancelled(&self, session: &str, id: &str) {
         let mut calls = self.lock();
         if let Some(open) = calls.by_session.get_mut(&key(Side::Client, session)).and_then(|open| open.get_mut(id)) {
             open.cancelled = true;
@@ -87,7 +296,7 @@ impl OpenCalls {
     }
 
     /// Whether it is still in progress, and whether the client gave it up.
-    pub fn state(&self, session: &str, id: &str) -> Option<bool> {
+    pub(super) fn state(&self, session: &str, id: &str) -> Option<bool> {
         self.lock().by_session.get(&key(Side::Client, session))?.get(id).map(|open| open.cancelled)
     }
 
@@ -118,7 +327,7 @@ impl OpenCalls {
         open
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Calls> {
+    fn lock(&self) -> MutexGuard<'_, Calls> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -128,53 +337,4 @@ fn key(side: Side, session: &str) -> (Side, String) {
 }
 
 #[cfg(test)]
-mod tests {
-    use custody::{record, wire, wire::record::Kind};
-
-    use super::*;
-    use crate::testing::{TempDir, server::Server, within};
-
-    #[tokio::test]
-    async fn what_a_server_asks_in_vain_ends_as_timeout_and_has_a_bound_of_its_session() {
-        let (server, dir) = (Server::start().await, TempDir::new());
-        let gateway = server.gateway(&dir).await;
-        let open = OpenCalls::default();
-        let call = wire::Call {
-            mode: wire::Mode::Strict as i32,
-            server: "test".into(),
-            target: Some(wire::call::Target::Tool("asked".into())),
-            decision: wire::Decision::Allowed as i32,
-            ..Default::default()
-        };
-        for id in 0..ASKED_MAX {
-            assert!(open.may_ask("one"));
-            let running = gateway.begin(call.clone()).await.unwrap();
-            let wait = if id == 0 { Duration::ZERO } else { Duration::from_secs(86_400) };
-            open.begin_asked("one", &id.to_string(), running, wait);
-            if id == 0 {
-                within(async {
-                    while !open.lock().by_session.is_empty() {
-                        tokio::task::yield_now().await;
-                    }
-                })
-                .await;
-            }
-        }
-        let running = gateway.begin(call).await.unwrap();
-        open.begin_asked("one", "last", running, Duration::from_secs(86_400));
-        assert!(!open.may_ask("one") && open.may_ask("other"));
-        open.finish(Side::Server, "one", "7", Ending::of(Outcome::Ok));
-        assert!(open.may_ask("one"));
-        drop(open);
-        gateway.drain().await.unwrap();
-        let records = server.shared.ledger.lock().unwrap().records();
-        let outcomes: Vec<_> = records
-            .iter()
-            .filter_map(|bytes| match record::decode(bytes).unwrap().kind {
-                Some(Kind::Call(call)) => Some(call.outcome()),
-                _ => None,
-            })
-            .collect();
-        assert!(outcomes.contains(&Outcome::Timeout), "{outcomes:?}");
-    }
-}
+mod tests;

@@ -14,7 +14,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::sync::watch;
+use tokio::{net::TcpStream, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
 
 use super::*;
@@ -66,7 +66,7 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let servers = front.proxies.keys().map(String::as_str).collect::<Vec<_>>().join(" ");
     tracing::info!(address = %listener.local_addr()?, servers, "serving /mcp");
-    let counting = tokio::spawn(count_on(Arc::clone(&front)));
+    let counting = [tokio::spawn(count_on(Arc::clone(&front))), tokio::spawn(cut_on(Arc::clone(&front)))];
     let since = clock::now_us();
     // Each connection has an end of this channel: it hears there that it is to end, and by it we see that it has.
     let (draining, drain) = watch::channel(false);
@@ -78,7 +78,7 @@ pub async fn serve(
             connection = connections.next() => connection,
             () = &mut stop => None,
         } {
-            tokio::spawn(speak(Arc::clone(&front), connection, drain.clone()));
+            tokio::spawn(begin(Arc::clone(&front), connection, drain.clone()));
         }
     }
     drop(drain);
@@ -86,7 +86,9 @@ pub async fn serve(
     if tokio::time::timeout(wait, draining.closed()).await.is_err() {
         tracing::warn!("connections that are still open are cut");
     }
-    counting.abort();
+    for task in counting {
+        task.abort();
+    }
     for proxy in front.proxies.values() {
         if let Server::Stdio(server) = &proxy.server {
             server.end_all().await;
@@ -96,14 +98,23 @@ pub async fn serve(
     Ok(())
 }
 
+/// Speaks TLS where there is a certificate.
+async fn begin(front: Arc<Front>, connection: Connection<TcpStream>, drain: watch::Receiver<bool>) {
+    let load = connection.load();
+    let Some(tls) = &front.tls else { return speak(front, connection, load, drain).await };
+    if let Some(stream) = tls.accept(connection).await {
+        speak(Arc::clone(&front), stream, load, drain).await;
+    }
+}
+
 /// The life of one connection.
-async fn speak<S>(front: Arc<Front>, stream: Connection<S>, mut drain: watch::Receiver<bool>)
+async fn speak<S>(front: Arc<Front>, stream: S, load: Load, mut drain: watch::Receiver<bool>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(front.waits.head).max_buf_size(HEAD_BYTES_MAX);
-    let service = TowerToHyperService::new(front.router().layer(Extension(stream.load())));
+    let service = TowerToHyperService::new(front.router().layer(Extension(load)));
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         // What a client does to its own connection is no event.

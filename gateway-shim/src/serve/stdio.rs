@@ -28,13 +28,16 @@ use tokio::{
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
 use super::{
-    Admitted, Answer, CODE_NO_SESSION, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_UNREACHABLE, NOT_RECORDED, Proxy, SESSION,
-    error, error_body, json, text,
+    Answer, SESSION,
+    open::Running,
+    proxy::Proxy,
+    refusal::{CODE_NO_SESSION, CODE_TIMEOUT, CODE_UNREACHABLE, Refusal, error, error_body, json},
+    text,
 };
 use crate::{
     clock,
     config::ServerConfig,
-    gateway::{Gateway, Running},
+    gateway::Gateway,
     mcp::{
         envelope::{self, Message, Request},
         sse,
@@ -132,21 +135,21 @@ impl Stdio {
         headers: &HeaderMap,
         request: Request,
         body: &Bytes,
-        admitted: Admitted,
+        running: Option<Running>,
     ) -> Answer {
         let begins = request.method == "initialize" && !headers.contains_key(SESSION);
-        let found = if begins { self.begin(proxy, &request).await } else { self.session(headers) };
+        let found = if begins { self.begin(proxy).await } else { self.session(headers) };
         let session = match found {
             Ok(session) => session,
             Err((status, message)) => {
-                if let Some(running) = admitted.running {
+                if let Some(running) = running {
                     let ending = Ending::of(Outcome::HttpError);
                     running.end(Ending { error_code: Some(u32::from(status.as_u16())), ..ending });
                 }
                 return error(status, &request.raw_id, CODE_NO_SESSION, message);
             }
         };
-        let hears = session.ask(proxy.call_wait(), &request, body, admitted.running);
+        let hears = session.ask(proxy.call_wait(), &request, body, running);
         let mut answer = answer_of(&request, hears).await;
         if let Ok(value) = HeaderValue::from_str(&session.id) {
             answer.headers_mut().insert(SESSION, value);
@@ -192,6 +195,13 @@ impl Stdio {
         }
     }
 
+    /// Ends a session whose member may ask nothing here any more.
+    pub(super) fn end_session(&self, id: &str) {
+        if let Some(session) = self.lock().remove(id) {
+            session.end.notify_one();
+        }
+    }
+
     /// Ends all sessions and waits for their processes.
     pub(super) async fn end_all(&self) {
         let sessions: Vec<_> = self.lock().drain().map(|(_, session)| session).collect();
@@ -205,11 +215,7 @@ impl Stdio {
         }
     }
 
-    async fn begin(
-        self: &Arc<Self>,
-        proxy: &Arc<Proxy>,
-        request: &Request,
-    ) -> Result<Arc<Session>, (StatusCode, &'static str)> {
+    async fn begin(self: &Arc<Self>, proxy: &Arc<Proxy>) -> Result<Arc<Session>, (StatusCode, &'static str)> {
         let too_many = self.lock().len() >= self.config.sessions_max;
         if too_many {
             return Err((StatusCode::SERVICE_UNAVAILABLE, "too many sessions; end one, or try again later"));
@@ -231,7 +237,6 @@ impl Stdio {
             over: tokio::sync::watch::Sender::new(false),
         });
         self.lock().insert(session.id.clone(), Arc::clone(&session));
-        proxy.remember(&session.id, request);
         life(&proxy.gateway, &self.name, ServerState::Started, None).await;
         let (stdio, proxy) = (Arc::clone(self), Arc::clone(proxy));
         let of_task = Arc::clone(&session);
@@ -326,10 +331,17 @@ async fn read_lines(proxy: &Arc<Proxy>, session: &Arc<Session>, stdout: ChildStd
         }
         let line = Bytes::from(line.trim_ascii().to_vec());
         match envelope::parse(&line) {
-            Ok(Message::Answer { id, ending }) => session.answered(&id, ending, line),
-            Ok(Message::Request(request)) => match proxy.ask_back(&session.id, &request, line.len()).await {
+            Ok(Message::Answer { id, ending, next }) => {
+                let Some(waiting) = session.take_if(&id, |_| true) else { continue };
+                let instead = match &waiting.running {
+                    Some(running) => proxy.hear(running, &line, ending, next).await,
+                    None => None,
+                };
+                waiting.answered(instead.unwrap_or(line));
+            }
+            Ok(Message::Request(request)) => match proxy.ask_back(&session.id, None, &request, line.len()).await {
                 Ok(()) => session.say(line, None).await,
-                Err(_) => session.refuse(&request),
+                Err(refusal) => session.refuse(&request, &refusal),
             },
             Ok(Message::Notification { method, progress, .. }) => {
                 proxy.count(&method);
@@ -413,8 +425,8 @@ impl Session {
     }
 
     /// Tells the process that its request goes no further. One that reads nothing is not waited for: its stdout is read on.
-    fn refuse(&self, request: &Request) {
-        let answer = error_body(&request.raw_id, CODE_NOT_RECORDED, NOT_RECORDED);
+    fn refuse(&self, request: &Request, refusal: &Refusal) {
+        let answer = error_body(&request.raw_id, refusal.code, &refusal.text);
         drop(self.stdin.try_send(one_line(&answer)));
     }
 
@@ -431,15 +443,6 @@ impl Session {
         if let Some(waiting) = self.lock().waiting.get_mut(id) {
             waiting.cancelled = true;
         }
-    }
-
-    fn answered(&self, id: &str, ending: Ending, line: Bytes) {
-        let Some(waiting) = self.take_if(id, |_| true) else { return };
-        if let Some(running) = waiting.running {
-            running.end(ending);
-        }
-        // The connection may be gone; the outcome is recorded all the same.
-        drop(waiting.end.send(Told::Answer(line)));
     }
 
     /// Something that is no answer goes to the request that it belongs to, else to the GET stream, else to the oldest request.
@@ -502,6 +505,12 @@ impl Session {
 }
 
 impl Waiting {
+    /// Its call has ended by then.
+    fn answered(self, line: Bytes) {
+        // The connection may be gone; the outcome is recorded all the same.
+        drop(self.end.send(Told::Answer(line)));
+    }
+
     fn fail(self, outcome: Outcome, status: StatusCode, code: i32, text: &'static str) {
         if let Some(running) = self.running {
             running.end(Ending::of(outcome));
@@ -542,7 +551,7 @@ fn events(stream: impl tokio_stream::Stream<Item = Bytes> + Send + 'static) -> A
     answer
 }
 
-fn empty(status: StatusCode) -> Answer {
+pub(super) fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = status;
     answer

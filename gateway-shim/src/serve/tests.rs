@@ -3,7 +3,11 @@
 use std::process::Command;
 
 use axum::routing::any;
-use custody::{record, wire::Phase};
+use custody::{
+    id::hex,
+    record,
+    wire::{self, Outcome, Phase, gateway_event::Event, record::Kind},
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -13,14 +17,56 @@ use hyper_util::{
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::*;
-use crate::testing::{TempDir, server, within};
+use super::{
+    refusal::{CODE_NOT_RECORDED, CODE_TOO_LONG, json},
+    *,
+};
+use crate::{
+    access::OneTimeToken,
+    testing::{TempDir, server, within},
+};
 
+mod members;
+mod modern;
 mod refused;
 
 const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"tester","version":"1.0"}}}"#;
 
+/// Everything for everybody.
+const ALL: &str = "[[rules]]\nid = \"all\"\neffect = \"allow\"\neveryone = true\ntools = [\"*\"]\nmethods = [\"*\"]\n";
+
+/// Members, each with a token, and these rules: the policy's text, and the headers of the members.
+fn policy(members: &[&str], rules: &str) -> (String, Vec<String>) {
+    let agent = "a9".repeat(16);
+    let mut text = format!("version = 1\n[agents.{agent}]\n");
+    let time = |day: i64| {
+        let us = i64::try_from(clock::now_us()).unwrap() + day * 86_400_000_000;
+        chrono::DateTime::from_timestamp_micros(us).unwrap().format("%Y-%m-%dT%H:%M:%SZ").to_string()
+    };
+    let (issued, expires) = (time(-1), time(1));
+    let (mut tokens, mut headers) = (String::new(), Vec::new());
+    for member in members {
+        let token = OneTimeToken::random();
+        text += &format!("[members.{member}]\n");
+        tokens += &format!(
+            "[[tokens]]\nid = \"{}\"\nsha256 = \"{}\"\nmember = \"{member}\"\nagent = \"{agent}\"\nissued_at = \
+             {issued}\nexpires_at = {expires}\n",
+            hex(&token.id()),
+            hex(&token.sha256())
+        );
+        headers.push(format!("Bearer {}", token.reveal()));
+    }
+    (format!("{text}{rules}\n{tokens}"), headers)
+}
+
+/// The one member of most tests.
+const ALICE: &str = "a11ce000000000000000000000000001";
+
 struct Bench {
+    /// The header of the one member.
+    token: String,
+    access: Access,
+    front: Arc<Front>,
     ledger: server::Server,
     gateway: Gateway,
     address: std::net::SocketAddr,
@@ -40,11 +86,17 @@ impl Bench {
     }
 
     async fn with_waits(text: &str, waits: Waits) -> Self {
+        let (policy, tokens) = policy(&[ALICE], ALL);
+        Self::with_access(text, waits, Access::of(&policy, None).unwrap(), tokens[0].clone()).await
+    }
+
+    async fn with_access(text: &str, waits: Waits, access: Access, token: String) -> Self {
         let (ledger, dir) = (server::Server::start().await, TempDir::new());
         let gateway = ledger.gateway(&dir).await;
         let (serving, servers) = config(text);
-        let mut front = Front::new(&gateway, serving, &servers).unwrap();
+        let mut front = Front::new(gateway.clone(), access.clone(), serving, &servers).unwrap();
         Arc::get_mut(&mut front).unwrap().waits = waits;
+        let of_bench = Arc::clone(&front);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -53,7 +105,7 @@ impl Bench {
         };
         let serving =
             tokio::spawn(async move { serve(front, listener, stopped, Duration::from_secs(2)).await.unwrap() });
-        Self { ledger, gateway, address, stop: Some(stop), serving, _dir: dir }
+        Self { token, access, front: of_bench, ledger, gateway, address, stop: Some(stop), serving, _dir: dir }
     }
 
     /// Status, headers and body of an answer.
@@ -61,6 +113,9 @@ impl Bench {
         let mut request = hyper::Request::builder().method(method).uri(format!("http://{}/mcp/test", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
+        }
+        if !headers.iter().any(|(name, _)| *name == "authorization") {
+            request = request.header("authorization", &self.token);
         }
         let request = request.body(Full::from(body.to_owned())).unwrap();
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
@@ -71,6 +126,14 @@ impl Bench {
     async fn post(&self, headers: &[(&str, &str)], body: &str) -> (StatusCode, HeaderMap, Bytes) {
         let accept = [("accept", "application/json, text/event-stream"), ("content-type", "application/json")];
         self.send(Method::POST, &[&accept, headers].concat(), body).await
+    }
+
+    /// The stream of a session.
+    async fn open(&self, session: &str) -> hyper::body::Incoming {
+        let uri = format!("http://{}/mcp/test", self.address);
+        let request = hyper::Request::get(uri).header(SESSION, session).header("authorization", &self.token);
+        let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+        client.request(request.body(Full::default()).unwrap()).await.unwrap().into_body()
     }
 
     /// All records that were made, after a drain.
@@ -195,9 +258,9 @@ async fn odd_bench() -> Bench {
 #[tokio::test]
 async fn http_bytes_pass_as_they_are_and_every_request_is_on_record() {
     let bench = odd_bench().await;
-    let (status, headers, _) = bench.post(&[("authorization", "Bearer secret")], HELLO).await;
+    let (status, headers, _) = bench.post(&[], HELLO).await;
     assert_eq!((status, text(&headers, SESSION)), (StatusCode::OK, Some("session-1")));
-    let session = [(SESSION, "session-1"), (PROTOCOL, "2025-11-25"), ("authorization", "Bearer canary-token")];
+    let session = [(SESSION, "session-1"), (PROTOCOL, "2025-11-25")];
     let (_, headers, body) = bench.post(&session, &tool_call(1, "echo")).await;
     assert!(body.starts_with(b"{\"result\" : { \"n\":1.0e+2,"), "{body:?}");
     assert_eq!(text(&headers, "x-odd"), Some("kept"));
@@ -214,6 +277,7 @@ async fn http_bytes_pass_as_they_are_and_every_request_is_on_record() {
     let (_, _, body) = bench.send(Method::GET, &[(SESSION, "session-1"), ("last-event-id", "7")], "").await;
     assert_eq!(body, "GET Some(\"7\")");
     assert_eq!(bench.send(Method::DELETE, &session, "").await.2, "bye");
+    let (digest, token) = (bench.access.digest(), bench.token.rsplit_once('_').unwrap().1.to_owned());
     let records = bench.records().await;
     let counts = records.iter().find_map(|kind| match kind {
         Kind::GatewayEvent(wire::GatewayEvent { event: Some(Event::Counts(counts)), .. }) => Some(counts),
@@ -230,6 +294,8 @@ async fn http_bytes_pass_as_they_are_and_every_request_is_on_record() {
     assert_eq!(
         seen,
         vec![
+            of("DELETE", "", Outcome::Ok),
+            of("GET", "", Outcome::Ok),
             of("initialize", "", Outcome::Ok),
             of("sampling/createMessage", "", Outcome::RpcError),
             of("tools/call", "echo", Outcome::Ok),
@@ -241,11 +307,18 @@ async fn http_bytes_pass_as_they_are_and_every_request_is_on_record() {
     );
     for call in &calls {
         assert_eq!(call.client, Some(wire::call::Client::ClientName("tester".into())), "{call:?}");
-        assert_eq!((call.protocol.as_str(), call.server.as_str()), ("2025-11-25", "test"));
+        let (protocol, server, rule) = (call.protocol.as_str(), call.server.as_str(), call.rule.as_str());
+        assert_eq!((protocol, server, rule), ("2025-11-25", "test", "all"));
+        assert_eq!(call.member.as_deref().map(hex).as_deref(), Some(ALICE));
+        assert!(call.token.is_some() && call.agent.is_some());
+        assert_eq!(call.access_policy_digest.as_deref(), Some(&digest[..]));
         assert_eq!(call.from_server, summary(call).0.starts_with("sampling"));
     }
     let all = format!("{records:?}");
-    assert!(!all.contains("canary") && !all.contains("127.0.0.1"), "an argument, a token or an address is on record");
+    assert!(
+        !all.contains("canary") && !all.contains(&token) && !all.contains("127.0.0.1"),
+        "an argument, a token or an address is on record"
+    );
 }
 
 /// Four times as many as there are places: nothing, half a head, or a head whose body never comes. They lose their places,
@@ -257,12 +330,14 @@ async fn whoever_says_half_keeps_nobody_out_and_fills_no_record() {
     let address = odd_server().await;
     let text = format!("url = \"http://{address}/mcp\"\n");
     let bench = Bench::with_waits(&text, Waits { head: limit, body: limit }).await;
-    let port = bench.address;
+    let (port, token) = (bench.address, bench.token.clone());
     let halves = tokio::task::spawn_blocking(move || {
         let connect = |number: usize| {
             let mut stream = std::net::TcpStream::connect(port).unwrap();
-            let whole_head = "POST /mcp/test HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{";
-            stream.write_all(["", "POST /mcp/test HTTP/1.1\r\nhost:", whole_head][number % 3].as_bytes()).unwrap();
+            let whole_head = format!(
+                "POST /mcp/test HTTP/1.1\r\nhost: localhost\r\nauthorization: {token}\r\ncontent-length: 100\r\n\r\n{{"
+            );
+            stream.write_all(["", "POST /mcp/test HTTP/1.1\r\nhost:", &whole_head][number % 3].as_bytes()).unwrap();
             stream
         };
         (0..4 * listen::CONNECTIONS_MAX).map(connect).collect::<Vec<_>>()
@@ -282,13 +357,14 @@ async fn whoever_says_half_keeps_nobody_out_and_fills_no_record() {
 async fn an_event_that_cannot_be_read_ends_its_stream_and_is_an_outcome() {
     for session in [&[(SESSION, "session-1")][..], &[]] {
         let bench = odd_bench().await;
+        bench.post(&[], HELLO).await;
         let (_, _, body) = bench.post(session, &tool_call(7, "long")).await;
         let body = String::from_utf8_lossy(&body);
         assert!(body.len() < 1_000 && body.contains("before") && !body.contains("sampling"), "{}", body.len());
         let told: Value = serde_json::from_str(body.trim_end().rsplit_once("data: ").unwrap().1).unwrap();
         assert_eq!((&told["id"], &told["error"]["code"]), (&json!(7), &json!(CODE_TOO_LONG)));
         let calls = bench.calls().await;
-        assert_eq!((calls.len(), summary(&calls[0]).3), (1, Outcome::OverLimit));
+        assert_eq!((calls.len(), summary(&calls[1]).3), (2, Outcome::OverLimit));
     }
 }
 
@@ -315,10 +391,16 @@ async fn without_a_record_there_is_no_call() {
 #[tokio::test]
 async fn without_a_record_the_server_asks_nobody() {
     let (told, mut telling) = tokio::sync::mpsc::channel::<Bytes>(4);
+    let (go, going) = tokio::sync::watch::channel(());
     let answer = move |request: HttpRequest| {
-        let told = told.clone();
+        let (told, mut going) = (told.clone(), going.clone());
         async move {
             let (parts, body) = request.into_parts();
+            if parts.method == Method::POST && !parts.headers.contains_key(SESSION) {
+                let mut answer = json(StatusCode::OK, r#"{"jsonrpc":"2.0","id":0,"result":{}}"#.into());
+                answer.headers_mut().insert(SESSION, "s".parse().unwrap());
+                return answer;
+            }
             if parts.method == Method::POST {
                 told.send(axum::body::to_bytes(body, 1 << 20).await.unwrap()).await.unwrap();
                 return Response::new(Body::empty());
@@ -328,7 +410,11 @@ async fn without_a_record_the_server_asks_nobody() {
                 "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/before\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"q\",",
                 "\"method\":\"sampling/createMessage\"}\n\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/after\"}\n\n",
             ];
-            let stream = tokio_stream::iter(chunks.map(Ok::<_, std::convert::Infallible>));
+            let begins = futures::stream::once(async move {
+                going.changed().await.unwrap();
+                Ok::<_, std::convert::Infallible>("")
+            });
+            let stream = begins.chain(tokio_stream::iter(chunks.map(Ok)));
             let mut answer = Response::new(Body::from_stream(stream));
             answer.headers_mut().insert(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
             answer
@@ -338,8 +424,12 @@ async fn without_a_record_the_server_asks_nobody() {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, Router::new().route("/mcp", any(answer))).await.unwrap() });
     let bench = Bench::new(&format!("url = \"http://{address}/mcp\"\n")).await;
+    bench.post(&[], HELLO).await;
+    // The stream is open when nothing can be recorded any more.
+    let stream = bench.open("s").await;
     bench.gateway.drain().await.unwrap();
-    let (_, _, body) = bench.send(Method::GET, &[(SESSION, "s")], "").await;
+    go.send(()).unwrap();
+    let body = stream.collect().await.unwrap().to_bytes();
     let line = |method: &str| format!("data: {{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}\n\n");
     assert_eq!(String::from_utf8_lossy(&body), line("notifications/before") + &line("notifications/after"));
     let told: Value = serde_json::from_slice(&telling.recv().await.unwrap()).unwrap();
@@ -351,13 +441,10 @@ async fn without_a_record_a_process_asks_nobody() {
     let bench = stdio_bench().await;
     let session = begin(&bench).await;
     let headers = [(SESSION, session.as_str())];
+    let mut stream = bench.open(&session).await;
     bench.gateway.drain().await.unwrap();
     let note = r#"{"jsonrpc":"2.0","method":"notifications/ask"}"#;
     assert_eq!(bench.post(&headers, note).await.0, StatusCode::ACCEPTED);
-    let uri = format!("http://{}/mcp/test", bench.address);
-    let request = hyper::Request::get(uri).header(SESSION, &session).body(Full::from(String::new())).unwrap();
-    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-    let mut stream = client.request(request).await.unwrap().into_body();
     let first = stream.frame().await.unwrap().unwrap().into_data().unwrap();
     assert!(String::from_utf8_lossy(&first).contains("told-77"), "{first:?}");
 }
@@ -511,6 +598,7 @@ async fn a_server_behind_tls_is_believed_only_with_its_certificate() {
 async fn without_authorities_there_is_no_start() {
     let (ledger, dir) = (server::Server::start().await, TempDir::new());
     let gateway = ledger.gateway(&dir).await;
+    let access = Access::of("version = 1\n", None).unwrap();
     let (serving, servers) = config("url = \"https://localhost/mcp\"\nca = \"/nowhere/ca.pem\"\n");
-    assert!(Front::new(&gateway, serving, &servers).err().unwrap().to_string().contains("servers.test.ca"));
+    assert!(Front::new(gateway, access, serving, &servers).err().unwrap().to_string().contains("servers.test.ca"));
 }

@@ -1,4 +1,7 @@
-//! A server over Streamable HTTP: the original bytes go there and come back; what passes is read beside that.
+//! A server over Streamable HTTP: the original bytes go there and come back; what passes is read before it is passed on.
+//!
+//! What must hold: neither the member's credentials go there, nor the server's word on ours back; a call that is cut takes its
+//! connection to the server with it.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -7,8 +10,8 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, Uri, header},
 };
 use bytes::Bytes;
-use custody::wire::Outcome;
-use http_body_util::{BodyExt as _, Full};
+use custody::{id::MemberId, wire::Outcome};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
@@ -22,31 +25,32 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
-    Admitted, Answer, CODE_NOT_RECORDED, CODE_TIMEOUT, CODE_TOO_LONG, CODE_UNREACHABLE, NOT_RECORDED, Proxy, SESSION,
-    Server, error, error_body, open, text, tls,
+    Answer, SESSION,
+    credential::{Credentials, NoCredential},
+    open::{self, Running},
+    proxy::{Came, Proxy},
+    refusal::{
+        CODE_NO_CREDENTIAL, CODE_REVOKED, CODE_TIMEOUT, CODE_TOO_LONG, CODE_UNREACHABLE, CODE_UNREADABLE, REVOKED,
+        Refusal, error, json,
+    },
+    text, tls,
 };
 use crate::{
-    clock,
+    access::Caller,
     config::Faults,
-    gateway::Running,
-    mcp::{
-        envelope::{self, Message, Request},
-        sse,
-    },
-    writer::{Ending, Refused},
+    mcp::envelope::{self, Message, Request},
+    writer::Ending,
 };
 
-/// Greatest JSON answer that is read for its outcome; a longer one is forwarded and its outcome stays unknown.
+mod pump;
+
+use pump::{CHUNKS_MAX, Pump};
+
+/// Greatest answer that is no stream: it is read before it goes on, because what it asks for must be on record by then.
 const READ_BYTES_MAX: usize = 16 << 20;
-/// Chunks on their way to a client that reads slowly.
-const CHUNKS_MAX: usize = 16;
-/// How long an answer is read on after its client has gone: a lost connection is not a cancellation.
-const READ_ON: Duration = Duration::from_secs(60);
-/// First version without sessions, where closing the stream is the cancellation.
-const STATELESS_FROM: &str = "2026-07-28";
 
 /// Headers that are about one connection, or say who calls: they stay here.
-const KEPT: [HeaderName; 12] = [
+const KEPT: [HeaderName; 14] = [
     header::HOST,
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -56,124 +60,173 @@ const KEPT: [HeaderName; 12] = [
     header::PROXY_AUTHORIZATION,
     header::PROXY_AUTHENTICATE,
     header::AUTHORIZATION,
+    header::WWW_AUTHENTICATE,
     header::COOKIE,
+    header::SET_COOKIE,
     header::CONTENT_LENGTH,
-    // What is compressed could not be read beside its forwarding.
+    // What is compressed could not be read before it goes on.
     header::ACCEPT_ENCODING,
 ];
 
 /// The server.
+#[derive(Clone)]
 pub(super) struct Upstream {
     uri: Uri,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    credentials: Option<Arc<Credentials>>,
 }
 
-/// What is read of an answer while it is forwarded.
-enum Reading {
-    Json(Vec<u8>),
-    Events(sse::Reader),
-    Nothing,
-}
-
-/// A stream from the server to the client.
-struct Pump {
-    proxy: Arc<Proxy>,
-    session: Option<String>,
-    reading: Reading,
-    status: StatusCode,
-    /// The request that this stream answers; `None` for the GET stream and for what has no answer.
-    own: Option<Own>,
-    bytes: u64,
-    stateless: bool,
-    /// Of the client's request, for an answer to the server.
-    headers: HeaderMap,
-}
-
+/// The request that an answer is for.
 struct Own {
     id: String,
-    /// As it was spelt.
-    raw_id: String,
-    /// `None` once it is among the open calls of its session, or only counted.
+    modern: bool,
+    /// `None` if it is only counted.
     running: Option<Running>,
+    raw_id: String,
+}
+
+impl Own {
+    fn error(&self, status: StatusCode, code: i32, text: &str) -> Answer {
+        error(status, &self.raw_id, code, text)
+    }
+}
+
+/// Ends a call that has one.
+fn end(running: Option<&Running>, ending: Ending) {
+    if let Some(running) = running {
+        running.end(ending);
+    }
+}
+
+/// What an answer that is no success makes of its call.
+fn of_status(status: StatusCode, ending: Ending) -> Ending {
+    Ending { outcome: Outcome::HttpError, error_code: Some(u32::from(status.as_u16())), ..ending }
 }
 
 impl Upstream {
     /// # Errors
     /// [`Faults`]: a URL or a file of the configuration cannot be used.
-    pub(super) fn new(name: &str, url: &str, ca: Option<&Path>) -> Result<Self, Faults> {
+    pub(super) fn new(
+        name: &str,
+        url: &str,
+        ca: Option<&Path>,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, Faults> {
         let uri: Uri = url.parse().map_err(|_| Faults(vec![format!("servers.{name}.url is no URL")]))?;
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(10)));
         let connector = tls::connector(name, connector, uri.scheme_str() == Some("https"), ca)?;
-        Ok(Self { uri, client: Client::builder(TokioExecutor::new()).build(connector) })
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Self { uri, client, credentials: credentials.map(Arc::new) })
     }
 
-    async fn send(&self, method: Method, headers: &HeaderMap, body: Bytes) -> Result<Response<Incoming>, String> {
+    /// Whether there is a credential for this caller, where the server needs one.
+    pub(super) fn check_credential(&self, caller: &Caller) -> Result<(), Refusal> {
+        self.credential(caller.member).map(drop).map_err(|NoCredential| Refusal::no_credential())
+    }
+
+    fn credential(&self, member: MemberId) -> Result<Option<(HeaderName, HeaderValue)>, NoCredential> {
+        self.credentials.as_ref().map(|credentials| credentials.header(member)).transpose()
+    }
+
+    async fn send(&self, method: Method, came: &Came, body: Bytes) -> Result<Response<Incoming>, String> {
+        let mut headers = forwarded(&came.headers);
+        if let Some((name, value)) = self.credential(came.caller.member).map_err(|NoCredential| "no credential")? {
+            headers.insert(name, value);
+        }
         let mut request = HttpRequest::new(Full::from(body));
         *request.method_mut() = method;
         *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = forwarded(headers);
+        *request.headers_mut() = headers;
         self.client.request(request).await.map_err(|error| error.to_string())
     }
 
     pub(super) async fn request(
         &self,
         proxy: &Arc<Proxy>,
-        headers: HeaderMap,
+        came: &Came,
         request: Request,
         body: Bytes,
-        admitted: Admitted,
+        running: Option<Running>,
     ) -> Answer {
         let deadline = Instant::now() + proxy.call_wait();
         // A call goes on when its client has gone: this task, not the connection's, waits for the server.
-        let (proxy, client) = (Arc::clone(proxy), self.client.clone());
-        let server = Self { uri: self.uri.clone(), client };
+        let (proxy, server, came) = (Arc::clone(proxy), self.clone(), came.clone());
         let (answer, answered) = tokio::sync::oneshot::channel();
         let raw_id = request.raw_id.clone();
         tokio::spawn(async move {
-            let sent = timeout_at(deadline, server.send(Method::POST, &headers, body)).await;
-            let failed = |running: Option<Running>, outcome: Outcome| {
-                if let Some(running) = running {
-                    running.end(Ending::of(outcome));
+            let own = Own { id: request.id, modern: came.is_modern(), running, raw_id: request.raw_id };
+            let sent = tokio::select! {
+                sent = timeout_at(deadline, server.send(Method::POST, &came, body)) => sent,
+                () = open::cut(own.running.as_ref()) => {
+                    return drop(answer.send(own.error(StatusCode::OK, CODE_REVOKED, REVOKED)));
                 }
             };
             let (status, code, message) = match sent {
-                Ok(Ok(response)) => {
-                    let (id, raw_id) = (request.id.clone(), request.raw_id.clone());
-                    let own = Own { id, raw_id, running: admitted.running };
-                    let answered = begin(&proxy, &headers, Some((own, &request)), response);
-                    // A client that has gone reads nothing; the pump goes on all the same.
-                    drop(answer.send(answered));
-                    return;
-                }
+                Ok(Ok(response)) => return begin(&proxy, &came, Some(own), response, deadline, answer).await,
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the MCP server cannot be reached");
-                    failed(admitted.running, Outcome::TransportError);
+                    tracing::warn!(%error, server = %proxy.name, "the MCP server cannot be reached");
+                    end(own.running.as_ref(), Ending::of(Outcome::TransportError));
                     (StatusCode::BAD_GATEWAY, CODE_UNREACHABLE, "the MCP server cannot be reached")
                 }
                 Err(_) => {
-                    failed(admitted.running, Outcome::Timeout);
+                    end(own.running.as_ref(), Ending::of(Outcome::Timeout));
                     (StatusCode::GATEWAY_TIMEOUT, CODE_TIMEOUT, "the MCP server did not answer in time")
                 }
             };
-            drop(answer.send(error(status, &request.raw_id, code, message)));
+            drop(answer.send(own.error(status, code, message)));
         });
         let gone = |_| error(StatusCode::BAD_GATEWAY, &raw_id, CODE_UNREACHABLE, "the MCP server cannot be reached");
         answered.await.unwrap_or_else(gone)
     }
 
-    /// What has no answer of its own: notifications, answers to the server, the GET stream, the end of a session.
-    pub(super) async fn pass(&self, proxy: &Arc<Proxy>, method: Method, headers: HeaderMap, body: Bytes) -> Answer {
-        match tokio::time::timeout(proxy.call_wait(), self.send(method, &headers, body)).await {
-            Ok(Ok(response)) => begin(proxy, &headers, None, response),
+    /// What has no answer of its own: notifications, answers to the server, and, each with its record, the stream of a session
+    /// and its end.
+    pub(super) async fn pass(
+        &self,
+        proxy: &Arc<Proxy>,
+        method: Method,
+        came: Came,
+        body: Bytes,
+        running: Option<Running>,
+    ) -> Answer {
+        let sent = tokio::select! {
+            sent = tokio::time::timeout(proxy.call_wait(), self.send(method, &came, body)) => sent,
+            () = open::cut(running.as_ref()) => return error(StatusCode::OK, "null", CODE_REVOKED, REVOKED),
+        };
+        match sent {
+            Ok(Ok(response)) => {
+                let (answer, answered) = tokio::sync::oneshot::channel();
+                let (proxy, deadline) = (Arc::clone(proxy), Instant::now() + proxy.call_wait());
+                tokio::spawn(async move {
+                    let stream = Own { id: String::new(), modern: false, running, raw_id: "null".into() };
+                    begin(&proxy, &came, Some(stream), response, deadline, answer).await;
+                });
+                let gone = |_| error(StatusCode::BAD_GATEWAY, "null", CODE_UNREACHABLE, "the MCP server broke off");
+                answered.await.unwrap_or_else(gone)
+            }
             Ok(Err(why)) => {
-                tracing::warn!(error = %why, "the MCP server cannot be reached");
+                tracing::warn!(error = %why, server = %proxy.name, "the MCP server cannot be reached");
+                end(running.as_ref(), Ending::of(Outcome::TransportError));
                 error(StatusCode::BAD_GATEWAY, "null", CODE_UNREACHABLE, "the MCP server cannot be reached")
             }
-            Err(_) => error(StatusCode::GATEWAY_TIMEOUT, "null", CODE_TIMEOUT, "the MCP server did not answer in time"),
+            Err(_) => {
+                end(running.as_ref(), Ending::of(Outcome::Timeout));
+                error(StatusCode::GATEWAY_TIMEOUT, "null", CODE_TIMEOUT, "the MCP server did not answer in time")
+            }
         }
+    }
+
+    /// Tells the server once that its request goes no further: one that does not hear it has limits of its own.
+    fn tell(&self, came: &Came, answer: Bytes) {
+        let (server, mut came) = (self.clone(), came.clone());
+        came.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        came.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        tokio::spawn(async move {
+            drop(tokio::time::timeout(pump::READ_ON, server.send(Method::POST, &came, answer)).await);
+        });
     }
 }
 
@@ -193,232 +246,125 @@ fn forwarded(headers: &HeaderMap) -> HeaderMap {
     out
 }
 
-/// Begins to forward an answer; a task reads on what the client may not.
-fn begin(
+/// Passes an answer on: what is no stream when all of it was read, a stream event by event.
+async fn begin(
     proxy: &Arc<Proxy>,
-    headers: &HeaderMap,
-    own: Option<(Own, &Request)>,
+    came: &Came,
+    own: Option<Own>,
     response: Response<Incoming>,
-) -> Answer {
+    deadline: Instant,
+    answer: tokio::sync::oneshot::Sender<Answer>,
+) {
+    let Some(own) = own else { return };
     let (parts, body) = response.into_parts();
-    let given = text(&parts.headers, SESSION);
-    let session = text(headers, SESSION).or(given).map(str::to_owned);
-    if let (Some(session), Some((_, request))) = (given, &own)
-        && request.method == "initialize"
-    {
-        proxy.remember(session, request);
+    if parts.status == StatusCode::UNAUTHORIZED {
+        // It is the shim's credential that is not good there, and the member's client must not take it for its own.
+        tracing::error!(server = %proxy.name, "the MCP server does not take the shim's credential");
+        end(own.running.as_ref(), of_status(parts.status, Ending::of(Outcome::HttpError)));
+        let text = "the MCP server does not take the credential of the shim; hint: tell whoever runs it";
+        return drop(answer.send(own.error(StatusCode::BAD_GATEWAY, CODE_NO_CREDENTIAL, text)));
     }
-    let protocol = own.as_ref().and_then(|(_, request)| request.protocol.clone());
-    let mut own = own.map(|(own, _)| own);
     // Within a session the answer may come on another connection; without one only on this.
-    if let (Some(session), Some(own)) = (&session, &mut own)
-        && let Some(running) = own.running.take()
-    {
-        proxy.open.begin(open::Side::Client, session, &own.id, running);
+    let given = text(&parts.headers, SESSION).filter(|_| !own.modern);
+    let session = came.session().or(given).map(str::to_owned);
+    let is_stream = own.running.as_ref().is_some_and(super::proxy::is_stream);
+    if let (Some(session), Some(running), false) = (&session, &own.running, own.id.is_empty()) {
+        proxy.open.begin(open::Side::Client, session, &own.id, running.clone());
+    }
+    let mut headers = forwarded(&parts.headers);
+    if own.modern {
+        headers.remove(SESSION);
     }
     let content = text(&parts.headers, header::CONTENT_TYPE.as_str()).unwrap_or_default().to_ascii_lowercase();
-    let reading = match () {
-        () if content.starts_with("text/event-stream") => Reading::Events(sse::Reader::default()),
-        () if content.starts_with("application/json") => Reading::Json(Vec::new()),
-        () => Reading::Nothing,
-    };
-    let stateless = session.is_none() && protocol.is_some_and(|version| *version >= *STATELESS_FROM);
-    // A stream may lose an event on its way.
-    let length = parts.headers.get(header::CONTENT_LENGTH).filter(|_| !matches!(reading, Reading::Events(_))).cloned();
-    let headers = headers.clone();
-    let pump =
-        Pump { proxy: Arc::clone(proxy), session, reading, status: parts.status, own, bytes: 0, stateless, headers };
-    let (chunks, forwarded_chunks) = mpsc::channel(CHUNKS_MAX);
-    tokio::spawn(pump.run(body, chunks));
-    let mut answer = Response::new(Body::from_stream(ReceiverStream::new(forwarded_chunks)));
-    *answer.status_mut() = parts.status;
-    *answer.headers_mut() = forwarded(&parts.headers);
-    if let Some(length) = length {
-        answer.headers_mut().insert(header::CONTENT_LENGTH, length);
+    if content.starts_with("text/event-stream") {
+        let (chunks, forwarded_chunks) = mpsc::channel(CHUNKS_MAX);
+        let mut stream = Response::new(Body::from_stream(ReceiverStream::new(forwarded_chunks)));
+        (*stream.status_mut(), *stream.headers_mut()) = (parts.status, headers);
+        // A client that has gone reads nothing; the stream is read on all the same.
+        drop(answer.send(stream));
+        let pump = Pump::new(Arc::clone(proxy), came.clone(), session, own, is_stream, parts.status);
+        return pump.run(body, chunks, deadline).await;
     }
-    answer
+    let is_json = content.starts_with("application/json");
+    let whole = whole(proxy, session.as_deref(), &own, parts.status, is_json, body, deadline).await;
+    drop(answer.send(match whole {
+        Ok(bytes) => {
+            let mut whole = Response::new(Body::from(bytes));
+            (*whole.status_mut(), *whole.headers_mut()) = (parts.status, headers);
+            whole
+        }
+        Err(instead) => instead,
+    }));
 }
 
-impl Pump {
-    async fn run(mut self, mut body: Incoming, chunks: mpsc::Sender<Result<Bytes, std::io::Error>>) {
-        let deadline = Instant::now() + self.proxy.call_wait();
-        let mut gone_at: Option<Instant> = None;
-        let ended = loop {
-            // A stream without a call of its own (GET) lasts as long as its client.
-            let until = match (&self.own, gone_at) {
-                (_, Some(at)) => at + READ_ON,
-                (Some(_), None) => deadline,
-                (None, None) => Instant::now() + READ_ON * 60 * 24,
-            };
-            let frame = tokio::select! {
-                frame = timeout_at(until, body.frame()) => frame,
-                () = chunks.closed(), if gone_at.is_none() => {
-                    gone_at = Some(Instant::now());
-                    if self.own.is_none() || self.stateless {
-                        break Outcome::Cancelled;
-                    }
-                    continue;
-                }
-            };
-            match frame {
-                Err(_) => break Outcome::Timeout,
-                Ok(None) => {
-                    // What is left unfinished goes on as well: a client may read it.
-                    if let Some(rest) = self.rest().await {
-                        drop(chunks.send(Ok(rest)).await);
-                    }
-                    break Outcome::Ok;
-                }
-                Ok(Some(Err(error))) => {
-                    tracing::warn!(%error, "the MCP server broke off");
-                    let broken = Err(std::io::Error::other("the MCP server broke off"));
-                    drop(chunks.send(broken).await);
-                    break Outcome::TransportError;
-                }
-                Ok(Some(Ok(frame))) => {
-                    let Ok(chunk) = frame.into_data() else { continue };
-                    let mut chunk = self.read(chunk).await;
-                    if self.is_over_limit() {
-                        tracing::warn!(
-                            bytes = sse::EVENT_BYTES_MAX,
-                            "the MCP server's event is longer, and ends its stream"
-                        );
-                        chunk = [chunk, self.told_over_limit()].concat().into();
-                        drop(chunks.send(Ok(chunk)).await);
-                        break Outcome::OverLimit;
-                    }
-                    if gone_at.is_none() && !chunk.is_empty() && chunks.send(Ok(chunk)).await.is_err() {
-                        gone_at = Some(Instant::now());
-                    }
-                }
-            }
-        };
-        drop(chunks);
-        self.end(ended, deadline).await;
-    }
-
-    /// Reads a chunk, and gives what may go on by now: an event only when it is whole, because what the server asks for is
-    /// recorded before the client sees it.
-    async fn read(&mut self, chunk: Bytes) -> Bytes {
-        self.bytes += chunk.len() as u64;
-        match &mut self.reading {
-            Reading::Json(bytes) if bytes.len() + chunk.len() <= READ_BYTES_MAX => bytes.extend_from_slice(&chunk),
-            Reading::Json(_) => self.reading = Reading::Nothing,
-            Reading::Events(reader) => {
-                let pieces = reader.push(&chunk);
-                return self.admit(pieces).await;
-            }
-            Reading::Nothing => {}
+/// Reads an answer that is no stream, and ends its call; gives what passes of it, or what does instead.
+async fn whole(
+    proxy: &Arc<Proxy>,
+    session: Option<&str>,
+    own: &Own,
+    status: StatusCode,
+    is_json: bool,
+    body: Incoming,
+    deadline: Instant,
+) -> Result<Bytes, Answer> {
+    let ended = |ending: Ending| {
+        end(own.running.as_ref(), ending);
+        if let Some(session) = session {
+            proxy.open.take(open::Side::Client, session, &own.id);
         }
-        chunk
-    }
-
-    fn is_over_limit(&self) -> bool {
-        matches!(&self.reading, Reading::Events(reader) if reader.over_limit)
-    }
-
-    /// What the client reads instead of an event that is too long: an answer to its request, if it waits for one here.
-    fn told_over_limit(&self) -> Bytes {
-        let Some(own) = &self.own else { return Bytes::new() };
-        let text = "the MCP server's event is longer than 16 MiB, so it was not passed on";
-        sse::event(&error_body(&own.raw_id, CODE_TOO_LONG, text))
-    }
-
-    /// What a stream that has ended left behind its last whole event.
-    async fn rest(&mut self) -> Option<Bytes> {
-        let Reading::Events(reader) = &mut self.reading else { return None };
-        let rest = reader.rest()?;
-        Some(self.admit(vec![rest]).await)
-    }
-
-    async fn admit(&mut self, pieces: Vec<sse::Piece>) -> Bytes {
-        let mut admitted = Vec::new();
-        for piece in pieces {
-            let goes_on = match &piece.data {
-                Some(data) => self.message(data).await.is_ok(),
-                None => true,
-            };
-            if goes_on {
-                admitted.extend(piece.raw);
+    };
+    let read = tokio::select! {
+        read = timeout_at(deadline, Limited::new(body, READ_BYTES_MAX).collect()) => read,
+        () = open::cut(own.running.as_ref()) => return Err(own.error(StatusCode::OK, CODE_REVOKED, REVOKED)),
+    };
+    let bytes = match read {
+        Ok(Ok(read)) => read.to_bytes(),
+        Ok(Err(why)) if why.is::<LengthLimitError>() => {
+            ended(Ending::of(Outcome::OverLimit));
+            let text = "the MCP server's answer is longer than 16 MiB, so it was not passed on";
+            return Err(own.error(StatusCode::BAD_GATEWAY, CODE_TOO_LONG, text));
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%error, server = %proxy.name, "the MCP server broke off");
+            ended(Ending::of(Outcome::TransportError));
+            return Err(own.error(StatusCode::BAD_GATEWAY, CODE_UNREACHABLE, "the MCP server broke off"));
+        }
+        Err(_) => {
+            ended(Ending::of(Outcome::Timeout));
+            let text = "the MCP server did not answer in time";
+            return Err(own.error(StatusCode::GATEWAY_TIMEOUT, CODE_TIMEOUT, text));
+        }
+    };
+    let length = Ending { response_bytes: bytes.len() as u64, ..Ending::default() };
+    let Some(running) = own.running.as_ref().filter(|_| !own.id.is_empty()) else {
+        ended(if status.is_success() { Ending { outcome: Outcome::Ok, ..length } } else { of_status(status, length) });
+        return Ok(bytes);
+    };
+    let message = if is_json { envelope::parse(&bytes).ok() } else { None };
+    match message {
+        // Without an id it is about a request that could not be read.
+        Some(Message::Answer { id, ending, next }) if id == own.id || id.is_empty() => {
+            let instead = proxy.hear(running, &bytes, ending, next).await;
+            ended(Ending::default());
+            match instead {
+                Some(instead) => Err(json(StatusCode::OK, instead)),
+                None => Ok(bytes),
             }
         }
-        admitted.into()
-    }
-
-    /// Takes note of a message; an error says that it must not go on.
-    async fn message(&mut self, bytes: &[u8]) -> Result<(), Refused> {
-        match envelope::parse(bytes) {
-            Ok(Message::Answer { id, ending }) => self.answered(&id, ending),
-            Ok(Message::Request(request)) => {
-                let session = self.session.clone().unwrap_or_default();
-                let asked = self.proxy.ask_back(&session, &request, bytes.len()).await;
-                return asked.inspect_err(|_| self.refuse(&request));
-            }
-            Ok(Message::Notification { method, .. }) => self.proxy.count(&method),
-            // Another reader might find a request in it.
-            Err(_) if matches!(self.reading, Reading::Events(_)) => {
-                self.proxy.unread(bytes.len());
-                return Err(Refused::NotARecord);
-            }
-            // A client finds that as well; nobody takes the body of an answer for a request.
-            Err(_) => {}
+        _ if !status.is_success() => {
+            ended(of_status(status, length));
+            Ok(bytes)
         }
-        Ok(())
-    }
-
-    /// Tells the server that its request goes no further.
-    fn refuse(&self, request: &Request) {
-        let (proxy, mut headers) = (Arc::clone(&self.proxy), self.headers.clone());
-        let answer = error_body(&request.raw_id, CODE_NOT_RECORDED, NOT_RECORDED);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        tokio::spawn(async move {
-            let Server::Http(server) = &proxy.server else { return };
-            // It is told once: a server that does not hear it has limits of its own.
-            drop(tokio::time::timeout(READ_ON, server.send(Method::POST, &headers, answer.into())).await);
-        });
-    }
-
-    fn answered(&mut self, id: &str, ending: Ending) {
-        let own = self.own.as_mut().filter(|own| own.id == id).and_then(|own| own.running.take());
-        match (own, &self.session) {
-            (Some(running), _) => running.end(ending),
-            (None, Some(session)) => self.proxy.open.finish(open::Side::Client, session, id, ending),
-            (None, None) => {}
+        // Whoever waits for an answer might read one in it, and another one than this reads.
+        _ if is_json => {
+            proxy.unread(bytes.len());
+            ended(Ending { outcome: Outcome::TransportError, ..length });
+            let text = "the MCP server's answer is no answer to this request, so it was not passed on";
+            Err(own.error(StatusCode::BAD_GATEWAY, CODE_UNREADABLE, text))
         }
-    }
-
-    async fn end(mut self, ended: Outcome, deadline: Instant) {
-        if let Reading::Json(bytes) = &mut self.reading {
-            let bytes = std::mem::take(bytes);
-            // It went on as it came: what answers a request as JSON is an answer, or nothing that a client reads.
-            self.message(&bytes).await.ok();
+        _ => {
+            ended(Ending { outcome: Outcome::TransportError, ..length });
+            Ok(bytes)
         }
-        let Some(own) = self.own.take() else { return };
-        let mut ending = Ending { response_bytes: self.bytes, ..Ending::of(ended) };
-        let resumable = matches!(&self.reading, Reading::Events(reader) if reader.resumable);
-        if ended == Outcome::OverLimit {
-            // As it is: nothing of it may be read later either.
-        } else if !self.status.is_success() {
-            ending = Ending { error_code: Some(u32::from(self.status.as_u16())), ..ending };
-            ending.outcome = Outcome::HttpError;
-        } else if ended == Outcome::Ok {
-            // It ended well, without an answer that could be read.
-            ending.outcome =
-                if matches!(self.reading, Reading::Nothing) { Outcome::Unknown } else { Outcome::TransportError };
-        }
-        if let Some(running) = own.running {
-            return running.end(ending);
-        }
-        let Some(session) = &self.session else { return };
-        let Some(cancelled) = self.proxy.open.state(session, &own.id) else { return };
-        if cancelled {
-            ending.outcome = Outcome::Cancelled;
-        } else if resumable && self.status.is_success() && ![Outcome::Timeout, Outcome::OverLimit].contains(&ended) {
-            // The client may take the stream up again; the answer is then seen there.
-            clock::sleep_until(deadline).await;
-            ending.outcome = Outcome::Timeout;
-        }
-        self.proxy.open.finish(open::Side::Client, session, &own.id, ending);
     }
 }

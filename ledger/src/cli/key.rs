@@ -1,9 +1,10 @@
 //! Keys and registrars: every statement about a key, and key files to make them with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use custody::{
+    forensic::Succession,
     hash::root_successor,
     id::{GatewayId, KeyId, WorkspaceId, hex, unhex},
     key::{self, Context, PublicKey},
@@ -48,6 +49,10 @@ pub(super) enum KeyCommand {
         /// Gateway id, of a gateway or of the record key; the record key keeps the one that it has if none is given.
         #[arg(long)]
         gateway: Option<String>,
+        /// A receipt signer's word that its next key follows one that is enrolled (JSON, as the SDK writes a succession):
+        /// the key that it names is enrolled.
+        #[arg(long, group = "which_key")]
+        succession: Option<PathBuf>,
         #[command(flatten)]
         new: NewKey,
         #[command(flatten)]
@@ -222,12 +227,15 @@ impl NewKey {
 pub(super) async fn run(command: KeyCommand) -> Done {
     match command {
         KeyCommand::Make { file, passphrase_file } => make(&file, passphrase_file.as_deref()),
-        KeyCommand::Enrol { place, role, name, gateway, new, signing } => {
+        KeyCommand::Enrol { place, role, name, gateway, succession, new, signing } => {
             check_token("a key's name", &name, NAME_BYTES_MAX, true)?;
             let (mut ledger, workspace) = place.go().await?;
             let role = role.role();
             let gateway = gateway_of(&mut ledger, role, gateway.as_deref()).await?;
-            let (public, proof) = new.read(&ledger.config.origin, workspace, role, gateway)?;
+            let (public, proof) = match succession {
+                Some(path) => (successor(&mut ledger, workspace, role, &path).await?, None),
+                None => new.read(&ledger.config.origin, workspace, role, gateway)?,
+            };
             let enrol = wire::Enrol {
                 role: role as i32,
                 public_key: public.to_bytes().to_vec().into(),
@@ -293,7 +301,7 @@ async fn about(place: &Place, signing: &Signing, action: Action) -> Done {
     signing.say(&mut ledger, workspace, action).await.map(drop)
 }
 
-fn make(file: &std::path::Path, passphrase: Option<&std::path::Path>) -> Done {
+fn make(file: &Path, passphrase: Option<&Path>) -> Done {
     let passphrase = passphrase.map(Passphrase::from_file).transpose()?;
     let new = keys::generate();
     keys::store_new(file, &new, passphrase.as_ref())?;
@@ -304,6 +312,45 @@ fn make(file: &std::path::Path, passphrase: Option<&std::path::Path>) -> Done {
 fn key_id(text: &str) -> Result<bytes::Bytes, Fault> {
     let id = KeyId::from_hex(text).map(Into::into);
     id.ok_or_else(|| Fault::new(ExitReason::Usage, "a key id has 64 lower-case hex digits\nhint: ledger key list"))
+}
+
+/// The key that follows a receipt signer's, by the word of one that the workspace trusts now.
+async fn successor(
+    ledger: &mut Ledger,
+    workspace: Option<WorkspaceId>,
+    role: Role,
+    path: &Path,
+) -> Result<PublicKey, Fault> {
+    if role != Role::Receipt {
+        return Err(Fault::new(ExitReason::Usage, "--succession is of a receipt signer alone\nhint: --role receipt"));
+    }
+    let shown = path.display();
+    let json = std::fs::read(path).map_err(|why| {
+        Fault::failure(format!("failed to read {shown}: {why}\nhint: --succession names the file that the signer sent"))
+    })?;
+    let succession = Succession::parse(&json).map_err(|why| {
+        Fault::failure(format!(
+            "{shown} is no succession: {why}\nhint: the signer's SDK writes it when its key rotates"
+        ))
+    })?;
+    let chain = replay(ledger, workspace).await?;
+    let previous = PublicKey::new(&succession.previous);
+    let trusted = previous.filter(|key| {
+        chain.key(&key.id(Role::Receipt)).is_some_and(|state| !state.revoked && state.suspect_since.is_none())
+    });
+    let Some(trusted) = trusted else {
+        return Err(Fault::failure(format!(
+            "the key before in {shown} is not enrolled here, or is revoked or suspect, so its word on its successor does not \
+             count\nhint: enrol the next key itself (--public-key), if its holder can show that it is theirs"
+        )));
+    };
+    if !succession.is_signed_by(trusted) {
+        return Err(Fault::failure(format!(
+            "the key before did not sign {shown}\nhint: somebody changed it on its way; ask the signer for it again"
+        )));
+    }
+    PublicKey::new(&succession.next)
+        .ok_or_else(|| Fault::failure(format!("the next key in {shown} is no usable Ed25519 key")))
 }
 
 /// A key that signs batches belongs to a gateway; the ledger's own keeps the one that it has.

@@ -11,7 +11,7 @@ use custody::{
 };
 use prost::Message as _;
 
-use super::{Group, State, StreamId, Writer, held::Judged};
+use super::{Arrived, Group, State, StreamId, Writer, held::Judged};
 use crate::{
     admit::{self, Held, REMOVED, Reject},
     clock,
@@ -39,20 +39,21 @@ impl Writer {
     pub(super) fn take_batch(
         &mut self,
         stream: StreamId,
-        batch: Submitted,
-        held: Option<&Held>,
+        Arrived { batch, receipts, held }: Arrived,
         group: &mut Group<'_>,
     ) -> Result<(), StoreError> {
         let mut decided = self.decide_batch(&batch, group)?;
         // Whatever becomes a leaf, an equivocation too, brings the head that it holds into the archive.
         if let (Decided::Append | Decided::Equivocation { keep: true }, Some(held)) = (&decided, held)
-            && let Some(refusal) = self.decide_held(stream, &batch.header, held)?
+            && let Some(refusal) = self.decide_held(stream, &batch.header, &held)?
         {
             decided = refusal;
         }
         match decided {
             Decided::Append => {
+                let header = batch.header.clone();
                 let place = self.append(LeafKind::Batch, batch, group)?;
+                self.judge_receipts(&header, place.first_position, &receipts, group)?;
                 group.receipts.entry(stream).or_default().push(place);
             }
             // It is part of this very write; whoever sent it last may have come back since, and hears it too.

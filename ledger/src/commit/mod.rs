@@ -5,7 +5,7 @@
 //! caused it are one write. Requests wait in one bounded queue; whatever is there when a write begins shares it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock},
     time::Instant,
 };
@@ -22,7 +22,7 @@ use ed25519_dalek::SigningKey;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
-    admit::Held,
+    admit::{Held, Shown},
     alarm::{Alarm, Alarms},
     clock, failpoint,
     log_view::{FenceState, LogView, Published, report},
@@ -40,6 +40,7 @@ mod limits;
 #[cfg(test)]
 mod old_tests;
 mod own;
+mod receipts;
 mod statements;
 mod streams;
 #[cfg(test)]
@@ -71,9 +72,8 @@ pub enum Request {
     Greeted(StreamId),
     /// It has gone.
     Close(StreamId),
-    /// A batch that passed [`crate::admit::check`], the head that it holds if this stream was not sent it, and the room that it
-    /// takes until it is answered.
-    Batch(StreamId, Box<Submitted>, Option<Box<Held>>, Room),
+    /// A batch, and the room that it takes until it is answered.
+    Batch(StreamId, Box<Arrived>, Room),
     /// A `SignedStatement`.
     Statement(Bytes, oneshot::Sender<Result<StatementState, String>>),
     /// Cut this workspace's segment, or all; answered with the queue number that must be published.
@@ -95,6 +95,16 @@ pub enum Request {
     Drain(oneshot::Sender<u64>),
     /// The last request: the writer ends, though others may still hold a sender.
     End,
+}
+
+/// A batch as far as a stream can look at it.
+pub struct Arrived {
+    /// It passed [`crate::admit::check`].
+    pub batch: Submitted,
+    /// The forensic receipts that it shows.
+    pub receipts: Vec<Shown>,
+    /// The head that it holds, if this stream was not sent it.
+    pub held: Option<Held>,
 }
 
 /// A gateway's first message, checked as far as the stream can.
@@ -234,6 +244,8 @@ struct Group<'a> {
     /// Statements of this group, by their keys in the database, with their queue numbers.
     statements: HashMap<[u8; 24], (Bytes, u64)>,
     receipts: BTreeMap<StreamId, Vec<wire::BatchInclusion>>,
+    /// Digests of forensic receipts that this group shows for the first time.
+    shown: HashSet<[u8; 32]>,
     rejections: Vec<(StreamId, Message)>,
     touched: BTreeSet<WorkspaceId>,
     /// Given back when the group is answered.
@@ -370,7 +382,7 @@ impl Writer {
             let mut bytes = 0;
             while held.len() < GROUP_REQUESTS_MAX && bytes < GROUP_BYTES_MAX {
                 let Ok(next) = requests.try_recv() else { break };
-                bytes += if let Request::Batch(_, batch, ..) = &next { batch.bytes.len() } else { 0 };
+                bytes += if let Request::Batch(_, arrived, _) = &next { arrived.batch.bytes.len() } else { 0 };
                 held.push(next);
             }
             self.serve(held.drain(..));
@@ -388,6 +400,7 @@ impl Writer {
             places: HashMap::new(),
             statements: HashMap::new(),
             receipts: BTreeMap::new(),
+            shown: HashSet::new(),
             rejections: Vec::new(),
             touched: BTreeSet::new(),
             room: Vec::new(),
@@ -472,9 +485,9 @@ impl Writer {
             | Request::Close(_)
             | Request::Published(_)
             | Request::Inspect(_) => group.after.push(request),
-            Request::Batch(stream, batch, held, room) => {
+            Request::Batch(stream, arrived, room) => {
                 group.room.push(room);
-                self.take_batch(stream, *batch, held.as_deref(), group)?;
+                self.take_batch(stream, *arrived, group)?;
             }
             Request::Statement(object, reply) => self.take_statement(&object, reply, group)?,
             Request::Cut(workspace, reply) => {

@@ -21,9 +21,10 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Records that wait for the next write: more than any burst of administration; past it the oldest would have to wait for
-/// ever, so the newest is dropped and declared.
-const PENDING_MAX: usize = 1_024;
+/// Records that wait for the next write: what a group of batches brings about at most (a finding of each kind for each of its
+/// 512 requests), and any burst of administration; past it the oldest would have to wait for ever, so the newest is dropped
+/// and declared. As many of at most 300 bytes are below a batch's 1 MiB.
+const PENDING_MAX: usize = 3_328;
 
 /// Writes the ledger's own records.
 pub struct OwnWriter {
@@ -108,7 +109,7 @@ impl OwnWriter {
 }
 
 /// A detail that is a number.
-fn number(key: &str, value: u64) -> wire::Extension {
+pub(super) fn number(key: &str, value: u64) -> wire::Extension {
     wire::Extension { key: key.to_owned(), value: Some(wire::extension::Value::Number(value)) }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,8 +17,8 @@ use custody::wire::{self, PutRequest, record::Kind, relay_client::RelayClient};
 use custody_tests::{
     dice::Dice,
     oracle::{Expected, check_ledger},
-    peer::random,
-    process::{Home, Process, WAIT, binary, end, free_port, text, variable, write},
+    process::{Home, WAIT, binary, end, free_port, variable},
+    shim::{Shim, done},
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -28,65 +28,6 @@ use tonic::transport::{Channel, Endpoint};
 const KILLS: u64 = 6;
 /// Callers that have a record on its way at the same time.
 const CALLERS: u64 = 4;
-
-/// A gateway-shim on disk, enrolled with a ledger.
-pub(crate) struct Shim {
-    /// Its folder.
-    pub(crate) dir: PathBuf,
-    /// Name of its workspace.
-    pub(crate) workspace: String,
-}
-
-impl Shim {
-    /// Makes its keys in a folder beside the ledger's and enrols it, with this `[relay]` section.
-    pub(crate) fn enrol(home: &Home, workspace: &str, relay: &str) -> Self {
-        let dir = home.dir.join(format!("shim-{workspace}"));
-        std::fs::create_dir(&dir).unwrap();
-        let (id, gateway) = (home.workspace(workspace), custody::id::hex(&random::<16>()));
-        let config = format!(
-            "[gateway]\norigin = \"{}\"\nworkspace = \"{id}\"\nid = \"{gateway}\"\nname = \"{workspace}\"\n\
-             key = \"gateway.key\"\ntls_key = \"tls.key\"\nenrolment = \"enrolment.json\"\n\
-             [ledger]\nendpoint = \"https://localhost:{}\"\n[spool]\ndir = \"state/spool\"\n[fork]\ndir = \"forks\"\n\
-             [relay]\n{relay}\n",
-            home.origin, home.grpc
-        );
-        write(&dir.join("shim.toml"), config.as_bytes());
-        let shim = Self { dir, workspace: workspace.to_owned() };
-        shim.say(&["key", "new", "--key", "gateway.key", "--tls-key", "tls.key"]);
-        shim.say(&["request", "--config", "shim.toml", "--out", "request.json"]);
-        let file = |name: &str| shim.dir.join(name).to_str().unwrap().to_owned();
-        let (request, answer) = (file("request.json"), file("enrolment.json"));
-        home.say_as_root(&["gateway", "enrol", &request, "--name", workspace, "--out", &answer]);
-        shim.say(&["config", "check", "--config", "shim.toml"]);
-        shim
-    }
-
-    /// Runs one command that must succeed.
-    pub(crate) fn say(&self, args: &[&str]) {
-        done("gateway-shim", &Command::new(binary("gateway-shim")).args(args).current_dir(&self.dir).output().unwrap());
-    }
-
-    /// The command that runs the relay.
-    pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(binary("gateway-shim"));
-        command.args(["relay", "--config", "shim.toml"]).current_dir(&self.dir);
-        command
-    }
-
-    /// Starts the relay and waits until it listens.
-    pub(crate) fn start(&self) -> Process {
-        let process = Process::spawn(&mut self.command());
-        assert!(process.wait_line("relay listens"), "{}", process.log().join("\n"));
-        process
-    }
-}
-
-/// What a command printed, which must have succeeded.
-fn done(what: &str, output: &Output) -> String {
-    let (said, complained) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{what}: {:?}\n{said}{complained}", output.status);
-    said
-}
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("paths of tests are text")

@@ -6,12 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use custody_tests::process::{Home, WAIT, binary, end, free_port, pause, text};
+use custody_tests::{
+    process::{Home, WAIT, binary, end, free_port, pause, text},
+    shim::Shim,
+};
 use tonic::Code;
 
 use crate::{
     failing::Disk,
-    relay::{Shim, archived_calls, call, connect},
+    relay::{archived_calls, call, connect},
 };
 
 /// Fills what is free but for so many bytes.

@@ -4,9 +4,10 @@
 use custody_tests::{
     oracle::{Expected, check_ledger},
     process::{Home, Process, end, free_port, text, write},
+    shim::Shim,
 };
 
-use crate::relay::{Shim, archived_calls, call, connect};
+use crate::relay::{archived_calls, call, connect};
 
 /// Keys of these names, enrolled and configured in place of those before.
 fn change_keys(home: &Home, shim: &Shim, name: &str) {

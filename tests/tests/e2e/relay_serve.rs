@@ -11,6 +11,7 @@ use custody_tests::{
     dice::Dice,
     oracle::{Expected, check_ledger},
     process::{Home, Process, WAIT, binary, end, free_port, variable},
+    shim::Shim,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -19,7 +20,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::relay::{Shim, archived_calls};
+use crate::relay::archived_calls;
 
 const KILLS: u64 = 3;
 const CALLERS: u64 = 8;

@@ -3,9 +3,12 @@
 
 use std::{collections::HashMap, path::Path};
 
-use custody_tests::process::{Home, Process, free_port, traced};
+use custody_tests::{
+    process::{Home, Process, free_port, traced},
+    shim::Shim,
+};
 
-use crate::relay::{Shim, call, connect};
+use crate::relay::{call, connect};
 
 const RECORDS: usize = 12;
 /// An answer holds two ids of 16 bytes; what HTTP/2 says for itself in between is shorter.

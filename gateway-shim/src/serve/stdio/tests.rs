@@ -30,7 +30,8 @@ fn request(id: &str) -> (Request, Bytes) {
 }
 
 fn answer(session: &Session, request: &Request) {
-    session.answered(&request.id, Ending::of(Outcome::Ok), Bytes::from_static(b"the answer"));
+    let waiting = session.take_if(&request.id, |_| true).unwrap();
+    waiting.answered(Bytes::from_static(b"the answer"));
 }
 
 #[tokio::test]

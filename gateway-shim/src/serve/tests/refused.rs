@@ -38,7 +38,8 @@ async fn what_is_refused_here_is_on_record_too() {
 /// Posts so many bytes without saying how many.
 async fn chunked(bench: &Bench, bytes: usize) -> StatusCode {
     let body = Body::from_stream(tokio_stream::iter([Ok::<_, std::convert::Infallible>(vec![b'x'; bytes])]));
-    let request = hyper::Request::post(format!("http://{}/mcp/test", bench.address)).body(body).unwrap();
+    let request = hyper::Request::post(format!("http://{}/mcp/test", bench.address));
+    let request = request.header("authorization", &bench.token).body(body).unwrap();
     Client::builder(TokioExecutor::new()).build_http::<Body>().request(request).await.unwrap().status()
 }
 
@@ -121,6 +122,11 @@ async fn what_is_refused_for_want_of_a_session_is_on_record() {
     assert_eq!(bench.send(Method::GET, &[], "").await.0, StatusCode::BAD_REQUEST);
     assert_eq!(bench.send(Method::DELETE, &[(SESSION, "none")], "").await.0, StatusCode::NOT_FOUND);
     let calls = bench.calls().await;
-    let refused = |call: &wire::Call| (call.decision(), call.outcome()) == (wire::Decision::Denied, Outcome::HttpError);
-    assert!(calls.len() == 3 && calls.iter().all(refused), "{calls:?}");
+    let said: Vec<_> = calls.iter().map(|call| (call.decision(), call.outcome(), call.rule.as_str())).collect();
+    let (allowed, denied) = (wire::Decision::Allowed, wire::Decision::Denied);
+    let refused = (denied, Outcome::Denied, "shim/not-yours");
+    assert_eq!(
+        said,
+        vec![(denied, Outcome::HttpError, "shim/not-yours"), (allowed, Outcome::HttpError, "all"), refused]
+    );
 }

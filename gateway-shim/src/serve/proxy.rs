@@ -1,0 +1,529 @@
+//! The proxy in front of one server: who asks what, whether that goes on, and what is on record of it.
+//!
+//! What must hold: nothing goes on that the access policy does not allow, in either direction, nor before its intent is
+//! recorded; what is not the caller's (a session, a task, a round) is not there for them.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, Method, StatusCode, header},
+};
+use bytes::Bytes;
+use custody::wire::{self, LinkKind, Outcome, record::Kind};
+use http_body_util::LengthLimitError;
+
+use super::{
+    Answer, LAST_EVENT, PROTOCOL, SESSION, Shared, admit,
+    counts::{Arriving, Counts},
+    credential::Credentials,
+    links::{Links, Round},
+    open::{self, Asked, OpenCalls, Running},
+    port,
+    refusal::{CODE_NO_SESSION, CODE_REVOKED, CODE_TIMEOUT, REVOKED, Refusal, error},
+    sessions::{NotYours, Sessions, Speaker},
+    stdio, text, upstream, watched,
+};
+use crate::{
+    access::{Caller, Judgement},
+    clock,
+    config::{Faults, ServeConfig, ServerConfig},
+    gateway::Gateway,
+    listen::Load,
+    mcp::{
+        envelope::{self, Message, Request},
+        headers::{self, Era, Header, Headers},
+    },
+    writer::{CallName, Refused},
+};
+
+mod hear;
+
+pub(super) use hear::is_stream;
+
+/// Key of the number of a round.
+const ROUND: &str = "shim/round";
+
+/// Whatever answers: a server over HTTP, or processes over stdio.
+pub(super) enum Server {
+    Http(Box<upstream::Upstream>),
+    Stdio(Arc<stdio::Stdio>),
+}
+
+impl Server {
+    pub(super) fn of(name: &str, config: &ServerConfig) -> Result<Self, Faults> {
+        Ok(match &config.url {
+            Some(url) => {
+                let credentials = Credentials::of(name, config)?;
+                Self::Http(Box::new(upstream::Upstream::new(name, url, config.ca.as_deref(), credentials)?))
+            }
+            None => Self::Stdio(stdio::Stdio::new(name, config)),
+        })
+    }
+}
+
+/// The proxy in front of one server.
+pub struct Proxy {
+    pub(super) name: Arc<str>,
+    pub(super) gateway: Gateway,
+    pub(super) shared: Arc<Shared>,
+    config: ServerConfig,
+    request_bytes_max: usize,
+    pub(super) sessions: Sessions,
+    links: Links,
+    pub(super) counts: Counts,
+    pub(super) open: OpenCalls,
+    pub(super) server: Server,
+}
+
+/// Who came, and with which headers.
+#[derive(Clone)]
+pub(super) struct Came {
+    pub(super) caller: Caller,
+    pub(super) headers: HeaderMap,
+}
+
+impl Came {
+    pub(super) fn session(&self) -> Option<&str> {
+        text(&self.headers, SESSION)
+    }
+
+    /// Whether it speaks as from 2026-07-28 on.
+    pub(super) fn is_modern(&self) -> bool {
+        self.said().era() == Era::Modern
+    }
+
+    /// The headers that repeat the body.
+    fn said(&self) -> Headers<'_> {
+        let header = |name: &str| {
+            let mut values = self.headers.get_all(name).iter();
+            match (values.next().map(|value| value.to_str()), values.next()) {
+                (None, _) => Header::Absent,
+                (Some(Ok(value)), None) => Header::Is(value),
+                _ => Header::Unclear,
+            }
+        };
+        Headers { version: header(PROTOCOL), method: header("mcp-method"), name: header("mcp-name") }
+    }
+
+    /// What the era without sessions ignores is not there.
+    fn in_era(mut self, era: Era) -> Self {
+        if era == Era::Modern {
+            self.headers.remove(SESSION);
+            self.headers.remove(LAST_EVENT);
+        }
+        self
+    }
+}
+
+/// What a request goes on from.
+#[derive(Default)]
+struct Continued {
+    begun: Option<Asked>,
+    link: Option<wire::Link>,
+    round: Option<u64>,
+}
+
+fn linked(call: Option<CallName>, kind: LinkKind) -> Option<wire::Link> {
+    call.map(|call| call.linked(kind))
+}
+
+impl Proxy {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        serve: &ServeConfig,
+        name: &str,
+        config: &ServerConfig,
+    ) -> Result<Self, Faults> {
+        Ok(Self {
+            name: name.into(),
+            gateway: shared.gateway.clone(),
+            shared,
+            config: config.clone(),
+            request_bytes_max: serve.request_kib_max * 1_024,
+            sessions: Sessions::default(),
+            links: Links::default(),
+            counts: Counts::default(),
+            open: OpenCalls::default(),
+            server: Server::of(name, config)?,
+        })
+    }
+
+    pub(super) fn call_wait(&self) -> Duration {
+        Duration::from_secs(self.config.call_s_max)
+    }
+
+    /// What passes without an answer is counted.
+    pub(super) fn count(&self, method: &str) {
+        self.counts.count(method);
+    }
+
+    /// What the server says and nobody can read.
+    pub(super) fn unread(&self, bytes: usize) {
+        self.counts.unread(bytes);
+    }
+
+    fn speaker(&self, came: &Came) -> Speaker {
+        let mut speaker = came.session().and_then(|id| self.sessions.of(id, &came.caller).ok()).unwrap_or_default();
+        if let Some(protocol) = text(&came.headers, PROTOCOL) {
+            speaker.protocol = Some(protocol.to_owned());
+        }
+        speaker
+    }
+
+    /// What a record says of a request, before it is known how it ends.
+    fn describe(&self, came: &Came, request: Option<&Request>, bytes: usize) -> wire::Call {
+        let mut call = self.shared.describe(&self.name, request, &self.speaker(came), Some(&came.caller), bytes as u64);
+        call.mode = wire::Mode::from(self.config.mode) as i32;
+        call
+    }
+
+    /// Judges a request and makes its intent durable: then it may go on.
+    async fn admit(&self, asked: Asked, method: &str, raw_id: &str, mut call: wire::Call) -> Result<Running, Refusal> {
+        // Entered before it is judged: a change of access that comes between reaches it.
+        let running = self.shared.cuts.begin(asked, method, raw_id);
+        let (caller, ask) = (&running.asked().caller, running.asked().ask());
+        let judgement = self.shared.access.judge(caller, &ask);
+        if !judgement.allowed {
+            return Err(self.refused(call, Refusal::denied(&judgement)).await);
+        }
+        let slot = match self.shared.access.enter(caller, &ask) {
+            Ok(slot) => slot,
+            Err(over) => return Err(self.refused(call, Refusal::over_limit(&over)).await),
+        };
+        allowed(&mut call, &judgement);
+        let record = match self.gateway.begin(call).await {
+            Ok(record) => Some(record),
+            // The configuration lets calls pass when the spool is full, and the loss is declared.
+            Err(Refused::Dropped) => None,
+            Err(refused) => return Err(refused.into()),
+        };
+        running.begun(record, slot, judgement);
+        Ok(running)
+    }
+
+    /// Puts a refusal on record.
+    async fn refused(&self, call: wire::Call, refusal: Refusal) -> Refusal {
+        self.shared.refuse(call, &refusal).await;
+        refusal
+    }
+
+    async fn refuse(&self, came: &Came, request: Option<&Request>, bytes: usize, refusal: Refusal) -> Answer {
+        let raw_id = request.map_or("null", |request| request.raw_id.as_str());
+        self.refused(self.describe(came, request, bytes), refusal).await.answer(raw_id)
+    }
+
+    /// Whether the session that a request names is the caller's.
+    fn check_session(&self, came: &Came) -> Result<(), Refusal> {
+        match came.session().map(|id| self.sessions.of(id, &came.caller)) {
+            Some(Err(NotYours)) => Err(Refusal::not_yours()),
+            Some(Ok(_)) | None => Ok(()),
+        }
+    }
+
+    /// Whether a task is the caller's.
+    pub(super) fn is_own_task(&self, id: &str, caller: &Caller) -> bool {
+        self.links.task(id, caller).is_ok()
+    }
+
+    /// What a request goes on from: a task, or a round.
+    fn continued(&self, caller: &Caller, request: &Request) -> Result<Continued, Refusal> {
+        if admit::is_of_task(request) {
+            let task = request.task.as_deref().ok_or_else(Refusal::no_such_task)?;
+            let task = self.links.task(task, caller).map_err(|_| Refusal::no_such_task())?;
+            return Ok(Continued { begun: Some(task.asked), ..Continued::default() });
+        }
+        let Some(state) = &request.state else { return Ok(Continued::default()) };
+        match self.links.round(state, caller).map_err(|_| Refusal::not_yours_state())? {
+            Some(Round { call, number, .. }) => {
+                Ok(Continued { begun: None, link: linked(call, LinkKind::Round), round: Some(number) })
+            }
+            None => Ok(Continued::default()),
+        }
+    }
+
+    /// A request with a body.
+    pub(super) async fn post(self: &Arc<Self>, came: Came, body: Body, load: &Load, wait: Duration) -> Answer {
+        let most = self.request_bytes_max;
+        let mut arriving = Arriving(Some(&self.counts));
+        let body = tokio::time::timeout(wait, axum::body::to_bytes(body, most)).await;
+        let too_long =
+            |why: &axum::Error| std::error::Error::source(why).is_some_and(|why| why.is::<LengthLimitError>());
+        if let Ok(Ok(_)) = &body {
+            arriving.0 = None;
+        }
+        let body = match body {
+            Ok(Ok(body)) => body,
+            Ok(Err(why)) if too_long(&why) => {
+                arriving.0 = None;
+                // As long as it says, or at least as long as the limit.
+                let said = text(&came.headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
+                return self.refuse(&came, None, said.unwrap_or(most), Refusal::too_long(most)).await;
+            }
+            Ok(Err(_)) | Err(_) => {
+                let text = "the rest of the request did not come in time";
+                let mut answer = error(StatusCode::REQUEST_TIMEOUT, "null", CODE_TIMEOUT, text);
+                answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+                return answer;
+            }
+        };
+        drop(arriving);
+        let carried = load.request();
+        port::carry(self.message(came, body).await, carried)
+    }
+
+    async fn message(self: &Arc<Self>, came: Came, body: Bytes) -> Answer {
+        match envelope::parse(&body) {
+            Err(malformed) => {
+                let raw_id = malformed.raw_id.clone();
+                let call = self.describe(&came, None, body.len());
+                self.refused(call, Refusal::malformed(malformed)).await.answer(raw_id.as_deref().unwrap_or("null"))
+            }
+            Ok(Message::Request(request)) => self.request(came, *request, body).await,
+            Ok(message) => self.note(came, message, body).await,
+        }
+    }
+
+    /// What has no answer of its own: a notification, or the answer to a request of the server.
+    async fn note(self: &Arc<Self>, came: Came, message: Message, body: Bytes) -> Answer {
+        let era = came.said().era();
+        let came = came.in_era(era);
+        let asked = admit::asked_of_session(&self.name, &came.caller, body.len() as u64);
+        let judgement = self.shared.access.judge(&came.caller, &asked.ask());
+        let refusal = match (&message, came.session()) {
+            _ if !judgement.allowed => Some(Refusal::denied(&judgement)),
+            (Message::Answer { .. }, None) => Some(Refusal::answers_nothing()),
+            _ => self.check_session(&came).err(),
+        };
+        if let Some(refusal) = refusal {
+            return self.refuse(&came, None, body.len(), refusal).await;
+        }
+        match (message, came.session()) {
+            (Message::Notification { method, cancels, .. }, session) => {
+                self.count(&method);
+                match (session, cancels) {
+                    (Some(session), Some(id)) => self.open.cancelled(session, &id),
+                    // Without a session the id might be that of another member's request.
+                    (None, Some(_)) => return stdio::empty(StatusCode::ACCEPTED),
+                    _ => {}
+                }
+            }
+            (Message::Answer { id, ending, .. }, Some(session)) => {
+                self.open.finish(open::Side::Server, session, &id, ending);
+            }
+            _ => {}
+        }
+        match &self.server {
+            Server::Http(server) => server.pass(self, Method::POST, came, body, None).await,
+            Server::Stdio(server) => {
+                let answer = server.pass(&came.headers, &body).await;
+                self.unless_refused(&came, body.len(), answer).await
+            }
+        }
+    }
+
+    async fn request(self: &Arc<Self>, came: Came, request: Request, body: Bytes) -> Answer {
+        let era = match headers::check(&came.said(), &request) {
+            Ok(era) => era,
+            Err(mismatch) => return self.refuse(&came, Some(&request), body.len(), Refusal::mismatch(mismatch)).await,
+        };
+        let came = came.in_era(era);
+        let continued = self.check_session(&came).and_then(|()| self.continued(&came.caller, &request));
+        let continued = match continued {
+            Ok(continued) => continued,
+            Err(refusal) => return self.refuse(&came, Some(&request), body.len(), refusal).await,
+        };
+        let begun = continued.begun.as_ref();
+        let mut asked = admit::asked(&self.name, &came.caller, &request, begun, body.len() as u64);
+        if admit::is_counted(&request.method) {
+            let judgement = self.shared.access.judge(&came.caller, &asked.ask());
+            if !judgement.allowed {
+                return self.refuse(&came, Some(&request), body.len(), Refusal::denied(&judgement)).await;
+            }
+            self.counts.pings.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            return self.forward(&came, request, body, None).await;
+        }
+        let mut call = self.describe(&came, Some(&request), body.len());
+        call.link = continued.link;
+        if let Some(number) = continued.round {
+            asked.round = number;
+            let value = Some(wire::extension::Value::Number(number));
+            call.extensions.push(wire::Extension { key: ROUND.to_owned(), value });
+        }
+        let refused = match self.before(&came, &request, &body, &mut call).await {
+            Err(refusal) => Err(self.refused(call, refusal).await),
+            Ok(()) => self.admit(asked, &request.method, &request.raw_id, call).await,
+        };
+        match refused {
+            Err(refusal) => refusal.answer(&request.raw_id),
+            Ok(running) if running.is_cut() => error(StatusCode::OK, &request.raw_id, CODE_REVOKED, REVOKED),
+            Ok(running) => self.forward(&came, request, body, Some(running)).await,
+        }
+    }
+
+    /// What is looked at before a request goes on, besides the access policy: whether the tool is as it was, and whether the
+    /// arguments fit it.
+    #[expect(clippy::unused_async, reason = "the catalog of definitions looks here")]
+    async fn before(
+        &self,
+        came: &Came,
+        _request: &Request,
+        _body: &Bytes,
+        _call: &mut wire::Call,
+    ) -> Result<(), Refusal> {
+        match &self.server {
+            Server::Http(server) => server.check_credential(&came.caller),
+            Server::Stdio(_) => Ok(()),
+        }
+    }
+
+    async fn forward(self: &Arc<Self>, came: &Came, request: Request, body: Bytes, running: Option<Running>) -> Answer {
+        let begins = request.method == "initialize";
+        let speaker = Speaker { client: request.client.clone(), protocol: request.protocol.clone() };
+        let raw_id = request.raw_id.clone();
+        let answer = match &self.server {
+            Server::Http(server) => server.request(self, came, request, body, running).await,
+            Server::Stdio(server) => {
+                let cut = running.clone();
+                tokio::select! {
+                    answer = server.request(self, &came.headers, request, &body, running) => watched::until_cut(answer, cut),
+                    () = open::cut(cut.as_ref()) => error(StatusCode::OK, &raw_id, CODE_REVOKED, REVOKED),
+                }
+            }
+        };
+        if begins
+            && let Some(session) = text(answer.headers(), SESSION)
+            && self.sessions.begin(session, &came.caller, speaker).is_err()
+        {
+            tracing::error!(server = %self.name, "the MCP server gave out the id of another member's session");
+            return error(StatusCode::BAD_GATEWAY, &raw_id, CODE_NO_SESSION, "the MCP server began no session");
+        }
+        answer
+    }
+
+    /// The stream of a session, or its end.
+    pub(super) async fn stream(self: &Arc<Self>, method: Method, came: Came) -> Answer {
+        if came.said().era() == Era::Modern {
+            let refusal = Refusal::no_method(StatusCode::METHOD_NOT_ALLOWED, "POST alone, from 2026-07-28 on");
+            return self.refuse(&came, None, 0, refusal).await;
+        }
+        if let Err(refusal) = self.check_session(&came) {
+            return self.refuse(&came, None, 0, refusal).await;
+        }
+        let mut call = self.describe(&came, None, 0);
+        call.request = Some(envelope::method(method.as_str()));
+        let event = came.headers.get(LAST_EVENT).filter(|_| method == Method::GET);
+        if let (Some(session), Some(event)) = (came.session(), event) {
+            call.link = linked(self.sessions.call_of(session, event.as_bytes()), LinkKind::Resumed);
+        }
+        let asked = admit::asked_of_session(&self.name, &came.caller, 0);
+        let running = match self.admit(asked, method.as_str(), "null", call).await {
+            Ok(running) => running,
+            Err(refusal) => return refusal.answer("null"),
+        };
+        let answer = match (&self.server, &method) {
+            (Server::Http(server), _) => {
+                server.pass(self, method.clone(), came.clone(), Bytes::new(), Some(running)).await
+            }
+            (Server::Stdio(server), &Method::GET) => watched::ends(server.listen(&came.headers), running),
+            (Server::Stdio(server), _) => watched::ends(server.end(&came.headers), running),
+        };
+        if method == Method::DELETE
+            && answer.status().is_success()
+            && let Some(session) = came.session()
+        {
+            self.sessions.end(session);
+        }
+        answer
+    }
+
+    pub(super) async fn no_method(&self, came: &Came) -> Answer {
+        let refusal = Refusal::no_method(StatusCode::METHOD_NOT_ALLOWED, "POST, GET or DELETE");
+        self.refuse(came, None, 0, refusal).await
+    }
+
+    /// Puts an answer of our own that is a refusal on record: no such session.
+    async fn unless_refused(&self, came: &Came, bytes: usize, answer: Answer) -> Answer {
+        if answer.status().is_client_error() {
+            let call = self.describe(came, None, bytes);
+            let mut refusal = Refusal::not_yours();
+            refusal.outcome = Outcome::HttpError;
+            self.refused(call, refusal).await;
+        }
+        answer
+    }
+
+    /// Cuts what may not go on any more: sessions whose member may ask nothing here, and their processes.
+    pub(super) fn cut_sessions(&self) {
+        let now = clock::now_us();
+        let is_out = |owner: &Caller| {
+            let asked = admit::asked_of_session(&self.name, owner, 0);
+            self.shared.access.still_allowed(owner, &asked.ask(), now).is_err()
+        };
+        for id in self.sessions.end_of(is_out) {
+            if let Server::Stdio(server) = &self.server {
+                server.end_session(&id);
+            }
+        }
+    }
+}
+
+fn said(text: Option<&String>) -> Option<&str> {
+    text.filter(|text| !text.is_empty()).map(String::as_str)
+}
+
+/// Writes into a record that it was allowed, and why.
+fn allowed(call: &mut wire::Call, judgement: &Judgement) {
+    call.decision = wire::Decision::Allowed as i32;
+    judgement.rule.as_ref().clone_into(&mut call.rule);
+    call.access_policy_digest = Some(judgement.policy.to_vec().into());
+}
+
+impl Shared {
+    /// What a record says of a request; denied, until it is known that it is not.
+    pub(super) fn describe(
+        &self,
+        server: &str,
+        request: Option<&Request>,
+        speaker: &Speaker,
+        caller: Option<&Caller>,
+        bytes: u64,
+    ) -> wire::Call {
+        let client = request.and_then(|request| request.client.as_ref()).or(speaker.client.as_ref());
+        let protocol = request.and_then(|request| request.protocol.as_ref()).or(speaker.protocol.as_ref());
+        let fits = |protocol: &&String| protocol.len() <= 32 && custody::strict::is_token(protocol);
+        wire::Call {
+            mode: wire::Mode::Strict as i32,
+            member: caller.map(|caller| caller.member.into()),
+            token: caller.and_then(|caller| caller.token).map(|token| token.to_vec().into()),
+            agent: caller.and_then(|caller| caller.agent).map(Into::into),
+            client: said(client.map(|(name, _)| name)).map(envelope::client),
+            client_release: said(client.map(|(_, version)| version)).map(envelope::client_release),
+            server: server.to_owned(),
+            target: request.and_then(|request| request.name.as_deref()).map(envelope::target),
+            request: request.map(|request| envelope::method(&request.method)),
+            protocol: protocol.filter(fits).cloned().unwrap_or_default(),
+            decision: wire::Decision::Denied as i32,
+            started_at: clock::now_us(),
+            request_bytes: bytes,
+            trace: request.and_then(|request| request.trace.clone()),
+            ..wire::Call::default()
+        }
+    }
+
+    /// Puts a refusal on record; one for want of records cannot be.
+    pub(super) async fn refuse(&self, mut call: wire::Call, refusal: &Refusal) {
+        refusal.rule.as_ref().clone_into(&mut call.rule);
+        let policy = refusal.policy.unwrap_or_else(|| self.access.digest());
+        call.access_policy_digest = Some(policy.to_vec().into());
+        self.record_refused(call, refusal.outcome).await;
+    }
+
+    pub(super) async fn record_refused(&self, mut call: wire::Call, outcome: Outcome) {
+        call.decision = wire::Decision::Denied as i32;
+        (call.phase, call.outcome) = (wire::Phase::Complete as i32, outcome as i32);
+        if let Err(refused) = self.gateway.record(Kind::Call(call)).await {
+            tracing::error!(%refused, "a refusal is not recorded");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Sessions, and whose they are (Streamable HTTP, 2025-03-26 to 2025-11-25).
+//!
+//! What must hold: a session is used by the member, and with the token, that began it, and by nobody else, who also does not
+//! learn that it is there. What is not remembered is nobody's: its client begins another.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    hash::{BuildHasher as _, RandomState},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use custody::id::MemberId;
+
+use crate::{access::Caller, writer::CallName};
+
+/// Sessions that are remembered of one server; the oldest is forgotten first.
+const SESSIONS_MAX: usize = 65_536;
+/// Of these for one member: whoever begins more loses the oldest of their own.
+const OF_MEMBER_MAX: usize = 256;
+/// Events of one session behind which a stream may be taken up again, and whose call is known.
+const EVENTS_MAX: usize = 256;
+
+/// Who speaks, as they said themselves.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Speaker {
+    pub(super) client: Option<(String, String)>,
+    pub(super) protocol: Option<String>,
+}
+
+struct Session {
+    owner: Caller,
+    speaker: Speaker,
+    turn: u64,
+    events: VecDeque<(u64, CallName)>,
+}
+
+#[derive(Default)]
+struct Known {
+    by_id: HashMap<String, Session>,
+    by_turn: BTreeMap<u64, String>,
+    of_member: HashMap<MemberId, usize>,
+    next_turn: u64,
+}
+
+/// The sessions of one server.
+pub(super) struct Sessions {
+    known: Mutex<Known>,
+    /// Events are told apart by what nobody outside can aim at.
+    hash: RandomState,
+    most: usize,
+}
+
+/// It is not the caller's, or there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NotYours;
+
+/// Whether what one began is for the other: the same member with the same token.
+pub(super) fn is_same(owner: &Caller, caller: &Caller) -> bool {
+    owner.member == caller.member && owner.token == caller.token
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { known: Mutex::default(), hash: RandomState::new(), most: SESSIONS_MAX }
+    }
+}
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session was begun.
+    ///
+    /// # Errors
+    /// [`NotYours`]: the server gave an id that is another member's.
+    pub(super) fn begin(&self, id: &str, owner: &Caller, speaker: Speaker) -> Result<(), NotYours> {
+        let mut known = self.lock();
+        if known.by_id.get(id).is_some_and(|session| !is_same(&session.owner, owner)) {
+            return Err(NotYours);
+        }
+        known.remove(id);
+        if known.of_member.get(&owner.member).is_some_and(|count| *count >= OF_MEMBER_MAX) {
+            let of_member = known
+                .by_turn
+                .values()
+                .find(|id| known.by_id.get(*id).is_some_and(|session| session.owner.member == owner.member));
+            if let Some(oldest) = of_member.cloned() {
+                known.remove(&oldest);
+            }
+        }
+        if known.by_id.len() >= self.most
+            && let Some(oldest) = known.by_turn.values().next().cloned()
+        {
+            known.remove(&oldest);
+        }
+        let turn = known.next_turn;
+        known.next_turn += 1;
+        known.by_turn.insert(turn, id.to_owned());
+        *known.of_member.entry(owner.member).or_default() += 1;
+        let session = Session { owner: owner.clone(), speaker, turn, events: VecDeque::new() };
+        known.by_id.insert(id.to_owned(), session);
+        Ok(())
+    }
+
+    /// Who speaks in it, if it is the caller's.
+    ///
+    /// # Errors
+    /// [`NotYours`].
+    pub(super) fn of(&self, id: &str, caller: &Caller) -> Result<Speaker, NotYours> {
+        let known = self.lock();
+        let session = known.by_id.get(id).filter(|session| is_same(&session.owner, caller)).ok_or(NotYours)?;
+        Ok(session.speaker.clone())
+    }
+
+    /// Whose it is, and who speaks in it.
+    pub(super) fn owner(&self, id: &str) -> Option<(Caller, Speaker)> {
+        let known = self.lock();
+        known.by_id.get(id).map(|session| (session.owner.clone(), session.speaker.clone()))
+    }
+
+    /// It has ended.
+    pub(super) fn end(&self, id: &str) {
+        self.lock().remove(id);
+    }
+
+    /// Ends those whose owner fits, and gives their ids.
+    pub(super) fn end_of(&self, which: impl Fn(&Caller) -> bool) -> Vec<String> {
+        let mut known = self.lock();
+        let ended: Vec<String> =
+            known.by_id.iter().filter(|(_, session)| which(&session.owner)).map(|(id, _)| id.clone()).collect();
+        for id in &ended {
+            known.remove(id);
+        }
+        ended
+    }
+
+    /// An event of the stream that answers this call has this id: the stream may be taken up again behind it.
+    pub(super) fn event(&self, id: &str, event: &[u8], call: CallName) {
+        let event = self.hash.hash_one(event);
+        if let Some(session) = self.lock().by_id.get_mut(id) {
+            session.events.push_back((event, call));
+            while session.events.len() > EVENTS_MAX {
+                session.events.pop_front();
+            }
+        }
+    }
+
+    /// The call whose stream is taken up again behind this event.
+    pub(super) fn call_of(&self, id: &str, event: &[u8]) -> Option<CallName> {
+        let event = self.hash.hash_one(event);
+        let known = self.lock();
+        known.by_id.get(id)?.events.iter().rev().find(|(known, _)| *known == event).map(|(_, call)| *call)
+    }
+}
+
+impl Known {
+    fn remove(&mut self, id: &str) {
+        let Some(session) = self.by_id.remove(id) else { return };
+        self.by_turn.remove(&session.turn);
+        let member = session.owner.member;
+        if let Some(count) = self.of_member.get_mut(&member) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.of_member.remove(&member);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(number: u8, token: u8) -> Caller {
+        let (member, token) = (MemberId([number; 16]), Some([token; 16]));
+        Caller { member, token, agent: None, groups: Vec::new().into() }
+    }
+
+    #[test]
+    fn a_session_is_for_whoever_began_it() {
+        let sessions = Sessions::default();
+        sessions.begin("s", &member(1, 1), Speaker::default()).unwrap();
+        assert!(sessions.of("s", &member(1, 1)).is_ok());
+        for other in [member(2, 1), member(1, 2), member(2, 2)] {
+            assert_eq!(sessions.of("s", &other).err(), Some(NotYours));
+            assert_eq!(sessions.begin("s", &other, Speaker::default()), Err(NotYours));
+        }
+        assert_eq!(sessions.of("t", &member(1, 1)).err(), Some(NotYours));
+        assert_eq!(sessions.end_of(|owner| owner.member == MemberId([1; 16])), ["s"]);
+        assert!(sessions.owner("s").is_none() && sessions.lock().of_member.is_empty());
+    }
+
+    #[test]
+    fn whoever_begins_many_loses_their_own() {
+        let sessions = Sessions { most: OF_MEMBER_MAX + 2, ..Sessions::default() };
+        sessions.begin("other", &member(2, 1), Speaker::default()).unwrap();
+        for number in 0..OF_MEMBER_MAX + 9 {
+            sessions.begin(&number.to_string(), &member(1, 1), Speaker::default()).unwrap();
+        }
+        assert!(sessions.owner("other").is_some() && sessions.owner("8").is_none() && sessions.owner("9").is_some());
+        // All together they have a bound, too.
+        sessions.begin("third", &member(3, 1), Speaker::default()).unwrap();
+        sessions.begin("fourth", &member(4, 1), Speaker::default()).unwrap();
+        assert!(sessions.owner("other").is_none());
+        let known = sessions.lock();
+        assert_eq!((known.by_id.len(), known.by_turn.len()), (sessions.most, sessions.most));
+    }
+
+    #[test]
+    fn the_call_of_an_event_is_found_again() {
+        let sessions = Sessions::default();
+        sessions.begin("s", &member(1, 1), Speaker::default()).unwrap();
+        let call = |number| CallName { epoch: custody::id::Epoch::ZERO, number };
+        for number in 0..=EVENTS_MAX as u64 {
+            sessions.event("s", number.to_string().as_bytes(), call(number));
+        }
+        assert_eq!((sessions.call_of("s", b"0"), sessions.call_of("s", b"7")), (None, Some(call(7))));
+    }
+}

@@ -1,0 +1,77 @@
+//! A gateway-shim on disk, enrolled with a ledger that runs: the built program, never its library.
+//!
+//! Whoever uses it says what it does by its own sections of the configuration.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use crate::{
+    peer::random,
+    process::{Home, Process, binary, text, write},
+};
+
+/// A gateway-shim on disk, enrolled with a ledger.
+pub struct Shim {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Name of its workspace.
+    pub workspace: String,
+}
+
+impl Shim {
+    /// One with this `[relay]` section.
+    pub fn enrol(home: &Home, workspace: &str, relay: &str) -> Self {
+        Self::with(home, workspace, &format!("[relay]\n{relay}"))
+    }
+
+    /// Makes its keys in a folder beside the ledger's and enrols it, with these sections besides those that all have.
+    pub fn with(home: &Home, workspace: &str, sections: &str) -> Self {
+        let dir = home.dir.join(format!("shim-{workspace}"));
+        std::fs::create_dir(&dir).unwrap();
+        let (id, gateway) = (home.workspace(workspace), custody::id::hex(&random::<16>()));
+        let config = format!(
+            "[gateway]\norigin = \"{}\"\nworkspace = \"{id}\"\nid = \"{gateway}\"\nname = \"{workspace}\"\n\
+             key = \"gateway.key\"\ntls_key = \"tls.key\"\nenrolment = \"enrolment.json\"\n\
+             [ledger]\nendpoint = \"https://localhost:{}\"\n[spool]\ndir = \"state/spool\"\n[fork]\ndir = \"forks\"\n\
+             {sections}\n",
+            home.origin, home.grpc
+        );
+        write(&dir.join("shim.toml"), config.as_bytes());
+        let shim = Self { dir, workspace: workspace.to_owned() };
+        shim.say(&["key", "new", "--key", "gateway.key", "--tls-key", "tls.key"]);
+        shim.say(&["request", "--config", "shim.toml", "--out", "request.json"]);
+        let file = |name: &str| shim.dir.join(name).to_str().unwrap().to_owned();
+        let (request, answer) = (file("request.json"), file("enrolment.json"));
+        home.say_as_root(&["gateway", "enrol", &request, "--name", workspace, "--out", &answer]);
+        shim.say(&["config", "check", "--config", "shim.toml"]);
+        shim
+    }
+
+    /// Runs one command that must succeed.
+    pub fn say(&self, args: &[&str]) {
+        done("gateway-shim", &Command::new(binary("gateway-shim")).args(args).current_dir(&self.dir).output().unwrap());
+    }
+
+    /// The command that runs the relay.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binary("gateway-shim"));
+        command.args(["relay", "--config", "shim.toml"]).current_dir(&self.dir);
+        command
+    }
+
+    /// Starts the relay and waits until it listens.
+    pub fn start(&self) -> Process {
+        let process = Process::spawn(&mut self.command());
+        assert!(process.wait_line("relay listens"), "{}", process.log().join("\n"));
+        process
+    }
+}
+
+/// What a command printed, which must have succeeded.
+pub fn done(what: &str, output: &Output) -> String {
+    let (said, complained) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{what}: {:?}\n{said}{complained}", output.status);
+    said
+}
