@@ -14,7 +14,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
@@ -146,25 +146,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Reads a file of pins; one that is not there yet has none.
+///
+/// # Errors
+/// [`Faults`]: what is there is not read as none, because every tool would be pinned anew.
+pub fn read(file: &Path) -> Result<Pins, Faults> {
+    let fault = |why: String| {
+        let hint = "hint: restore it from a backup; without it every tool is pinned as it is now";
+        Faults(vec![format!("{} cannot be read: {why}; {hint}", file.display())])
+    };
+    match std::fs::metadata(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Pins::default()),
+        Err(error) => Err(fault(error.to_string())),
+        Ok(found) if found.len() > FILE_BYTES_MAX => Err(fault("it is longer than 64 MiB".into())),
+        Ok(_) => {
+            let bytes = std::fs::read(file).map_err(|error| fault(error.to_string()))?;
+            Pins::read(&bytes).map_err(fault)
+        }
+    }
+}
+
 impl Catalog {
-    /// Reads the pins; a file that is not there yet has none.
+    /// With the pins of this file.
     ///
     /// # Errors
-    /// [`Faults`]: what is there is not read as none, because every tool would be pinned anew.
+    /// As of [`read`].
     pub fn open(file: PathBuf, gateway: Gateway) -> Result<Self, Faults> {
-        let fault = |why: String| {
-            let hint = "hint: restore it from a backup; without it every tool is pinned as it is now";
-            Faults(vec![format!("{} cannot be read: {why}; {hint}", file.display())])
-        };
-        let pins = match std::fs::metadata(&file) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Pins::default(),
-            Err(error) => return Err(fault(error.to_string())),
-            Ok(found) if found.len() > FILE_BYTES_MAX => return Err(fault("it is longer than 64 MiB".into())),
-            Ok(_) => {
-                let bytes = std::fs::read(&file).map_err(|error| fault(error.to_string()))?;
-                Pins::read(&bytes).map_err(fault)?
-            }
-        };
+        let pins = read(&file)?;
         Ok(Self(Arc::new(Inner {
             gateway,
             file,

@@ -52,6 +52,8 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 const INBOX_MAX: usize = 64;
 /// Messages that wait for one client, or for a GET stream that is not open yet; older ones go first there.
 const WAITING_MAX: usize = 256;
+/// How long a process may take for what the shim asks itself.
+const OWN_WAIT: Duration = Duration::from_secs(10);
 /// How long a process may take to end by itself after its stdin was closed.
 const END_WAIT: Duration = Duration::from_secs(5);
 
@@ -155,6 +157,18 @@ impl Stdio {
             answer.headers_mut().insert(SESSION, value);
         }
         answer
+    }
+
+    /// A request of the shim itself within a session, and its answer.
+    pub(super) async fn ask_itself(&self, headers: &HeaderMap, body: &Bytes) -> Result<Bytes, String> {
+        let session = self.session(headers).map_err(|(_, why)| why.to_owned())?;
+        let Ok(Message::Request(request)) = envelope::parse(body) else { return Err("it is no request".to_owned()) };
+        let hears = session.ask(OWN_WAIT, &request, body, None);
+        match hears.end.await {
+            Ok(Told::Answer(line)) => Ok(line),
+            Ok(Told::Failed(_, _, why)) => Err(why.to_owned()),
+            Err(_) => Err("the MCP server ended".to_owned()),
+        }
     }
 
     /// What has no answer of its own.
@@ -344,7 +358,7 @@ async fn read_lines(proxy: &Arc<Proxy>, session: &Arc<Session>, stdout: ChildStd
                 Err(refusal) => session.refuse(&request, &refusal),
             },
             Ok(Message::Notification { method, progress, .. }) => {
-                proxy.count(&method);
+                proxy.noted(&method);
                 session.say(line, progress.as_deref()).await;
             }
             // Some servers print banners; empty lines are nothing.
@@ -396,7 +410,10 @@ impl Session {
                 return hears;
             }
             inner.next_serial += 1;
-            inner.order.push_back(request.id.clone());
+            // What the shim asks itself hears its answer alone.
+            if waiting.running.is_some() {
+                inner.order.push_back(request.id.clone());
+            }
             inner.waiting.insert(request.id.clone(), waiting);
             serial
         };

@@ -26,6 +26,7 @@ use crate::{
     testing::{TempDir, server, within},
 };
 
+mod listed;
 mod members;
 mod modern;
 mod refused;
@@ -93,7 +94,8 @@ impl Bench {
     async fn with_access(text: &str, waits: Waits, access: Access, token: String) -> Self {
         let (ledger, dir) = (server::Server::start().await, TempDir::new());
         let gateway = ledger.gateway(&dir).await;
-        let (serving, servers) = config(text);
+        let (mut serving, servers) = config(text);
+        serving.dir = dir.path().join("state");
         let mut front = Front::new(gateway.clone(), access.clone(), serving, &servers).unwrap();
         Arc::get_mut(&mut front).unwrap().waits = waits;
         let of_bench = Arc::clone(&front);
@@ -136,8 +138,13 @@ impl Bench {
         client.request(request.body(Full::default()).unwrap()).await.unwrap().into_body()
     }
 
-    /// All records that were made, after a drain.
-    async fn records(mut self) -> Vec<Kind> {
+    /// All records that were made, after a drain, but for those of what the shim asks itself (`listed`).
+    async fn records(self) -> Vec<Kind> {
+        let is_own = |kind: &Kind| matches!(kind, Kind::Call(call) if call.rule == "shim/own");
+        self.all_records().await.into_iter().filter(|kind| !is_own(kind)).collect()
+    }
+
+    async fn all_records(mut self) -> Vec<Kind> {
         self.stop.take().unwrap().send(()).unwrap();
         self.serving.await.unwrap();
         assert_eq!(self.gateway.drain().await.unwrap().unshipped, 0);
@@ -454,6 +461,8 @@ const SHELL_SERVER: &str = r#"
 while IFS= read -r line; do
   id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
   case "$line" in
+    *'"tools/list"'*) own=$(printf '%s' "$line" | sed -n 's/.*"id":"\([^"]*\)".*/\1/p')
+                      printf '{"jsonrpc":"2.0","id":"%s","result":{"tools":[{"name":"echo"}]}}\n' "$own";;
     *'"initialize"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25"}}\n' "$id";;
     *'"progress"'*) printf '{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p"}}\n'
                    printf '{"jsonrpc":"2.0","id":%s,"result":{"odd" :  1.0}}\n' "$id";;
@@ -525,6 +534,9 @@ async fn stdio_sessions_live_and_die() {
         })
     };
     assert_eq!(outcome("echo"), Some(Outcome::Ok));
+    // The shim has asked the process itself what it lists.
+    let is_pinned = |kind: &Kind| matches!(kind, Kind::Call(call) if call.definition_digest.is_some());
+    assert!(records.iter().any(is_pinned));
     assert_eq!(outcome("progress"), Some(Outcome::Ok));
     assert_eq!(outcome("crash"), Some(Outcome::TransportError));
 }
@@ -585,7 +597,7 @@ async fn a_server_behind_tls_is_believed_only_with_its_certificate() {
     ] {
         let (address, ca) = tls_server(name).await;
         let file = dir.path().join(format!("{name}.pem"));
-        crate::durable::replace(&file, ca.as_bytes()).unwrap();
+        durable::replace(&file, ca.as_bytes()).unwrap();
         let ca = if own_authority { format!("ca = {:?}\n", file.to_str().unwrap()) } else { String::new() };
         let bench = Bench::new(&format!("url = \"https://localhost:{}/mcp\"\n{ca}", address.port())).await;
         let (seen, _, body) = bench.post(&[], &tool_call(1, "echo")).await;
