@@ -96,8 +96,11 @@ impl Bench {
     }
 }
 
+/// Tool, change, action.
+type Told = (String, What, Action);
+
 /// What was recorded of definitions: tool, change, action; and of calls: tool or method, rule, whether there is a digest.
-fn told(records: &[Kind]) -> (Vec<(String, What, Action)>, Vec<(String, String, bool)>) {
+fn told(records: &[Kind]) -> (Vec<Told>, Vec<(String, String, bool)>) {
     let mut definitions = Vec::new();
     let mut calls = Vec::new();
     for record in records {
