@@ -33,8 +33,11 @@ const BANNED: &[(&str, &str)] = &[
 const BANNED_WHOLE: &[(&str, &str)] =
     &[(concat!("t", "ip"), "open head"), (concat!("s", "th"), "checkpoint"), (concat!("not", "ary"), "witness")];
 /// What others named: file and word.
-const OTHERS_WORDS: &[(&str, &str)] =
-    &[("proto/hash.rs", concat!("fina", "lize")), ("ledger/src/rig/faults.rs", concat!("fn get", "_"))];
+const OTHERS_WORDS: &[(&str, &str)] = &[
+    ("proto/hash.rs", concat!("fina", "lize")),
+    ("ledger/src/rig/faults.rs", concat!("fn get", "_")),
+    ("gateway-shim/src/catalog/schema.rs", concat!("valid", "ate")),
+];
 
 /// The ledger's modules in the order of the data's way: each may use those before it.
 const ORDER: &[&str] = &[

@@ -6,8 +6,8 @@
 //!
 //! The fold of a name: the skeleton of UTS #39 (what looks the same in any script becomes the same, for example Cyrillic
 //! and Latin `a`), in lower case; of that only letters and digits, so that `-`, `_`, `.`, `/`, `:`, white space, accents and
-//! what is not seen part no names; and of those `0` is `o`, `1` and `i` are `l`, `2` is `z`, `5` is `s`, `8` is `b`; once more,
-//! until nothing changes. A name without a letter or digit, and one of more than 256 characters, looks like no other.
+//! what is not seen part no names; and of those `1` and `i` are `l`, `2` is `z`, `5` is `s`, `8` is `b` (that `0` is `o`
+//! says the skeleton); once more, until nothing changes. A name without a letter or digit, and one of more than 256 characters, looks like no other.
 
 use std::cmp::Ordering;
 
@@ -42,7 +42,6 @@ fn once(name: &str) -> String {
     let seen = skeleton(&lower).flat_map(char::to_lowercase);
     seen.filter(|letter| letter.is_alphanumeric())
         .map(|letter| match letter {
-            '0' => 'o',
             '1' | 'i' => 'l',
             '2' => 'z',
             '5' => 's',
