@@ -5,8 +5,22 @@ use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
 use protox::prost_reflect::{Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
 
-const FILES: [&str; 11] =
-    ["options", "record", "batch", "head", "segment", "statement", "log", "evidence", "ingest", "admin", "relay"];
+const FILES: [&str; 12] = [
+    "options",
+    "record",
+    "batch",
+    "head",
+    "segment",
+    "statement",
+    "log",
+    "evidence",
+    "ingest",
+    "admin",
+    "relay",
+    "control",
+];
+/// What services say and nobody keeps: no message of these is in strict form.
+const SPOKEN: [&str; 5] = ["options", "ingest", "admin", "relay", "control"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto/custody/v1");
@@ -77,7 +91,7 @@ fn strict_table(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     let mut names = Vec::new();
     for message in pool.all_messages().filter(|m| m.package_name() == "custody.v1") {
         let file = message.parent_file();
-        if ["options", "ingest", "admin", "relay"].iter().any(|name| file.name().ends_with(&format!("/{name}.proto"))) {
+        if SPOKEN.iter().any(|name| file.name().ends_with(&format!("/{name}.proto"))) {
             continue;
         }
         names.push(constant_name(&message));

@@ -22,7 +22,8 @@ use crate::{
     flight::{Flight, Window},
     key::{self, Name},
     random,
-    receipt::{Checker, Fork, Refusal},
+    receipt::{Accepted, Checker, Fork, Refusal, Sent},
+    seen::Seen,
     writer::{Command, FULL_WAIT, Fetch, Progress, Refused, ask, receipts},
 };
 
@@ -92,6 +93,8 @@ pub struct Client {
     pub commands: mpsc::Sender<Command>,
     /// What the writer has.
     pub progress: watch::Receiver<Progress>,
+    /// Where is shown how it goes.
+    pub seen: Seen,
 }
 
 /// Why a session ended.
@@ -176,13 +179,16 @@ impl Client {
             let (end, most, so) = match self.session(&mut rewinds).await {
                 End::Stop(stop) => return stop,
                 End::Renewed => continue,
-                End::Lost(why) => (why, BACKOFF_MAX, "no connection to the ledger; records are kept in the spool"),
+                End::Lost(why) => {
+                    (with_next_move(why), BACKOFF_MAX, "no connection to the ledger; records are kept in the spool")
+                }
                 End::Mend(why) => (why, BACKOFF_MENDED_MAX, TAKES_NOTHING),
             };
             failures = if began.elapsed() > BACKOFF_MAX { 0 } else { failures.saturating_add(1) };
             let wait = backoff(failures, most, u32::from_le_bytes(random::bytes()));
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(reason = %end, wait_ms, "{so}");
+            self.seen.lost(&end);
             clock::sleep(wait).await;
         }
     }
@@ -215,6 +221,7 @@ impl Client {
         };
         let mut session = self.welcome(&welcome, outbox).await?;
         tracing::info!(next_batch = welcome.next_batch, "connected to the ledger");
+        self.seen.connected(self.link.certificate_until_us());
         loop {
             self.fill(&mut session).await?;
             let deadline = session.deadline();
@@ -261,7 +268,7 @@ impl Client {
 
     /// Takes up where the ledger says that it stands.
     async fn welcome(&mut self, welcome: &wire::Welcome, outbox: mpsc::Sender<FromGateway>) -> Result<Session, End> {
-        let accepted = self.checker.receipt(&welcome.receipt, |_, _| None)?;
+        let accepted = self.receipt(&welcome.receipt, |_, _| None)?;
         let lost_from = match Epoch::try_from(welcome.epoch.as_ref()) {
             _ if accepted.new_incarnation || welcome.epoch.is_empty() => Some(0),
             Err(_) => return Err(End::Lost("the ledger names no epoch".into())),
@@ -280,6 +287,14 @@ impl Client {
         let now = tokio::time::Instant::now();
         let renew_at_us = self.link.renew_at_us();
         Ok(Session { outbox, flight, hold_until: None, answered_at: now, renew_at_us })
+    }
+
+    fn receipt(&mut self, message: &Bytes, sent: impl Fn(Epoch, u64) -> Option<Sent>) -> Result<Accepted, Refusal> {
+        let accepted = self.checker.receipt(message, sent)?;
+        if let Some(head) = self.checker.head() {
+            self.seen.receipt(head.segment, head.size);
+        }
+        Ok(accepted)
     }
 
     /// Sends what the window has room for.
@@ -317,7 +332,7 @@ impl Client {
     ) -> Result<Option<End>, End> {
         match message.message {
             Some(from_ledger::Message::Receipt(receipt)) => {
-                let accepted = self.checker.receipt(&receipt, |epoch, number| session.flight.sent(epoch, number))?;
+                let accepted = self.receipt(&receipt, |epoch, number| session.flight.sent(epoch, number))?;
                 if accepted.new_incarnation {
                     // What was durable and not archived may be gone: everything that is held goes again.
                     self.ask(|answer| Command::Unreceived(0, answer)).await?;
@@ -445,6 +460,11 @@ impl Session {
 fn send(outbox: &mpsc::Sender<FromGateway>, message: from_gateway::Message) -> Result<(), End> {
     let sent = outbox.try_send(FromGateway { message: Some(message) });
     sent.map_err(|_| End::Lost("the connection takes nothing more".into()))
+}
+
+/// Why a connection ended, with what to do about it.
+fn with_next_move(why: String) -> String {
+    if why.contains("hint: ") { why } else { format!("{why}; {AWAY}") }
 }
 
 /// An error with all its causes.

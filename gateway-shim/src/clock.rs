@@ -14,6 +14,13 @@ pub fn now_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// A time as people read it, `2026-01-31T23:59:59Z`.
+pub fn display(time_us: u64) -> String {
+    let time = i64::try_from(time_us).ok().and_then(chrono::DateTime::from_timestamp_micros);
+    let shown = time.map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
+    shown.unwrap_or_else(|| format!("{time_us} us after 1970"))
+}
+
 /// Waits by the monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "this is the clock module")]
 pub async fn sleep(wait: Duration) {

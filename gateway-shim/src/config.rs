@@ -25,11 +25,13 @@ use crate::{
     key::{Enrolment, Name},
 };
 
+mod process;
 mod serve;
 mod servers;
 
+pub use process::{Limits, ProcessConfig, Profile, Sandbox};
 pub use serve::ServeConfig;
-pub use servers::{BETWEEN, CredentialConfig, LimitsConfig, Mode, SandboxConfig, ServerConfig, Start};
+pub use servers::{BETWEEN, CredentialConfig, Mode, ServerConfig, Start};
 
 /// A file with every key: its unit, default, bounds and reason.
 pub const TEMPLATE: &str = include_str!("config/template.toml");
@@ -278,7 +280,15 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let second = "fork.second is missing: the proof of a fork would stand on this machine alone; hint: a folder on \
                       another machine, or an http:// URL";
-        if self.fork.second.is_none() { vec![second.into()] } else { Vec::new() }
+        let mut warnings: Vec<String> = self.fork.second.is_none().then(|| second.into()).into_iter().collect();
+        let bare = |server: &ServerConfig| server.sandbox.is_none() && !server.command.is_empty();
+        for (name, _) in self.servers.iter().filter(|(_, server)| bare(server)) {
+            warnings.push(format!(
+                "servers.{name} has no sandbox: it may do all that this account may, and read this gateway's keys; hint: \
+                 [servers.{name}.sandbox] with a profile, or profile = \"none\" if that is meant"
+            ));
+        }
+        warnings
     }
 
     fn check(&self, check: &mut Check) {
@@ -343,6 +353,10 @@ impl Config {
         for path in paths {
             *path = folder.join(&*path);
         }
+        for server in self.servers.values_mut() {
+            // Without it, the folder itself.
+            server.directory.get_or_insert_default();
+        }
         let of_serve = self.serve.iter_mut().flat_map(ServeConfig::paths);
         for path in of_serve.chain(self.servers.values_mut().flat_map(ServerConfig::paths)) {
             *path = folder.join(&*path);
@@ -403,6 +417,16 @@ impl Config {
             });
         }
         if check.0.is_empty() { Ok(()) } else { Err(Faults(check.0)) }
+    }
+
+    /// Folder of the control socket: that of what is in force, or without one, the spool's, which is this shim's alone as well.
+    pub fn control_dir(&self) -> &Path {
+        self.serve.as_ref().map_or(&self.spool.dir, |serve| &serve.dir)
+    }
+
+    /// Where a running shim answers.
+    pub fn control_socket(&self) -> PathBuf {
+        self.control_dir().join(crate::control::SOCKET)
     }
 
     /// Who this gateway is.

@@ -85,10 +85,7 @@ impl Folder {
     /// # Errors
     /// As the file system says; `WouldBlock` when another process holds it.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        create_dir(dir, MODE_FOLDER)?;
-        let lock = options().create(true).truncate(false).open(dir.join(LOCK))?;
-        lock.try_lock().map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "another process uses this folder"))?;
-        Ok(Self { dir: dir.to_owned(), open: None, _lock: lock })
+        Ok(Self { dir: dir.to_owned(), open: None, _lock: lock(dir, LOCK)? })
     }
 
     fn file(&mut self, name: &str) -> io::Result<&mut File> {
@@ -98,6 +95,18 @@ impl Folder {
         };
         Ok(&mut self.open.insert(open).1)
     }
+}
+
+/// Makes the folder `dir` (mode 0700), if it is not there, and holds its file `name` until the answer is dropped or this process
+/// ends, however it does.
+///
+/// # Errors
+/// As the file system says; `WouldBlock` when another process holds it.
+pub fn lock(dir: &Path, name: &str) -> io::Result<File> {
+    create_dir(dir, MODE_FOLDER)?;
+    let lock = options().create(true).truncate(false).open(dir.join(name))?;
+    lock.try_lock().map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "another process uses this folder"))?;
+    Ok(lock)
 }
 
 fn options() -> OpenOptions {

@@ -18,6 +18,7 @@ use crate::{
     fork,
     key::{self, KeyError, Name},
     receipt::Checker,
+    seen::Seen,
     spool::{self, Opener, Spool, SpoolError},
     writer::{
         CallName, Carried, Command, Ending, FULL_WAIT, Progress, QUEUE_MAX, RecordName, Refused, Settings, Writer, ask,
@@ -115,6 +116,7 @@ pub struct Gateway {
     ended: watch::Receiver<Option<Ended>>,
     drain_wait: Duration,
     shipping: Arc<Shipping>,
+    seen: Seen,
 }
 
 /// The shipping task, which ends with the last gateway that uses it, and the writer's thread with that.
@@ -175,6 +177,7 @@ impl Gateway {
         }
         let key_id = key::key_id(&parts.settings.key);
         let (writer, progress) = Writer::open(spool, parts.settings)?;
+        let seen = writer.seen();
         let (commands, taken) = mpsc::channel(QUEUE_MAX);
         let (ending, ended) = watch::channel(None);
         let ending = Arc::new(ending);
@@ -186,6 +189,7 @@ impl Gateway {
             checker,
             commands: commands.clone(),
             progress: progress.clone(),
+            seen: seen.clone(),
         };
         let (running, over) = watch::channel(());
         let task = tokio::spawn(async move {
@@ -203,7 +207,7 @@ impl Gateway {
             }
         });
         let shipping = Arc::new(Shipping { task, over });
-        Ok(Self { commands, progress, ended, drain_wait: parts.drain_wait, shipping })
+        Ok(Self { commands, progress, ended, drain_wait: parts.drain_wait, shipping, seen })
     }
 
     /// Records a fact; durable in the spool when this returns. A call number of zero is given one.
@@ -253,6 +257,11 @@ impl Gateway {
     /// Why it ended by itself, if it did.
     pub fn has_ended(&self) -> Option<Ended> {
         self.ended.borrow().clone()
+    }
+
+    /// What it shows of itself.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// What the writer has and the ledger has not.

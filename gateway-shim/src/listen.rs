@@ -19,6 +19,7 @@ use std::{
 use futures::{future::BoxFuture, task::AtomicWaker};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
     sync::Notify,
 };
 use tokio_stream::{Stream, StreamExt as _};
@@ -107,7 +108,7 @@ impl Port {
         }
         let (id, ending) = (places.turn(), Arc::<Ending>::default());
         places.open.push(Place { id, carried: 0, idle_since: id, ending: Arc::clone(&ending) });
-        Some((Load { port: Arc::clone(self), id }, ending))
+        Some((Load { port: Arc::clone(self), id, uid: None }, ending))
     }
 }
 
@@ -127,6 +128,26 @@ impl Places {
 pub struct Load {
     port: Arc<Port>,
     id: u64,
+    /// Account of whoever is at the other end, as this system says; `None` where it cannot.
+    pub uid: Option<u32>,
+}
+
+/// Whoever is at the other end of a connection.
+pub trait Peer {
+    /// Their account on this machine, as the system says, not they.
+    fn uid(&self) -> Option<u32>;
+}
+
+impl Peer for TcpStream {
+    fn uid(&self) -> Option<u32> {
+        None
+    }
+}
+
+impl Peer for UnixStream {
+    fn uid(&self) -> Option<u32> {
+        self.peer_cred().ok().map(|peer| peer.uid())
+    }
 }
 
 impl Load {
@@ -150,7 +171,7 @@ pub struct Carried(Load);
 
 impl Drop for Carried {
     fn drop(&mut self) {
-        let Load { port, id } = &self.0;
+        let Load { port, id, .. } = &self.0;
         {
             let mut places = port.lock();
             let now = places.turn();
@@ -179,7 +200,7 @@ impl<S> Drop for Connection<S> {
 }
 
 /// The connections of a listener. One whose first `awaited` bytes do not come within `limit` ends.
-pub fn bounded<S: Send + 'static>(
+pub fn bounded<S: Peer + Send + 'static>(
     incoming: impl Stream<Item = io::Result<S>> + Send + Unpin,
     awaited: usize,
     limit: Duration,
@@ -196,7 +217,8 @@ pub fn bounded<S: Send + 'static>(
             }
         };
         // Behind the one that waits here, others wait in the system's queue.
-        let (load, ending) = port.place().await;
+        let (mut load, ending) = port.place().await;
+        load.uid = stream.uid();
         let silence: BoxFuture<'static, ()> = Box::pin(clock::sleep(limit));
         let awaited = (awaited > 0).then_some((awaited, silence));
         Some((Ok(Connection { stream, awaited, ending, load }), (incoming, port)))

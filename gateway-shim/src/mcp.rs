@@ -5,6 +5,7 @@
 
 pub mod envelope;
 pub mod headers;
+pub mod rewrite;
 pub mod splice;
 pub mod sse;
 

@@ -144,6 +144,11 @@ impl Checker {
         self.last.as_ref().map(|(bytes, _)| bytes.clone()).unwrap_or_default()
     }
 
+    /// What that one says.
+    pub fn head(&self) -> Option<&Head> {
+        self.last.as_ref().map(|(_, head)| head)
+    }
+
     /// Number of statements of the ledger's chain, and of the workspace's.
     pub fn statements(&self) -> (u64, u64) {
         (self.ledger.head().count, self.workspace.head().count)

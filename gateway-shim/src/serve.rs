@@ -28,9 +28,11 @@ use crate::{
     durable,
     gateway::Gateway,
     listen::{self, Load},
+    server::Servers,
 };
 
 mod admit;
+mod arrive;
 mod counts;
 mod credential;
 mod links;
@@ -91,7 +93,7 @@ pub fn check(config: &Config) -> Result<(), Faults> {
         catalog::read(&serve.dir.join(PINS))?;
         tls::Acceptor::of(serve)?;
     }
-    config.servers.iter().try_for_each(|(name, server)| Server::of(name, server).map(drop))
+    config.servers.iter().try_for_each(|(name, server)| Server::check(name, server))
 }
 
 /// The access policy of the configuration's files.
@@ -126,6 +128,7 @@ pub struct Front {
     /// Of what is refused before any server is known.
     counts: Counts,
     tls: Option<tls::Acceptor>,
+    processes: Servers,
     waits: Waits,
 }
 
@@ -142,18 +145,24 @@ impl Front {
     ) -> Result<Arc<Self>, Faults> {
         let catalog = open_catalog(&serve, &gateway)?;
         let shared = Arc::new(Shared { gateway, access, catalog, cuts: open::Cuts::default() });
+        let processes = Servers::default();
         let proxy = |(name, server): (&String, &ServerConfig)| {
-            let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server)?;
+            let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server, &processes)?;
             Ok((name.clone(), Arc::new(proxy)))
         };
         let proxies = servers.iter().map(proxy).collect::<Result<_, Faults>>()?;
         let (waits, tls) = (Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT }, tls::Acceptor::of(&serve)?);
-        Ok(Arc::new(Self { config: serve, shared, proxies, counts: Counts::default(), tls, waits }))
+        Ok(Arc::new(Self { config: serve, shared, proxies, counts: Counts::default(), tls, processes, waits }))
     }
 
     /// The routes: an endpoint for each server.
     pub fn router(self: Arc<Self>) -> Router {
         Router::new().route("/mcp/{server}", any(handle)).fallback(nowhere).with_state(self)
+    }
+
+    /// The servers that are programs, for `gateway-shim server`.
+    pub fn processes(&self) -> &Servers {
+        &self.processes
     }
 
     async fn flush_counts(&self, since: u64) {

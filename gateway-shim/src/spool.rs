@@ -331,6 +331,11 @@ impl Spool {
         self.length + self.older.values().sum::<u64>() + self.reserve.bytes()
     }
 
+    /// Whether the next [`Self::sync`] has something to make durable.
+    pub fn is_due(&self) -> bool {
+        self.unsynced
+    }
+
     /// Whether a record of so many bytes may come: it is written twice, once by itself and once in its batch. While the
     /// reserve is given none may.
     pub fn has_room(&self, bytes: usize) -> bool {

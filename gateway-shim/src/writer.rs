@@ -31,6 +31,7 @@ use crate::{
     config::WhenFull,
     key::{self, Name},
     random,
+    seen::{Counted, Seen, Standing},
     spool::{Dropped, Entry, Intent, Opener, Recorded, Spool, SpoolError},
 };
 
@@ -125,6 +126,7 @@ pub struct Writer {
     draining: bool,
     clock: JumpWatch,
     progress: watch::Sender<Progress>,
+    seen: Seen,
 }
 
 /// Answers that wait for the group's sync.
@@ -180,8 +182,14 @@ impl Writer {
             draining: false,
             clock: JumpWatch::default(),
             progress,
+            seen: Seen::default(),
         };
         (writer, watching)
+    }
+
+    /// Where it shows how it goes.
+    pub fn seen(&self) -> Seen {
+        self.seen.clone()
     }
 
     /// The writer's life: until all who could ask are gone, or the disk fails.
@@ -207,7 +215,12 @@ impl Writer {
     }
 
     fn sync(&mut self) -> Result<(), SpoolError> {
+        let (due, began) = (self.spool.is_due(), Instant::now());
         self.spool.sync()?;
+        if due {
+            self.seen.synced(began.elapsed());
+        }
+        self.show();
         let state = self.spool.state();
         let progress = Progress { next_order: state.next_order, unreceived: state.unreceived.len() as u64 };
         self.progress.send_if_modified(|now| {
@@ -216,6 +229,19 @@ impl Writer {
             changed
         });
         Ok(())
+    }
+
+    fn show(&self) {
+        let state = self.spool.state();
+        self.seen.stands(Standing {
+            epoch: Some(self.epoch()),
+            next_record: state.next_number,
+            running: self.running.len() as u64,
+            unsigned: state.pending.len() as u64,
+            unshipped: state.unreceived.len() as u64,
+            held: state.held.len() as u64,
+            spool_bytes: self.spool.bytes(),
+        });
     }
 
     /// How long nothing has to happen.
@@ -337,6 +363,7 @@ impl Writer {
             }
         }
         self.delivery = state;
+        self.seen.delivery("", state);
         tracing::warn!(state = delivery_words(state), "how records are delivered has changed");
         Ok(())
     }
@@ -399,9 +426,13 @@ impl Writer {
         ships_intent: bool,
     ) -> Result<RecordName, SpoolError> {
         self.count_dropped(write)?;
+        let counted = Counted::of(&kind);
         let record = Bytes::from(record::encode(kind));
         let number = self.spool.state().next_number;
         write(&mut self.spool, Entry::Recorded(Recorded { number, record, call, ships_intent }))?;
+        if let Some(counted) = counted {
+            self.seen.count(counted);
+        }
         self.oldest_pending.get_or_insert_with(Instant::now);
         Ok(RecordName { gateway: self.settings.who.gateway, epoch: self.epoch(), number })
     }

@@ -217,7 +217,7 @@ pub(super) fn gateway_event(event: gateway_event::Event) -> Vec<u8> {
 pub(super) fn gateway_events() -> Vec<Vec<u8>> {
     use gateway_event::Event;
     let life = |state: ServerState, exit_code| {
-        Event::ServerLife(wire::ServerLife { server: "github".into(), state: state as i32, exit_code })
+        Event::ServerLife(wire::ServerLife { server: "github".into(), state: state as i32, exit_code, signal: None })
     };
     let delivery = |state: DeliveryState, server: &str| {
         Event::Delivery(wire::Delivery { server: server.into(), state: state as i32 })

@@ -13,12 +13,16 @@ import sys
 from pathlib import Path
 
 from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.exceptions import MCPError
 
 # Seconds: more than the slowest call of the demo takes, so that a hanging gateway ends the demo with an error.
 CALL_SECONDS_MAX = 30
 # Goes into arguments: run.py looks for it where it must not be.
 MARK = os.environ.get("MARK", "")
+# Of the member for whom this client calls; a token is a secret, so it is no argument.
+TOKEN = os.environ["TOKEN"]
 
 
 def say(**line):
@@ -99,7 +103,9 @@ async def hang(caller):
 
 async def main():
     plan, url, *rest = sys.argv[1:]
-    async with Client(url, read_timeout_seconds=CALL_SECONDS_MAX) as client:
+    http = create_mcp_http_client(headers={"Authorization": f"Bearer {TOKEN}"})
+    transport = streamable_http_client(url, http_client=http)
+    async with http, Client(transport, read_timeout_seconds=CALL_SECONDS_MAX) as client:
         tools = await client.list_tools()
         say(protocol=str(client.protocol_version), tools=len(tools.tools))
         await {"everything": everything, "files": files, "stream": stream, "hang": hang}[plan](Caller(client), *rest)

@@ -11,6 +11,8 @@ itself, and ends what it started.
 
 import atexit
 import collections
+import datetime
+import hashlib
 import json
 import os
 import re
@@ -190,6 +192,7 @@ class Gateway:
         self.workspace = re.search(r"has the id ([0-9a-f]{32})", said).group(1)
         self.id = os.urandom(16).hex()
         (self.dir / "shim.toml").write_text(self.config())
+        (self.dir / "access.toml").write_text(self.access())
         keys = ["--key", self.dir / "gateway.key", "--tls-key", self.dir / "tls.key"]
         run(BIN / "gateway-shim", "key", "new", *keys)
         run(BIN / "gateway-shim", "request", "--config", self.dir / "shim.toml", "--out", self.dir / "request.json")
@@ -197,6 +200,33 @@ class Gateway:
             "gateway", "enrol", self.dir / "request.json", "--name", self.name,
             "--root-key", self.ledger.root_key, "--out", self.dir / "enrolment.json",
         )  # fmt: skip
+
+    def access(self):
+        """One member, who may call everything; of the token only the SHA-256 of its secret part is kept."""
+        token, secret, self.member, agent = (os.urandom(size) for size in (16, 32, 16, 16))
+        self.member, agent = self.member.hex(), agent.hex()
+        self.token = f"cst_{token.hex()}_{secret.hex()}"
+        now = datetime.datetime.now(datetime.timezone.utc)
+        expires = now + datetime.timedelta(days=1)
+        return f"""version = 1
+[members.{self.member}]
+[agents.{agent}]
+
+[[rules]]
+id = "everything"
+effect = "allow"
+members = ["{self.member}"]
+tools = ["*"]
+methods = ["*"]
+
+[[tokens]]
+id = "{token.hex()}"
+sha256 = "{hashlib.sha256(secret).hexdigest()}"
+member = "{self.member}"
+agent = "{agent}"
+issued_at = {now:%Y-%m-%dT%H:%M:%SZ}
+expires_at = {expires:%Y-%m-%dT%H:%M:%SZ}
+"""
 
     def config(self):
         return f"""[gateway]
@@ -236,7 +266,7 @@ class Client:
     def __init__(self, gateway, plan, *arguments):
         self.gateway = gateway
         command = [PYTHON, ROOT / "tests" / "demo" / "client.py", plan, gateway.url, *arguments]
-        environment = os.environ | {"MARK": MARK}
+        environment = os.environ | {"MARK": MARK, "TOKEN": gateway.token}
         self.child = start(f"client-{plan}", command, stdout=subprocess.PIPE, text=True, env=environment)
 
     def lines(self):

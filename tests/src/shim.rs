@@ -5,7 +5,10 @@
 use std::{
     path::PathBuf,
     process::{Command, Output},
+    time::{SystemTime, UNIX_EPOCH},
 };
+
+use custody::id::hex;
 
 use crate::{
     peer::random,
@@ -29,8 +32,8 @@ impl Shim {
     /// Makes its keys in a folder beside the ledger's and enrols it, with these sections besides those that all have.
     pub fn with(home: &Home, workspace: &str, sections: &str) -> Self {
         let dir = home.dir.join(format!("shim-{workspace}"));
-        std::fs::create_dir(&dir).unwrap();
-        let (id, gateway) = (home.workspace(workspace), custody::id::hex(&random::<16>()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (id, gateway) = (home.workspace(workspace), hex(&random::<16>()));
         let config = format!(
             "[gateway]\norigin = \"{}\"\nworkspace = \"{id}\"\nid = \"{gateway}\"\nname = \"{workspace}\"\n\
              key = \"gateway.key\"\ntls_key = \"tls.key\"\nenrolment = \"enrolment.json\"\n\
@@ -47,6 +50,28 @@ impl Shim {
         home.say_as_root(&["gateway", "enrol", &request, "--name", workspace, "--out", &answer]);
         shim.say(&["config", "check", "--config", "shim.toml"]);
         shim
+    }
+
+    /// An access policy beside its configuration in which one member, of this id, may do everything. Gives the value of the header
+    /// Authorization with that member's token.
+    pub fn with_member(home: &Home, workspace: &str, member: &str) -> String {
+        let (id, secret, agent) = (random::<16>(), random::<32>(), "a9".repeat(16));
+        let (id, sha256) = (hex(&id), hex(&custody::hash::sha256(&[&secret])));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let day = |ahead: i64| {
+            let time = chrono::DateTime::from_timestamp(i64::try_from(now).unwrap() + ahead * 86_400, 0).unwrap();
+            time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
+        };
+        let (issued, expires) = (day(-1), day(1));
+        let policy = format!(
+            "version = 1\n[members.{member}]\n[agents.{agent}]\n[[rules]]\nid = \"all\"\neffect = \"allow\"\n\
+             members = [\"{member}\"]\ntools = [\"*\"]\nmethods = [\"*\"]\n[[tokens]]\nid = \"{id}\"\n\
+             sha256 = \"{sha256}\"\nmember = \"{member}\"\nagent = \"{agent}\"\nissued_at = {issued}\nexpires_at = {expires}\n"
+        );
+        let dir = home.dir.join(format!("shim-{workspace}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        write(&dir.join("access.toml"), policy.as_bytes());
+        format!("Bearer cst_{id}_{}", hex(&secret))
     }
 
     /// Runs one command that must succeed.

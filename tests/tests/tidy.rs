@@ -90,12 +90,15 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
     ("webpki", &["ledger", "gateway-shim"], &["gateway-shim/src/certificate.rs", "ledger/src/pki.rs"]),
     ("jsonschema", &["gateway-shim"], &["gateway-shim/src/catalog/schema.rs"]),
     ("unicode_security", &["gateway-shim"], &["gateway-shim/src/catalog/alike.rs"]),
+    ("landlock", &["gateway-shim"], &["gateway-shim/src/server/sandbox.rs"]),
     ("tar", &["verifier-cli"], &["verifier-cli/src"]),
     (
         "tonic",
         &["", "ledger", "gateway-shim", "tests"],
         &[
+            "gateway-shim/src/cli/running.rs",
             "gateway-shim/src/client",
+            "gateway-shim/src/control.rs",
             "gateway-shim/src/relay",
             "ledger/src/admin.rs",
             "ledger/src/cli/admin.rs",

@@ -92,6 +92,11 @@ impl Link {
         Some(at_us.max(clock::now_us() + 1_000_000))
     }
 
+    /// When the certificate ends; `None` without one.
+    pub(super) fn certificate_until_us(&self) -> Option<u64> {
+        Some(certificate::validity(&self.tls.as_ref()?.certificate)?.not_after_us)
+    }
+
     /// Keeps a new certificate and connects with it.
     pub(super) fn renewed(&mut self, pem: String) -> Option<End> {
         let tls = self.tls.as_mut()?;

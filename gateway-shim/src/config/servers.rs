@@ -9,7 +9,7 @@ use custody::{strict::is_token, wire};
 use hyper::http;
 use serde::Deserialize;
 
-use super::{Check, WhenFull};
+use super::{Check, Limits, ProcessConfig, Sandbox, WhenFull};
 
 /// What stands between the name of a server and that of its tool.
 pub const BETWEEN: &str = "__";
@@ -38,7 +38,8 @@ pub struct ServerConfig {
     /// PEM certificates of the authorities that an `https://` server's certificate may come from; without it, those that
     /// this system trusts.
     pub ca: Option<PathBuf>,
-    /// Program and arguments of a server that speaks over stdio; one process for each session.
+    /// Program and arguments of a server that speaks over stdio; one process for each session, and one for what each member
+    /// asks without a session.
     #[serde(default)]
     pub command: Vec<String>,
     /// Its whole environment besides PATH.
@@ -47,9 +48,14 @@ pub struct ServerConfig {
     /// Seconds, 1 to 86,400: a call without an answer ends as `timeout`.
     #[serde(default = "call_s_max")]
     pub call_s_max: u64,
-    /// Sessions of a stdio server at a time, 1 to 1,024: each is a process.
+    /// Its working directory; without it, the folder of the configuration.
+    pub directory: Option<PathBuf>,
+    /// Processes of a stdio server at a time, 1 to 1,024.
     #[serde(default = "sessions_max")]
     pub sessions_max: usize,
+    /// Of these for one member, 1 to 1,024.
+    #[serde(default = "member_sessions_max")]
+    pub member_sessions_max: usize,
     /// Whether a call waits until its intent is on the disk.
     #[serde(default)]
     pub mode: Mode,
@@ -66,11 +72,20 @@ pub struct ServerConfig {
     /// Seconds, 10 to 86,400: a process that nobody asked anything for so long is stopped.
     #[serde(default = "idle_s_max")]
     pub idle_s_max: u64,
+    /// Seconds, 1 to 600: a process that has not answered its first request by then is ended.
+    #[serde(default = "ready_s_max")]
+    pub ready_s_max: u64,
+    /// Seconds, 1 to 60: how long a process may take to end once its stdin is closed, and again after SIGTERM.
+    #[serde(default = "stop_s_max")]
+    pub stop_s_max: u64,
+    /// Starts in a row that may fail, 1 to 1,000, before nothing is started until somebody says so.
+    #[serde(default = "failures_max")]
+    pub failures_max: u32,
     /// What a process may use.
     #[serde(default)]
-    pub limits: LimitsConfig,
+    pub limits: Limits,
     /// What a process may reach.
-    pub sandbox: Option<SandboxConfig>,
+    pub sandbox: Option<Sandbox>,
 }
 
 fn call_s_max() -> u64 {
@@ -81,8 +96,24 @@ fn sessions_max() -> usize {
     64
 }
 
+fn member_sessions_max() -> usize {
+    16
+}
+
 fn idle_s_max() -> u64 {
     3_600
+}
+
+fn ready_s_max() -> u64 {
+    30
+}
+
+fn stop_s_max() -> u64 {
+    5
+}
+
+fn failures_max() -> u32 {
+    20
 }
 
 /// When the record of a call is on the disk.
@@ -146,36 +177,6 @@ impl Default for CredentialConfig {
     }
 }
 
-/// `[servers.NAME.limits]`: bounds of each process, none unless they are named.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LimitsConfig {
-    /// MiB of its memory (address space), 16 to 1,048,576.
-    pub memory_mib_max: Option<u64>,
-    /// Seconds of processor time, 1 to 31,536,000.
-    pub cpu_s_max: Option<u64>,
-    /// Files and connections that it has open, 16 to 1,048,576.
-    pub open_files_max: Option<u64>,
-    /// Processes of this system's user, 1 to 1,048,576: it may begin no more beyond that.
-    pub processes_max: Option<u64>,
-    /// MiB of the greatest file that it may write, 1 to 1,048,576.
-    pub file_mib_max: Option<u64>,
-}
-
-/// `[servers.NAME.sandbox]`: what a process may reach, and nothing else of what Landlock can hold back.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SandboxConfig {
-    /// Files and folders that it may read and run.
-    pub read: Vec<PathBuf>,
-    /// Files and folders that it may read and write.
-    pub write: Vec<PathBuf>,
-    /// TCP ports that it may connect to.
-    pub connect: Vec<u16>,
-    /// TCP ports that it may listen on.
-    pub listen: Vec<u16>,
-}
-
 impl ServerConfig {
     pub(super) fn check(&self, name: &str, check: &mut Check) {
         let at = |key: &str| format!("servers.{name}.{key}");
@@ -188,7 +189,11 @@ impl ServerConfig {
         self.check_url(name, check);
         check.range(&at("call_s_max"), self.call_s_max, 1, 86_400);
         check.range(&at("sessions_max"), self.sessions_max, 1, 1_024);
+        check.range(&at("member_sessions_max"), self.member_sessions_max, 1, 1_024);
         check.range(&at("idle_s_max"), self.idle_s_max, 10, 86_400);
+        check.range(&at("ready_s_max"), self.ready_s_max, 1, 600);
+        check.range(&at("stop_s_max"), self.stop_s_max, 1, 60);
+        check.range(&at("failures_max"), self.failures_max, 1, 1_000);
         if let Some(credential) = &self.credential {
             credential.check(name, self.credentials.is_some(), check);
         }
@@ -203,6 +208,36 @@ impl ServerConfig {
             format!("servers.{name}: environment, limits and sandbox are for a command alone")
         });
         self.limits.check(name, check);
+        let sane = |text: &str| !text.is_empty() && !text.contains(['=', '\0']);
+        check.that(self.environment.iter().all(|(name, value)| sane(name) && !value.contains('\0')), || {
+            format!("servers.{name}.environment has a name that none may have: empty, or with = in it")
+        });
+        if let Some(sandbox) = &self.sandbox {
+            sandbox.check(name, check);
+        }
+    }
+
+    /// What its processes are to be.
+    pub fn process(&self) -> ProcessConfig {
+        ProcessConfig {
+            command: self.command.clone(),
+            environment: self.environment.clone(),
+            directory: self.directory.clone().unwrap_or_else(|| PathBuf::from(".")),
+            start: self.start,
+            idle_s_max: self.idle_s_max,
+            ready_s_max: self.ready_s_max,
+            stop_s_max: self.stop_s_max,
+            sessions_max: self.sessions_max,
+            member_sessions_max: self.member_sessions_max,
+            failures_max: self.failures_max,
+            limits: self.limits.clone(),
+            sandbox: self.sandbox.clone().unwrap_or_default(),
+        }
+    }
+
+    /// How it is reached, in one word.
+    pub fn kind(&self) -> &'static str {
+        if self.url.is_some() { "http" } else { "stdio" }
     }
 
     fn check_url(&self, name: &str, check: &mut Check) {
@@ -219,7 +254,10 @@ impl ServerConfig {
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let file = self.credential.as_mut().and_then(|credential| credential.file.as_mut());
         let reached = self.sandbox.iter_mut().flat_map(|sandbox| sandbox.read.iter_mut().chain(&mut sandbox.write));
-        [self.ca.as_mut(), self.credentials.as_mut(), file].into_iter().flatten().chain(reached)
+        [self.ca.as_mut(), self.credentials.as_mut(), self.directory.as_mut(), file]
+            .into_iter()
+            .flatten()
+            .chain(reached)
     }
 }
 
@@ -236,29 +274,5 @@ impl CredentialConfig {
         check.that(sources == 1 || (sources == 0 && of_members), || {
             format!("servers.{name}.credential needs one of file and environment")
         });
-    }
-}
-
-impl LimitsConfig {
-    fn is_some(&self) -> bool {
-        self.all().iter().any(|(_, value, ..)| value.is_some())
-    }
-
-    fn all(&self) -> [(&'static str, Option<u64>, u64, u64); 5] {
-        [
-            ("memory_mib_max", self.memory_mib_max, 16, 1 << 20),
-            ("cpu_s_max", self.cpu_s_max, 1, 31_536_000),
-            ("open_files_max", self.open_files_max, 16, 1 << 20),
-            ("processes_max", self.processes_max, 1, 1 << 20),
-            ("file_mib_max", self.file_mib_max, 1, 1 << 20),
-        ]
-    }
-
-    fn check(&self, name: &str, check: &mut Check) {
-        for (key, value, least, most) in self.all() {
-            if let Some(value) = value {
-                check.range(&format!("servers.{name}.limits.{key}"), value, least, most);
-            }
-        }
     }
 }

@@ -123,7 +123,13 @@ fn the_template_has_every_key_and_its_default() {
     let all = template(true);
     read(&all);
     // The fields of the sections, as the source has them.
-    let source = [include_str!("../config.rs"), include_str!("serve.rs"), include_str!("servers.rs")].concat();
+    let source = [
+        include_str!("../config.rs"),
+        include_str!("process.rs"),
+        include_str!("serve.rs"),
+        include_str!("servers.rs"),
+    ]
+    .concat();
     let sections = source.split("#[serde(deny_unknown_fields").skip(1).filter_map(|text| text.split("\n}").next());
     let fields = sections.flat_map(|section| section.lines().filter_map(|line| line.strip_prefix("    pub ")));
     let keys: Vec<&str> = fields.filter_map(|field| field.split_once(':')).map(|(name, _)| name).collect();

@@ -29,6 +29,8 @@ pub enum Message {
         progress: Option<String>,
         /// Id of the task that `notifications/tasks` tells of.
         task: Option<String>,
+        /// Key of the id of the `subscriptions/listen` that it belongs to.
+        subscription: Option<String>,
     },
     /// The answer to a request.
     Answer {
@@ -76,6 +78,8 @@ pub struct Request {
     pub task: Option<String>,
     /// Digest of the state that it brings back from the round before.
     pub state: Option<[u8; 32]>,
+    /// Its client says that it knows tasks (2026-07-28).
+    pub knows_tasks: bool,
     /// As it says of itself in `initialize` or in `_meta`.
     pub client: Option<(String, String)>,
     /// Protocol version that it speaks or asks for.
@@ -234,6 +238,24 @@ struct Meta {
     client: Option<ClientInfo>,
     #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
     protocol: Option<String>,
+    #[serde(default, rename = "io.modelcontextprotocol/clientCapabilities")]
+    capabilities: Capabilities,
+    #[serde(rename = "io.modelcontextprotocol/subscriptionId")]
+    subscription: Option<Value>,
+}
+
+/// Other forms than these say nothing of tasks.
+#[derive(Default)]
+struct Capabilities {
+    tasks: bool,
+}
+
+impl<'de> Deserialize<'de> for Capabilities {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let said = Value::deserialize(deserializer)?;
+        let tasks = said.get("extensions").and_then(|extensions| extensions.get("io.modelcontextprotocol/tasks"));
+        Ok(Self { tasks: tasks.is_some() })
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -307,7 +329,9 @@ fn message(object: Object<'_, 6>, length: usize) -> Result<Message, Malformed> {
             let cancels = params.request_id.as_ref().filter(|_| method == "notifications/cancelled").and_then(key);
             let progress = params.progress.as_ref().filter(|_| method == "notifications/progress").and_then(key);
             let task = params.task.filter(|_| method == "notifications/tasks");
-            Ok(Message::Notification { method, cancels, progress, task })
+            let meta = params.meta.unwrap_or_default();
+            let subscription = meta.subscription.as_ref().and_then(key);
+            Ok(Message::Notification { method, cancels, progress, task, subscription })
         }
         (None, Some(id)) => {
             // An error about a request whose id could not be read has the id null, and answers nobody.
@@ -346,6 +370,7 @@ fn request(raw: Raw<'_>, id: &RawValue) -> Result<Message, Malformed> {
         },
         task: params.task.filter(|_| method.starts_with("tasks/")),
         state: params.state,
+        knows_tasks: meta.capabilities.tasks,
         client: client.map(|client| (client.name, client.version)),
         protocol: params.protocol.filter(|_| method == "initialize").or(meta.protocol),
         trace: meta.traceparent.as_deref().and_then(trace),
@@ -394,6 +419,11 @@ fn params(raw: Option<&RawValue>) -> Result<Params, Malformed> {
 fn of_params<'a, T: Deserialize<'a>>(key: &str, value: Option<&'a RawValue>) -> Result<Option<T>, Malformed> {
     let Some(value) = value else { return Ok(None) };
     serde_json::from_str(value.get()).map_err(|_| Malformed::no_message(format!("in params: {key} is not in form")))
+}
+
+/// The key of an id that is this number.
+pub fn number_key(id: u64) -> String {
+    format!("n{id}")
 }
 
 fn id_key(id: &RawValue) -> Option<String> {
@@ -547,165 +577,4 @@ pub fn client_release(version: &str) -> call::ClientRelease {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(body: &str) -> Request {
-        match parse(body.as_bytes()).unwrap() {
-            Message::Request(request) => *request,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn ending_of(body: &str) -> Ending {
-        match parse(body.as_bytes()).unwrap() {
-            Message::Answer { ending, .. } => ending,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_call_is_read_and_nothing_but_its_envelope() {
-        let call = request(
-            r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"echo","arguments":{"name":"secret"},
-            "_meta":{"progressToken":"p","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}}"#,
-        );
-        assert_eq!((call.id.as_str(), call.raw_id.as_str(), call.name.as_deref()), ("n7", "7", Some("echo")));
-        assert_eq!(call.progress.as_deref(), Some("sp"));
-        assert_eq!(call.trace.unwrap().flags, 1);
-        let hello = request(
-            r#"{"jsonrpc":"2.0","id":"a","method":"initialize","params":{"protocolVersion":"2025-11-25",
-            "clientInfo":{"name":"c","version":"1"}}}"#,
-        );
-        assert_eq!(hello.client, Some(("c".into(), "1".into())));
-        assert_eq!(hello.protocol.as_deref(), Some("2025-11-25"));
-    }
-
-    #[test]
-    fn what_two_readers_might_read_differently_is_refused() {
-        for (body, id, says) in [
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#,
-                Some("1"),
-                "in params: the key name stands twice",
-            ),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","method":"ping"}"#, Some("1"), "the key method"),
-            (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#, None, "the key id stands twice"),
-            (r#"{"jsonrpc":"2.0","jsonrpc":"2.0","id":"a","method":"ping"}"#, Some("\"a\""), "the key jsonrpc"),
-            (r#"{"jsonrpc":"2.0","id":null,"method":"tools/call"}"#, None, "is null"),
-            (r#"{"jsonrpc":"2.0","id":{},"method":"tools/call"}"#, None, "neither a text nor a number"),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"ping","result":{}}"#, Some("1"), "holds a result"),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":null,"error":{"code":1,"message":"m"}}"#,
-                Some("1"),
-                "method is no text",
-            ),
-            (r#"{"jsonrpc":"2.0","id":1,"error":{"code":"x"}}"#, None, "no number as its code"),
-            (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, None, "send each by itself"),
-            ("7", None, "no object"),
-            (r#"{"id":1.5e0,"method":"ping"}"#, Some("1.5e0"), "jsonrpc is not 2.0"),
-            (r#"{"jsonrpc":"2.0","id":1}"#, None, "neither a method, nor a result, nor an error"),
-            (r#"{"jsonrpc":"2.0"}"#, None, "neither a method nor an id"),
-            (r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a"}}"#, None, "without an id"),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call","params":{"name":"a"}}"#,
-                Some("1"),
-                "is method but for the case",
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"Params":{"name":"b"}}"#,
-                Some("1"),
-                "is params but for the case",
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"param\u017f":{"name":"b"}}"#,
-                Some("1"),
-                "is params but for the case",
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","Name":"b"}}"#,
-                Some("1"),
-                "in params: a key is name but for the case",
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"arguments":{},"arguments":{"x":1}}}"#,
-                Some("1"),
-                "in params: the key arguments stands twice",
-            ),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":5}}"#, Some("1"), "name is not in form"),
-            (r#"{"jsonrpc":"2.0","method":"notifications/x","ID":5,"Method":"tools/call"}"#, None, "is id but for"),
-        ] {
-            let malformed = parse(body.as_bytes()).unwrap_err();
-            assert_eq!((malformed.code, malformed.raw_id.as_deref()), (NOT_A_MESSAGE, id), "{body}");
-            assert!(malformed.text.contains(says), "{body}: {}", malformed.text);
-        }
-        let skipped = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":{\"x\":\"\xff\"}}";
-        for body in [&skipped[..], b"{", b"{}{}"] {
-            assert_eq!(parse(body).unwrap_err().code, NOT_JSON);
-        }
-    }
-
-    #[test]
-    fn outcomes_are_told_apart() {
-        let answer = |rest: &str| ending_of(&format!(r#"{{"jsonrpc":"2.0","id":1,{rest}}}"#));
-        assert_eq!(answer(r#""result":{"content":[]}"#).outcome, Outcome::Ok);
-        assert_eq!(answer(r#""result":{"isError":true}"#).outcome, Outcome::ToolError);
-        assert_eq!(answer(r#""result":{"resultType":"input_required"}"#).outcome, Outcome::InputRequired);
-        assert_eq!(answer(r#""result":{"resultType":"task"}"#).outcome, Outcome::Deferred);
-        let error = answer(r#""error":{"code":-32601,"message":"secret"}"#);
-        assert_eq!((error.outcome, error.error_code), (Outcome::RpcError, Some((-32601_i32).cast_unsigned())));
-    }
-
-    #[test]
-    fn what_comes_next_is_read_of_both_eras() {
-        let next =
-            |rest: &str| match parse(format!(r#"{{"jsonrpc":"2.0","id":1,"result":{rest}}}"#).as_bytes()).unwrap() {
-                Message::Answer { next, ending, .. } => (ending.outcome, next.map(|next| *next).unwrap_or_default()),
-                other => panic!("{other:?}"),
-            };
-        let (outcome, said) = next(
-            r#"{"resultType":"input_required","requestState":"s","inputRequests":{"a":{"method":"elicitation/create","params":{}}}}"#,
-        );
-        assert_eq!((outcome, said.asks.as_slice()), (Outcome::InputRequired, &["elicitation/create".to_owned()][..]));
-        assert_eq!(said.state, Some(text_digest(b"s")));
-        let task = |id: &str, ended| Some(Task { id: id.to_owned(), ended });
-        let (outcome, said) = next(r#"{"resultType":"task","taskId":"t","status":"working"}"#);
-        assert_eq!((outcome, said.task), (Outcome::Deferred, task("t", None)));
-        let (outcome, said) = next(r#"{"task":{"taskId":"t","status":"working"}}"#);
-        assert_eq!((outcome, said.task), (Outcome::Deferred, task("t", None)));
-        for (status, result, ended) in [
-            ("completed", r#","result":{"isError":true}"#, Outcome::ToolError),
-            ("completed", "", Outcome::Ok),
-            ("failed", "", Outcome::RpcError),
-            ("cancelled", "", Outcome::Cancelled),
-        ] {
-            let (_, said) = next(&format!(r#"{{"resultType":"complete","taskId":"t","status":"{status}"{result}}}"#));
-            assert_eq!(said.task, task("t", Some(ended)));
-        }
-        // A client might read the other one.
-        let twofold = r#"{"jsonrpc":"2.0","id":1,"result":{"inputRequests":{},"inputRequests":{}}}"#;
-        assert!(parse(twofold.as_bytes()).is_err());
-    }
-
-    #[test]
-    fn text_of_callers_is_a_token_or_a_digest() {
-        assert!(matches!(target("read_file"), call::Target::Tool(_)));
-        assert!(matches!(target("läse"), call::Target::ToolDigest(_)));
-        assert!(matches!(client(&"x".repeat(129)), call::Client::ClientNameDigest(_)));
-        assert!(matches!(client_release(""), call::ClientRelease::ClientVersionDigest(_)));
-    }
-
-    #[test]
-    fn only_a_whole_traceparent_counts() {
-        for bad in [
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
-            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "",
-        ] {
-            assert_eq!(trace(bad), None, "{bad}");
-        }
-    }
-}
+mod tests;

@@ -6,15 +6,20 @@
 use std::sync::Arc;
 
 use super::open::Asked;
-use crate::{access::Caller, mcp::envelope::Request};
+use crate::{
+    access::Caller,
+    mcp::{envelope::Request, headers::Era},
+};
 
 /// What streams and ends of sessions are decided as, and what has no answer: whoever may ask anything there may do them.
 pub(super) const OF_SESSION: &str = "ping";
 /// What only shows that the other side is there: it is counted, not recorded.
 const COUNTED: &str = "ping";
-/// Methods that continue a call which became a task.
-const OF_TASKS: &str = "tasks/";
-/// The one of these that names none.
+/// Methods that continue a call which became a task: of both eras, and of one alone.
+const OF_TASKS: [&str; 2] = ["tasks/get", "tasks/cancel"];
+const OF_TASKS_BEFORE: &str = "tasks/result";
+const OF_TASKS_SINCE: &str = "tasks/update";
+/// The one that names none.
 pub(super) const LIST_OF_TASKS: &str = "tasks/list";
 
 /// Whether a request of this method is only counted.
@@ -23,8 +28,9 @@ pub(super) fn is_counted(method: &str) -> bool {
 }
 
 /// Whether a request is about one task, so that it is for whoever began that.
-pub(super) fn is_of_task(request: &Request) -> bool {
-    request.method.starts_with(OF_TASKS) && request.method != LIST_OF_TASKS
+pub(super) fn is_of_task(request: &Request, era: Era) -> bool {
+    let of_era = if era == Era::Modern { OF_TASKS_SINCE } else { OF_TASKS_BEFORE };
+    OF_TASKS.contains(&request.method.as_str()) || request.method == of_era
 }
 
 /// What is asked of a server, to be judged. What continues a task is judged as what began it.
@@ -108,7 +114,9 @@ mod tests {
         }
         let begun = asked(&server, &caller, &request("tools/call", r#"{"name":"slow"}"#), None, 7);
         let poll = request("tasks/get", r#"{"taskId":"t"}"#);
-        assert!(is_of_task(&poll) && !is_of_task(&request(LIST_OF_TASKS, "{}")));
+        let of_task = |method| [Era::Legacy, Era::Modern].map(|era| is_of_task(&request(method, "{}"), era));
+        assert_eq!((of_task("tasks/get"), of_task(LIST_OF_TASKS)), ([true, true], [false, false]));
+        assert_eq!((of_task("tasks/result"), of_task("tasks/update")), ([true, false], [false, true]));
         let asked = asked(&server, &caller, &poll, Some(&begun), 7);
         assert_eq!((asked.method.as_str(), asked.name.as_deref()), ("tools/call", Some("slow")));
     }

@@ -89,11 +89,7 @@ pub async fn serve(
     for task in counting {
         task.abort();
     }
-    for proxy in front.proxies.values() {
-        if let Server::Stdio(server) = &proxy.server {
-            server.end_all().await;
-        }
-    }
+    front.processes.stop_all().await;
     front.flush_counts(since).await;
     Ok(())
 }

@@ -10,20 +10,20 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{HeaderMap, Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode},
 };
 use bytes::Bytes;
 use custody::wire::{self, LinkKind, Outcome, record::Kind};
-use http_body_util::LengthLimitError;
 
 use super::{
     Answer, LAST_EVENT, PROTOCOL, SESSION, Shared, admit,
-    counts::{Arriving, Counts},
+    arrive::{self, NotRead},
+    counts::Counts,
     credential::Credentials,
     links::{Links, Round},
     open::{self, Asked, OpenCalls, Running},
     port,
-    refusal::{CODE_NO_SESSION, CODE_REVOKED, CODE_TIMEOUT, REVOKED, Refusal, error},
+    refusal::{CODE_NO_SESSION, CODE_REVOKED, REVOKED, Refusal, error},
     sessions::{NotYours, Sessions, Speaker},
     stdio, text, upstream, watched,
 };
@@ -37,6 +37,7 @@ use crate::{
         envelope::{self, Message, Request},
         headers::{self, Era, Header, Headers},
     },
+    server::{self, Launcher, Servers},
     writer::{CallName, Refused},
 };
 
@@ -56,14 +57,31 @@ pub(super) enum Server {
 }
 
 impl Server {
-    pub(super) fn of(name: &str, config: &ServerConfig) -> Result<Self, Faults> {
+    fn of(name: &str, config: &ServerConfig, processes: &Servers, gateway: &Gateway) -> Result<Self, Faults> {
         Ok(match &config.url {
             Some(url) => {
                 let credentials = Credentials::of(name, config)?;
                 Self::Http(Box::new(upstream::Upstream::new(name, url, config.ca.as_deref(), credentials)?))
             }
-            None => Self::Stdio(stdio::Stdio::new(name, config)),
+            None => Self::Stdio(stdio::Stdio::new(processes.add(name, config.process(), gateway.clone()))),
         })
+    }
+
+    /// Reads every file that a start reads, and rehearses the start of a program.
+    ///
+    /// # Errors
+    /// [`Faults`].
+    pub(super) fn check(name: &str, config: &ServerConfig) -> Result<(), Faults> {
+        match &config.url {
+            Some(url) => {
+                let credentials = Credentials::of(name, config)?;
+                upstream::Upstream::new(name, url, config.ca.as_deref(), credentials).map(drop)
+            }
+            None => {
+                let rehearsed = server::launch::rehearse(&Launcher::default(), &config.process());
+                rehearsed.map_err(|why| Faults(vec![format!("servers.{name}: failed to {why}")]))
+            }
+        }
     }
 }
 
@@ -101,7 +119,7 @@ impl Came {
     }
 
     /// The headers that repeat the body.
-    fn said(&self) -> Headers<'_> {
+    pub(super) fn said(&self) -> Headers<'_> {
         let header = |name: &str| {
             let mut values = self.headers.get_all(name).iter();
             match (values.next().map(|value| value.to_str()), values.next()) {
@@ -114,7 +132,7 @@ impl Came {
     }
 
     /// What the era without sessions ignores is not there.
-    fn in_era(mut self, era: Era) -> Self {
+    pub(super) fn in_era(mut self, era: Era) -> Self {
         if era == Era::Modern {
             self.headers.remove(SESSION);
             self.headers.remove(LAST_EVENT);
@@ -141,7 +159,9 @@ impl Proxy {
         serve: &ServeConfig,
         name: &str,
         config: &ServerConfig,
+        processes: &Servers,
     ) -> Result<Self, Faults> {
+        let server = Server::of(name, config, processes, &shared.gateway)?;
         Ok(Self {
             name: name.into(),
             gateway: shared.gateway.clone(),
@@ -153,7 +173,7 @@ impl Proxy {
             counts: Counts::default(),
             open: OpenCalls::default(),
             own_asked: AtomicU64::new(0),
-            server: Server::of(name, config)?,
+            server,
         })
     }
 
@@ -235,8 +255,11 @@ impl Proxy {
     }
 
     /// What a request goes on from: a task, or a round.
-    fn continued(&self, caller: &Caller, request: &Request) -> Result<Continued, Refusal> {
-        if admit::is_of_task(request) {
+    fn continued(&self, caller: &Caller, request: &Request, era: Era) -> Result<Continued, Refusal> {
+        if admit::is_of_task(request, era) {
+            if era == Era::Modern && !request.knows_tasks {
+                return Err(Refusal::knows_no_tasks());
+            }
             let task = request.task.as_deref().ok_or_else(Refusal::no_such_task)?;
             let task = self.links.task(task, caller).map_err(|_| Refusal::no_such_task())?;
             return Ok(Continued { begun: Some(task.asked), ..Continued::default() });
@@ -253,34 +276,16 @@ impl Proxy {
     /// A request with a body.
     pub(super) async fn post(self: &Arc<Self>, came: Came, body: Body, load: &Load, wait: Duration) -> Answer {
         let most = self.request_bytes_max;
-        let mut arriving = Arriving(Some(&self.counts));
-        let body = tokio::time::timeout(wait, axum::body::to_bytes(body, most)).await;
-        let too_long =
-            |why: &axum::Error| std::error::Error::source(why).is_some_and(|why| why.is::<LengthLimitError>());
-        if let Ok(Ok(_)) = &body {
-            arriving.0 = None;
-        }
-        let body = match body {
-            Ok(Ok(body)) => body,
-            Ok(Err(why)) if too_long(&why) => {
-                arriving.0 = None;
-                // As long as it says, or at least as long as the limit.
-                let said = text(&came.headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
-                return self.refuse(&came, None, said.unwrap_or(most), Refusal::too_long(most)).await;
-            }
-            Ok(Err(_)) | Err(_) => {
-                let text = "the rest of the request did not come in time";
-                let mut answer = error(StatusCode::REQUEST_TIMEOUT, "null", CODE_TIMEOUT, text);
-                answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-                return answer;
-            }
+        let body = match arrive::read(&came.headers, body, most, wait, &self.counts).await {
+            Ok(body) => body,
+            Err(NotRead::TooLong(bytes)) => return self.refuse(&came, None, bytes, Refusal::too_long(most)).await,
+            Err(NotRead::Torn(answer)) => return answer,
         };
-        drop(arriving);
         let carried = load.request();
         port::carry(self.message(came, body).await, carried)
     }
 
-    async fn message(self: &Arc<Self>, came: Came, body: Bytes) -> Answer {
+    pub(super) async fn message(self: &Arc<Self>, came: Came, body: Bytes) -> Answer {
         match envelope::parse(&body) {
             Err(malformed) => {
                 let raw_id = malformed.raw_id.clone();
@@ -330,13 +335,13 @@ impl Proxy {
         }
     }
 
-    async fn request(self: &Arc<Self>, came: Came, request: Request, body: Bytes) -> Answer {
+    pub(super) async fn request(self: &Arc<Self>, came: Came, request: Request, body: Bytes) -> Answer {
         let era = match headers::check(&came.said(), &request) {
             Ok(era) => era,
             Err(mismatch) => return self.refuse(&came, Some(&request), body.len(), Refusal::mismatch(mismatch)).await,
         };
         let came = came.in_era(era);
-        let continued = self.check_session(&came).and_then(|()| self.continued(&came.caller, &request));
+        let continued = self.check_session(&came).and_then(|()| self.continued(&came.caller, &request, era));
         let continued = match continued {
             Ok(continued) => continued,
             Err(refusal) => return self.refuse(&came, Some(&request), body.len(), refusal).await,
@@ -397,7 +402,7 @@ impl Proxy {
             Server::Stdio(server) => {
                 let cut = running.clone();
                 tokio::select! {
-                    answer = server.request(self, &came.headers, request, &body, running) => watched::until_cut(answer, cut),
+                    answer = server.request(self, &came.headers, Some(came.caller.member), request, &body, running) => watched::until_cut(answer, cut),
                     () = open::cut(cut.as_ref()) => error(StatusCode::OK, &raw_id, CODE_REVOKED, REVOKED),
                 }
             }

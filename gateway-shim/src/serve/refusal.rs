@@ -56,12 +56,14 @@ pub(super) struct Refusal {
     /// Digest of the access policy that decided, where it is not the one in force by now.
     pub(super) policy: Option<[u8; 32]>,
     pub(super) retry_after_s: Option<u64>,
+    /// In JSON: what the error's code calls for.
+    data: Option<&'static str>,
 }
 
 impl Refusal {
     fn new(rule: &'static str, outcome: Outcome, status: StatusCode, code: i32, text: &'static str) -> Self {
         let (rule, text) = (Cow::Borrowed(rule), Cow::Borrowed(text));
-        Self { rule, outcome, status, code, text, policy: None, retry_after_s: None }
+        Self { rule, outcome, status, code, text, policy: None, retry_after_s: None, data: None }
     }
 
     pub(super) fn denied(judgement: &Judgement) -> Self {
@@ -80,9 +82,22 @@ impl Refusal {
         Self { status: StatusCode::OK, code: -32_602, text: "this state is of no call".into(), ..Self::not_yours() }
     }
 
+    /// A request of the server that there is nobody to hear.
+    pub(super) fn asks_nobody() -> Self {
+        let text = "nobody can be asked without a session";
+        Self::new("shim/malformed", Outcome::Malformed, StatusCode::OK, CODE_DENIED, text)
+    }
+
     pub(super) fn answers_nothing() -> Self {
         let text = "an answer without a session answers nothing";
         Self::new("shim/malformed", Outcome::Malformed, StatusCode::BAD_REQUEST, NOT_A_MESSAGE, text)
+    }
+
+    /// As a server says it to a client that does not know tasks: it has none of its own.
+    pub(super) fn knows_no_tasks() -> Self {
+        let data = r#"{"requiredCapabilities":{"extensions":{"io.modelcontextprotocol/tasks":{}}}}"#;
+        let refusal = Self { status: StatusCode::BAD_REQUEST, code: -32_021, data: Some(data), ..Self::not_yours() };
+        Self { text: "tasks are for clients that say that they know them".into(), ..refusal }
     }
 
     pub(super) fn no_such_task() -> Self {
@@ -143,7 +158,17 @@ impl Refusal {
 
     /// What the caller is told, under the id of the request as it was spelt.
     pub(super) fn answer(&self, raw_id: &str) -> Answer {
-        let mut answer = error(self.status, raw_id, self.code, &self.text);
+        let mut answer = match self.data {
+            None => error(self.status, raw_id, self.code, &self.text),
+            Some(data) => json(
+                self.status,
+                format!(
+                    r#"{{"jsonrpc":"2.0","id":{raw_id},"error":{{"code":{},"message":"{}","data":{data}}}}}"#,
+                    self.code, self.text
+                )
+                .into(),
+            ),
+        };
         let headers = answer.headers_mut();
         if self.status == StatusCode::UNAUTHORIZED {
             let wrong = self.rule != Why::Absent.rule();

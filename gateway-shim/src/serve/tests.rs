@@ -26,10 +26,12 @@ use crate::{
     testing::{TempDir, server, within},
 };
 
+mod life;
 mod listed;
 mod members;
 mod modern;
 mod refused;
+mod tls;
 
 const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"tester","version":"1.0"}}}"#;
 
@@ -68,6 +70,7 @@ struct Bench {
     token: String,
     access: Access,
     front: Arc<Front>,
+    processes: Servers,
     ledger: server::Server,
     gateway: Gateway,
     address: std::net::SocketAddr,
@@ -98,7 +101,7 @@ impl Bench {
         serving.dir = dir.path().join("state");
         let mut front = Front::new(gateway.clone(), access.clone(), serving, &servers).unwrap();
         Arc::get_mut(&mut front).unwrap().waits = waits;
-        let of_bench = Arc::clone(&front);
+        let (of_bench, processes) = (Arc::clone(&front), front.processes().clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -107,7 +110,18 @@ impl Bench {
         };
         let serving =
             tokio::spawn(async move { serve(front, listener, stopped, Duration::from_secs(2)).await.unwrap() });
-        Self { token, access, front: of_bench, ledger, gateway, address, stop: Some(stop), serving, _dir: dir }
+        Self {
+            token,
+            access,
+            front: of_bench,
+            processes,
+            ledger,
+            gateway,
+            address,
+            stop: Some(stop),
+            serving,
+            _dir: dir,
+        }
     }
 
     /// Status, headers and body of an answer.
@@ -549,68 +563,4 @@ async fn stdio_sessions_have_a_limit() {
     assert_eq!(bench.post(&[], HELLO).await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(bench.send(Method::DELETE, &[(SESSION, second.as_str())], "").await.0, StatusCode::OK);
     begin(&bench).await;
-}
-
-/// An MCP server behind TLS, with a certificate for these names from an authority of its own, whose PEM it gives.
-async fn tls_server(name: &str) -> (std::net::SocketAddr, String) {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-    let of_ca = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&of_ca).unwrap().pem();
-    let pair = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-    let leaf = leaf.signed_by(&pair, &rcgen::Issuer::new(params, of_ca)).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let chain = vec![CertificateDer::from_pem_slice(leaf.pem().as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(pair.serialize_pem().as_bytes()).unwrap();
-    let config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let Ok(stream) = acceptor.accept(stream).await else { continue };
-            let answer = hyper::service::service_fn(|request: hyper::Request<hyper::body::Incoming>| async move {
-                let body = request.into_body().collect().await.unwrap().to_bytes();
-                let id = serde_json::from_slice::<Value>(&body).unwrap()["id"].clone();
-                let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"over":"tls"}}}}"#);
-                Ok::<_, std::convert::Infallible>(json(StatusCode::OK, answer.into()))
-            });
-            let io = TokioIo::new(stream);
-            tokio::spawn(http1::Builder::new().serve_connection(io, answer));
-        }
-    });
-    (address, ca)
-}
-
-#[tokio::test]
-async fn a_server_behind_tls_is_believed_only_with_its_certificate() {
-    let dir = TempDir::new();
-    for (name, own_authority, status, outcome) in [
-        ("localhost", true, StatusCode::OK, Outcome::Ok),
-        // Its authority is none of this system's.
-        ("localhost", false, StatusCode::BAD_GATEWAY, Outcome::TransportError),
-        ("elsewhere.example", true, StatusCode::BAD_GATEWAY, Outcome::TransportError),
-    ] {
-        let (address, ca) = tls_server(name).await;
-        let file = dir.path().join(format!("{name}.pem"));
-        durable::replace(&file, ca.as_bytes()).unwrap();
-        let ca = if own_authority { format!("ca = {:?}\n", file.to_str().unwrap()) } else { String::new() };
-        let bench = Bench::new(&format!("url = \"https://localhost:{}/mcp\"\n{ca}", address.port())).await;
-        let (seen, _, body) = bench.post(&[], &tool_call(1, "echo")).await;
-        assert_eq!(seen, status, "{name}, {own_authority}: {body:?}");
-        assert_eq!(summary(&bench.calls().await[0]).3, outcome);
-    }
-}
-
-#[tokio::test]
-async fn without_authorities_there_is_no_start() {
-    let (ledger, dir) = (server::Server::start().await, TempDir::new());
-    let gateway = ledger.gateway(&dir).await;
-    let access = Access::of("version = 1\n", None).unwrap();
-    let (serving, servers) = config("url = \"https://localhost/mcp\"\nca = \"/nowhere/ca.pem\"\n");
-    assert!(Front::new(gateway, access, serving, &servers).err().unwrap().to_string().contains("servers.test.ca"));
 }

@@ -141,7 +141,7 @@ fn gateway_event(at: u64, event: gateway_event::Event) -> Bytes {
 /// Every other event of a gateway.
 pub fn gateway_events(at: u64) -> Vec<Bytes> {
     use gateway_event::Event;
-    let life = wire::ServerLife { server: "files".to_owned(), state: 3, exit_code: Some(0) };
+    let life = wire::ServerLife { server: "files".to_owned(), state: 3, exit_code: Some(0), signal: None };
     let delivery = wire::Delivery { server: "files".to_owned(), state: 2 };
     let counts = wire::Counts { since: at - 60_000_000, pings: 6, progress: 0, notifications: 2 };
     let jump = wire::ClockJump { forward_us: 7_000_000, backward_us: 0 };

@@ -1,6 +1,6 @@
 //! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `own_keys`: the ledger's three keys.
 //! `crash`: the ledger killed under load. `door`: the port before anything of a request is read. `hostile`: bad input, each with
-//! its answer. `limits`: every limit of intake, and who goes on. `failing`: what fails around the ledger. `sync`: the sync
+//! its answer. `life`: processes of servers. `limits`: every limit of intake, and who goes on. `failing`: what fails around the ledger. `sync`: the sync
 //! before the answer. `relay`, `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with the published examples,
 //! killed under load, on a full disk, under another key, and traced; the proxy killed under load. `tamper`: the golden archive
 //! and every lie about it. `mutated`: the golden archive, changed at
@@ -12,6 +12,7 @@ mod crash;
 mod door;
 mod failing;
 mod hostile;
+mod life;
 mod limits;
 mod mutated;
 mod own_keys;

@@ -64,7 +64,7 @@ async fn answer(listener: TcpListener, reached: Arc<Mutex<HashSet<String>>>, pro
 }
 
 /// One call after the other, each with a tool of its own; what is not answered is not asked again.
-async fn call_on(proxy: SocketAddr, caller: u64, mut serving: watch::Receiver<u64>) {
+async fn call_on(proxy: SocketAddr, token: String, caller: u64, mut serving: watch::Receiver<u64>) {
     for number in 0_u64.. {
         let run = *serving.borrow_and_update();
         if run == u64::MAX {
@@ -73,7 +73,10 @@ async fn call_on(proxy: SocketAddr, caller: u64, mut serving: watch::Receiver<u6
         let body = json!({"jsonrpc": "2.0", "id": number, "method": "tools/call",
             "params": {"name": format!("tool-{caller}-{number}")}})
         .to_string();
-        let head = "POST /mcp/test HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close";
+        let head = format!(
+            "POST /mcp/test HTTP/1.1\r\nhost: localhost\r\nauthorization: {token}\r\ncontent-type: application/json\r\n\
+             connection: close"
+        );
         let asked = async {
             let mut stream = TcpStream::connect(proxy).await?;
             let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
@@ -95,6 +98,7 @@ async fn no_call_passes_the_proxy_without_a_record_however_often_it_is_killed() 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (server, port) = (listener.local_addr().unwrap(), free_port());
     let of_serve = format!("[serve]\nlisten = \"127.0.0.1:{port}\"\n[servers.test]\nurl = \"http://{server}/mcp\"");
+    let token = Shim::with_member(&home, "proxied", &"a1".repeat(16));
     let shim = Shim::enrol(&home, "proxied", &format!("socket = \"relay.sock\"\n{of_serve}"));
     let start = || {
         let mut command = Command::new(binary("gateway-shim"));
@@ -108,7 +112,8 @@ async fn no_call_passes_the_proxy_without_a_record_however_often_it_is_killed() 
     let (up, serving) = watch::channel(0);
     let proxy = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut process = start();
-    let callers: Vec<_> = (0..CALLERS).map(|caller| tokio::spawn(call_on(proxy, caller, serving.clone()))).collect();
+    let callers: Vec<_> =
+        (0..CALLERS).map(|caller| tokio::spawn(call_on(proxy, token.clone(), caller, serving.clone()))).collect();
     let mut dice = Dice::new(seed);
     for kill in 0..kills {
         let until = *reaching.borrow_and_update() + usize::try_from(dice.within(50..400)).unwrap();

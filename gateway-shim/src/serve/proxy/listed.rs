@@ -175,14 +175,14 @@ impl Proxy {
     }
 
     /// Asks for all tools, as whoever came would, and takes note of them.
-    async fn walk(&self, came: &Came) -> Result<(), String> {
+    async fn walk(self: &Arc<Self>, came: &Came) -> Result<(), String> {
         let pages = catalog::ask::pages(|cursor| self.page(came, cursor)).await?;
         let observed = self.shared.catalog.observe(&self.name, self.definitions(), Kind::Tools, &pages, true).await;
         observed.map_err(|why| why.to_string())
     }
 
     /// Asks for one page; on record, with nobody as its member.
-    async fn page(&self, came: &Came, cursor: Option<String>) -> Result<Bytes, String> {
+    async fn page(self: &Arc<Self>, came: &Came, cursor: Option<String>) -> Result<Bytes, String> {
         let protocol = self.speaker(came).protocol;
         let number = self.own_asked.fetch_add(1, Relaxed);
         let (body, id) = catalog::ask::body(protocol.as_deref(), cursor.as_deref(), number);
@@ -217,20 +217,26 @@ impl Proxy {
         heard.map_err(|(_, why)| why)
     }
 
-    async fn ask_itself(&self, came: &Came, body: &Bytes, id: &str) -> Result<Bytes, String> {
+    async fn ask_itself(self: &Arc<Self>, came: &Came, body: &Bytes, id: &str) -> Result<Bytes, String> {
         let mut headers = HeaderMap::new();
         for name in [SESSION, PROTOCOL] {
             if let Some(value) = came.headers.get(name) {
                 headers.insert(name, value.clone());
             }
         }
+        let is_stateless = text(&came.headers, PROTOCOL).is_some_and(catalog::ask::is_stateless);
         let server = match &self.server {
             Server::Http(server) => server,
-            Server::Stdio(server) => return server.ask_itself(&headers, body).await,
+            Server::Stdio(_) if !headers.contains_key(SESSION) && !is_stateless => {
+                return Err("there is no session".to_owned());
+            }
+            Server::Stdio(server) => {
+                return server.ask_itself(self, &headers, Some(came.caller.member), PAGE_WAIT, body).await;
+            }
         };
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        if text(&came.headers, PROTOCOL).is_some_and(catalog::ask::is_stateless) {
+        if is_stateless {
             headers.insert("mcp-method", HeaderValue::from_static(LIST_TOOLS));
         }
         let (content, answer) = server.ask_itself(&Came { caller: came.caller.clone(), headers }, body.clone()).await?;

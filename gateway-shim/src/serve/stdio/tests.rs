@@ -2,7 +2,7 @@
 
 use http_body_util::BodyExt as _;
 
-use super::*;
+use super::{session::WAITING_MAX, *};
 use crate::testing::within;
 
 /// So long that no test sees it pass.
@@ -11,14 +11,7 @@ const WAIT: Duration = Duration::from_secs(86_400);
 /// A session, and what its process would read.
 fn session() -> (Arc<Session>, mpsc::Receiver<Bytes>) {
     let (stdin, lines) = mpsc::channel(INBOX_MAX);
-    let session = Session {
-        id: "session".into(),
-        stdin,
-        inner: Mutex::default(),
-        end: Notify::new(),
-        over: tokio::sync::watch::Sender::new(false),
-    };
-    (Arc::new(session), lines)
+    (Session::new(Kind::OfClient("session".into()), stdin), lines)
 }
 
 fn request(id: &str) -> (Request, Bytes) {
@@ -30,8 +23,8 @@ fn request(id: &str) -> (Request, Bytes) {
 }
 
 fn answer(session: &Session, request: &Request) {
-    let waiting = session.take_if(&request.id, |_| true).unwrap();
-    waiting.answered(Bytes::from_static(b"the answer"));
+    let waiting = session.asked(&request.id).unwrap();
+    waiting.answered(None, Bytes::from_static(b"the answer"), None);
 }
 
 #[tokio::test]
@@ -40,7 +33,7 @@ async fn the_time_of_a_request_ends_no_other_under_its_id() {
     let (request, body) = request("1");
     let mut first = session.ask(WAIT, &request, &body, None);
     answer(&session, &request);
-    assert!(matches!(first.end.try_recv(), Ok(Told::Answer(_))));
+    assert!(matches!(first.end.try_recv(), Ok(Told::Answer(..))));
     let mut second = session.ask(WAIT, &request, &body, None);
     let serial = session.lock().waiting[&request.id].serial;
     // The first one's, at the moment of its answer.
@@ -75,7 +68,7 @@ async fn an_answer_comes_behind_however_many_messages_nobody_has_read() {
     let (request, body) = request("1");
     let hears = session.ask(WAIT, &request, &body, None);
     for _ in 0..WAITING_MAX * 2 {
-        session.say(Bytes::from_static(b"progress"), request.progress.as_deref()).await;
+        session.say(Bytes::from_static(b"progress"), request.progress.as_deref(), None);
     }
     answer(&session, &request);
     let body = within(answer_of(&request, hears)).await.into_body().collect();

@@ -6,14 +6,14 @@ use super::{
 };
 
 const VERSION: &str = "2026-07-28";
-const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}"#;
+const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"extensions":{"io.modelcontextprotocol/tasks":{}}}}"#;
 
 fn body(id: u32, method: &str, params: &str) -> String {
     let params = if params.is_empty() { META.to_owned() } else { format!("{META},{params}") };
     format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{params}}}}}"#)
 }
 
-fn headers<'a>(method: &'a str, name: &'a str) -> Vec<(&'a str, &'a str)> {
+pub(super) fn headers<'a>(method: &'a str, name: &'a str) -> Vec<(&'a str, &'a str)> {
     let mut headers = vec![(PROTOCOL, VERSION), ("mcp-method", method)];
     headers.extend((!name.is_empty()).then_some(("mcp-name", name)));
     headers
@@ -159,6 +159,10 @@ async fn a_task_is_of_whoever_began_it_and_its_end_is_linked_to_its_call() {
     let (_, _, answer) = bench.post(&theirs, &poll).await;
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!(answer["error"]["code"], -32_602);
+    let ignorant = poll.replace(r#""io.modelcontextprotocol/tasks":{}"#, "");
+    let (status, _, answer) = bench.post(&of_poll, &ignorant).await;
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!((status, &answer["error"]["code"]), (StatusCode::BAD_REQUEST, &json!(-32_021)));
     for _ in 0..2 {
         let (_, _, answer) = bench.post(&of_poll, &poll).await;
         assert!(String::from_utf8_lossy(&answer).contains("completed"));
@@ -184,7 +188,7 @@ async fn a_task_is_of_whoever_began_it_and_its_end_is_linked_to_its_call() {
     assert_eq!((link.kind(), link.call_number), (wire::LinkKind::Task, began.call_number));
     assert_eq!((summary(ended[0]).1.as_str(), ended[0].outcome()), ("slow", Outcome::ToolError));
     let refused: Vec<_> = calls.iter().filter(|call| call.rule == "shim/not-yours").collect();
-    assert!(refused.len() == 1 && refused[0].outcome() == Outcome::Denied);
+    assert!(refused.len() == 2 && refused.iter().all(|call| call.outcome() == Outcome::Denied));
 }
 
 /// It lasts as long as its client wants; its end is told to the server, and is `cancelled`.

@@ -1,0 +1,148 @@
+//! The control socket of a running shim: `control.sock`, in the folder that is this shim's alone.
+//!
+//! What must hold: only the shim's own account (or root) reaches it, by the socket's mode; there is one shim for each folder,
+//! held by a lock that ends with the process, so that a socket without one is stale and is replaced; whoever asks for a change is
+//! known by the socket's peer, whatever they say; connections have the limits of `listen.rs`, requests one of their own.
+//!
+//! It decodes, asks and encodes. What it asks decides.
+
+use std::{fs::File, io, path::PathBuf};
+
+use custody::wire::{
+    ChangeProcessesRequest, ListProcessesRequest, ListProcessesResponse, ServerProcesses, ShimStatusRequest,
+    ShimStatusResponse,
+    control_server::{Control, ControlServer},
+};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
+
+use crate::{
+    clock,
+    config::Config,
+    durable,
+    gateway::Gateway,
+    listen::{self, Carried, Load},
+    server::Servers,
+};
+
+mod processes;
+mod status;
+
+/// Name of the socket in its folder.
+pub const SOCKET: &str = "control.sock";
+/// Held as long as a shim uses the folder.
+const LOCK: &str = "control.lock";
+/// Longest request in bytes: an access policy of tens of thousands of members.
+pub const REQUEST_BYTES_MAX: usize = 16 << 20;
+/// Longest answer: the same policy, and what changes in it.
+pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Requests of one connection at a time: a command makes one.
+const STREAMS_MAX: u32 = 8;
+/// Longest path that a socket may have (`sun_path`, without its end).
+const PATH_BYTES_MAX: usize = 107;
+
+/// The socket, taken.
+pub struct Socket {
+    listener: UnixListener,
+    place: Place,
+}
+
+/// Where it stands.
+struct Place {
+    path: PathBuf,
+    /// Another shim with this folder is refused as long as this one lives.
+    _lock: File,
+}
+
+impl Socket {
+    /// Takes the folder and makes the socket in it; one that a shim left behind that was killed is replaced.
+    ///
+    /// # Errors
+    /// When another shim has the folder, or the socket cannot be made; in words, with the next move.
+    pub fn bind(config: &Config) -> Result<Self, String> {
+        let path = config.control_socket();
+        let dir = config.control_dir();
+        let lock = durable::lock(dir, LOCK).map_err(|why| match why.kind() {
+            io::ErrorKind::WouldBlock => {
+                format!("use {}: another shim runs with it; hint: gateway-shim status shows which", dir.display())
+            }
+            _ => format!("use {}: {why}; hint: may this account write there?", dir.display()),
+        })?;
+        let long = path.as_os_str().len() > PATH_BYTES_MAX;
+        let hint = match long {
+            true => "hint: the path of a socket has at most 107 bytes: name a folder with a shorter one",
+            false => "hint: may this account write there?",
+        };
+        let named = |why| format!("listen on the socket {}: {why}; {hint}", path.display());
+        let listener = durable::bind_private(&path, |socket| UnixListener::bind(socket)).map_err(named)?;
+        Ok(Self { listener, place: Place { path, _lock: lock } })
+    }
+
+    /// Answers until it is dropped.
+    pub async fn serve(self, controlled: Controlled) {
+        let service = ControlServer::new(controlled).max_decoding_message_size(REQUEST_BYTES_MAX);
+        let router = Server::builder().max_concurrent_streams(STREAMS_MAX).add_service(service);
+        let Self { listener, place } = self;
+        let incoming = UnixListenerStream::new(listener);
+        let connections = listen::bounded(incoming, listen::PREFACE_BYTES, listen::HEAD_LIMIT);
+        tracing::info!(socket = %place.path.display(), "control socket listens");
+        if let Err(why) = router.serve_with_incoming(connections).await {
+            tracing::error!(%why, "the control socket ended; commands find no shim until it is started again");
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Whoever comes now finds no shim, and not one that does not answer. One that stays behind is stale.
+        std::fs::remove_file(&self.path).ok();
+    }
+}
+
+/// What a running shim shows, and what of it may be changed.
+pub struct Controlled {
+    gateway: Gateway,
+    config: Config,
+    processes: Servers,
+}
+
+impl Controlled {
+    /// Of a running gateway, and of the servers that are its programs.
+    pub fn new(gateway: Gateway, config: Config, processes: Servers) -> Self {
+        Self { gateway, config, processes }
+    }
+}
+
+/// Says that the connection of this request carries one.
+fn carried<T>(request: &Request<T>) -> Option<Carried> {
+    request.extensions().get::<Load>().map(Load::request)
+}
+
+#[tonic::async_trait]
+impl Control for Controlled {
+    async fn status(&self, request: Request<ShimStatusRequest>) -> Result<Response<ShimStatusResponse>, Status> {
+        let _carried = carried(&request);
+        Ok(Response::new(self.shown(clock::now_us())))
+    }
+
+    async fn list_processes(
+        &self,
+        request: Request<ListProcessesRequest>,
+    ) -> Result<Response<ListProcessesResponse>, Status> {
+        let _carried = carried(&request);
+        let servers = self.processes.list().iter().map(processes::shown).collect();
+        Ok(Response::new(ListProcessesResponse { servers }))
+    }
+
+    async fn change_processes(
+        &self,
+        request: Request<ChangeProcessesRequest>,
+    ) -> Result<Response<ServerProcesses>, Status> {
+        let _carried = carried(&request);
+        processes::change(&self.processes, request.into_inner()).await.map(Response::new)
+    }
+}
+
+#[cfg(test)]
+mod tests;

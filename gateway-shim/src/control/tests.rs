@@ -1,0 +1,111 @@
+//! Promises of the control socket: whose it is, that there is one, and that it says what is.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use custody::wire::{self, Decision, Outcome, Phase, control_client::ControlClient, record::Kind};
+use tonic::transport::Endpoint;
+
+use super::*;
+use crate::testing::{
+    TempDir,
+    server::{Server, Trick},
+    within,
+};
+
+/// A configuration whose folders are in this one.
+pub(crate) fn config(dir: &TempDir) -> Config {
+    let text = r#"
+        [gateway]
+        origin = "log.example"
+        workspace = "01010101010101010101010101010101"
+        id = "09090909090909090909090909090909"
+        key = "gateway.key"
+        tls_key = "tls.key"
+        enrolment = "enrolment.json"
+        [ledger]
+        endpoint = "https://localhost:7443"
+        [spool]
+        dir = "spool"
+        [fork]
+        dir = "forks"
+    "#;
+    let mut config = Config::parse(text).unwrap();
+    config.spool.dir = dir.path().join("state");
+    config
+}
+
+async fn status(config: &Config) -> ShimStatusResponse {
+    let endpoint = Endpoint::from_shared(format!("unix:{}", config.control_socket().display())).unwrap();
+    let mut client = ControlClient::new(endpoint.connect().await.unwrap());
+    client.status(ShimStatusRequest {}).await.unwrap().into_inner()
+}
+
+#[tokio::test]
+async fn the_socket_is_its_owners_alone_and_there_is_one_for_each_folder() {
+    let dir = TempDir::new();
+    let config = config(&dir);
+    let socket = Socket::bind(&config).unwrap();
+    let mode = std::fs::metadata(config.control_socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let other = Socket::bind(&config).map(drop).unwrap_err();
+    assert!(other.contains("another shim runs with it; hint: gateway-shim status"), "{other}");
+    drop(socket);
+    assert!(!config.control_socket().exists(), "whoever comes now would find nobody");
+    // What a shim leaves that was killed: the socket, without the lock.
+    drop(std::os::unix::net::UnixListener::bind(config.control_socket()).unwrap());
+    Socket::bind(&config).unwrap();
+}
+
+#[tokio::test]
+async fn status_says_what_was_recorded_shipped_and_heard_of_the_ledger() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let (gateway, config) = (server.gateway(&dir).await, config(&dir));
+    let serving =
+        Socket::bind(&config).unwrap().serve(Controlled::new(gateway.clone(), config.clone(), Servers::default()));
+    let serving = tokio::spawn(serving);
+    let call = |outcome: Outcome, decision: Decision| wire::Call {
+        phase: Phase::Complete as i32,
+        mode: wire::Mode::Strict as i32,
+        server: "files".into(),
+        outcome: outcome as i32,
+        decision: decision as i32,
+        rule: "shim/no-token".into(),
+        ..Default::default()
+    };
+    let name = gateway.record(Kind::Call(call(Outcome::Ok, Decision::Allowed))).await.unwrap();
+    gateway.record(Kind::Call(call(Outcome::Unauthenticated, Decision::Denied))).await.unwrap();
+    let running = gateway.begin(call(Outcome::Ok, Decision::Allowed)).await.unwrap();
+    let seen = within(async {
+        loop {
+            let seen = status(&config).await;
+            if seen.ledger.as_ref().unwrap().receipt_at > 0 && seen.spool.as_ref().unwrap().unshipped == 0 {
+                break seen;
+            }
+        }
+    });
+    let seen = seen.await;
+    let (spool, ledger) = (seen.spool.unwrap(), seen.ledger.unwrap());
+    assert_eq!(spool.epoch, bytes::Bytes::from(name.epoch));
+    assert_eq!((spool.running, spool.next_record), (1, name.number + 2));
+    assert!(spool.bytes > 0 && spool.bytes <= spool.bytes_max, "{spool:?}");
+    assert!(ledger.connected && ledger.why.is_empty() && ledger.leaves > 0, "{ledger:?}");
+    let files = seen.servers.iter().find(|server| server.name == "files").unwrap();
+    let counts: Vec<_> = files.calls.iter().map(|of| (of.decision(), of.outcome(), of.count)).collect();
+    assert_eq!(counts, [(Decision::Allowed, Outcome::Ok, 1), (Decision::Denied, Outcome::Unauthenticated, 1)]);
+    server.kill();
+    // The next batch breaks the stream.
+    server.tricks([Trick::Vanish]);
+    gateway.record(Kind::Call(call(Outcome::Ok, Decision::Allowed))).await.unwrap();
+    let ledger = within(async {
+        loop {
+            let ledger = status(&config).await.ledger.unwrap();
+            if !ledger.connected {
+                break ledger;
+            }
+        }
+    });
+    assert!(ledger.await.why.contains("hint: "), "what to do about it");
+    running.finish(crate::writer::Ending::of(Outcome::Ok)).await.unwrap();
+    assert_eq!(status(&config).await.spool.unwrap().running, 0);
+    serving.abort();
+}

@@ -1,0 +1,157 @@
+//! What is read of messages, and what is refused because two readers might read it differently.
+
+use super::*;
+
+fn request(body: &str) -> Request {
+    match parse(body.as_bytes()).unwrap() {
+        Message::Request(request) => *request,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ending_of(body: &str) -> Ending {
+    match parse(body.as_bytes()).unwrap() {
+        Message::Answer { ending, .. } => ending,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_call_is_read_and_nothing_but_its_envelope() {
+    let call = request(
+        r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"echo","arguments":{"name":"secret"},
+        "_meta":{"progressToken":"p","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}}"#,
+    );
+    assert_eq!((call.id.as_str(), call.raw_id.as_str(), call.name.as_deref()), ("n7", "7", Some("echo")));
+    assert_eq!(call.progress.as_deref(), Some("sp"));
+    assert_eq!(call.trace.unwrap().flags, 1);
+    let hello = request(
+        r#"{"jsonrpc":"2.0","id":"a","method":"initialize","params":{"protocolVersion":"2025-11-25",
+        "clientInfo":{"name":"c","version":"1"}}}"#,
+    );
+    assert_eq!(hello.client, Some(("c".into(), "1".into())));
+    assert_eq!(hello.protocol.as_deref(), Some("2025-11-25"));
+}
+
+#[test]
+fn what_two_readers_might_read_differently_is_refused() {
+    for (body, id, says) in [
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#,
+            Some("1"),
+            "in params: the key name stands twice",
+        ),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","method":"ping"}"#, Some("1"), "the key method"),
+        (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#, None, "the key id stands twice"),
+        (r#"{"jsonrpc":"2.0","jsonrpc":"2.0","id":"a","method":"ping"}"#, Some("\"a\""), "the key jsonrpc"),
+        (r#"{"jsonrpc":"2.0","id":null,"method":"tools/call"}"#, None, "is null"),
+        (r#"{"jsonrpc":"2.0","id":{},"method":"tools/call"}"#, None, "neither a text nor a number"),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"ping","result":{}}"#, Some("1"), "holds a result"),
+        (r#"{"jsonrpc":"2.0","id":1,"method":null,"error":{"code":1,"message":"m"}}"#, Some("1"), "method is no text"),
+        (r#"{"jsonrpc":"2.0","id":1,"error":{"code":"x"}}"#, None, "no number as its code"),
+        (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, None, "send each by itself"),
+        ("7", None, "no object"),
+        (r#"{"id":1.5e0,"method":"ping"}"#, Some("1.5e0"), "jsonrpc is not 2.0"),
+        (r#"{"jsonrpc":"2.0","id":1}"#, None, "neither a method, nor a result, nor an error"),
+        (r#"{"jsonrpc":"2.0"}"#, None, "neither a method nor an id"),
+        (r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a"}}"#, None, "without an id"),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call","params":{"name":"a"}}"#,
+            Some("1"),
+            "is method but for the case",
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"Params":{"name":"b"}}"#,
+            Some("1"),
+            "is params but for the case",
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"param\u017f":{"name":"b"}}"#,
+            Some("1"),
+            "is params but for the case",
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","Name":"b"}}"#,
+            Some("1"),
+            "in params: a key is name but for the case",
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"arguments":{},"arguments":{"x":1}}}"#,
+            Some("1"),
+            "in params: the key arguments stands twice",
+        ),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":5}}"#, Some("1"), "name is not in form"),
+        (r#"{"jsonrpc":"2.0","method":"notifications/x","ID":5,"Method":"tools/call"}"#, None, "is id but for"),
+    ] {
+        let malformed = parse(body.as_bytes()).unwrap_err();
+        assert_eq!((malformed.code, malformed.raw_id.as_deref()), (NOT_A_MESSAGE, id), "{body}");
+        assert!(malformed.text.contains(says), "{body}: {}", malformed.text);
+    }
+    let skipped = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":{\"x\":\"\xff\"}}";
+    for body in [&skipped[..], b"{", b"{}{}"] {
+        assert_eq!(parse(body).unwrap_err().code, NOT_JSON);
+    }
+}
+
+#[test]
+fn outcomes_are_told_apart() {
+    let answer = |rest: &str| ending_of(&format!(r#"{{"jsonrpc":"2.0","id":1,{rest}}}"#));
+    assert_eq!(answer(r#""result":{"content":[]}"#).outcome, Outcome::Ok);
+    assert_eq!(answer(r#""result":{"isError":true}"#).outcome, Outcome::ToolError);
+    assert_eq!(answer(r#""result":{"resultType":"input_required"}"#).outcome, Outcome::InputRequired);
+    assert_eq!(answer(r#""result":{"resultType":"task"}"#).outcome, Outcome::Deferred);
+    let error = answer(r#""error":{"code":-32601,"message":"secret"}"#);
+    assert_eq!((error.outcome, error.error_code), (Outcome::RpcError, Some((-32601_i32).cast_unsigned())));
+}
+
+#[test]
+fn what_comes_next_is_read_of_both_eras() {
+    let next = |rest: &str| match parse(format!(r#"{{"jsonrpc":"2.0","id":1,"result":{rest}}}"#).as_bytes()).unwrap() {
+        Message::Answer { next, ending, .. } => (ending.outcome, next.map(|next| *next).unwrap_or_default()),
+        other => panic!("{other:?}"),
+    };
+    let (outcome, said) = next(
+        r#"{"resultType":"input_required","requestState":"s","inputRequests":{"a":{"method":"elicitation/create","params":{}}}}"#,
+    );
+    assert_eq!((outcome, said.asks.as_slice()), (Outcome::InputRequired, &["elicitation/create".to_owned()][..]));
+    assert_eq!(said.state, Some(text_digest(b"s")));
+    let task = |id: &str, ended| Some(Task { id: id.to_owned(), ended });
+    let (outcome, said) = next(r#"{"resultType":"task","taskId":"t","status":"working"}"#);
+    assert_eq!((outcome, said.task), (Outcome::Deferred, task("t", None)));
+    let (outcome, said) = next(r#"{"task":{"taskId":"t","status":"working"}}"#);
+    assert_eq!((outcome, said.task), (Outcome::Deferred, task("t", None)));
+    for (status, result, ended) in [
+        ("completed", r#","result":{"isError":true}"#, Outcome::ToolError),
+        ("completed", "", Outcome::Ok),
+        ("failed", "", Outcome::RpcError),
+        ("cancelled", "", Outcome::Cancelled),
+    ] {
+        let (_, said) = next(&format!(r#"{{"resultType":"complete","taskId":"t","status":"{status}"{result}}}"#));
+        assert_eq!(said.task, task("t", Some(ended)));
+    }
+    // A client might read the other one.
+    let twofold = r#"{"jsonrpc":"2.0","id":1,"result":{"inputRequests":{},"inputRequests":{}}}"#;
+    assert!(parse(twofold.as_bytes()).is_err());
+}
+
+#[test]
+fn text_of_callers_is_a_token_or_a_digest() {
+    assert!(matches!(target("read_file"), call::Target::Tool(_)));
+    assert!(matches!(target("läse"), call::Target::ToolDigest(_)));
+    assert!(matches!(client(&"x".repeat(129)), call::Client::ClientNameDigest(_)));
+    assert!(matches!(client_release(""), call::ClientRelease::ClientVersionDigest(_)));
+}
+
+#[test]
+fn only_a_whole_traceparent_counts() {
+    for bad in [
+        "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+        "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
+        "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "",
+    ] {
+        assert_eq!(trace(bad), None, "{bad}");
+    }
+}

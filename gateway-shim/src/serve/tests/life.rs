@@ -1,0 +1,162 @@
+//! What a server over stdio answers without a session, and how its processes end by themselves.
+
+use super::*;
+
+/// A server of both eras in a few lines of shell: it says in each answer which process it is, and answers `first` only when
+/// it is asked `second`, so that two requests wait at a time.
+const BOTH: &str = r#"
+first=
+while IFS= read -r line; do
+  id=$(printf '%s' "$line" | sed -n 's/.*"id":\("*[^,"]*"*\),.*/\1/p')
+  case "$line" in
+    *'"server/discover"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"supportedVersions":["2026-07-28"]}}\n' "$id";;
+    *'"initialize"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25"}}\n' "$id";;
+    *'"first"'*) first=$id; token=$(printf '%s' "$line" | sed -n 's/.*"progressToken":\([^,}]*\).*/\1/p')
+                 printf '{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":%s}}\n' "$token";;
+    *'"second"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"of":"second","pid":"%s"}}\n' "$id" $$
+                  printf '{"jsonrpc":"2.0","id":%s,"result":{"of":"first","pid":"%s"}}\n' "$first" $$;;
+    *'"subscriptions/listen"'*) printf '{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":%s}}}\n' "$id"
+                 printf '{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%s}}\n' "$id";;
+    *'"nowhere"'*) printf '{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no"}}\n' "$id";;
+    *'"crash"'*) exit 7;;
+    *'"asks"'*) printf '{"jsonrpc":"2.0","id":5,"method":"sampling/createMessage"}\n'
+                IFS= read -r told
+                printf '{"jsonrpc":"2.0","id":%s,"result":{"told":%s}}\n' "$id" "$told";;
+  esac
+done
+"#;
+
+async fn bench_of(script: &str, more: &str) -> Bench {
+    let script = toml::Value::String(script.into());
+    Bench::new(&format!("command = [\"sh\", \"-c\", {script}]\n{more}")).await
+}
+
+/// A request that says its version itself.
+fn ask(id: &Value, method: &str, name: &str) -> String {
+    let meta = json!({"io.modelcontextprotocol/protocolVersion":"2026-07-28","progressToken":id});
+    format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\",\"params\":{{\"name\":\"{name}\",\"_meta\":{meta}}}}}"
+    )
+}
+
+fn events(body: &[u8]) -> Vec<Value> {
+    let text = String::from_utf8_lossy(body);
+    text.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok()).collect()
+}
+
+fn lives(records: &[Kind]) -> Vec<(wire::ServerState, Option<u32>, Option<u32>)> {
+    records
+        .iter()
+        .filter_map(|kind| match kind {
+            Kind::GatewayEvent(wire::GatewayEvent { event: Some(Event::ServerLife(life)), .. }) => {
+                Some((life.state(), life.exit_code, life.signal))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// Two clients of one member count from the same number, and each gets its own answer, progress and token back.
+#[tokio::test]
+async fn what_is_asked_without_a_session_shares_a_process_and_is_not_mixed_up() {
+    let bench = bench_of(BOTH, "").await;
+    let uri = format!("http://{}/mcp/test", bench.address);
+    let mut request = hyper::Request::post(uri).header("authorization", &bench.token);
+    for (name, value) in modern::headers("tools/call", "first") {
+        request = request.header(name, value);
+    }
+    let request = request.body(Full::from(ask(&json!("same"), "tools/call", "first"))).unwrap();
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let (parts, mut first) = within(client.request(request)).await.unwrap().into_parts();
+    let progress = within(first.frame()).await.unwrap().unwrap().into_data().unwrap();
+    // The first waits: it has said how far it is.
+    let (_, headers, second) =
+        within(bench.post(&modern::headers("tools/call", "second"), &ask(&json!("same"), "tools/call", "second")))
+            .await;
+    let first = [progress, within(first.collect()).await.unwrap().to_bytes()].concat();
+    assert_eq!(text(&parts.headers, "content-type"), Some("text/event-stream"));
+    assert!(!headers.contains_key(SESSION));
+    let second: Value = serde_json::from_slice(&second).unwrap();
+    let first = events(&first);
+    assert_eq!((&second["id"], &second["result"]["of"]), (&json!("same"), &json!("second")));
+    assert_eq!((&first[1]["id"], &first[1]["result"]["of"]), (&json!("same"), &json!("first")));
+    assert_eq!(first[0]["params"]["progressToken"], json!("same"));
+    assert_eq!(first[1]["result"]["pid"], second["result"]["pid"], "one process");
+    let (status, _, _) = bench.post(&modern::headers("nowhere", ""), &ask(&json!(1), "nowhere", "x")).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (_, _, listened) =
+        bench.post(&modern::headers("subscriptions/listen", ""), &ask(&json!("l"), "subscriptions/listen", "x")).await;
+    let listened = events(&listened);
+    assert_eq!(listened[0]["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], json!("l"));
+    assert_eq!(listened.len(), 1, "the server ended it, and the stream ended");
+    let (_, _, asked) = bench.post(&modern::headers("tools/call", "asks"), &ask(&json!(2), "tools/call", "asks")).await;
+    let asked: Value = serde_json::from_slice(&asked).unwrap();
+    assert_eq!(
+        asked["result"]["told"]["error"]["code"],
+        json!(refusal::CODE_DENIED),
+        "no server asks without a session"
+    );
+    let (status, _, _) =
+        bench.post(&modern::headers("tools/call", "crash"), &ask(&json!(3), "tools/call", "crash")).await;
+    assert_eq!(status, StatusCode::BAD_GATEWAY);
+    let (_, _, body) =
+        bench.post(&modern::headers("tools/call", "second"), &ask(&json!(4), "tools/call", "second")).await;
+    assert!(!body.is_empty(), "another process");
+    let lives = lives(&bench.records().await);
+    use wire::ServerState::{Crashed, Started, Stopped};
+    assert_eq!(lives[..3], [(Started, None, None), (Crashed, Some(7), None), (Started, None, None)]);
+    assert_eq!((lives.len(), lives[3].0), (4, Stopped));
+}
+
+/// Clients of both eras take an error without a body of that revision for a server of sessions alone.
+#[tokio::test]
+async fn a_server_that_knows_sessions_alone_is_asked_once_and_then_no_more() {
+    let declines = r#"
+while IFS= read -r line; do
+  case "$line" in
+    *'"server/discover"'*) printf '{"jsonrpc":"2.0","id":"custody/discover","error":{"code":-32601,"message":"no"}}\n';;
+    *) printf '{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25"}}\n';;
+  esac
+done
+"#;
+    let bench = bench_of(declines, "").await;
+    for _ in 0..3 {
+        let (status, _, body) =
+            bench.post(&modern::headers("server/discover", ""), &ask(&json!(1), "server/discover", "x")).await;
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((status, &body["error"]["code"]), (StatusCode::BAD_REQUEST, &json!(CODE_NO_SESSION)));
+    }
+    begin(&bench).await;
+    let lives = lives(&bench.records().await);
+    let states: Vec<_> = lives.iter().map(|(state, ..)| *state).collect();
+    use wire::ServerState::{Started, Stopped};
+    assert_eq!(states, [Started, Stopped, Started, Stopped]);
+}
+
+#[tokio::test]
+async fn a_process_that_nobody_asks_ends_and_its_session_with_it() {
+    let bench = bench_of(BOTH, "idle_s_max = 1\n").await;
+    let session = begin(&bench).await;
+    within(async {
+        while !bench.processes.list()[0].processes.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let (status, ..) = bench.post(&[(SESSION, &session)], r#"{"jsonrpc":"2.0","id":1,"method":"nowhere"}"#).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let lives = lives(&bench.records().await);
+    use wire::ServerState::{Started, Stopped};
+    assert_eq!(lives.iter().map(|(state, ..)| *state).collect::<Vec<_>>(), [Started, Stopped]);
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_answer_its_first_request_is_ended() {
+    let bench = bench_of("while read -r line; do :; done", "ready_s_max = 1\nstop_s_max = 1\n").await;
+    let (status, _, _) = bench.post(&[], HELLO).await;
+    assert_eq!(status, StatusCode::BAD_GATEWAY);
+    // It failed, so nobody starts another at once.
+    assert_eq!(bench.post(&[], HELLO).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let lives = lives(&bench.records().await);
+    assert_eq!((lives.len(), lives[1].0), (2, wire::ServerState::Unreachable));
+}

@@ -1,0 +1,175 @@
+//! The processes of one server: their bounds, their failures, the one that stands ready. Without stage and guard, which
+//! `tests/life.rs` starts as they are built.
+
+use custody::{id::MemberId, record, wire, wire::record::Kind};
+
+use super::{
+    pool::{Doing, Lease, Owner, Refused},
+    *,
+};
+use crate::{
+    config::{Limits, ProcessConfig, Sandbox, Start},
+    testing::{TempDir, server::Server, within},
+};
+
+const ONE: Owner = Some(MemberId([1; 16]));
+const OTHER: Owner = Some(MemberId([2; 16]));
+/// Answers that it declines, so that nobody waits for it.
+const ANSWERS: &str =
+    r#"while read -r line; do echo '{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":""}}'; done"#;
+
+struct Bench {
+    ledger: Server,
+    gateway: Gateway,
+    servers: Servers,
+    _dir: TempDir,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let (ledger, dir) = (Server::start().await, TempDir::new());
+        let gateway = ledger.gateway(&dir).await;
+        Self { ledger, gateway, servers: Servers::default(), _dir: dir }
+    }
+
+    fn add(&self, command: &[&str], change: impl FnOnce(&mut ProcessConfig)) -> Arc<Pool> {
+        let mut config = ProcessConfig {
+            command: command.iter().map(|&word| word.to_owned()).collect(),
+            environment: BTreeMap::new(),
+            directory: ".".into(),
+            start: Start::OnDemand,
+            idle_s_max: 600,
+            ready_s_max: 30,
+            stop_s_max: 5,
+            sessions_max: 3,
+            member_sessions_max: 2,
+            failures_max: 2,
+            limits: Limits::default(),
+            sandbox: Sandbox::default(),
+        };
+        change(&mut config);
+        self.servers.add("test", config, self.gateway.clone())
+    }
+
+    async fn states(self) -> Vec<wire::ServerState> {
+        assert_eq!(self.gateway.drain().await.unwrap().unshipped, 0);
+        let records = self.ledger.shared.ledger.lock().unwrap().records();
+        let state = |bytes: &bytes::Bytes| match record::decode(bytes).unwrap().kind {
+            Some(Kind::GatewayEvent(wire::GatewayEvent {
+                event: Some(wire::gateway_event::Event::ServerLife(life)),
+                ..
+            })) => Some(life.state()),
+            _ => None,
+        };
+        records.iter().filter_map(state).collect()
+    }
+}
+
+/// Holds a process as a session does: until somebody asks for its end.
+fn hold(started: launch::Started, lease: Lease) {
+    tokio::spawn(async move {
+        lease.asked_to_end().await;
+        drop((started.stdin, started.stdout));
+        lease.end(started.process, wire::ServerState::Stopped).await;
+    });
+}
+
+#[tokio::test]
+async fn processes_have_a_bound_for_all_and_for_each_member_until_they_end() {
+    let bench = Bench::new().await;
+    let pool = bench.add(&["cat"], |_| ());
+    for owner in [ONE, ONE, OTHER] {
+        let (started, lease) = pool.start(owner).await.unwrap();
+        hold(started, lease);
+        if owner == ONE {
+            continue;
+        }
+        assert_eq!(pool.start(OTHER).await.err(), Some(Refused::TooMany));
+    }
+    let listed = bench.servers.list().remove(0);
+    assert_eq!((listed.doing, listed.processes.len(), listed.starts), (Doing::Running, 3, 3));
+    let stopped = within(bench.servers.stop("test")).await.unwrap();
+    assert_eq!((stopped.doing, stopped.processes.len(), stopped.crashes), (Doing::Stopped, 0, 0));
+    assert_eq!(pool.start(ONE).await.err(), Some(Refused::Stopped));
+    assert_eq!(bench.servers.start("test").unwrap().doing, Doing::Idle);
+    for _ in 0..2 {
+        let (started, lease) = pool.start(ONE).await.unwrap();
+        hold(started, lease);
+    }
+    assert_eq!(pool.start(ONE).await.err(), Some(Refused::TooManyOfMember));
+    assert_eq!(within(bench.servers.restart("test")).await.unwrap().doing, Doing::Idle);
+    assert!(bench.servers.start("other").unwrap_err().to_string().contains("hint:"));
+    use wire::ServerState::{Started, Stopped};
+    let states = bench.states().await;
+    assert_eq!(states.iter().filter(|state| **state == Started).count(), 5);
+    assert_eq!(states.iter().filter(|state| **state == Stopped).count(), 5);
+}
+
+#[tokio::test]
+async fn a_server_that_fails_to_start_is_left_alone_until_its_time_or_somebodys_word() {
+    let bench = Bench::new().await;
+    let pool = bench.add(&["no-such-program-anywhere"], |_| ());
+    assert_eq!(pool.start(ONE).await.err(), Some(Refused::Failed));
+    assert!(matches!(pool.start(ONE).await.err(), Some(Refused::Later(_))));
+    let status = pool.status();
+    assert!(matches!(status.doing, Doing::BackingOff(_)), "{status:?}");
+    assert_eq!((status.failures, status.crashes, status.starts), (1, 1, 0));
+    assert_eq!(status.last.unwrap().state, wire::ServerState::Crashed);
+    assert_eq!(bench.servers.start("test").unwrap().doing, Doing::Idle);
+    assert_eq!(pool.start(ONE).await.err(), Some(Refused::Failed));
+    assert_eq!(bench.states().await, [wire::ServerState::Crashed; 2]);
+}
+
+/// A process that ends before it has answered anything counts as one that did not start; one that has answered does not.
+#[tokio::test]
+async fn only_what_never_answered_makes_others_wait() {
+    let bench = Bench::new().await;
+    let pool = bench.add(&["cat"], |_| ());
+    for answered in [true, false] {
+        let (started, lease) = pool.start(ONE).await.unwrap();
+        if answered {
+            lease.answered();
+        }
+        drop((started.stdin, started.stdout));
+        lease.end(started.process, wire::ServerState::Crashed).await;
+        assert_eq!(pool.status().failures, u32::from(!answered));
+    }
+    assert!(matches!(pool.start(OTHER).await.err(), Some(Refused::Later(_))));
+}
+
+#[tokio::test]
+async fn one_stands_ready_and_whoever_takes_it_makes_room_for_the_next() {
+    let bench = Bench::new().await;
+    let pool = bench.add(&["sh", "-c", ANSWERS], |config| config.start = Start::Always);
+    let ready = async || loop {
+        let spare = pool.status().processes.into_iter().find(|process| process.spare);
+        if let Some(spare) = spare {
+            return spare.pid;
+        }
+        tokio::task::yield_now().await;
+    };
+    let first = within(ready()).await;
+    assert_eq!(pool.sessionless(), Some(false), "it was asked before anybody used it");
+    let (started, lease) = pool.start(ONE).await.unwrap();
+    assert_eq!(started.process.pid().as_raw_nonzero().get(), first);
+    hold(started, lease);
+    let second = within(ready()).await;
+    assert_ne!(first, second);
+    // Killed, it is replaced once its time to wait has passed; here somebody says so at once.
+    rustix::process::kill_process(rustix::process::Pid::from_raw(second).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    within(async {
+        while pool.status().failures == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    bench.servers.start("test").unwrap();
+    assert_ne!(within(ready()).await, second);
+    within(bench.servers.stop_all()).await;
+    assert!(pool.status().processes.is_empty());
+    use wire::ServerState::{Crashed, Started, Stopped};
+    let states = bench.states().await;
+    let count = |state| states.iter().filter(|seen| **seen == state).count();
+    assert_eq!((count(Started), count(Crashed), count(Stopped)), (3, 1, 2));
+}
