@@ -256,6 +256,11 @@ impl Access {
         self.now().still_allowed(caller, ask, now_us)
     }
 
+    /// What is in force for a server.
+    pub fn of_server<T>(&self, name: &str, read: impl FnOnce(&policy::Server) -> T) -> Option<T> {
+        self.now().policy.servers.get(name).map(read)
+    }
+
     /// Digest of what is in force.
     pub fn digest(&self) -> [u8; 32] {
         self.now().policy.digest

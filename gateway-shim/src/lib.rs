@@ -9,6 +9,7 @@
 
 pub mod access;
 pub mod batcher;
+pub mod catalog;
 pub mod certificate;
 pub mod cli;
 pub mod client;

@@ -139,9 +139,6 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
         // The one comes with the other.
         (Port::Serve(..), None) => {}
     }
-    if let Some(engine) = &engine {
-        engine.keep_counts().await;
-    }
     let code = drain(&gateway).await;
     control.abort();
     looked_at.iter().for_each(tokio::task::JoinHandle::abort);

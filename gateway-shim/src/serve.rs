@@ -22,8 +22,10 @@ use tokio_stream::StreamExt as _;
 
 use crate::{
     access::{self, Access, Caller, Unauthenticated, Why},
+    catalog::{self, Catalog},
     clock,
     config::{Config, Faults, ServeConfig, ServerConfig, is_loopback},
+    durable,
     gateway::Gateway,
     listen::{self, Load},
     server::Servers,
@@ -62,6 +64,8 @@ const PROTOCOL: &str = "mcp-protocol-version";
 const NAME: &str = "mcp-name";
 /// Header that names the event behind which a stream is taken up again.
 const LAST_EVENT: &str = "last-event-id";
+/// The file of pins in `serve.dir`.
+const PINS: &str = "pins";
 /// How long the body of a request may take behind its head.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// How often what is open is looked at without a change of access: tokens expire.
@@ -80,6 +84,7 @@ struct Waits {
 pub(crate) struct Shared {
     gateway: Gateway,
     access: Access,
+    catalog: Catalog,
     cuts: open::Cuts,
 }
 
@@ -89,15 +94,20 @@ pub(crate) struct Shared {
 /// [`Faults`]: the same.
 pub fn check(config: &Config) -> Result<(), Faults> {
     if let Some(serve) = &config.serve {
-        access::check(&access_paths(serve))?;
+        access::check(&serve.policies())?;
+        catalog::read(&serve.dir.join(PINS))?;
         tls::Acceptor::of(serve)?;
     }
     config.servers.iter().try_for_each(|(name, server)| Server::check(name, server))
 }
 
-/// Where the access policy's files are.
-pub fn access_paths(serve: &ServeConfig) -> access::Paths {
-    access::Paths { dir: serve.dir.clone(), workspace: serve.access.clone(), organisation: serve.organisation.clone() }
+/// What servers list, as it is pinned in the folder of what is in force.
+fn open_catalog(serve: &ServeConfig, gateway: &Gateway) -> Result<Catalog, Faults> {
+    durable::create_dir(&serve.dir, 0o700).map_err(|why| {
+        let hint = "hint: name a folder that can be made";
+        Faults(vec![format!("serve.dir: {} cannot be made: {why}; {hint}", serve.dir.display())])
+    })?;
+    Catalog::open(serve.dir.join(PINS), gateway.clone())
 }
 
 /// The endpoint: a proxy for each server.
@@ -124,7 +134,8 @@ impl Front {
         serve: ServeConfig,
         servers: &BTreeMap<String, ServerConfig>,
     ) -> Result<Arc<Self>, Faults> {
-        let shared = Arc::new(Shared { gateway, access, cuts: open::Cuts::default() });
+        let catalog = open_catalog(&serve, &gateway)?;
+        let shared = Arc::new(Shared { gateway, access, catalog, cuts: open::Cuts::default() });
         let processes = Servers::default();
         let proxy = |(name, server): (&String, &ServerConfig)| {
             let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server, &processes)?;

@@ -181,7 +181,7 @@ impl<'de, const N: usize> Visitor<'de> for Known<N> {
 }
 
 /// Whether a key is `known` but for the case of its letters: some servers (Go's `encoding/json`) read it as that one.
-fn is_alike(known: &str, key: &str) -> bool {
+pub(crate) fn is_alike(known: &str, key: &str) -> bool {
     if key.is_ascii() {
         return known.eq_ignore_ascii_case(key);
     }

@@ -47,6 +47,7 @@ pub(super) fn asked(server: &Arc<str>, caller: &Caller, request: &Request, begun
         from_server: false,
         request_bytes: bytes,
         round: 1,
+        list: None,
     }
 }
 
@@ -61,6 +62,7 @@ pub(super) fn asked_of_session(server: &Arc<str>, caller: &Caller, bytes: u64) -
         from_server: false,
         request_bytes: bytes,
         round: 1,
+        list: None,
     }
 }
 
@@ -75,6 +77,7 @@ pub(super) fn asked_back(server: &Arc<str>, caller: &Caller, method: &str, bytes
         from_server: true,
         request_bytes: bytes,
         round: 1,
+        list: None,
     }
 }
 

@@ -75,6 +75,11 @@ impl Credentials {
         Ok(Some(credentials))
     }
 
+    /// Whether there are secrets of single members.
+    pub(super) fn are_of_members(&self) -> bool {
+        self.of_members.is_some()
+    }
+
     /// The header for a request of this member.
     ///
     /// # Errors

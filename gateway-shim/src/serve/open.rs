@@ -17,7 +17,7 @@ use bytes::Bytes;
 use custody::wire::Outcome;
 use tokio::sync::{Notify, oneshot};
 
-use super::refusal::error_body;
+use super::{proxy::Listing, refusal::error_body};
 use crate::{
     access::{Access, Ask, Caller, Judgement, Slot},
     gateway,
@@ -36,6 +36,8 @@ pub(super) struct Asked {
     pub(super) request_bytes: u64,
     /// 1, or more of a call that asked for input before.
     pub(super) round: u64,
+    /// Of a request for a list.
+    pub(super) list: Option<Arc<Listing>>,
 }
 
 impl Asked {

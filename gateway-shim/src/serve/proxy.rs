@@ -3,7 +3,10 @@
 //! What must hold: nothing goes on that the access policy does not allow, in either direction, nor before its intent is
 //! recorded; what is not the caller's (a session, a task, a round) is not there for them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use axum::{
     body::Body,
@@ -39,8 +42,10 @@ use crate::{
 };
 
 mod hear;
+mod listed;
 
 pub(super) use hear::is_stream;
+pub(super) use listed::Listing;
 
 /// Key of the number of a round.
 const ROUND: &str = "shim/round";
@@ -91,6 +96,8 @@ pub struct Proxy {
     links: Links,
     pub(super) counts: Counts,
     pub(super) open: OpenCalls,
+    /// Requests of the shim itself.
+    own_asked: AtomicU64,
     pub(super) server: Server,
 }
 
@@ -165,6 +172,7 @@ impl Proxy {
             links: Links::default(),
             counts: Counts::default(),
             open: OpenCalls::default(),
+            own_asked: AtomicU64::new(0),
             server,
         })
     }
@@ -355,31 +363,34 @@ impl Proxy {
             let value = Some(wire::extension::Value::Number(number));
             call.extensions.push(wire::Extension { key: ROUND.to_owned(), value });
         }
-        let refused = match self.before(&came, &request, &body, &mut call).await {
+        asked.list = self.listing(&came, &request, &body);
+        let refused = match self.before(&came, &asked, &body, &mut call).await {
             Err(refusal) => Err(self.refused(call, refusal).await),
             Ok(()) => self.admit(asked, &request.method, &request.raw_id, call).await,
         };
         match refused {
             Err(refusal) => refusal.answer(&request.raw_id),
             Ok(running) if running.is_cut() => error(StatusCode::OK, &request.raw_id, CODE_REVOKED, REVOKED),
-            Ok(running) => self.forward(&came, request, body, Some(running)).await,
+            Ok(running) => match self.list_again(&running, &request.raw_id) {
+                Some(answer) => answer,
+                None => self.forward(&came, request, body, Some(running)).await,
+            },
         }
     }
 
     /// What is looked at before a request goes on, besides the access policy: whether the tool is as it was, and whether the
     /// arguments fit it.
-    #[expect(clippy::unused_async, reason = "the catalog of definitions looks here")]
     async fn before(
-        &self,
+        self: &Arc<Self>,
         came: &Came,
-        _request: &Request,
-        _body: &Bytes,
-        _call: &mut wire::Call,
+        asked: &Asked,
+        body: &Bytes,
+        call: &mut wire::Call,
     ) -> Result<(), Refusal> {
-        match &self.server {
-            Server::Http(server) => server.check_credential(&came.caller),
-            Server::Stdio(_) => Ok(()),
+        if let Server::Http(server) = &self.server {
+            server.check_credential(&came.caller)?;
         }
+        self.check_tool(came, &asked.ask(), body, call).await
     }
 
     async fn forward(self: &Arc<Self>, came: &Came, request: Request, body: Bytes, running: Option<Running>) -> Answer {

@@ -16,6 +16,7 @@ use custody::wire::Outcome;
 use super::Answer;
 use crate::{
     access::{Judgement, OverLimit, Why},
+    catalog,
     mcp::{
         envelope::{Malformed, NOT_A_MESSAGE},
         headers::{MISMATCH, Mismatch},
@@ -34,6 +35,8 @@ pub(super) const CODE_REVOKED: i32 = 1_007;
 pub(super) const CODE_UNAUTHENTICATED: i32 = 1_008;
 pub(super) const CODE_UNREADABLE: i32 = 1_009;
 pub(super) const CODE_NO_CREDENTIAL: i32 = 1_010;
+const CODE_QUARANTINED: i32 = 1_011;
+const CODE_SCHEMA: i32 = 1_012;
 /// What servers answer to a request without a session; clients of both eras then fall back to `initialize`.
 pub(super) const CODE_NO_SESSION: i32 = -32_000;
 
@@ -177,6 +180,16 @@ impl Refusal {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         answer
+    }
+}
+
+impl From<catalog::Refusal> for Refusal {
+    fn from(refusal: catalog::Refusal) -> Self {
+        let code = if refusal.rule == catalog::RULE_SCHEMA { CODE_SCHEMA } else { CODE_QUARANTINED };
+        // A place in a schema may hold any character.
+        let text = serde_json::Value::from(refusal.text).to_string();
+        let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default().to_owned();
+        Self { text: text.into(), ..Self::new(refusal.rule, Outcome::Denied, StatusCode::OK, code, "") }
     }
 }
 

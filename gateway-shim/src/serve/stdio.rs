@@ -133,6 +133,22 @@ impl Stdio {
         answer
     }
 
+    /// A request of the shim itself within a session, or as this member would without one; and its answer.
+    pub(super) async fn ask_itself(
+        self: &Arc<Self>,
+        proxy: &Arc<Proxy>,
+        headers: &HeaderMap,
+        owner: Owner,
+        wait: Duration,
+        body: &Bytes,
+    ) -> Result<Bytes, String> {
+        let found = match headers.contains_key(SESSION) {
+            true => self.session(headers),
+            false => self.sessionless(proxy, owner).await,
+        };
+        found.map_err(|(_, why)| why.to_owned())?.ask_itself(wait, body).await
+    }
+
     /// What has no answer of its own.
     pub(super) async fn pass(&self, headers: &HeaderMap, body: &Bytes) -> Answer {
         match self.session(headers) {

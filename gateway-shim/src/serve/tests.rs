@@ -28,6 +28,7 @@ use crate::{
 
 mod all;
 mod life;
+mod listed;
 mod members;
 mod modern;
 mod refused;
@@ -70,7 +71,6 @@ struct Bench {
     token: String,
     access: Access,
     front: Arc<Front>,
-    processes: Servers,
     ledger: server::Server,
     gateway: Gateway,
     address: std::net::SocketAddr,
@@ -108,10 +108,11 @@ impl Bench {
     ) -> Self {
         let (ledger, dir) = (server::Server::start().await, TempDir::new());
         let gateway = ledger.gateway(&dir).await;
-        let serving = toml::from_str("listen = \"127.0.0.1:0\"\n").unwrap();
+        let mut serving: ServeConfig = toml::from_str("listen = \"127.0.0.1:0\"\n").unwrap();
+        serving.dir = dir.path().join("state");
         let mut front = Front::new(gateway.clone(), access.clone(), serving, &servers).unwrap();
         Arc::get_mut(&mut front).unwrap().waits = waits;
-        let (of_bench, processes) = (Arc::clone(&front), front.processes().clone());
+        let of_bench = Arc::clone(&front);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -120,19 +121,7 @@ impl Bench {
         };
         let serving =
             tokio::spawn(async move { serve(front, listener, stopped, Duration::from_secs(2)).await.unwrap() });
-        Self {
-            token,
-            access,
-            front: of_bench,
-            processes,
-            ledger,
-            gateway,
-            address,
-            path,
-            stop: Some(stop),
-            serving,
-            _dir: dir,
-        }
+        Self { token, access, front: of_bench, ledger, gateway, address, path, stop: Some(stop), serving, _dir: dir }
     }
 
     /// Status, headers and body of an answer.
@@ -163,8 +152,13 @@ impl Bench {
         client.request(request.body(Full::default()).unwrap()).await.unwrap().into_body()
     }
 
-    /// All records that were made, after a drain.
-    async fn records(mut self) -> Vec<Kind> {
+    /// All records that were made, after a drain, but for those of what the shim asks itself (`listed`).
+    async fn records(self) -> Vec<Kind> {
+        let is_own = |kind: &Kind| matches!(kind, Kind::Call(call) if call.rule == "shim/own");
+        self.all_records().await.into_iter().filter(|kind| !is_own(kind)).collect()
+    }
+
+    async fn all_records(mut self) -> Vec<Kind> {
         self.stop.take().unwrap().send(()).unwrap();
         self.serving.await.unwrap();
         assert_eq!(self.gateway.drain().await.unwrap().unshipped, 0);
@@ -482,6 +476,8 @@ const SHELL_SERVER: &str = r#"
 while IFS= read -r line; do
   id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
   case "$line" in
+    *'"tools/list"'*) own=$(printf '%s' "$line" | sed -n 's/.*"id":"\([^"]*\)".*/\1/p')
+                      printf '{"jsonrpc":"2.0","id":"%s","result":{"tools":[{"name":"echo"}]}}\n' "$own";;
     *'"initialize"'*) printf '{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25"}}\n' "$id";;
     *'"progress"'*) printf '{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p"}}\n'
                    printf '{"jsonrpc":"2.0","id":%s,"result":{"odd" :  1.0}}\n' "$id";;
@@ -553,6 +549,9 @@ async fn stdio_sessions_live_and_die() {
         })
     };
     assert_eq!(outcome("echo"), Some(Outcome::Ok));
+    // The shim has asked the process itself what it lists.
+    let is_pinned = |kind: &Kind| matches!(kind, Kind::Call(call) if call.definition_digest.is_some());
+    assert!(records.iter().any(is_pinned));
     assert_eq!(outcome("progress"), Some(Outcome::Ok));
     assert_eq!(outcome("crash"), Some(Outcome::TransportError));
 }

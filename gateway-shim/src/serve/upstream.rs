@@ -132,6 +132,20 @@ impl Upstream {
         self.credentials.as_ref().map(|credentials| credentials.header(member)).transpose()
     }
 
+    /// Whether each member is known there by a credential of its own.
+    pub(super) fn knows_members(&self) -> bool {
+        self.credentials.as_ref().is_some_and(|credentials| credentials.are_of_members())
+    }
+
+    /// A request of the shim itself: the type of what answers, and its bytes.
+    pub(super) async fn ask_itself(&self, came: &Came, body: Bytes) -> Result<(String, Bytes), String> {
+        let response = self.send(Method::POST, came, body).await?;
+        let (parts, body) = response.into_parts();
+        let content = text(&parts.headers, header::CONTENT_TYPE.as_str()).unwrap_or_default().to_owned();
+        let read = Limited::new(body, READ_BYTES_MAX).collect().await;
+        Ok((content, read.map_err(|why| why.to_string())?.to_bytes()))
+    }
+
     async fn send(&self, method: Method, came: &Came, body: Bytes) -> Result<Response<Incoming>, String> {
         let mut headers = forwarded(&came.headers);
         if let Some((name, value)) = self.credential(came.caller.member).map_err(|NoCredential| "no credential")? {

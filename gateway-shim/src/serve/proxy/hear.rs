@@ -65,7 +65,7 @@ impl Proxy {
         &self,
         running: &Running,
         message: &[u8],
-        ending: Ending,
+        mut ending: Ending,
         next: Option<Box<Next>>,
     ) -> Option<Bytes> {
         if running.is_cut() {
@@ -84,14 +84,16 @@ impl Proxy {
             }
             self.keep(running, *next, ending.outcome).await;
         }
-        let shown = self.shown(running, message).await;
+        let shown = match &running.asked().list {
+            Some(listing) => self.listed(running, listing, message, &mut ending).await,
+            None => self.shown(running, message),
+        };
         running.end(ending);
         shown
     }
 
-    /// What a member sees of an answer: the place where lists are cut to what the member may call. `None`: all of it.
-    #[expect(clippy::unused_async, reason = "the catalog of definitions looks here")]
-    async fn shown(&self, running: &Running, message: &[u8]) -> Option<Bytes> {
+    /// What a member sees of an answer that is no list of definitions. `None`: all of it.
+    fn shown(&self, running: &Running, message: &[u8]) -> Option<Bytes> {
         if running.method() != admit::LIST_OF_TASKS {
             return None;
         }

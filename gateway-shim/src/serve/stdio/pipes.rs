@@ -74,7 +74,7 @@ pub(super) async fn read_lines(proxy: &Arc<Proxy>, session: &Arc<Session>, mut l
                 }
             }
             Ok(Message::Notification { method, progress, subscription, cancels, .. }) => {
-                proxy.count(&method);
+                proxy.noted(&method);
                 if let Some(id) = cancels.filter(|_| session.id().is_none()) {
                     // A server that ends a subscription says so.
                     session.unsubscribed(&id);

@@ -198,6 +198,16 @@ impl Session {
         hears.end.await.ok()
     }
 
+    /// A request of the shim itself, and its answer.
+    pub(super) async fn ask_itself(self: &Arc<Self>, wait: Duration, body: &Bytes) -> Result<Bytes, String> {
+        let Ok(Message::Request(request)) = envelope::parse(body) else { return Err("it is no request".to_owned()) };
+        match self.put(wait, &request, body, None, true).end.await {
+            Ok(Told::Answer(_, line)) => Ok(line),
+            Ok(Told::Failed(_, _, why)) => Err(why.to_owned()),
+            Ok(Told::Over) | Err(_) => Err("the MCP server ended".to_owned()),
+        }
+    }
+
     fn put(
         self: &Arc<Self>,
         wait: Duration,

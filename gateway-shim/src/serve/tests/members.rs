@@ -2,7 +2,7 @@
 
 use super::*;
 
-const BOB: &str = "b0b00000000000000000000000000001";
+pub(super) const BOB: &str = "b0b00000000000000000000000000001";
 /// Tools alone, and of these one less.
 const TOOLS: &str = "[[rules]]\nid = \"not-fails\"\neffect = \"deny\"\neveryone = true\ntools = [\"test/fails\"]\nmethods = \
                      [\"*\"]\n[[rules]]\nid = \"tools\"\neffect = \"allow\"\neveryone = true\ntools = [\"test/*\"]\n";
@@ -137,7 +137,7 @@ async fn the_server_asks_nobody_for_what_no_rule_allows() {
     assert_eq!((link.kind(), link.call_number), (wire::LinkKind::Nested, call.call_number));
 }
 
-/// A server that says when a call reached it and when its connection is gone, and answers nothing.
+/// A server that says when a call reached it and when its connection is gone, and answers nothing but that it lists nothing.
 async fn silent_server() -> (std::net::SocketAddr, tokio::sync::mpsc::Receiver<&'static str>) {
     let (said, seen) = tokio::sync::mpsc::channel(8);
     struct Gone(tokio::sync::mpsc::Sender<&'static str>);
@@ -146,9 +146,13 @@ async fn silent_server() -> (std::net::SocketAddr, tokio::sync::mpsc::Receiver<&
             self.0.try_send("gone").unwrap();
         }
     }
-    let answer = move |_: HttpRequest| {
+    let answer = move |request: HttpRequest| {
         let said = said.clone();
         async move {
+            let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+            if String::from_utf8_lossy(&body).contains("tools/list") {
+                return error(StatusCode::NOT_FOUND, "null", -32_601, "no");
+            }
             said.send("reached").await.unwrap();
             let gone = Gone(said);
             std::future::pending::<()>().await;
@@ -242,7 +246,7 @@ async fn only_the_shims_own_credential_reaches_a_server() {
     let dir = TempDir::new();
     let file = dir.path().join("token");
     for (secret, status) in [("canary-of-the-shim\n", StatusCode::OK), ("another", StatusCode::BAD_GATEWAY)] {
-        crate::durable::replace(&file, secret.as_bytes()).unwrap();
+        durable::replace(&file, secret.as_bytes()).unwrap();
         let credential = format!("url = \"http://{address}/mcp\"\ncredential = {{ file = {file:?} }}\n");
         let bench = Bench::new(&credential).await;
         let sent = [("cookie", "c=d"), ("proxy-authorization", "Basic Zm9v")];

@@ -54,7 +54,7 @@ async fn a_server_behind_tls_is_believed_only_with_its_certificate() {
     ] {
         let (address, ca) = tls_server(name).await;
         let file = dir.path().join(format!("{name}.pem"));
-        crate::durable::replace(&file, ca.as_bytes()).unwrap();
+        durable::replace(&file, ca.as_bytes()).unwrap();
         let ca = if own_authority { format!("ca = {:?}\n", file.to_str().unwrap()) } else { String::new() };
         let bench = Bench::new(&format!("url = \"https://localhost:{}/mcp\"\n{ca}", address.port())).await;
         let (seen, _, body) = bench.post(&[], &tool_call(1, "echo")).await;
@@ -80,8 +80,8 @@ async fn members_speak_over_tls_where_there_is_a_certificate() {
     let dir = TempDir::new();
     let (ca, leaf, key) = certificate("shim.example");
     let (of_leaf, of_key) = (dir.path().join("leaf.pem"), dir.path().join("key.pem"));
-    crate::durable::replace(&of_leaf, leaf.as_bytes()).unwrap();
-    crate::durable::replace(&of_key, key.as_bytes()).unwrap();
+    durable::replace(&of_leaf, leaf.as_bytes()).unwrap();
+    durable::replace(&of_key, key.as_bytes()).unwrap();
     let (ledger, of_gateway) = (server::Server::start().await, TempDir::new());
     let gateway = ledger.gateway(&of_gateway).await;
     let (mut serving, servers) = config(&format!("url = \"http://{}/mcp\"\n", odd_server().await));

@@ -220,7 +220,7 @@ impl Pump {
                 }
             }
             Ok(Message::Notification { method, task, .. }) => {
-                self.proxy.count(&method);
+                self.proxy.noted(&method);
                 match task {
                     Some(task) if !self.proxy.is_own_task(&task, &self.came.caller) => Passes::Not,
                     _ => Passes::AsItIs,

@@ -1,0 +1,402 @@
+//! The tools of each server as they were when somebody last took note of them, and what is different now. Pure.
+//!
+//! What must hold: a tool's definition is in force only as it was first seen, as it was accepted, or, where the policy only
+//! warns, as it was last seen; each change of that is one [`Change`], from which a record is made before the pins that tell of
+//! it are kept; of a name that is no token only digests are kept.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use custody::{
+    hash::text_digest,
+    id::{hex, unhex},
+    strict::is_token,
+    wire::{self, DefinitionAction as Action, DefinitionChange as What, tool_definition},
+};
+use serde::{Deserialize, Serialize};
+
+use super::alike;
+use crate::access::policy::OnChange;
+
+/// Tools of one server that are known, with those that are gone: four pages' worth of what any server lists.
+pub const TOOLS_MAX: usize = 4_096;
+/// Version of the file.
+const VERSION: u32 = 1;
+/// What a name that is no token begins with where a token may stand: no token has it.
+const DIGEST_MARK: char = '#';
+
+type Digest = [u8; 32];
+
+/// What is known of one tool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Pin {
+    /// The definition in force; none, if the tool was quarantined when it was first seen.
+    pinned: Option<Digest>,
+    /// Another one that the server offers, and nobody has accepted.
+    offered: Option<Digest>,
+    /// It is hidden, and its calls are refused.
+    held: bool,
+    /// The server lists it no more.
+    gone: bool,
+    /// The name's fold, or of a name that is no token the fold's digest.
+    fold: Option<String>,
+}
+
+/// All servers' tools. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pins(BTreeMap<String, Arc<BTreeMap<String, Pin>>>);
+
+/// Whether a tool may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// With this definition.
+    InForce(Digest),
+    /// Not before somebody accepts it.
+    Quarantined,
+    /// It was never listed, or is no more.
+    Unlisted,
+}
+
+/// Something that is not as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    key: String,
+    /// What happened.
+    pub what: What,
+    /// What was done about it.
+    pub action: Action,
+    /// The definition that was in force, or offered.
+    pub before: Option<Digest>,
+    /// The one that the server lists.
+    pub after: Option<Digest>,
+    resembles: Option<String>,
+}
+
+/// More tools than are kept of one server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMany;
+
+impl std::fmt::Display for TooMany {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the server has listed more than {TOOLS_MAX} tools")
+    }
+}
+
+/// A name as it is kept: a token as it is, else a mark and its digest.
+fn key(name: &str) -> String {
+    match is_token(name) {
+        true => name.to_owned(),
+        false => format!("{DIGEST_MARK}{}", hex(&text_digest(name.as_bytes()))),
+    }
+}
+
+fn fold_digest(fold: &str) -> String {
+    hex(&text_digest(fold.as_bytes()))
+}
+
+/// What stands in a record for a name.
+enum Named {
+    Token(String),
+    Digest(bytes::Bytes),
+}
+
+fn named(key: &str) -> Named {
+    match key.strip_prefix(DIGEST_MARK).and_then(unhex) {
+        Some(digest) => Named::Digest(digest.into()),
+        None => Named::Token(key.to_owned()),
+    }
+}
+
+impl Change {
+    /// The record of it.
+    pub fn record(&self, server: &str, at: u64) -> wire::ToolDefinition {
+        let digest = |digest: Option<Digest>| digest.map(|digest| bytes::Bytes::copy_from_slice(&digest));
+        wire::ToolDefinition {
+            at,
+            change: self.what as i32,
+            action: self.action as i32,
+            server: server.to_owned(),
+            target: Some(match named(&self.key) {
+                Named::Token(name) => tool_definition::Target::Tool(name),
+                Named::Digest(digest) => tool_definition::Target::ToolDigest(digest),
+            }),
+            digest_before: digest(self.before),
+            digest_after: digest(self.after),
+            resembles: self.resembles.as_deref().map(|key| match named(key) {
+                Named::Token(name) => tool_definition::Resembles::Lookalike(name),
+                Named::Digest(digest) => tool_definition::Resembles::LookalikeDigest(digest),
+            }),
+        }
+    }
+
+    /// For people: the tool's name, or its digest.
+    pub fn tool(&self) -> &str {
+        &self.key
+    }
+}
+
+impl Pins {
+    /// Whether this tool may be called.
+    pub fn standing(&self, server: &str, tool: &str) -> Standing {
+        let Some(pin) = self.0.get(server).and_then(|pins| pins.get(key(tool).as_str())) else {
+            return Standing::Unlisted;
+        };
+        match pin {
+            Pin { held: true, .. } => Standing::Quarantined,
+            Pin { gone: false, pinned: Some(digest), .. } => Standing::InForce(*digest),
+            _ => Standing::Unlisted,
+        }
+    }
+
+    /// Whether any tool of this server is known.
+    pub fn knows(&self, server: &str) -> bool {
+        self.0.contains_key(server)
+    }
+
+    /// Takes note of what a server lists; `whole` says that it lists nothing else. Gives the pins from then on, and what has
+    /// changed.
+    ///
+    /// # Errors
+    /// [`TooMany`].
+    pub fn observe<'a>(
+        &self,
+        server: &str,
+        listed: impl Iterator<Item = (&'a str, Digest)>,
+        whole: bool,
+        on_change: OnChange,
+    ) -> Result<(Self, Vec<Change>), TooMany> {
+        let none = Arc::default();
+        let known = self.0.get(server).unwrap_or(&none);
+        let listed: BTreeMap<String, (&str, Digest)> =
+            listed.map(|(name, digest)| (key(name), (name, digest))).collect();
+        let mut pins = BTreeMap::clone(known);
+        let mut changes = Vec::new();
+        for (key, (name, digest)) in &listed {
+            match pins.get_mut(key) {
+                Some(pin) => changes.extend(pin.seen_again(key, *digest, on_change)),
+                None => {
+                    let (pin, change) = self.first_seen(server, key, name, *digest, on_change);
+                    pins.insert(key.clone(), pin);
+                    changes.push(change);
+                }
+            }
+        }
+        if whole {
+            let gone = pins.iter_mut().filter(|(key, pin)| !pin.gone && !listed.contains_key(*key));
+            changes.extend(gone.map(|(key, pin)| pin.vanished(key, on_change)));
+        }
+        if pins.len() > TOOLS_MAX {
+            pins.retain(|key, pin| !pin.gone || pin.held || listed.contains_key(key));
+        }
+        if pins.len() > TOOLS_MAX {
+            return Err(TooMany);
+        }
+        let mut next = self.clone();
+        next.0.insert(server.to_owned(), Arc::new(pins));
+        Ok((next, changes))
+    }
+
+    /// Somebody has looked at a tool that is in quarantine, and lets it go on as it is now.
+    pub fn accept(&self, server: &str, tool: &str) -> Option<(Self, Change)> {
+        let name = if tool.starts_with(DIGEST_MARK) { tool.to_owned() } else { key(tool) };
+        let mut pins = BTreeMap::clone(self.0.get(server)?);
+        let pin = pins.get_mut(&name).filter(|pin| pin.held)?;
+        let (before, after) = (pin.pinned, pin.offered.or(pin.pinned).filter(|_| !pin.gone));
+        let what = match (pin.gone, pin.offered.is_some() && before.is_some()) {
+            (true, _) => What::Vanished,
+            (false, true) => What::Changed,
+            (false, false) => What::Seen,
+        };
+        if !pin.gone {
+            pin.pinned = pin.offered.take().or(pin.pinned);
+        }
+        pin.held = false;
+        let change = Change { key: name, what, action: Action::Accepted, before, after, resembles: None };
+        let mut next = self.clone();
+        next.0.insert(server.to_owned(), Arc::new(pins));
+        Some((next, change))
+    }
+
+    /// Tools that are in quarantine: server, name or `#` and its digest, definition in force, definition that is offered.
+    pub fn quarantined(&self) -> impl Iterator<Item = (&str, &str, Option<Digest>, Option<Digest>)> {
+        self.0
+            .iter()
+            .map(|(server, pins)| (server.as_str(), pins.as_ref()))
+            .flat_map(|(server, pins)| pins.iter().map(move |(key, pin)| (server, key.as_str(), pin)))
+            .filter(|(_, _, pin)| pin.held)
+            .map(|(server, key, pin)| (server, key, pin.pinned, pin.offered))
+    }
+
+    fn first_seen(&self, server: &str, key: &str, name: &str, digest: Digest, on_change: OnChange) -> (Pin, Change) {
+        let fold = alike::fold(name);
+        let resembles = fold.as_deref().and_then(|fold| self.resembled(server, key, fold));
+        let action = match (&resembles, on_change) {
+            (None, _) => Action::Pinned,
+            (Some(_), OnChange::Warn) => Action::Warned,
+            (Some(_), OnChange::Quarantine) => Action::Quarantined,
+        };
+        let held = action == Action::Quarantined;
+        let pin = Pin {
+            pinned: (!held).then_some(digest),
+            offered: held.then_some(digest),
+            held,
+            gone: false,
+            fold: if is_token(name) { fold } else { fold.as_deref().map(fold_digest) },
+        };
+        let (key, after) = (key.to_owned(), Some(digest));
+        (pin, Change { key, what: What::Seen, action, before: None, after, resembles })
+    }
+
+    /// The known tool of any server that a new one looks like: rather one of the same fold than one that is a character apart.
+    fn resembled(&self, server: &str, key: &str, fold: &str) -> Option<String> {
+        let digest = fold_digest(fold);
+        let all = || {
+            let others = self.0.iter().flat_map(|(of, pins)| pins.iter().map(move |(name, pin)| (of, name, pin)));
+            // The same name on another server is no look-alike: rules, and the endpoint for all servers, tell them apart.
+            others.filter(|(_, name, _)| *name != key)
+        };
+        let is_token = |name: &str| !name.starts_with(DIGEST_MARK);
+        let same = |(_, name, pin): &(&String, &String, &Pin)| match is_token(name) {
+            true => pin.fold.as_deref() == Some(fold),
+            false => pin.fold.as_deref() == Some(digest.as_str()),
+        };
+        let near = |(_, name, pin): &(&String, &String, &Pin)| {
+            is_token(name) && pin.fold.as_deref().is_some_and(|other| alike::alike(fold, other))
+        };
+        // Of several, one of the same server.
+        let first = |found: &dyn Fn(&(&String, &String, &Pin)) -> bool| {
+            let own = all().filter(|(of, ..)| of.as_str() == server).find(found);
+            own.or_else(|| all().find(found)).map(|(_, name, _)| name.clone())
+        };
+        first(&same).or_else(|| first(&near))
+    }
+
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// In words, what is wrong with it.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        let file: File = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if file.version != VERSION {
+            return Err(format!("it is of version {}, and {VERSION} is known", file.version));
+        }
+        let mut servers = BTreeMap::new();
+        for (server, lines) in file.servers {
+            let mut pins = BTreeMap::new();
+            for line in lines {
+                let (key, pin) = line.read().ok_or_else(|| format!("a tool of {server} is not in form"))?;
+                if pins.insert(key, pin).is_some() {
+                    return Err(format!("a tool of {server} stands twice"));
+                }
+            }
+            servers.insert(server, Arc::new(pins));
+        }
+        Ok(Self(servers))
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let lines = |pins: &BTreeMap<String, Pin>| pins.iter().map(|(key, pin)| Line::of(key, pin)).collect();
+        let servers = self.0.iter().map(|(server, pins)| (server.clone(), lines(pins))).collect();
+        let mut bytes = serde_json::to_vec_pretty(&File { version: VERSION, servers }).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes
+    }
+}
+
+impl Pin {
+    fn seen_again(&mut self, key: &str, digest: Digest, on_change: OnChange) -> Option<Change> {
+        let (was_gone, known) = (std::mem::replace(&mut self.gone, false), self.offered.or(self.pinned));
+        let change = |what, action, before, after| {
+            Some(Change { key: key.to_owned(), what, action, before, after, resembles: None })
+        };
+        if known == Some(digest) {
+            let action = if self.held { Action::Quarantined } else { Action::Pinned };
+            return was_gone.then(|| change(What::Seen, action, None, known)).flatten();
+        }
+        let action = match on_change {
+            // What nobody accepted stays hidden, whatever it is now.
+            _ if self.held => Action::Quarantined,
+            OnChange::Warn => Action::Warned,
+            OnChange::Quarantine => Action::Quarantined,
+        };
+        if self.held && !was_gone && self.pinned == Some(digest) {
+            // It is again what was in force.
+            (self.offered, self.held) = (None, false);
+            return change(What::Changed, Action::Pinned, known, self.pinned);
+        }
+        self.held = action == Action::Quarantined;
+        match self.held {
+            true => self.offered = Some(digest),
+            false => self.pinned = Some(digest),
+        }
+        change(What::Changed, action, known, Some(digest))
+    }
+
+    fn vanished(&mut self, key: &str, on_change: OnChange) -> Change {
+        self.gone = true;
+        self.held |= on_change == OnChange::Quarantine;
+        let action = if self.held { Action::Quarantined } else { Action::Warned };
+        let before = self.offered.or(self.pinned);
+        Change { key: key.to_owned(), what: What::Vanished, action, before, after: None, resembles: None }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    servers: BTreeMap<String, Vec<Line>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    tool: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pinned: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    offered: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    quarantined: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    vanished: bool,
+    /// Of a name that is no token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fold: Option<String>,
+}
+
+impl Line {
+    fn of(key: &str, pin: &Pin) -> Self {
+        let digest = |digest: Option<Digest>| digest.map(|digest| hex(&digest));
+        Self {
+            tool: key.to_owned(),
+            pinned: digest(pin.pinned),
+            offered: digest(pin.offered),
+            quarantined: pin.held,
+            vanished: pin.gone,
+            fold: pin.fold.clone().filter(|_| key.starts_with(DIGEST_MARK)),
+        }
+    }
+
+    fn read(self) -> Option<(String, Pin)> {
+        let digest = |text: Option<String>| match text {
+            None => Some(None),
+            Some(text) => Digest::try_from(unhex(&text)?).ok().map(Some),
+        };
+        let fold = match self.tool.strip_prefix(DIGEST_MARK) {
+            Some(name) => {
+                unhex(name).filter(|name| name.len() == 32)?;
+                self.fold
+            }
+            None if is_token(&self.tool) => alike::fold(&self.tool),
+            None => return None,
+        };
+        let (pinned, offered) = (digest(self.pinned)?, digest(self.offered)?);
+        pinned.or(offered)?;
+        let pin = Pin { pinned, offered, held: self.quarantined, gone: self.vanished, fold };
+        (pin.held || pin.offered.is_none()).then_some((self.tool, pin))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! Tools that are seen, change, vanish and look like others; and what is kept of them.
+
+use super::*;
+
+const A: Digest = [1; 32];
+const B: Digest = [2; 32];
+const C: Digest = [3; 32];
+
+/// What has changed, in words.
+fn told(change: &Change) -> String {
+    let digest = |digest: Option<Digest>| digest.map_or_else(|| "-".to_owned(), |digest| digest[0].to_string());
+    let (what, action) = (format!("{:?}", change.what), format!("{:?}", change.action));
+    let resembles = change.resembles.as_deref().map(|key| format!(" like {key}")).unwrap_or_default();
+    let sides = format!("{}>{}", digest(change.before), digest(change.after));
+    format!("{} {} {sides} {}{resembles}", change.key, what.to_lowercase(), action.to_lowercase())
+}
+
+fn see(pins: &mut Pins, server: &str, listed: &[(&str, Digest)], on_change: OnChange) -> Vec<String> {
+    let (next, changes) = pins.observe(server, listed.iter().copied(), true, on_change).unwrap();
+    *pins = next;
+    // What is kept is all that is known.
+    assert_eq!(Pins::read(&pins.bytes()).as_ref(), Ok(&*pins));
+    let record =
+        |change: &Change| custody::record::encode(wire::record::Kind::ToolDefinition(change.record(server, 1)));
+    changes.iter().map(|change| (record(change), told(change)).1).collect()
+}
+
+#[test]
+fn where_the_policy_warns_a_change_is_told_once_and_goes_on() {
+    let (mut pins, warn) = (Pins::default(), OnChange::Warn);
+    assert_eq!(see(&mut pins, "s", &[("x", A), ("y", A)], warn), ["x seen ->1 pinned", "y seen ->1 pinned"]);
+    assert!(see(&mut pins, "s", &[("y", A), ("x", A)], warn).is_empty());
+    assert_eq!(see(&mut pins, "s", &[("x", B), ("y", A)], warn), ["x changed 1>2 warned"]);
+    assert!(see(&mut pins, "s", &[("x", B), ("y", A)], warn).is_empty());
+    assert_eq!(pins.standing("s", "x"), Standing::InForce(B));
+    assert_eq!(see(&mut pins, "s", &[("x", B)], warn), ["y vanished 1>- warned"]);
+    assert_eq!((pins.standing("s", "y"), pins.standing("s", "z")), (Standing::Unlisted, Standing::Unlisted));
+    assert!(see(&mut pins, "s", &[("x", B)], warn).is_empty());
+    assert_eq!(see(&mut pins, "s", &[("x", B), ("y", A)], warn), ["y seen ->1 pinned"]);
+    assert_eq!(see(&mut pins, "s", &[], warn), ["x vanished 2>- warned", "y vanished 1>- warned"]);
+    assert_eq!(see(&mut pins, "s", &[("y", C)], warn), ["y changed 1>3 warned"]);
+    // On one page of several, what is not there may be on another.
+    let (_, changes) = pins.observe("s", std::iter::empty(), false, warn).unwrap();
+    assert_eq!(changes, []);
+}
+
+#[test]
+fn in_quarantine_a_change_is_hidden_until_somebody_accepts_it() {
+    let (mut pins, quarantine) = (Pins::default(), OnChange::Quarantine);
+    see(&mut pins, "s", &[("x", A)], quarantine);
+    assert_eq!(pins.standing("s", "x"), Standing::InForce(A));
+    assert!(pins.accept("s", "x").is_none() && pins.accept("t", "x").is_none(), "there is nothing to accept");
+    assert_eq!(see(&mut pins, "s", &[("x", B)], quarantine), ["x changed 1>2 quarantined"]);
+    assert!(see(&mut pins, "s", &[("x", B)], quarantine).is_empty());
+    assert_eq!(pins.standing("s", "x"), Standing::Quarantined);
+    // Whatever it changes to, and whatever the policy says by now.
+    assert_eq!(see(&mut pins, "s", &[("x", C)], OnChange::Warn), ["x changed 2>3 quarantined"]);
+    assert_eq!(pins.quarantined().collect::<Vec<_>>(), [("s", "x", Some(A), Some(C))]);
+    let (accepted, change) = pins.accept("s", "x").unwrap();
+    assert_eq!(told(&change), "x changed 1>3 accepted");
+    assert_eq!(accepted.standing("s", "x"), Standing::InForce(C));
+    // It may also become what it was.
+    assert_eq!(see(&mut pins, "s", &[("x", A)], quarantine), ["x changed 3>1 pinned"]);
+    assert_eq!(pins.standing("s", "x"), Standing::InForce(A));
+}
+
+#[test]
+fn what_vanishes_into_quarantine_comes_back_into_it() {
+    let (mut pins, quarantine) = (Pins::default(), OnChange::Quarantine);
+    see(&mut pins, "s", &[("x", A)], quarantine);
+    assert_eq!(see(&mut pins, "s", &[], quarantine), ["x vanished 1>- quarantined"]);
+    let gone = pins.accept("s", "x").unwrap();
+    assert_eq!((told(&gone.1).as_str(), gone.0.standing("s", "x")), ("x vanished 1>- accepted", Standing::Unlisted));
+    assert_eq!(see(&mut pins, "s", &[("x", A)], quarantine), ["x seen ->1 quarantined"]);
+    assert_eq!(pins.standing("s", "x"), Standing::Quarantined);
+    let back = pins.accept("s", "x").unwrap();
+    assert_eq!((told(&back.1).as_str(), back.0.standing("s", "x")), ("x seen 1>1 accepted", Standing::InForce(A)));
+}
+
+#[test]
+fn a_look_alike_names_the_tool_that_it_looks_like() {
+    let (mut pins, warn) = (Pins::default(), OnChange::Warn);
+    // What is listed for the first time together is known of one another's makers.
+    let first = see(&mut pins, "mail", &[("send_email", A), ("send_emails", A), ("läse", A)], warn);
+    assert_eq!(first.iter().filter(|change| change.contains("like")).count(), 0);
+    assert_eq!(see(&mut pins, "x", &[("sendEmail", B)], warn), ["sendEmail seen ->2 warned like send_email"]);
+    // The same name on another server is no look-alike.
+    assert_eq!(see(&mut pins, "y", &[("send_email", B)], warn), ["send_email seen ->2 warned like sendEmail"]);
+    assert_eq!(see(&mut pins, "z", &[("fetch", B)], warn), ["fetch seen ->2 pinned"]);
+    // Cyrillic: neither name is a token.
+    let seen = see(&mut pins, "evil", &[("ѕend_emаil", C), ("läsẹ", C)], OnChange::Quarantine);
+    assert!(seen.iter().any(|seen| seen.ends_with("seen ->3 quarantined like send_email")), "{seen:?}");
+    let other = key("läse");
+    assert!(seen.iter().any(|seen| seen.ends_with(&format!("like {other}"))), "{seen:?}");
+    assert_eq!(pins.standing("evil", "ѕend_emаil"), Standing::Quarantined);
+    let (accepted, change) = pins.accept("evil", "ѕend_emаil").unwrap();
+    assert!(told(&change).ends_with("seen ->3 accepted"));
+    assert_eq!(accepted.standing("evil", "ѕend_emаil"), Standing::InForce(C));
+    // Also by what the list of what is in quarantine shows.
+    assert_eq!(pins.accept("evil", &key("ѕend_emаil")).unwrap().0, accepted);
+    let kept = String::from_utf8(pins.bytes()).unwrap();
+    assert!(kept.is_ascii() && kept.contains("send_email"), "a name that is no token is kept");
+}
+
+#[test]
+fn no_server_fills_the_file() {
+    let warn = OnChange::Warn;
+    let names: Vec<String> = (0..=TOOLS_MAX).map(|number| format!("tool-{number:05}-{}", "x".repeat(7))).collect();
+    let listed = |range: std::ops::Range<usize>| names[range].iter().map(|name| (name.as_str(), A)).collect::<Vec<_>>();
+    let observe = |pins: &Pins, listed: Vec<(&str, Digest)>| pins.observe("s", listed.into_iter(), true, warn);
+    assert_eq!(observe(&Pins::default(), listed(0..TOOLS_MAX + 1)).unwrap_err(), TooMany);
+    let (full, _) = observe(&Pins::default(), listed(0..TOOLS_MAX)).unwrap();
+    // What is gone makes room.
+    let (next, _) = observe(&full, listed(1..2)).unwrap();
+    let (next, changes) = observe(&next, listed(TOOLS_MAX..TOOLS_MAX + 1)).unwrap();
+    assert_eq!((changes.len(), next.standing("s", &names[TOOLS_MAX])), (2, Standing::InForce(A)));
+}
+
+#[test]
+fn a_file_that_is_not_in_form_is_not_read() {
+    for (text, says) in [
+        ("", "EOF"),
+        (r#"{"version":2,"servers":{}}"#, "of version 2"),
+        (r#"{"version":1,"servers":{},"more":1}"#, "unknown field"),
+        (r#"{"version":1,"servers":{"s":[{"tool":"x"}]}}"#, "not in form"),
+        (r#"{"version":1,"servers":{"s":[{"tool":"a b","pinned":"00"}]}}"#, "not in form"),
+        (r#"{"version":1,"servers":{"s":[{"tool":"x","pinned":"00"}]}}"#, "not in form"),
+    ] {
+        let why = Pins::read(text.as_bytes()).unwrap_err();
+        assert!(why.contains(says), "{text}: {why}");
+    }
+}
