@@ -15,6 +15,8 @@ use custody::{
     statement::Chain,
     wire::{self, Role},
 };
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 /// Header of an answer that has it where the result's `_meta` has none, as base64 of its JSON.
 pub const HEADER: &str = "custody-forensic-receipt";
@@ -47,7 +49,19 @@ pub fn cut(receipt: &mut wire::ForensicReceipt, signers: &Signers, listed: &[Str
     }
 }
 
-/// The receipt in a value of `_meta`, whole as far as it is short enough.
+/// What is read of a result's `_meta`.
+#[derive(Deserialize)]
+struct Meta<'a> {
+    #[serde(borrow, rename = "custody/forensic-receipt")]
+    receipt: Option<&'a RawValue>,
+}
+
+/// The receipt in a result's `_meta`.
+pub fn of_meta(meta: &str) -> Option<wire::ForensicReceipt> {
+    of_json(serde_json::from_str::<Meta<'_>>(meta).ok()?.receipt?.get().as_bytes())
+}
+
+/// The receipt in its JSON, whole as far as it is short enough.
 pub fn of_json(json: &[u8]) -> Option<wire::ForensicReceipt> {
     Receipt::parse(json).ok().map(|receipt| receipt.to_wire(true))
 }
@@ -86,7 +100,7 @@ pub(crate) mod tests {
         let key_id = key::PublicKey::new(signer).unwrap().id(Role::Receipt);
         let enrol =
             wire::Enrol { role: Role::Receipt as i32, public_key: signer.to_vec().into(), ..Default::default() };
-        let create = wire::Create { name: "team".into(), ..Default::default() };
+        let create = wire::Create { name: "team".into() };
         let mut actions = vec![Action::Create(create), Action::Enrol(enrol)];
         if revoked {
             actions.push(Action::Revoke(wire::Revoke { key_id: key_id.into(), void_serials: Vec::new() }));

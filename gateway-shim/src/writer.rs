@@ -13,7 +13,7 @@
 //! written when there is space again.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,18 +24,13 @@ use custody::{
     record,
     wire::{self, DropReason, OpeningReason, gateway_event::Event, record::Kind},
 };
-use ed25519_dalek::SigningKey;
 use prost::Message as _;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    batcher::Limits,
-    clock::{Clocks, JUMP_MIN, Jump, JumpWatch},
-    config::WhenFull,
-    forensic::{self, Signers},
-    key::{self, Name},
+    clock::{JUMP_MIN, Jump, JumpWatch},
     seen::{Counted, Seen},
-    spool::{Dropped, Entry, Intent, Opener, Recorded, Spool, SpoolError, Synced, Syncing},
+    spool::{Dropped, Entry, Intent, Recorded, Spool, SpoolError, Synced, Syncing},
 };
 
 mod command;
@@ -44,6 +39,7 @@ mod desk;
 mod epoch;
 mod kinds;
 mod rewind;
+mod settings;
 mod shown;
 mod sign;
 
@@ -56,6 +52,7 @@ pub use desk::{Desk, Life, desk};
 use desk::{Durable, Waiting};
 pub use epoch::Carried;
 use kinds::{complete_of, event, intent_of, outcome_of};
+pub use settings::{Settings, Waits};
 
 /// A call that still runs after this long ships its intent as a record of its own.
 pub const INTENT_AFTER: Duration = Duration::from_secs(2);
@@ -79,62 +76,6 @@ const CLOCK_LOOK: Duration = Duration::from_secs(1);
 /// Events of the gateway itself that wait for space on the disk, some for each server; the newest are let go, and counted as
 /// dropped.
 const OWED_MAX: usize = 1_024;
-
-/// What the writer needs to know.
-pub struct Settings {
-    /// Who signs.
-    pub who: Name,
-    /// With what.
-    pub key: SigningKey,
-    /// When batches are due.
-    pub limits: Limits,
-    /// What happens when a record cannot be kept, for all that is of none of `servers`.
-    pub when_full: WhenFull,
-    /// The same, for calls and definitions of these servers.
-    pub servers: BTreeMap<String, WhenFull>,
-    /// Who signs forensic receipts here.
-    pub signers: Signers,
-    /// Of each server: names that may stand in the metadata of a receipt that is kept whole.
-    pub receipt_metadata: BTreeMap<String, Vec<String>>,
-    /// The ledger takes nothing when it was away for so long, or has not answered for a batch.
-    pub away_max: Duration,
-    /// How long a write may wait for the disk.
-    pub waits: Waits,
-    /// The clocks that are compared.
-    pub clocks: Clocks,
-    /// What the opening record says, besides the clock.
-    pub opened: wire::Opened,
-}
-
-/// How long a write may wait for the disk.
-#[derive(Clone, Copy, Debug)]
-pub struct Waits {
-    /// Before a sync begins for it, though nobody waits.
-    pub sync_after: Duration,
-    /// Before relaxed calls wait as well.
-    pub relaxed_max: Duration,
-}
-
-impl Default for Waits {
-    fn default() -> Self {
-        Self { sync_after: SYNC_AFTER, relaxed_max: RELAXED_MAX }
-    }
-}
-
-impl Settings {
-    /// Takes out of the receipt in what an answer told whatever is not kept.
-    fn cut_receipt(&self, server: &str, ending: &mut Ending) {
-        if let Some(receipt) = ending.learnt.as_mut().and_then(|learnt| learnt.receipt.as_mut()) {
-            let listed = self.receipt_metadata.get(server).map_or(&[][..], Vec::as_slice);
-            forensic::cut(receipt, &self.signers, listed);
-        }
-    }
-
-    /// Who opens the spool.
-    pub fn opener(&self) -> Opener {
-        Opener { who: self.who.clone(), key_id: key::key_id(&self.key), old_key_lost: false }
-    }
-}
 
 /// How a frame is written: owed, or new.
 type Write = fn(&mut Spool, Entry) -> Result<(), SpoolError>;

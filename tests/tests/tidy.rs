@@ -110,7 +110,7 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
             "gateway-shim/src/client",
             "gateway-shim/src/control",
             "gateway-shim/src/relay",
-            "ledger/src/admin.rs",
+            "ledger/src/admin",
             "ledger/src/cli/admin.rs",
             "ledger/src/ingest",
             "ledger/src/listen.rs",

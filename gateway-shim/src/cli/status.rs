@@ -239,6 +239,16 @@ fn as_json(status: &wire::ShimStatusResponse) -> Value {
 mod tests {
     use super::*;
 
+    fn failed() -> wire::ShimServer {
+        wire::ShimServer {
+            name: "github".to_owned(),
+            kind: "stdio".to_owned(),
+            state: "failed".to_owned(),
+            why: "it ended 5 times within a minute; hint: gateway-shim server start github".to_owned(),
+            ..Default::default()
+        }
+    }
+
     fn status() -> wire::ShimStatusResponse {
         let count = |decision: wire::Decision, outcome: wire::Outcome, count| wire::ShimCount {
             decision: decision as i32,
@@ -291,13 +301,7 @@ mod tests {
                     restarts: 1,
                     why: String::new(),
                 },
-                wire::ShimServer {
-                    name: "github".to_owned(),
-                    kind: "stdio".to_owned(),
-                    state: "failed".to_owned(),
-                    why: "it ended 5 times within a minute; hint: gateway-shim server start github".to_owned(),
-                    ..Default::default()
-                },
+                failed(),
             ],
             access: Some(wire::ShimAccess {
                 digest: vec![4; 32].into(),

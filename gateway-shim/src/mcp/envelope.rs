@@ -275,12 +275,6 @@ struct Asked {
     method: String,
 }
 
-#[derive(Deserialize)]
-struct ResultMeta<'a> {
-    #[serde(borrow, rename = "custody/forensic-receipt")]
-    receipt: Option<&'a RawValue>,
-}
-
 /// Reads the envelope of a body that is one message.
 ///
 /// # Errors
@@ -497,14 +491,10 @@ fn ending(raw: &Raw<'_>) -> Result<Ended, Malformed> {
         state: text(state).map(|state| text_digest(state.as_bytes())),
         asks: asks.into_values().map(|asked| asked.method).collect(),
     };
-    let learnt = meta.and_then(receipt).map(|receipt| Box::new(Learnt { receipt: Some(receipt), ..Learnt::default() }));
+    let learnt = meta
+        .and_then(|meta| forensic::of_meta(meta.get()))
+        .map(|receipt| Box::new(Learnt { receipt: Some(receipt), ..Learnt::default() }));
     Ok(Some((Ending { learnt, ..Ending::of(outcome) }, (next != Next::default()).then(|| Box::new(next)))))
-}
-
-/// What the tool's runtime signed.
-fn receipt(meta: &RawValue) -> Option<wire::ForensicReceipt> {
-    let meta = serde_json::from_str::<ResultMeta<'_>>(meta.get()).ok()?;
-    forensic::of_json(meta.receipt?.get().as_bytes())
 }
 
 fn is_true(value: &RawValue) -> bool {

@@ -156,6 +156,7 @@ async fn one_person_has_one_id_in_two_workspaces_and_names_stay_where_they_belon
     check_all(&home, &home.policy(), &[&one, &two]);
 }
 
+#[expect(clippy::disallowed_methods, reason = "the store is put aside, as an operator may")]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_erasure_outlasts_restarts_and_old_copies_of_the_vault_and_waits_for_holds() {
     let home = Home::new("erased", SETTINGS);

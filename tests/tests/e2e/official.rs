@@ -16,7 +16,7 @@ fn script(name: &str, args: &[&str]) {
     command.arg(repository().join("tests/scripts").join(name)).args(args);
     command.env("CUSTODY_CONFORMANCE_DIR", installed("CUSTODY_CONFORMANCE_DIR", "conformance"));
     command.env("CUSTODY_NODE_DIR", installed("CUSTODY_NODE_DIR", "node"));
-    println!("{}", done(name, &command.output().unwrap()));
+    done(name, &command.output().unwrap());
 }
 
 #[test]
