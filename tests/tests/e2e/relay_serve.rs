@@ -49,13 +49,15 @@ async fn answer(listener: TcpListener, reached: Arc<Mutex<HashSet<String>>>, pro
         let (reached, progress) = (Arc::clone(&reached), progress.clone());
         tokio::spawn(async move {
             let Some(call) = request(&mut stream).await else { return };
-            let count = {
+            // The shim itself asks what tools there are.
+            let listed = call["method"] == "tools/list";
+            if !listed {
                 let mut reached = reached.lock().unwrap();
                 reached.insert(call["params"]["name"].as_str().unwrap().to_owned());
-                reached.len()
-            };
-            progress.send_replace(count);
-            let body = json!({"jsonrpc": "2.0", "id": call["id"], "result": {}}).to_string();
+                progress.send_replace(reached.len());
+            }
+            let result = if listed { json!({"tools": []}) } else { json!({}) };
+            let body = json!({"jsonrpc": "2.0", "id": call["id"], "result": result}).to_string();
             let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
             // The proxy may be gone by now.
             stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).await.ok();

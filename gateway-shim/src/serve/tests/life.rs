@@ -104,7 +104,11 @@ async fn what_is_asked_without_a_session_shares_a_process_and_is_not_mixed_up() 
     assert_eq!(listened.len(), 1, "the server ended it, and the stream ended");
     let (_, _, asked) = bench.ask(&json!(2), "tools/call", "asks").await;
     let asked: Value = serde_json::from_slice(&asked).unwrap();
-    assert_eq!(asked["result"]["told"]["error"]["code"], json!(CODE_NO_SESSION), "no server asks without a session");
+    assert_eq!(
+        asked["result"]["told"]["error"]["code"],
+        json!(refusal::CODE_DENIED),
+        "no server asks without a session"
+    );
     let (status, _, _) = bench.ask(&json!(3), "tools/call", "crash").await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
     let (_, _, body) = bench.ask(&json!(4), "tools/call", "second").await;
