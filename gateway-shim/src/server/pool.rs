@@ -402,10 +402,21 @@ impl Pool {
         }
     }
 
+    async fn until_stopped(&self) {
+        while !self.lock().stopped {
+            self.wake.notified().await;
+        }
+    }
+
     /// Holds a process ready until somebody takes it or it ends.
     async fn tend(&self, mut started: Started) {
         if self.sessionless().is_none() {
-            match probe::probe(&mut started, self.ready_wait()).await {
+            let probed = tokio::select! {
+                probed = probe::probe(&mut started, self.ready_wait()) => Some(probed),
+                () = self.until_stopped() => None,
+            };
+            let Some(probed) = probed else { return self.end(started.process, ServerState::Stopped).await };
+            match probed {
                 Probed::Answers => self.learn_sessionless(true),
                 Probed::Declines => self.learn_sessionless(false),
                 // It knows nothing of requests without a session. What it makes of one nobody knows: it is not used.
