@@ -11,7 +11,6 @@ use custody_tests::{
     process::{Home, Process, free_port, write},
     shim::Shim,
 };
-use sha2::{Digest as _, Sha256};
 
 use crate::Done;
 
@@ -19,16 +18,16 @@ use crate::Done;
 struct Member {
     id: String,
     token_id: String,
-    secret: String,
+    secret: [u8; 32],
 }
 
 impl Member {
     fn new() -> Self {
-        Self { id: hex(&random::<16>()), token_id: hex(&random::<16>()), secret: hex(&random::<32>()) }
+        Self { id: hex(&random::<16>()), token_id: hex(&random::<16>()), secret: random::<32>() }
     }
 
     fn token(&self) -> String {
-        format!("cst_{}_{}", self.token_id, self.secret)
+        format!("cst_{}_{}", self.token_id, hex(&self.secret))
     }
 }
 
@@ -60,7 +59,7 @@ fn policy(members: &[Member], tools: usize) -> String {
             &format!("[[rules]]\nid = \"rule-{tool}\"\neffect = \"allow\"\ngroups = [\"all\"]\ntools = [\"{name}\"]\n");
     }
     for member in members {
-        let digest = hex(&Sha256::digest(member.secret.as_bytes()));
+        let digest = hex(&custody::hash::sha256(&[&member.secret]));
         text += &format!(
             "[[tokens]]\nid = \"{}\"\nsha256 = \"{digest}\"\nmember = \"{}\"\nissued_at = 2026-01-01T00:00:00Z\nexpires_at = 2036-01-01T00:00:00Z\n",
             member.token_id, member.id
