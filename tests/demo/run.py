@@ -174,7 +174,7 @@ def survivor(found):
     """The call whose client was killed: the second slow one."""
     phases = collections.defaultdict(dict)
     for record in found:
-        if record["record"].get("tool") == "trigger-long-running-operation":
+        if record["kind"] == "call" and record["record"].get("tool") == "trigger-long-running-operation":
             phases[record["epoch"], record["record"]["call_number"]][record["record"]["phase"]] = record
     killed = sorted(phases.values(), key=lambda of_call: of_call["intent"]["position"])[-1]
     begun, ended = killed["intent"], killed["outcome"]
@@ -188,7 +188,9 @@ def evidence(gateway, found):
     slow = [
         record
         for record in found
-        if record["record"].get("tool") == "trigger-long-running-operation" and record["record"]["phase"] != "intent"
+        if record["kind"] == "call"
+        and record["record"].get("tool") == "trigger-long-running-operation"
+        and record["record"]["phase"] != "intent"
     ]
     must(slow, "no record of the slow call")
     position = slow[0]["position"]
