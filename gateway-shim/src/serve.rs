@@ -2,10 +2,11 @@
 //! each call what the access policy allows, and records every request that passes or is refused, in either direction.
 //!
 //! [`Front`] is the endpoint: it knows who calls. Behind it is a [`Proxy`] for each server, at `/mcp/NAME`, which decides what
-//! goes on; at `/mcp` are all of them (`all.rs`). Bodies are decided on by their envelope and forwarded as they came; answers are read before they go on. What must
-//! hold: a request's intent is recorded before the server sees it; a request that cannot be recorded is not forwarded; the
-//! caller's Authorization goes no further than here; what is open when access changes is cut if it may not be any more; nobody
-//! speaks to a port that is not loopback in plaintext; the port stays within the limits of `listen.rs`.
+//! goes on; at `/mcp` are all of them (`all.rs`). Bodies are decided on by their envelope and forwarded as they came; answers are
+//! read before they go on. What must hold: a request's intent is recorded before the server sees it; a request that cannot be
+//! recorded is not forwarded; the caller's Authorization goes no further than here; what is open when access changes is cut if
+//! it may not be any more; nobody speaks to a port that is not loopback in plaintext; the port stays within the limits of
+//! `listen.rs`.
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
