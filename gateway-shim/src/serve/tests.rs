@@ -31,6 +31,7 @@ mod life;
 mod listed;
 mod members;
 mod modern;
+mod receipts;
 mod refused;
 mod tls;
 

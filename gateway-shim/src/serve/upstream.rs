@@ -10,7 +10,10 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, Uri, header},
 };
 use bytes::Bytes;
-use custody::{id::MemberId, wire::Outcome};
+use custody::{
+    id::MemberId,
+    wire::{self, Outcome},
+};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
@@ -38,6 +41,7 @@ use super::{
 use crate::{
     access::Caller,
     config::Faults,
+    forensic,
     mcp::envelope::{self, Message, Request},
     writer::Ending,
 };
@@ -83,9 +87,30 @@ struct Own {
     /// `None` if it is only counted.
     running: Option<Running>,
     raw_id: String,
+    /// In a header of the answer.
+    receipt: Option<Box<wire::ForensicReceipt>>,
 }
 
 impl Own {
+    fn new(id: String, raw_id: String, modern: bool, running: Option<Running>) -> Self {
+        Self { id, modern, running, raw_id, receipt: None }
+    }
+
+    /// How the call ended, with the receipt in the header where the answer itself has none: what the client keeps is the
+    /// answer, so its word is the one on record, and a header that says something else is only logged.
+    fn with_receipt(&self, mut ending: Ending) -> Ending {
+        let Some(of_header) = &self.receipt else { return ending };
+        let learnt = ending.learnt.get_or_insert_default();
+        match &learnt.receipt {
+            None => learnt.receipt = Some((**of_header).clone()),
+            Some(of_result) if of_result.digest != of_header.digest => {
+                tracing::warn!("the receipt in an answer's header is not the one in its result, which is on record");
+            }
+            Some(_) => {}
+        }
+        ending
+    }
+
     fn error(&self, status: StatusCode, code: i32, text: &str) -> Answer {
         error(status, &self.raw_id, code, text)
     }
@@ -172,7 +197,7 @@ impl Upstream {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let raw_id = request.raw_id.clone();
         tokio::spawn(async move {
-            let own = Own { id: request.id, modern: came.is_modern(), running, raw_id: request.raw_id };
+            let own = Own::new(request.id, request.raw_id, came.is_modern(), running);
             let sent = tokio::select! {
                 sent = timeout_at(deadline, server.send(Method::POST, &came, body)) => sent,
                 () = open::cut(own.running.as_ref()) => {
@@ -216,7 +241,7 @@ impl Upstream {
                 let (answer, answered) = tokio::sync::oneshot::channel();
                 let (proxy, deadline) = (Arc::clone(proxy), Instant::now() + proxy.call_wait());
                 tokio::spawn(async move {
-                    let stream = Own { id: String::new(), modern: false, running, raw_id: "null".into() };
+                    let stream = Own::new(String::new(), "null".into(), false, running);
                     begin(&proxy, &came, Some(stream), response, deadline, answer).await;
                 });
                 let gone = |_| error(StatusCode::BAD_GATEWAY, "null", CODE_UNREACHABLE, "the MCP server broke off");
@@ -261,6 +286,15 @@ fn forwarded(headers: &HeaderMap) -> HeaderMap {
     out
 }
 
+/// The receipt in a header that stands once.
+fn of_header(headers: &HeaderMap) -> Option<Box<wire::ForensicReceipt>> {
+    let mut values = headers.get_all(forensic::HEADER).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => forensic::of_header(value.as_bytes()).map(Box::new),
+        _ => None,
+    }
+}
+
 /// Passes an answer on: what is no stream when all of it was read, a stream event by event.
 async fn begin(
     proxy: &Arc<Proxy>,
@@ -270,8 +304,9 @@ async fn begin(
     deadline: Instant,
     answer: tokio::sync::oneshot::Sender<Answer>,
 ) {
-    let Some(own) = own else { return };
+    let Some(mut own) = own else { return };
     let (parts, body) = response.into_parts();
+    own.receipt = of_header(&parts.headers).filter(|_| own.running.is_some() && !own.id.is_empty());
     if parts.status == StatusCode::UNAUTHORIZED {
         // It is the shim's credential that is not good there, and the member's client must not take it for its own.
         tracing::error!(server = %proxy.name, "the MCP server does not take the shim's credential");
@@ -359,7 +394,7 @@ async fn whole(
     match message {
         // Without an id it is about a request that could not be read.
         Some(Message::Answer { id, ending, next }) if id == own.id || id.is_empty() => {
-            let instead = proxy.hear(running, &bytes, ending, next).await;
+            let instead = proxy.hear(running, &bytes, own.with_receipt(ending), next).await;
             ended(Ending::default());
             match instead {
                 Some(instead) => Err(json(StatusCode::OK, instead)),

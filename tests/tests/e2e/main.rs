@@ -1,7 +1,7 @@
 //! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `own_keys`: the ledger's three keys.
 //! `crash`: the ledger killed under load. `directory`: people, their one id, and who may know more. `door`: the port before
 //! anything of a request is read. `hostile`: bad input, each with its answer. `life`: processes of servers. `limits`: every
-//! limit of intake, and who goes on. `failing`: what fails around the ledger. `sync`: the sync before the answer. `relay`,
+//! limit of intake, and who goes on. `receipts`: what tool runtimes sign, from a server's answer to the archive. `failing`: what fails around the ledger. `sync`: the sync before the answer. `relay`,
 //! `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with the published examples,
 //! killed under load, on a full disk, under another key, and traced; the proxy killed under load. `official`: official
 //! clients and servers, and the conformance suite. `tamper`: the golden archive
@@ -20,6 +20,7 @@ mod limits;
 mod mutated;
 mod official;
 mod own_keys;
+mod receipts;
 mod relay;
 mod relay_disk;
 mod relay_key;

@@ -29,11 +29,11 @@ const KILLS: u64 = 6;
 /// Callers that have a record on its way at the same time.
 const CALLERS: u64 = 4;
 
-fn path(path: &Path) -> &str {
+pub(crate) fn path(path: &Path) -> &str {
     path.to_str().expect("paths of tests are text")
 }
 
-fn verifier(args: &[&str]) -> String {
+pub(crate) fn verifier(args: &[&str]) -> String {
     done(&format!("verifier {args:?}"), &Command::new(binary("verifier")).args(args).output().unwrap())
 }
 

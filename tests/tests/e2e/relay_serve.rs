@@ -26,7 +26,7 @@ const KILLS: u64 = 3;
 const CALLERS: u64 = 8;
 
 /// Body of a request, if all of it comes.
-async fn request(stream: &mut TcpStream) -> Option<Value> {
+pub(crate) async fn request(stream: &mut TcpStream) -> Option<Value> {
     let mut bytes = Vec::new();
     loop {
         if stream.read_buf(&mut bytes).await.ok()? == 0 {

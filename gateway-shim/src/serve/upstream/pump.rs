@@ -201,6 +201,8 @@ impl Pump {
                     self.proxy.unread(bytes.len());
                     return Passes::Not;
                 };
+                // On this connection may be the answer to another request of the session: the header is not of that one.
+                let ending = if id == self.own.id { self.own.with_receipt(ending) } else { ending };
                 match self.proxy.hear(&running, bytes, ending, next).await {
                     Some(instead) => Passes::Instead(instead),
                     None => Passes::AsItIs,
