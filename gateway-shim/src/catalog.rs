@@ -24,7 +24,10 @@ use custody::wire::record::Kind as RecordKind;
 use tokio::time::Instant;
 
 use crate::{
-    access::policy::{self, OnChange},
+    access::{
+        Reason,
+        policy::{self, OnChange},
+    },
     clock,
     config::Faults,
     durable,
@@ -103,6 +106,36 @@ impl std::error::Error for Unobserved {
         }
     }
 }
+
+/// Why a tool stays in quarantine.
+#[derive(Debug)]
+pub enum NotAccepted {
+    /// It is not in quarantine.
+    NotQuarantined,
+    /// The server offers another definition than the one that was looked at.
+    Another,
+    /// No record may hold who accepts it, or why.
+    Unrecordable,
+    /// It cannot be recorded or kept.
+    Unobserved(Unobserved),
+}
+
+impl std::fmt::Display for NotAccepted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotQuarantined => {
+                f.write_str("it is not in quarantine; hint: gateway-shim server quarantine lists what is")
+            }
+            Self::Another => f.write_str(
+                "the server offers another definition by now than the one that was looked at; hint: look at it again",
+            ),
+            Self::Unrecordable => f.write_str(Reason::UNRECORDABLE),
+            Self::Unobserved(why) => write!(f, "{why}; hint: the shim's log says more, and nothing has changed"),
+        }
+    }
+}
+
+impl std::error::Error for NotAccepted {}
 
 /// A call that must not go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,20 +264,35 @@ impl Catalog {
         finish(change).await
     }
 
-    /// Lets a tool out of quarantine, as it is now: by its name, or as the list of what is in quarantine shows it. Gives what
-    /// was recorded; none, if it is not in quarantine.
+    /// Lets a tool out of quarantine, as it is now: by its name, or as the list of what is in quarantine shows it; with `looked_at`
+    /// only if that is the definition. Gives what was recorded.
     ///
     /// # Errors
-    /// [`Unobserved`].
-    pub async fn accept(&self, server: &str, tool: &str) -> Result<Option<Change>, Unobserved> {
-        let (catalog, server, tool) = (self.clone(), server.to_owned(), tool.to_owned());
+    /// [`NotAccepted`].
+    pub async fn accept(
+        &self,
+        server: &str,
+        tool: &str,
+        looked_at: Option<[u8; 32]>,
+        why: &Reason,
+    ) -> Result<Change, NotAccepted> {
+        if !why.is_recordable() {
+            return Err(NotAccepted::Unrecordable);
+        }
+        let (catalog, server, tool, why) = (self.clone(), server.to_owned(), tool.to_owned(), why.clone());
         let change = async move {
             let _changing = catalog.0.changing.lock().await;
-            let Some((next, change)) = catalog.pins().accept(&server, &tool) else { return Ok(None) };
+            let pins = catalog.pins();
+            if looked_at.is_some() && pins.offered(&server, &tool).is_some_and(|offered| offered != looked_at) {
+                return Ok(Err(NotAccepted::Another));
+            }
+            let Some((next, change)) = pins.accept(&server, &tool, &why) else {
+                return Ok(Err(NotAccepted::NotQuarantined));
+            };
             catalog.change(&server, next, std::slice::from_ref(&change)).await?;
-            Ok(Some(change))
+            Ok(Ok(change))
         };
-        finish(change).await
+        finish(change).await.map_err(NotAccepted::Unobserved)?
     }
 
     /// Records durable, then the file, then what is live.

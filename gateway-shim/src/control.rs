@@ -9,8 +9,8 @@
 use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use custody::wire::{
-    AccessChanged, AccessPlan, ApplyAccessRequest, ChangeAccessRequest, ChangeProcessesRequest, ListProcessesRequest,
-    ListProcessesResponse, PlanAccessRequest, ServerProcesses, ShimMembersRequest, ShimMembersResponse,
+    AcceptToolRequest, AccessChanged, AccessPlan, ApplyAccessRequest, ChangeAccessRequest, ChangeProcessesRequest, ListProcessesRequest,
+    ListProcessesResponse, ListQuarantinedRequest, ListQuarantinedResponse, PlanAccessRequest, QuarantinedTool, ServerProcesses, ShimMembersRequest, ShimMembersResponse,
     ShimStatusRequest, ShimStatusResponse,
     control_server::{Control, ControlServer},
 };
@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, transport::Server};
 
 use crate::{
     access::Engine,
+    catalog::Catalog,
     clock,
     config::Config,
     durable,
@@ -30,6 +31,7 @@ use crate::{
 };
 
 mod access;
+mod definitions;
 mod processes;
 mod status;
 
@@ -112,12 +114,20 @@ pub struct Controlled {
     processes: Servers,
     /// `None` where no member comes in.
     access: Option<Engine>,
+    /// `None` where no server lists anything.
+    catalog: Option<Catalog>,
 }
 
 impl Controlled {
-    /// Of a running gateway, and of the servers that are its programs.
-    pub fn new(gateway: Gateway, config: Config, processes: Servers, access: Option<Engine>) -> Self {
-        Self { gateway, config: Arc::new(config), processes, access }
+    /// Of a running gateway, of the servers that are its programs, and of what its members reach.
+    pub fn new(
+        gateway: Gateway,
+        config: Config,
+        processes: Servers,
+        access: Option<Engine>,
+        catalog: Option<Catalog>,
+    ) -> Self {
+        Self { gateway, config: Arc::new(config), processes, access, catalog }
     }
 
     /// What its gateway shows of itself.
@@ -178,6 +188,19 @@ impl Control for Controlled {
     async fn members(&self, request: Request<ShimMembersRequest>) -> Result<Response<ShimMembersResponse>, Status> {
         let _carried = carried(&request);
         access::members(self.access.as_ref()).await.map(Response::new)
+    }
+
+    async fn list_quarantined(
+        &self,
+        request: Request<ListQuarantinedRequest>,
+    ) -> Result<Response<ListQuarantinedResponse>, Status> {
+        let _carried = carried(&request);
+        definitions::quarantined(self.catalog.as_ref()).map(Response::new)
+    }
+
+    async fn accept_tool(&self, request: Request<AcceptToolRequest>) -> Result<Response<QuarantinedTool>, Status> {
+        let (_carried, uid) = (carried(&request), uid(&request));
+        definitions::accept(self.catalog.as_ref(), uid, request.into_inner()).await.map(Response::new)
     }
 }
 

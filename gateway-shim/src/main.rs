@@ -121,8 +121,8 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
         Port::Relay(_) => None,
     };
     let processes = served.as_ref().map(|(_, front)| front.processes().clone()).unwrap_or_default();
-    let engine = served.as_ref().map(|(engine, _)| engine.clone());
-    let controlled = control::Controlled::new(gateway.clone(), config.clone(), processes, engine);
+    let (engine, catalog) = served.as_ref().map(|(engine, front)| (engine.clone(), front.catalog().clone())).unzip();
+    let controlled = control::Controlled::new(gateway.clone(), config.clone(), processes, engine, catalog);
     // Both answer until the end of the drain, so that somebody may see how that goes.
     let looked_at = metrics.map(|port| tokio::spawn(port.serve(controlled.clone())));
     let control = tokio::spawn(socket.serve(controlled));

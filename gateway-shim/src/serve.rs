@@ -167,6 +167,11 @@ impl Front {
         &self.processes
     }
 
+    /// What servers list, for `gateway-shim server accept`.
+    pub fn catalog(&self) -> &Catalog {
+        &self.shared.catalog
+    }
+
     async fn flush_counts(&self, since: u64) {
         self.shared.flush_counts("", &self.counts, since).await;
         for proxy in self.proxies.values() {

@@ -182,7 +182,7 @@ pub(super) fn access_changes() -> Vec<Vec<u8>> {
 }
 
 pub(super) fn tool_definitions() -> Vec<Vec<u8>> {
-    use tool_definition::{Resembles, Target};
+    use tool_definition::{Actor, Resembles, Target};
     let definition = |change: DefinitionChange, action: DefinitionAction| wire::ToolDefinition {
         at: AT,
         change: change as i32,
@@ -203,8 +203,18 @@ pub(super) fn tool_definitions() -> Vec<Vec<u8>> {
         ..definition(DefinitionChange::Seen, DefinitionAction::Pinned)
     };
     let warned = definition(DefinitionChange::Vanished, DefinitionAction::Warned);
-    let accepted = definition(DefinitionChange::Changed, DefinitionAction::Accepted);
-    [full, digests, warned, accepted].map(|said| record(Is::ToolDefinition(said))).into()
+    let accepted = wire::ToolDefinition {
+        actor: Some(Actor::ActorMember(fill::<16>(0xbd))),
+        reason: "reviewed".into(),
+        ticket: "SEC-17".into(),
+        ..definition(DefinitionChange::Changed, DefinitionAction::Accepted)
+    };
+    let by_system = wire::ToolDefinition {
+        actor: Some(Actor::ActorSystem("uid:1000".into())),
+        reason: "reviewed".into(),
+        ..definition(DefinitionChange::Seen, DefinitionAction::Accepted)
+    };
+    [full, digests, warned, accepted, by_system].map(|said| record(Is::ToolDefinition(said))).into()
 }
 
 pub(super) fn opened(class: WriterClass, clock: ClockState) -> gateway_event::Event {

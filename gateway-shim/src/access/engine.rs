@@ -18,7 +18,6 @@ use std::{
 
 use custody::{
     id::{MemberId, hex, unhex},
-    strict::is_token,
     wire::{AccessChange, record::Kind},
 };
 use futures::future::BoxFuture;
@@ -494,18 +493,7 @@ fn changes(old: &Policy, new: &Policy, pending: &Pending) -> Vec<Change> {
 
 /// What goes into the record of a change has the form that a record asks for.
 fn is_recordable(why: &Reason) -> Result<(), ChangeError> {
-    let actor = match &why.actor {
-        Actor::Member(_) => true,
-        Actor::System(name) => is_token(name),
-    };
-    let fits = actor && is_token(&why.code) && why.code.len() <= 64 && (why.ticket.is_empty() || is_token(&why.ticket));
-    if fits {
-        return Ok(());
-    }
-    Err(ChangeError::Refused(
-        "an actor, reason or ticket is no token of [A-Za-z0-9_./:@+-]; hint: a code as `left`, a reference as `HR-12`"
-            .into(),
-    ))
+    if why.is_recordable() { Ok(()) } else { Err(ChangeError::Refused(Reason::UNRECORDABLE.into())) }
 }
 
 #[cfg(test)]

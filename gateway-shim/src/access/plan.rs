@@ -13,6 +13,7 @@ use bytes::Bytes;
 use custody::{
     access::IDENTITY_PROVIDER,
     id::{MemberId, hex},
+    strict::is_token,
     wire::{AccessAction as Action, AccessChange, AccessRule, Decision, access_change},
 };
 
@@ -45,6 +46,21 @@ pub enum Actor {
     Member(MemberId),
     /// A system, by a token.
     System(String),
+}
+
+impl Reason {
+    /// What is said of one that no record may hold.
+    pub const UNRECORDABLE: &'static str =
+        "an actor, reason or ticket is no token of [A-Za-z0-9_./:@+-]; hint: a code as `left`, a reference as `HR-12`";
+
+    /// Whether it has the form that a record asks for.
+    pub fn is_recordable(&self) -> bool {
+        let actor = match &self.actor {
+            Actor::Member(_) => true,
+            Actor::System(name) => is_token(name),
+        };
+        actor && is_token(&self.code) && self.code.len() <= 64 && (self.ticket.is_empty() || is_token(&self.ticket))
+    }
 }
 
 impl Change {

@@ -15,7 +15,7 @@ use custody::{
 use serde::{Deserialize, Serialize};
 
 use super::alike;
-use crate::access::policy::OnChange;
+use crate::access::{Actor, Reason, policy::OnChange};
 
 /// Tools of one server that are known, with those that are gone: four pages' worth of what any server lists.
 pub const TOOLS_MAX: usize = 4_096;
@@ -69,6 +69,8 @@ pub struct Change {
     /// The one that the server lists.
     pub after: Option<Digest>,
     resembles: Option<String>,
+    /// Who accepted it, and why.
+    accepted: Option<Box<Reason>>,
 }
 
 /// More tools than are kept of one server.
@@ -125,6 +127,12 @@ impl Change {
                 Named::Token(name) => tool_definition::Resembles::Lookalike(name),
                 Named::Digest(digest) => tool_definition::Resembles::LookalikeDigest(digest),
             }),
+            actor: self.accepted.as_deref().map(|why| match &why.actor {
+                Actor::Member(id) => tool_definition::Actor::ActorMember((*id).into()),
+                Actor::System(name) => tool_definition::Actor::ActorSystem(name.clone()),
+            }),
+            reason: self.accepted.as_deref().map(|why| why.code.clone()).unwrap_or_default(),
+            ticket: self.accepted.as_deref().map(|why| why.ticket.clone()).unwrap_or_default(),
         }
     }
 
@@ -195,8 +203,15 @@ impl Pins {
         Ok((next, changes))
     }
 
+    /// The definition of a tool in quarantine that somebody would accept; none within, if its server lists it no more.
+    pub fn offered(&self, server: &str, tool: &str) -> Option<Option<Digest>> {
+        let name = if tool.starts_with(DIGEST_MARK) { tool.to_owned() } else { key(tool) };
+        let pin = self.0.get(server)?.get(&name).filter(|pin| pin.held)?;
+        Some(pin.offered.or(pin.pinned).filter(|_| !pin.gone))
+    }
+
     /// Somebody has looked at a tool that is in quarantine, and lets it go on as it is now.
-    pub fn accept(&self, server: &str, tool: &str) -> Option<(Self, Change)> {
+    pub fn accept(&self, server: &str, tool: &str, why: &Reason) -> Option<(Self, Change)> {
         let name = if tool.starts_with(DIGEST_MARK) { tool.to_owned() } else { key(tool) };
         let mut pins = BTreeMap::clone(self.0.get(server)?);
         let pin = pins.get_mut(&name).filter(|pin| pin.held)?;
@@ -210,7 +225,8 @@ impl Pins {
             pin.pinned = pin.offered.take().or(pin.pinned);
         }
         pin.held = false;
-        let change = Change { key: name, what, action: Action::Accepted, before, after, resembles: None };
+        let (action, accepted) = (Action::Accepted, Some(Box::new(why.clone())));
+        let change = Change { key: name, what, action, before, after, resembles: None, accepted };
         let mut next = self.clone();
         next.0.insert(server.to_owned(), Arc::new(pins));
         Some((next, change))
@@ -243,7 +259,7 @@ impl Pins {
             fold: if is_token(name) { fold } else { fold.as_deref().map(fold_digest) },
         };
         let (key, after) = (key.to_owned(), Some(digest));
-        (pin, Change { key, what: What::Seen, action, before: None, after, resembles })
+        (pin, Change { key, what: What::Seen, action, before: None, after, resembles, accepted: None })
     }
 
     /// The known tool of any server that a new one looks like: rather one of the same fold than one that is a character apart.
@@ -307,7 +323,7 @@ impl Pin {
     fn seen_again(&mut self, key: &str, digest: Digest, on_change: OnChange) -> Option<Change> {
         let (was_gone, known) = (std::mem::replace(&mut self.gone, false), self.offered.or(self.pinned));
         let change = |what, action, before, after| {
-            Some(Change { key: key.to_owned(), what, action, before, after, resembles: None })
+            Some(Change { key: key.to_owned(), what, action, before, after, resembles: None, accepted: None })
         };
         if known == Some(digest) {
             let action = if self.held { Action::Quarantined } else { Action::Pinned };
@@ -337,7 +353,8 @@ impl Pin {
         self.held |= on_change == OnChange::Quarantine;
         let action = if self.held { Action::Quarantined } else { Action::Warned };
         let before = self.offered.or(self.pinned);
-        Change { key: key.to_owned(), what: What::Vanished, action, before, after: None, resembles: None }
+        let (key, what) = (key.to_owned(), What::Vanished);
+        Change { key, what, action, before, after: None, resembles: None, accepted: None }
     }
 }
 

@@ -27,6 +27,12 @@ fn tools(tools: &Value) -> Arc<List> {
     }
 }
 
+/// Of the member with the id of sevens.
+fn reason(code: &str) -> Reason {
+    let actor = crate::access::Actor::Member(custody::id::MemberId([7; 16]));
+    Reason { actor, code: code.into(), ticket: "SEC-7".into() }
+}
+
 fn call(arguments: &Value) -> Vec<u8> {
     json!({"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","arguments":arguments}}).to_string().into()
 }
@@ -81,8 +87,16 @@ async fn a_changed_tool_is_on_record_hidden_and_refused_until_it_is_accepted() {
         assert!(catalog.check_call("s", QUARANTINE, "unheard", b"{}").is_err());
         assert_eq!(catalog.check_call("s", WARN, "unheard", b"{}"), Ok(None));
     }
-    assert!(bench.catalog.accept("s", "y").await.unwrap().is_none());
-    assert!(bench.catalog.accept("s", "x").await.unwrap().is_some());
+    let why = reason("reviewed");
+    assert!(matches!(bench.catalog.accept("s", "y", None, &why).await, Err(NotAccepted::NotQuarantined)));
+    // Something else than what somebody has looked at, and a reason that no record may hold.
+    let another = bench.catalog.accept("s", "x", Some([7; 32]), &why).await;
+    assert!(matches!(another, Err(NotAccepted::Another)));
+    let unrecordable = bench.catalog.accept("s", "x", None, &reason("two words")).await;
+    assert!(matches!(unrecordable, Err(NotAccepted::Unrecordable)));
+    assert!(bench.catalog.check_call("s", QUARANTINE, "x", b"{}").is_err());
+    let offered = list.elements[0].digest;
+    assert_eq!(bench.catalog.accept("s", "x", offered, &why).await.unwrap().after, offered);
     for catalog in [bench.catalog.clone(), bench.again()] {
         let digest = catalog.check_call("s", QUARANTINE, "x", b"{}").unwrap();
         assert_eq!(digest, list.elements[0].digest);

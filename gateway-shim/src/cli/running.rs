@@ -96,6 +96,16 @@ impl Running {
         self.answered(self.remote.clone().members(wire::ShimMembersRequest {})).await
     }
 
+    /// Tools in quarantine.
+    pub(super) async fn quarantined(&self) -> Result<Vec<wire::QuarantinedTool>, Failed> {
+        Ok(self.answered(self.remote.clone().list_quarantined(wire::ListQuarantinedRequest {})).await?.tools)
+    }
+
+    /// Lets a tool out of quarantine.
+    pub(super) async fn accept_tool(&self, asked: wire::AcceptToolRequest) -> Result<wire::QuarantinedTool, Failed> {
+        self.answered(self.remote.clone().accept_tool(asked)).await
+    }
+
     /// The processes of its servers.
     pub(super) async fn processes(&self) -> Result<Vec<wire::ServerProcesses>, Failed> {
         Ok(self.answered(self.remote.clone().list_processes(wire::ListProcessesRequest {})).await?.servers)

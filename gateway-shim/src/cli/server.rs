@@ -1,10 +1,15 @@
-//! `gateway-shim server`: the processes of servers that are programs of this machine.
+//! `gateway-shim server`: the processes of servers that are programs of this machine, and tools of servers that are in
+//! quarantine.
 
 use clap::{Args, Subcommand};
-use custody::{id::hex, wire};
+use custody::{
+    id::{hex, unhex},
+    wire,
+};
 
 use super::{
-    At, Done,
+    At, Done, EXIT_USAGE, Failed,
+    access::Why,
     output::{ago, print, row, table},
     running::Running,
 };
@@ -23,6 +28,13 @@ pub enum ServerVerb {
     Stop(Named),
     /// Ends a server's processes; those that are asked for from then on are new.
     Restart(Named),
+    /// Shows the tools that nobody may call until somebody accepts them.
+    Quarantine {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Lets a tool out of quarantine, as it is now. Look at it first: what it says of itself is what clients believe.
+    Accept(Accept),
 }
 
 #[derive(Debug, Args)]
@@ -33,6 +45,21 @@ pub struct Named {
     name: String,
 }
 
+#[derive(Debug, Args)]
+pub struct Accept {
+    #[command(flatten)]
+    at: At,
+    #[command(flatten)]
+    why: Why,
+    /// The definition that you looked at, as `server quarantine` shows it; any other is not accepted.
+    #[arg(long, value_name = "HEX")]
+    digest: Option<String>,
+    /// The server, as the configuration names it.
+    server: String,
+    /// The tool, as its server or `server quarantine` names it.
+    tool: String,
+}
+
 pub(super) async fn run(verb: ServerVerb) -> Done {
     let (named, verb) = match verb {
         ServerVerb::List { at } => {
@@ -40,6 +67,11 @@ pub(super) async fn run(verb: ServerVerb) -> Done {
             print(&report(&servers, clock::now_us()));
             return Ok(0);
         }
+        ServerVerb::Quarantine { at } => {
+            print(&quarantine(&Running::connect(&at.load()?).await?.quarantined().await?));
+            return Ok(0);
+        }
+        ServerVerb::Accept(accept) => return self::accept(accept).await,
         ServerVerb::Start(named) => (named, wire::ProcessVerb::Start),
         ServerVerb::Stop(named) => (named, wire::ProcessVerb::Stop),
         ServerVerb::Restart(named) => (named, wire::ProcessVerb::Restart),
@@ -48,6 +80,41 @@ pub(super) async fn run(verb: ServerVerb) -> Done {
     let server = running.change_processes(named.name, verb).await?;
     print(&report(&[server], clock::now_us()));
     Ok(0)
+}
+
+async fn accept(Accept { at, why, digest, server, tool }: Accept) -> Done {
+    let digest = digest.map(|text| {
+        let hint = "hint: gateway-shim server quarantine shows it";
+        let unfit = || Failed::new(EXIT_USAGE, format!("read the digest: it has not 64 hex digits; {hint}"));
+        unhex(&text).filter(|digest| digest.len() == 32).ok_or_else(unfit)
+    });
+    let digest = digest.transpose()?.unwrap_or_default();
+    let asked = wire::AcceptToolRequest { why: Some(why.into()), server, tool, digest: digest.into() };
+    let accepted = Running::connect(&at.load()?).await?.accept_tool(asked).await?;
+    print(&told(&accepted));
+    Ok(0)
+}
+
+fn told(accepted: &wire::QuarantinedTool) -> String {
+    let (of, now) = (format!("{} of {}", accepted.tool, accepted.server), shown(&accepted.after));
+    match accepted.after.is_empty() {
+        true => format!("{of} is accepted as gone: if its server lists it again, it is new"),
+        false => format!("{of} is accepted, with the definition {now}"),
+    }
+}
+
+/// A definition's digest.
+fn shown(digest: &[u8]) -> String {
+    if digest.is_empty() { "none".to_owned() } else { hex(digest) }
+}
+
+fn quarantine(tools: &[wire::QuarantinedTool]) -> String {
+    if tools.is_empty() {
+        return "no tool is in quarantine".to_owned();
+    }
+    let mut rows = vec![row(["server", "tool", "in force before", "offered now"])];
+    rows.extend(tools.iter().map(|of| vec![of.server.clone(), of.tool.clone(), shown(&of.before), shown(&of.after)]));
+    table(&rows)
 }
 
 fn report(servers: &[wire::ServerProcesses], now_us: u64) -> String {
@@ -136,5 +203,19 @@ mod tests {
         ];
         insta::assert_snapshot!(report(&servers, NOW));
         assert_eq!(report(&[], NOW), "no server is a program of this machine");
+    }
+
+    #[test]
+    fn what_is_in_quarantine_is_shown_with_what_to_compare() {
+        let tool = |tool: &str, before: &[u8], after: &[u8]| wire::QuarantinedTool {
+            server: "mail".into(),
+            tool: tool.into(),
+            before: before.to_vec().into(),
+            after: after.to_vec().into(),
+        };
+        let tools = [tool("send", &[1; 32], &[2; 32]), tool("sent", &[], &[3; 32]), tool("read", &[4; 32], &[])];
+        insta::assert_snapshot!(quarantine(&tools));
+        assert_eq!(quarantine(&[]), "no tool is in quarantine");
+        assert!(told(&tools[0]).ends_with(&"02".repeat(32)) && told(&tools[2]).contains("as gone"));
     }
 }

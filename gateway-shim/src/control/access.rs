@@ -45,7 +45,7 @@ fn optional(bytes: &[u8], of: &str) -> Result<Option<MemberId>, Status> {
 }
 
 /// Who changes it, and why.
-fn reason(why: Option<wire::AccessWhy>, uid: Option<u32>) -> Result<Reason, Status> {
+pub(super) fn reason(why: Option<wire::AccessWhy>, uid: Option<u32>) -> Result<Reason, Status> {
     let why = why.unwrap_or_default();
     let actor = match (why.actor.as_str(), uid) {
         ("", Some(uid)) => Actor::System(format!("uid:{uid}")),

@@ -65,6 +65,7 @@ async fn status_says_what_was_recorded_shipped_and_heard_of_the_ledger() {
         config.clone(),
         Servers::default(),
         None,
+        None,
     ));
     let serving = tokio::spawn(serving);
     let call = |outcome: Outcome, decision: Decision| wire::Call {
@@ -122,7 +123,7 @@ async fn a_change_over_the_socket_is_on_record_with_the_account_that_asked() {
     durable::replace(&file, b"version = 1\n").unwrap();
     let paths = crate::access::Paths { dir: config.control_dir().to_owned(), workspace: file, organisation: None };
     let engine = Engine::open(paths, gateway.clone()).await.unwrap();
-    let controlled = Controlled::new(gateway.clone(), config.clone(), Servers::default(), Some(engine));
+    let controlled = Controlled::new(gateway.clone(), config.clone(), Servers::default(), Some(engine), None);
     let serving = tokio::spawn(Socket::bind(&config).unwrap().serve(controlled));
     let endpoint = Endpoint::from_shared(format!("unix:{}", config.control_socket().display())).unwrap();
     let mut client = ControlClient::new(endpoint.connect().await.unwrap());

@@ -196,7 +196,7 @@ pub fn tool_definitions(at: u64) -> Vec<Bytes> {
             target: Some(tool_definition::Target::Tool("read_file".to_owned())),
             digest_before: before,
             digest_after: Some(fixed("definition read_file")),
-            resembles: None,
+            ..Default::default()
         }))
     };
     vec![

@@ -6,6 +6,11 @@ const A: Digest = [1; 32];
 const B: Digest = [2; 32];
 const C: Digest = [3; 32];
 
+/// Somebody.
+fn why() -> Reason {
+    Reason { actor: Actor::System("review".into()), code: "reviewed".into(), ticket: "SEC-7".into() }
+}
+
 /// What has changed, in words.
 fn told(change: &Change) -> String {
     let digest = |digest: Option<Digest>| digest.map_or_else(|| "-".to_owned(), |digest| digest[0].to_string());
@@ -49,15 +54,22 @@ fn in_quarantine_a_change_is_hidden_until_somebody_accepts_it() {
     let (mut pins, quarantine) = (Pins::default(), OnChange::Quarantine);
     see(&mut pins, "s", &[("x", A)], quarantine);
     assert_eq!(pins.standing("s", "x"), Standing::InForce(A));
-    assert!(pins.accept("s", "x").is_none() && pins.accept("t", "x").is_none(), "there is nothing to accept");
+    assert!(pins.accept("s", "x", &why()).is_none() && pins.accept("t", "x", &why()).is_none(), "there is nothing to accept");
     assert_eq!(see(&mut pins, "s", &[("x", B)], quarantine), ["x changed 1>2 quarantined"]);
     assert!(see(&mut pins, "s", &[("x", B)], quarantine).is_empty());
     assert_eq!(pins.standing("s", "x"), Standing::Quarantined);
     // Whatever it changes to, and whatever the policy says by now.
     assert_eq!(see(&mut pins, "s", &[("x", C)], OnChange::Warn), ["x changed 2>3 quarantined"]);
     assert_eq!(pins.quarantined().collect::<Vec<_>>(), [("s", "x", Some(A), Some(C))]);
-    let (accepted, change) = pins.accept("s", "x").unwrap();
+    assert_eq!((pins.offered("s", "x"), pins.offered("s", "y")), (Some(Some(C)), None));
+    let (accepted, change) = pins.accept("s", "x", &why()).unwrap();
     assert_eq!(told(&change), "x changed 1>3 accepted");
+    // Who and why stand in its record, which is one that a gateway may write.
+    let record = change.record("s", 1);
+    assert_eq!(record.actor, Some(tool_definition::Actor::ActorSystem("review".into())));
+    assert_eq!((record.reason.as_str(), record.ticket.as_str()), ("reviewed", "SEC-7"));
+    let bytes = custody::record::encode(wire::record::Kind::ToolDefinition(record));
+    assert_eq!(custody::record::check(&bytes), Ok(custody::record::RecordKind::ToolDefinition));
     assert_eq!(accepted.standing("s", "x"), Standing::InForce(C));
     // It may also become what it was.
     assert_eq!(see(&mut pins, "s", &[("x", A)], quarantine), ["x changed 3>1 pinned"]);
@@ -69,11 +81,11 @@ fn what_vanishes_into_quarantine_comes_back_into_it() {
     let (mut pins, quarantine) = (Pins::default(), OnChange::Quarantine);
     see(&mut pins, "s", &[("x", A)], quarantine);
     assert_eq!(see(&mut pins, "s", &[], quarantine), ["x vanished 1>- quarantined"]);
-    let gone = pins.accept("s", "x").unwrap();
+    let gone = pins.accept("s", "x", &why()).unwrap();
     assert_eq!((told(&gone.1).as_str(), gone.0.standing("s", "x")), ("x vanished 1>- accepted", Standing::Unlisted));
     assert_eq!(see(&mut pins, "s", &[("x", A)], quarantine), ["x seen ->1 quarantined"]);
     assert_eq!(pins.standing("s", "x"), Standing::Quarantined);
-    let back = pins.accept("s", "x").unwrap();
+    let back = pins.accept("s", "x", &why()).unwrap();
     assert_eq!((told(&back.1).as_str(), back.0.standing("s", "x")), ("x seen 1>1 accepted", Standing::InForce(A)));
 }
 
@@ -93,11 +105,11 @@ fn a_look_alike_names_the_tool_that_it_looks_like() {
     let other = key("läse");
     assert!(seen.iter().any(|seen| seen.ends_with(&format!("like {other}"))), "{seen:?}");
     assert_eq!(pins.standing("evil", "ѕend_emаil"), Standing::Quarantined);
-    let (accepted, change) = pins.accept("evil", "ѕend_emаil").unwrap();
+    let (accepted, change) = pins.accept("evil", "ѕend_emаil", &why()).unwrap();
     assert!(told(&change).ends_with("seen ->3 accepted"));
     assert_eq!(accepted.standing("evil", "ѕend_emаil"), Standing::InForce(C));
     // Also by what the list of what is in quarantine shows.
-    assert_eq!(pins.accept("evil", &key("ѕend_emаil")).unwrap().0, accepted);
+    assert_eq!(pins.accept("evil", &key("ѕend_emаil"), &why()).unwrap().0, accepted);
     let kept = String::from_utf8(pins.bytes()).unwrap();
     assert!(kept.is_ascii() && kept.contains("send_email"), "a name that is no token is kept");
 }
