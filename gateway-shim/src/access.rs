@@ -44,7 +44,8 @@ pub use plan::{Actor, Change, Reason, plan};
 pub use policy::Policy;
 pub use token::OneTimeToken;
 
-/// Whose request it is. Only [`Access::authenticate`] makes one, for one request; what it says of groups is as of then.
+/// Whose request it is. Only [`Access::authenticate`] makes one, for one request; what it says of groups is as of then, and
+/// [`Access::judge`] looks again.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The member.
@@ -64,6 +65,14 @@ impl Caller {
     /// Somebody, for tests of who asks what.
     pub(crate) fn anybody(member: MemberId, token: Option<[u8; 16]>) -> Self {
         Self { member, token, agent: None, groups: Arc::default(), vouched: None }
+    }
+}
+
+#[cfg(test)]
+impl Access {
+    /// Puts another text in force, as [`Engine`] does once it is on record.
+    pub(crate) fn put_in_force(&self, text: &str) {
+        self.swap(Compiled::new(Arc::new(Policy::parse(text, None).expect("a policy"))));
     }
 }
 
@@ -92,6 +101,8 @@ pub struct Judgement {
     pub rule: Arc<str>,
     /// Digest of the access policy that decided.
     pub policy: [u8; 32],
+    /// Why the caller is nobody any more, who was known when the request came.
+    pub nobody: Option<Why>,
 }
 
 /// Why nobody is known behind a request.
@@ -223,15 +234,21 @@ impl Access {
         }
     }
 
-    /// Whether the caller may ask this.
+    /// Whether the caller may ask this. Who they are is looked at again, by what is in force now: between their first words and
+    /// this the body of a request, or a server, may have taken its time.
     pub fn judge(&self, caller: &Caller, ask: &Ask<'_>) -> Judgement {
-        self.now().judge(caller, ask)
+        let now = self.now();
+        match now.again(caller) {
+            Ok(caller) => now.judge(&caller, ask),
+            Err(why) => now.nobody(why),
+        }
     }
 
     /// Whether any rule allows the caller something at this server: then its `shim/session` requests are allowed as well,
     /// and it is worth showing.
     pub fn may_reach(&self, caller: &Caller, server: &str) -> bool {
-        self.now().may_reach(caller, server)
+        let now = self.now();
+        now.again(caller).is_ok_and(|caller| now.may_reach(&caller, server))
     }
 
     /// Takes a place for an allowed request, if it is within all limits that apply; counts it.
@@ -240,6 +257,9 @@ impl Access {
     /// [`OverLimit`], the first in the policy's order.
     pub fn enter(&self, caller: &Caller, ask: &Ask<'_>) -> Result<Slot, OverLimit> {
         let now = self.now();
+        // Whoever is nobody any more was refused by the judgement before, or is cut.
+        let again = now.again(caller);
+        let caller = again.as_ref().unwrap_or(caller);
         self.0.counting.enter(now.limits(caller, ask), caller, ask, clock::now_us())
     }
 

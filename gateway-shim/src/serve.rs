@@ -216,6 +216,9 @@ impl Front {
         };
         parts.headers.remove(header::AUTHORIZATION);
         let came = Came { caller, headers: parts.headers };
+        if ![SESSION, PROTOCOL, LAST_EVENT].into_iter().all(|name| is_clear(&came.headers, name)) {
+            return self.refuse(named, Some(&came.caller), Refusal::unclear_header()).await;
+        }
         if server.is_none() {
             return self.handle_all(load, parts.method, came, body).await;
         }
@@ -271,6 +274,12 @@ fn is_known(headers: &HeaderMap, hosts: &[String]) -> bool {
         None => true,
         Some(value) => value.to_str().is_ok_and(local),
     })
+}
+
+/// Whether a header stands at most once, in visible characters: what is read here is then what the server reads.
+fn is_clear(headers: &HeaderMap, name: &str) -> bool {
+    let mut values = headers.get_all(name).iter();
+    values.next().is_none_or(|value| value.to_str().is_ok()) && values.next().is_none()
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -110,7 +110,12 @@ impl Compiled {
             }
             None => (false, &self.default_deny),
         };
-        Judgement { allowed, rule: Arc::clone(rule), policy: self.policy.digest }
+        Judgement { allowed, rule: Arc::clone(rule), policy: self.policy.digest, nobody: None }
+    }
+
+    /// The judgement on whoever is nobody any more.
+    pub(super) fn nobody(&self, why: Why) -> Judgement {
+        Judgement { allowed: false, rule: why.rule().into(), policy: self.policy.digest, nobody: Some(why) }
     }
 
     pub(super) fn may_reach(&self, caller: &Caller, server: &str) -> bool {
@@ -137,26 +142,33 @@ impl Compiled {
         found.filter_map(|place| self.policy.limits.get(place)).filter(move |limit| is_at(&limit.scope, caller, &ask))
     }
 
+    /// The same caller as who they are by what is in force now, which may be another policy than the one that let them in.
+    ///
+    /// # Errors
+    /// Why they are nobody any more; that a time is over is looked at in [`Self::still_allowed`].
+    pub(super) fn again(&self, caller: &Caller) -> Result<Caller, Why> {
+        let token = caller.token.map(|id| self.policy.tokens.get(&id));
+        let is_good =
+            token.is_none_or(|token| token.is_some_and(|token| !token.revoked && token.member == caller.member));
+        let vouched = caller.vouched.as_ref();
+        let is_same = vouched.is_none_or(|vouched| vouched.member(&self.policy) == Some(caller.member));
+        let known = self.members.get(&caller.member).filter(|known| is_good && is_same && !known.revoked);
+        let known = known.ok_or(Why::Revoked)?;
+        // What a provider says of groups counts only where it did before: once it was told.
+        let told = vouched.map_or(&[][..], |vouched| vouched.groups.as_slice());
+        let told: Vec<String> = told.iter().filter(|group| caller.groups.contains(group)).cloned().collect();
+        Ok(Caller { groups: known.with(&told), ..caller.clone() })
+    }
+
     pub(super) fn still_allowed(&self, caller: &Caller, ask: &Ask<'_>, now_us: u64) -> Result<(), Cut> {
-        let by_token = match caller.token.map(|id| self.policy.tokens.get(&id)) {
-            Some(None) => Some(Why::Revoked),
-            Some(Some(token)) if token.revoked => Some(Why::Revoked),
-            Some(Some(token)) if token.expires_at <= now_us => Some(Why::Expired),
-            _ => None,
+        let token = caller.token.and_then(|id| self.policy.tokens.get(&id)).map(|token| token.expires_at);
+        let ends_at = [token, caller.vouched.as_ref().map(|vouched| vouched.ends_at)].into_iter().flatten().min();
+        let again = match ends_at.is_some_and(|at| at <= now_us) {
+            true => Err(Why::Expired),
+            false => self.again(caller),
         };
-        let by_word = caller.vouched.as_ref().and_then(|vouched| {
-            let other = vouched.member(&self.policy) != Some(caller.member);
-            let over = vouched.ends_at <= now_us;
-            if other { Some(Why::Revoked) } else { over.then_some(Why::Expired) }
-        });
-        let known = self.members.get(&caller.member).filter(|known| !known.revoked);
-        let (None, Some(known)) = (by_token.or(by_word), known) else {
-            let kind = by_token.or(by_word).unwrap_or(Why::Revoked);
-            return Err(Cut::Unauthenticated(Unauthenticated { kind, caller: Some(caller.clone()) }));
-        };
-        let groups = known.with(caller.vouched.as_ref().map_or(&[], |vouched| vouched.groups.as_slice()));
-        let caller = Caller { groups, ..caller.clone() };
-        let judgement = self.judge(&caller, ask);
+        let nobody = |kind| Cut::Unauthenticated(Unauthenticated { kind, caller: Some(caller.clone()) });
+        let judgement = self.judge(&again.map_err(nobody)?, ask);
         if judgement.allowed { Ok(()) } else { Err(Cut::Denied(judgement)) }
     }
 }

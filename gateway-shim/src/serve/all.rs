@@ -77,7 +77,7 @@ impl Front {
     async fn own(&self, came: &Came, request: &Request, bytes: usize) -> Result<(), Refusal> {
         let allowed = self.reachable(&came.caller).next().is_some();
         let rule = if allowed { access::SESSION } else { access::DEFAULT_DENY }.into();
-        let judgement = Judgement { allowed, rule, policy: self.shared.access.digest() };
+        let judgement = Judgement { allowed, rule, policy: self.shared.access.digest(), nobody: None };
         let mut call = self.shared.describe("", Some(request), &Speaker::default(), Some(&came.caller), bytes as u64);
         if !judgement.allowed {
             let refusal = Refusal::denied(&judgement);

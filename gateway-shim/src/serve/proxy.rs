@@ -24,7 +24,7 @@ use super::{
     open::{self, Asked, OpenCalls, Running},
     port,
     refusal::{CODE_NO_SESSION, CODE_REVOKED, REVOKED, Refusal, error},
-    sessions::{NotYours, Sessions, Speaker},
+    sessions::{NotYours, Pinged, Sessions, Speaker},
     stdio, text, upstream, watched,
 };
 use crate::{
@@ -38,7 +38,7 @@ use crate::{
         headers::{self, Era, Header, Headers},
     },
     server::{self, Launcher, Servers},
-    writer::{CallName, Refused},
+    writer::{CallName, Ending, Refused},
 };
 
 mod hear;
@@ -96,6 +96,7 @@ pub struct Proxy {
     links: Links,
     pub(super) counts: Counts,
     pub(super) open: OpenCalls,
+    pinged: Pinged,
     /// Requests of the shim itself.
     own_asked: AtomicU64,
     pub(super) server: Server,
@@ -172,6 +173,7 @@ impl Proxy {
             links: Links::default(),
             counts: Counts::default(),
             open: OpenCalls::default(),
+            pinged: Pinged::default(),
             own_asked: AtomicU64::new(0),
             server,
         })
@@ -308,6 +310,12 @@ impl Proxy {
             (Message::Answer { .. }, None) => Some(Refusal::answers_nothing()),
             _ => self.check_session(&came).err(),
         };
+        let refusal = refusal.or_else(|| match (&message, came.session()) {
+            (Message::Answer { id, ending, .. }, Some(session)) if !self.answers(session, id, ending) => {
+                Some(Refusal::answers_nothing())
+            }
+            _ => None,
+        });
         if let Some(refusal) = refusal {
             return self.refuse(&came, None, body.len(), refusal).await;
         }
@@ -321,9 +329,6 @@ impl Proxy {
                     _ => {}
                 }
             }
-            (Message::Answer { id, ending, .. }, Some(session)) => {
-                self.open.finish(open::Side::Server, session, &id, ending);
-            }
             _ => {}
         }
         match &self.server {
@@ -333,6 +338,15 @@ impl Proxy {
                 self.unless_refused(&came, body.len(), answer).await
             }
         }
+    }
+
+    /// Whether a client's answer is one to what the server asked in this session; ends that.
+    fn answers(&self, session: &str, id: &str, ending: &Ending) -> bool {
+        match self.open.take(open::Side::Server, session, id) {
+            Some(running) => running.end(ending.clone()),
+            None => return self.pinged.take(session, id),
+        }
+        true
     }
 
     pub(super) async fn request(self: &Arc<Self>, came: Came, request: Request, body: Bytes) -> Answer {
@@ -364,7 +378,7 @@ impl Proxy {
             call.extensions.push(wire::Extension { key: ROUND.to_owned(), value });
         }
         asked.list = self.listing(&came, &request, &body);
-        let refused = match self.before(&came, &asked, &body, &mut call).await {
+        let refused = match self.before(&came, &request, &asked, &body, &mut call).await {
             Err(refusal) => Err(self.refused(call, refusal).await),
             Ok(()) => self.admit(asked, &request.method, &request.raw_id, call).await,
         };
@@ -383,12 +397,17 @@ impl Proxy {
     async fn before(
         self: &Arc<Self>,
         came: &Came,
+        request: &Request,
         asked: &Asked,
         body: &Bytes,
         call: &mut wire::Call,
     ) -> Result<(), Refusal> {
         if let Server::Http(server) = &self.server {
             server.check_credential(&came.caller)?;
+        }
+        // What continues a task has no arguments; it is decided as the call that began it, and that was looked at.
+        if request.method != asked.method {
+            return Ok(());
         }
         self.check_tool(came, &asked.ask(), body, call).await
     }

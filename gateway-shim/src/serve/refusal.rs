@@ -67,6 +67,9 @@ impl Refusal {
     }
 
     pub(super) fn denied(judgement: &Judgement) -> Self {
+        if let Some(why) = judgement.nobody {
+            return Self { policy: Some(Box::new(judgement.policy)), ..Self::unauthenticated(why) };
+        }
         let denied = Self::new("", Outcome::Denied, StatusCode::OK, CODE_DENIED, DENIED);
         Self { rule: of_policy(&judgement.rule), policy: Some(Box::new(judgement.policy)), ..denied }
     }
@@ -89,7 +92,7 @@ impl Refusal {
     }
 
     pub(super) fn answers_nothing() -> Self {
-        let text = "an answer without a session answers nothing";
+        let text = "this answers nothing that was asked in a session of the caller's";
         Self::new("shim/malformed", Outcome::Malformed, StatusCode::BAD_REQUEST, NOT_A_MESSAGE, text)
     }
 
@@ -127,6 +130,12 @@ impl Refusal {
 
     pub(super) fn no_method(status: StatusCode, text: &'static str) -> Self {
         Self::new("shim/malformed", Outcome::Malformed, status, CODE_NO_SESSION, text)
+    }
+
+    /// A header that two readers might read differently.
+    pub(super) fn unclear_header() -> Self {
+        let text = "a session, a version and an event to go on from are each named once, in visible characters";
+        Self::new("shim/malformed", Outcome::Malformed, StatusCode::BAD_REQUEST, NOT_A_MESSAGE, text)
     }
 
     pub(super) fn too_long(most: usize) -> Self {
@@ -227,7 +236,7 @@ mod tests {
     /// A client of both eras falls back to `initialize` for a 4xx without an error of the modern era, and to nothing else.
     #[test]
     fn no_refusal_by_the_policy_looks_like_the_other_era() {
-        let judgement = Judgement { allowed: false, rule: "no".into(), policy: [0; 32] };
+        let judgement = Judgement { allowed: false, rule: "no".into(), policy: [0; 32], nobody: None };
         let over = OverLimit { limit: "few".into(), retry_after_s: Some(7) };
         for refusal in [Refusal::denied(&judgement), Refusal::over_limit(&over), Refusal::no_credential()] {
             assert!(refusal.status == StatusCode::OK && !(-32_768..=-32_000).contains(&refusal.code), "{refusal:?}");

@@ -168,6 +168,31 @@ impl Known {
     }
 }
 
+/// Pings of servers whose answers may still come; the oldest are forgotten first.
+const PINGS_MAX: usize = 1_024;
+
+/// What servers ask their clients and nobody records: whether they are there.
+#[derive(Debug, Default)]
+pub(super) struct Pinged(Mutex<VecDeque<(String, String)>>);
+
+impl Pinged {
+    /// The server of this session asked so, under this id.
+    pub(super) fn insert(&self, session: &str, id: &str) {
+        let mut pings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pings.len() >= PINGS_MAX {
+            pings.pop_front();
+        }
+        pings.push_back((session.to_owned(), id.to_owned()));
+    }
+
+    /// Whether an answer is to one of them, the first time.
+    pub(super) fn take(&self, session: &str, id: &str) -> bool {
+        let mut pings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = pings.iter().position(|(of, asked)| of == session && asked == id);
+        place.and_then(|place| pings.remove(place)).is_some()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

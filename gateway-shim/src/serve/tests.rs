@@ -31,6 +31,7 @@ mod life;
 mod listed;
 mod members;
 mod modern;
+mod passing;
 mod receipts;
 mod refused;
 mod tls;
@@ -202,6 +203,12 @@ fn twofold(id: &Value) -> String {
     format!("data: {asked}\n\ndata: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}\n\n")
 }
 
+fn sse(text: String) -> Answer {
+    let mut answer = Response::new(Body::from(text));
+    answer.headers_mut().insert(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
+    answer
+}
+
 /// A server whose answers are not what a JSON library would write, so that only the original bytes pass for them.
 async fn odd_server() -> std::net::SocketAddr {
     async fn answer(request: HttpRequest) -> Answer {
@@ -212,14 +219,9 @@ async fn odd_server() -> std::net::SocketAddr {
             return Response::new(Body::from("bye"));
         }
         let Ok(value) = serde_json::from_slice::<Value>(&body) else {
-            return Response::new(Body::from(format!("{} {:?}", parts.method, parts.headers.get("last-event-id"))));
+            return sse(format!(": {} {:?}\n\n", parts.method, parts.headers.get("last-event-id")));
         };
         let id = &value["id"];
-        let sse = |text: String| {
-            let mut answer = Response::new(Body::from(text));
-            answer.headers_mut().insert(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
-            answer
-        };
         let mut answer = match (value["method"].as_str(), value["params"]["name"].as_str()) {
             (Some("initialize"), _) => {
                 let text =
@@ -264,7 +266,7 @@ async fn odd_server() -> std::net::SocketAddr {
                 answer
             }
         };
-        answer.headers_mut().insert("x-odd", "kept".parse().unwrap());
+        answer.headers_mut().insert("mcp-odd", "kept".parse().unwrap());
         answer
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -286,7 +288,7 @@ async fn http_bytes_pass_as_they_are_and_every_request_is_on_record() {
     let session = [(SESSION, "session-1"), (PROTOCOL, "2025-11-25")];
     let (_, headers, body) = bench.post(&session, &tool_call(1, "echo")).await;
     assert!(body.starts_with(b"{\"result\" : { \"n\":1.0e+2,"), "{body:?}");
-    assert_eq!(text(&headers, "x-odd"), Some("kept"));
+    assert_eq!(text(&headers, "mcp-odd"), Some("kept"));
     bench.post(&session, &tool_call(2, "fails")).await;
     let (_, headers, body) = bench.post(&session, &tool_call(3, "stream")).await;
     assert!(text(&headers, "content-type").unwrap().starts_with("text/event-stream"));
@@ -298,8 +300,10 @@ async fn http_bytes_pass_as_they_are_and_every_request_is_on_record() {
     assert_eq!(bench.post(&session, unknown).await.0, StatusCode::NOT_FOUND);
     bench.post(&session, r#"{"jsonrpc":"2.0","id":6,"method":"ping"}"#).await;
     let (_, _, body) = bench.send(Method::GET, &[(SESSION, "session-1"), ("last-event-id", "7")], "").await;
-    assert_eq!(body, "GET Some(\"7\")");
-    assert_eq!(bench.send(Method::DELETE, &session, "").await.2, "bye");
+    assert_eq!(body, ": GET Some(\"7\")\n\n");
+    // A farewell that is no JSON is read by nobody.
+    let (status, _, body) = bench.send(Method::DELETE, &session, "").await;
+    assert_eq!((status, body.len()), (StatusCode::OK, 0));
     let (digest, token) = (bench.access.digest(), bench.token.rsplit_once('_').unwrap().1.to_owned());
     let records = bench.records().await;
     let counts = records.iter().find_map(|kind| match kind {

@@ -36,7 +36,7 @@ use super::{
         CODE_NO_CREDENTIAL, CODE_REVOKED, CODE_TIMEOUT, CODE_TOO_LONG, CODE_UNREACHABLE, CODE_UNREADABLE, REVOKED,
         Refusal, error, json,
     },
-    text, tls,
+    tls,
 };
 use crate::{
     access::Caller,
@@ -46,31 +46,19 @@ use crate::{
     writer::Ending,
 };
 
+mod passing;
 mod pump;
 
+use passing::Content;
 use pump::{CHUNKS_MAX, Pump};
 
 /// Greatest answer that is no stream: it is read before it goes on, because what it asks for must be on record by then.
 const READ_BYTES_MAX: usize = 16 << 20;
 
-/// Headers that are about one connection, or say who calls: they stay here.
-const KEPT: [HeaderName; 14] = [
-    header::HOST,
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::TE,
-    header::TRAILER,
-    header::UPGRADE,
-    header::PROXY_AUTHORIZATION,
-    header::PROXY_AUTHENTICATE,
-    header::AUTHORIZATION,
-    header::WWW_AUTHENTICATE,
-    header::COOKIE,
-    header::SET_COOKIE,
-    header::CONTENT_LENGTH,
-    // What is compressed could not be read before it goes on.
-    header::ACCEPT_ENCODING,
-];
+/// Bytes of a body that passes nowhere which are read on, so that its connection serves again.
+const DROPPED_BYTES_MAX: usize = 64 << 10;
+
+const NO_ANSWER: &str = "the MCP server's answer is no answer to this request, so it was not passed on";
 
 /// The server.
 #[derive(Clone)]
@@ -162,17 +150,20 @@ impl Upstream {
         self.credentials.as_ref().is_some_and(|credentials| credentials.are_of_members())
     }
 
-    /// A request of the shim itself: the type of what answers, and its bytes.
-    pub(super) async fn ask_itself(&self, came: &Came, body: Bytes) -> Result<(String, Bytes), String> {
+    /// A request of the shim itself: whether what answers is a stream, and its bytes.
+    pub(super) async fn ask_itself(&self, came: &Came, body: Bytes) -> Result<(bool, Bytes), String> {
         let response = self.send(Method::POST, came, body).await?;
         let (parts, body) = response.into_parts();
-        let content = text(&parts.headers, header::CONTENT_TYPE.as_str()).unwrap_or_default().to_owned();
+        let content = Content::of(&parts.headers);
         let read = Limited::new(body, READ_BYTES_MAX).collect().await;
-        Ok((content, read.map_err(|why| why.to_string())?.to_bytes()))
+        match content {
+            Content::Other => Err("its answer is neither JSON nor events".to_owned()),
+            _ => Ok((content == Content::Events, read.map_err(|why| why.to_string())?.to_bytes())),
+        }
     }
 
     async fn send(&self, method: Method, came: &Came, body: Bytes) -> Result<Response<Incoming>, String> {
-        let mut headers = forwarded(&came.headers);
+        let mut headers = passing::of_request(&method, &came.headers);
         if let Some((name, value)) = self.credential(came.caller.member).map_err(|NoCredential| "no credential")? {
             headers.insert(name, value);
         }
@@ -270,22 +261,6 @@ impl Upstream {
     }
 }
 
-fn forwarded(headers: &HeaderMap) -> HeaderMap {
-    let named: Vec<String> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
-        .collect();
-    let mut out = HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers {
-        if !KEPT.contains(name) && name != "keep-alive" && !named.iter().any(|kept| kept == name.as_str()) {
-            out.append(name.clone(), value.clone());
-        }
-    }
-    out
-}
-
 /// The receipt in a header that stands once.
 fn of_header(headers: &HeaderMap) -> Option<Box<wire::ForensicReceipt>> {
     let mut values = headers.get_all(forensic::HEADER).iter();
@@ -314,19 +289,26 @@ async fn begin(
         let text = "the MCP server does not take the credential of the shim; hint: tell whoever runs it";
         return drop(answer.send(own.error(StatusCode::BAD_GATEWAY, CODE_NO_CREDENTIAL, text)));
     }
+    if parts.status.is_redirection() {
+        // Its client would follow it with the member's token, and call what nobody decided on.
+        tracing::error!(server = %proxy.name, "the MCP server redirects, which is not followed; hint: its url in the configuration");
+        end(own.running.as_ref(), of_status(parts.status, Ending::of(Outcome::HttpError)));
+        let text = "the MCP server redirects, which is not followed; hint: tell whoever runs the shim";
+        return drop(answer.send(own.error(StatusCode::BAD_GATEWAY, CODE_UNREADABLE, text)));
+    }
     // Within a session the answer may come on another connection; without one only on this.
-    let given = text(&parts.headers, SESSION).filter(|_| !own.modern);
+    let given = passing::single(&parts.headers, SESSION).filter(|_| !own.modern);
     let session = came.session().or(given).map(str::to_owned);
     let is_stream = own.running.as_ref().is_some_and(super::proxy::is_stream);
     if let (Some(session), Some(running), false) = (&session, &own.running, own.id.is_empty()) {
         proxy.open.begin(open::Side::Client, session, &own.id, running.clone());
     }
-    let mut headers = forwarded(&parts.headers);
+    let content = Content::of(&parts.headers);
+    let mut headers = passing::of_answer(&parts.headers, content);
     if own.modern {
         headers.remove(SESSION);
     }
-    let content = text(&parts.headers, header::CONTENT_TYPE.as_str()).unwrap_or_default().to_ascii_lowercase();
-    if content.starts_with("text/event-stream") {
+    if content == Content::Events {
         let (chunks, forwarded_chunks) = mpsc::channel(CHUNKS_MAX);
         let mut stream = Response::new(Body::from_stream(ReceiverStream::new(forwarded_chunks)));
         (*stream.status_mut(), *stream.headers_mut()) = (parts.status, headers);
@@ -335,10 +317,15 @@ async fn begin(
         let pump = Pump::new(Arc::clone(proxy), came.clone(), session, own, is_stream, parts.status);
         return pump.run(body, chunks, deadline).await;
     }
-    let is_json = content.starts_with("application/json");
-    let whole = whole(proxy, session.as_deref(), &own, parts.status, is_json, body, deadline).await;
+    let whole = match content == Content::Json && !is_stream {
+        true => whole(proxy, session.as_deref(), &own, parts.status, body, deadline).await,
+        false => without_body(proxy, session.as_deref(), &own, parts.status, body, deadline).await,
+    };
     drop(answer.send(match whole {
         Ok(bytes) => {
+            if bytes.is_empty() {
+                headers.remove(header::CONTENT_TYPE);
+            }
             let mut whole = Response::new(Body::from(bytes));
             (*whole.status_mut(), *whole.headers_mut()) = (parts.status, headers);
             whole
@@ -347,13 +334,40 @@ async fn begin(
     }));
 }
 
+/// Ends the call whose answer is neither JSON nor events: its status passes, and nothing of its body, which a client might read
+/// in another way than anybody here.
+async fn without_body(
+    proxy: &Arc<Proxy>,
+    session: Option<&str>,
+    own: &Own,
+    status: StatusCode,
+    body: Incoming,
+    deadline: Instant,
+) -> Result<Bytes, Answer> {
+    drop(timeout_at(deadline, Limited::new(body, DROPPED_BYTES_MAX).collect()).await);
+    let is_answer = !own.id.is_empty() || own.running.as_ref().is_some_and(super::proxy::is_stream);
+    let done = match status.is_success() {
+        false => of_status(status, Ending::default()),
+        true if is_answer => Ending::of(Outcome::TransportError),
+        true => Ending::of(Outcome::Ok),
+    };
+    end(own.running.as_ref(), done);
+    if let Some(session) = session {
+        proxy.open.take(open::Side::Client, session, &own.id);
+    }
+    if !status.is_success() || !is_answer {
+        return Ok(Bytes::new());
+    }
+    tracing::warn!(server = %proxy.name, "an answer that is neither JSON nor events is not passed on");
+    Err(own.error(StatusCode::BAD_GATEWAY, CODE_UNREADABLE, NO_ANSWER))
+}
+
 /// Reads an answer that is no stream, and ends its call; gives what passes of it, or what does instead.
 async fn whole(
     proxy: &Arc<Proxy>,
     session: Option<&str>,
     own: &Own,
     status: StatusCode,
-    is_json: bool,
     body: Incoming,
     deadline: Instant,
 ) -> Result<Bytes, Answer> {
@@ -386,14 +400,17 @@ async fn whole(
         }
     };
     let length = Ending { response_bytes: bytes.len() as u64, ..Ending::default() };
-    let Some(running) = own.running.as_ref().filter(|_| !own.id.is_empty()) else {
+    let message = envelope::parse(&bytes);
+    if own.id.is_empty() {
+        // Nothing was asked, so nothing is answered, but why not.
         ended(if status.is_success() { Ending { outcome: Outcome::Ok, ..length } } else { of_status(status, length) });
-        return Ok(bytes);
-    };
-    let message = if is_json { envelope::parse(&bytes).ok() } else { None };
-    match message {
+        let says_why = !status.is_success() && matches!(message, Ok(Message::Answer { .. }) | Err(_));
+        return Ok(if says_why { bytes } else { Bytes::new() });
+    }
+    match (message, &own.running) {
         // Without an id it is about a request that could not be read.
-        Some(Message::Answer { id, ending, next }) if id == own.id || id.is_empty() => {
+        (Ok(Message::Answer { id, ending, next }), running) if id == own.id || id.is_empty() => {
+            let Some(running) = running else { return Ok(bytes) };
             let instead = proxy.hear(running, &bytes, own.with_receipt(ending), next).await;
             ended(Ending::default());
             match instead {
@@ -401,20 +418,17 @@ async fn whole(
                 None => Ok(bytes),
             }
         }
-        _ if !status.is_success() => {
+        // What is no message of JSON-RPC is read by nobody but people.
+        (Err(_), _) if !status.is_success() => {
             ended(of_status(status, length));
             Ok(bytes)
         }
         // Whoever waits for an answer might read one in it, and another one than this reads.
-        _ if is_json => {
-            proxy.unread(bytes.len());
-            ended(Ending { outcome: Outcome::TransportError, ..length });
-            let text = "the MCP server's answer is no answer to this request, so it was not passed on";
-            Err(own.error(StatusCode::BAD_GATEWAY, CODE_UNREADABLE, text))
-        }
         _ => {
-            ended(Ending { outcome: Outcome::TransportError, ..length });
-            Ok(bytes)
+            proxy.unread(bytes.len());
+            let broken = Ending { outcome: Outcome::TransportError, ..length };
+            ended(if status.is_success() { broken } else { of_status(status, broken) });
+            Err(own.error(StatusCode::BAD_GATEWAY, CODE_UNREADABLE, NO_ANSWER))
         }
     }
 }

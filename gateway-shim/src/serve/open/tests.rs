@@ -16,7 +16,7 @@ fn slot() -> Slot {
 }
 
 fn judgement() -> Judgement {
-    Judgement { allowed: true, rule: "all".into(), policy: [0; 32] }
+    Judgement { allowed: true, rule: "all".into(), policy: [0; 32], nobody: None }
 }
 
 #[tokio::test]

@@ -16,7 +16,6 @@ use crate::{
         links::Deferred,
         refusal::{CODE_DENIED, CODE_OVER_LIMIT, DENIED},
     },
-    writer::Ending,
 };
 
 impl Proxy {
@@ -34,6 +33,7 @@ impl Proxy {
     ) -> Result<(), Refusal> {
         if admit::is_counted(&request.method) {
             self.counts.pings.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.pinged.insert(session, &request.id);
             return Ok(());
         }
         let owner = self.sessions.owner(session);

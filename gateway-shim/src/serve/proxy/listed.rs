@@ -239,7 +239,8 @@ impl Proxy {
         if is_stateless {
             headers.insert("mcp-method", HeaderValue::from_static(LIST_TOOLS));
         }
-        let (content, answer) = server.ask_itself(&Came { caller: came.caller.clone(), headers }, body.clone()).await?;
-        catalog::ask::answer(&content, &answer, id).ok_or_else(|| "it gives no answer".to_owned())
+        let (is_stream, answer) =
+            server.ask_itself(&Came { caller: came.caller.clone(), headers }, body.clone()).await?;
+        catalog::ask::answer(is_stream, &answer, id).ok_or_else(|| "it gives no answer".to_owned())
     }
 }
