@@ -292,4 +292,4 @@ impl Trusted {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
