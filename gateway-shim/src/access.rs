@@ -312,4 +312,4 @@ impl Trusted {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -409,6 +409,13 @@ impl Catalog {
         (*of == digest).then(|| Arc::clone(schema))
     }
 
+    /// Whether it is known what a server lists to this credential, and not old.
+    pub fn is_known(&self, server: &str, credential: Credential) -> bool {
+        let walks = lock(&self.0.walks);
+        let until = walks.get(&(server.to_owned(), credential)).and_then(|walk| walk.until);
+        until.is_some_and(|until| until > Instant::now())
+    }
+
     /// Sees to it that it is known what a server lists to this credential: whoever is the first waits until `walk` has asked for
     /// it and called [`Self::observe`]; where it was known and is old, that is done beside.
     pub async fn ensure<F>(&self, server: &str, credential: Credential, walk: impl FnOnce() -> F)

@@ -136,11 +136,19 @@ pub struct Load {
 pub trait Peer {
     /// Their account on this machine, as the system says, not they.
     fn uid(&self) -> Option<u32>;
+
+    /// What is written goes out at once, and does not wait for more: an event of a stream is small, and somebody waits for it.
+    fn write_at_once(&self) {}
 }
 
 impl Peer for TcpStream {
     fn uid(&self) -> Option<u32> {
         None
+    }
+
+    fn write_at_once(&self) {
+        // A connection that cannot be set so is one that has ended.
+        self.set_nodelay(true).ok();
     }
 }
 
@@ -219,6 +227,7 @@ pub fn bounded<S: Peer + Send + 'static>(
         // Behind the one that waits here, others wait in the system's queue.
         let (mut load, ending) = port.place().await;
         load.uid = stream.uid();
+        stream.write_at_once();
         let silence: BoxFuture<'static, ()> = Box::pin(clock::sleep(limit));
         let awaited = (awaited > 0).then_some((awaited, silence));
         Some((Ok(Connection { stream, awaited, ending, load }), (incoming, port)))
@@ -280,5 +289,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+
+    use super::*;
+    use crate::testing::within;
+
+    /// An event of a stream is a small write behind another one: it must not wait until the first is acknowledged.
+    #[tokio::test]
+    async fn what_is_written_to_a_client_goes_out_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut connections = Box::pin(bounded(TcpListenerStream::new(listener), 0, HEAD_LIMIT));
+        let connection = within(connections.next()).await.unwrap().unwrap();
+        assert!(connection.stream.nodelay().unwrap());
     }
 }

@@ -61,6 +61,8 @@ use sessions::Speaker;
 const SESSION: &str = "mcp-session-id";
 /// Header that names the protocol version.
 const PROTOCOL: &str = "mcp-protocol-version";
+/// Header that names the method of the body (2026-07-28).
+const METHOD: &str = "mcp-method";
 /// Header that names what the body names (2026-07-28).
 const NAME: &str = "mcp-name";
 /// Header that names the event behind which a stream is taken up again.

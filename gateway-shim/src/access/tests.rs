@@ -31,7 +31,7 @@ fn policy_text(rules: &str, tokens: &str) -> String {
 }
 
 /// Puts another text in force.
-pub(super) fn put_in_force(access: &Access, text: &str) {
+pub(crate) fn put_in_force(access: &Access, text: &str) {
     access.swap(Compiled::new(Arc::new(Policy::parse(text, None).unwrap())));
 }
 

@@ -1,7 +1,7 @@
 //! `[servers.NAME]`: an MCP server, how it is reached, and what holds for calls to it.
 //!
 //! Names of servers stand in records, in the path of the endpoint and, before `__`, in the names of tools at the one endpoint
-//! for all: so a name has neither `/` nor `__`.
+//! for all: so a name has neither `/` nor `__`, and no `_` at its end.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -189,9 +189,11 @@ impl Default for CredentialConfig {
 impl ServerConfig {
     pub(super) fn check(&self, name: &str, check: &mut Check) {
         let at = |key: &str| format!("servers.{name}.{key}");
-        let fits = is_token(name) && name.len() <= 64 && !name.contains(BETWEEN) && !name.contains('/');
-        check.that(fits, || {
-            format!("servers.{name:?} is no name; hint: at most 64 characters of [A-Za-z0-9_.:@+-] without `__`")
+        // One that ends with `_` would end one character earlier in the name of a tool.
+        let parts = !name.contains(BETWEEN) && !name.ends_with('_') && !name.contains('/');
+        check.that(is_token(name) && name.len() <= 64 && parts, || {
+            let hint = "hint: at most 64 characters of [A-Za-z0-9_.:@+-], without `__` and no `_` at the end";
+            format!("servers.{name:?} is no name; {hint}")
         });
         let one = self.url.is_some() == self.command.is_empty();
         check.that(one, || format!("servers.{name} needs one of url and command"));

@@ -33,6 +33,7 @@ fn a_good_file_is_read_and_every_lie_is_named() {
         ("https://localhost", "ftp://localhost", "neither"),
         ("\"01010101", "\"0101", "gateway.workspace"),
         ("servers.everything", "servers.every__thing", "is no name"),
+        ("servers.everything", "servers.everything_", "is no name"),
         ("servers.everything", "servers.\"every/thing\"", "is no name"),
         ("[servers.everything]\nurl = \"http://127.0.0.1:3001/mcp\"\n", "", "no server behind it"),
         ("dir = \"spool\"", "dir = \"spool\"\nmib_max = 7", "spool.mib_max is 7; hint: 8 to 65536"),

@@ -168,3 +168,58 @@ async fn a_change_over_the_socket_is_on_record_with_the_account_that_asked() {
 fn add(why: &wire::AccessWhy, add: wire::MemberAdd) -> ChangeAccessRequest {
     ChangeAccessRequest { why: Some(why.clone()), verb: Some(wire::change_access_request::Verb::Add(add)) }
 }
+
+#[tokio::test]
+async fn a_tool_leaves_quarantine_by_whoever_asked_and_for_a_reason() {
+    use crate::{
+        access::policy::OnChange,
+        catalog::{Policy, list},
+    };
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let (gateway, config) = (server.gateway(&dir).await, config(&dir));
+    let catalog = Catalog::open(dir.path().join("pins"), gateway.clone()).unwrap();
+    let policy = Policy { on_change: OnChange::Quarantine, check_arguments: false };
+    for description in ["sends", "sends, and to me as well"] {
+        let tools = format!(r#"{{"tools":[{{"name":"send","description":"{description}"}}]}}"#);
+        let message = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{tools}}}"#);
+        let Ok(list::Answer::List(list)) = list::read(list::Kind::Tools, &message.into()) else { panic!() };
+        catalog.observe("mail", policy, list::Kind::Tools, &[Arc::from(list)], true).await.unwrap();
+    }
+    let controlled = Controlled::new(gateway.clone(), config.clone(), Servers::default(), None, Some(catalog.clone()));
+    let serving = tokio::spawn(Socket::bind(&config).unwrap().serve(controlled));
+    let endpoint = Endpoint::from_shared(format!("unix:{}", config.control_socket().display())).unwrap();
+    let mut client = ControlClient::new(endpoint.connect().await.unwrap());
+    let listed = client.list_quarantined(ListQuarantinedRequest {}).await.unwrap().into_inner().tools;
+    let [tool] = listed.as_slice() else { panic!("{listed:?}") };
+    assert_eq!((tool.server.as_str(), tool.tool.as_str()), ("mail", "send"));
+    let accept = |reason: &str, tool: &str, digest: &[u8]| AcceptToolRequest {
+        why: Some(wire::AccessWhy { actor: String::new(), reason: reason.into(), ticket: "SEC-1".into() }),
+        server: "mail".into(),
+        tool: tool.into(),
+        digest: digest.to_vec().into(),
+    };
+    for (asked, says) in [
+        (accept("reviewed", "other", &[]), "not in quarantine"),
+        (accept("reviewed", "send", &[7; 32]), "another definition"),
+        (accept("reviewed", "send", &[7]), "32 bytes"),
+        (accept("two words", "send", &[]), "is no token"),
+    ] {
+        let refused = client.accept_tool(asked).await.unwrap_err();
+        assert!(refused.message().contains(says) && refused.message().contains("hint: "), "{refused}");
+    }
+    let accepted = client.accept_tool(accept("reviewed", "send", &tool.after)).await.unwrap().into_inner();
+    assert_eq!(accepted.after, tool.after);
+    assert!(client.list_quarantined(ListQuarantinedRequest {}).await.unwrap().into_inner().tools.is_empty());
+    assert!(catalog.check_call("mail", policy, "send", b"{}").unwrap().is_some());
+    gateway.drain().await.unwrap();
+    let records = server.shared.ledger.lock().unwrap().records();
+    let last = records.iter().rev().find_map(|bytes| match custody::record::decode(bytes).unwrap().kind {
+        Some(Kind::ToolDefinition(definition)) => Some(definition),
+        _ => None,
+    });
+    let (last, uid) = (last.unwrap(), std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir.path()).unwrap()));
+    assert_eq!(last.action(), wire::DefinitionAction::Accepted);
+    assert_eq!(last.actor, Some(wire::tool_definition::Actor::ActorSystem(format!("uid:{uid}"))));
+    assert_eq!((last.reason.as_str(), last.ticket.as_str()), ("reviewed", "SEC-1"));
+    serving.abort();
+}

@@ -17,6 +17,10 @@ use crate::{
     writer::{Ending, Learnt},
 };
 
+mod params;
+
+use params::{params, reference, resources};
+
 /// A message, as far as it is read.
 #[derive(Debug)]
 pub enum Message {
@@ -34,6 +38,8 @@ pub enum Message {
         task: Option<String>,
         /// Key of the id of the `subscriptions/listen` that it belongs to.
         subscription: Option<String>,
+        /// URI of the resource that `notifications/resources/updated` tells of.
+        resource: Option<String>,
     },
     /// The answer to a request.
     Answer {
@@ -67,7 +73,7 @@ pub struct Task {
 }
 
 /// A request.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Request {
     /// Equal for equal ids, whatever their spelling.
     pub id: String,
@@ -81,6 +87,8 @@ pub struct Request {
     pub task: Option<String>,
     /// Digest of the state that it brings back from the round before.
     pub state: Option<[u8; 32]>,
+    /// URIs of the resources that `subscriptions/listen` wants to hear of (2026-07-28).
+    pub resources: Vec<String>,
     /// Its client says that it knows tasks (2026-07-28).
     pub knows_tasks: bool,
     /// As it says of itself in `initialize` or in `_meta`.
@@ -211,64 +219,6 @@ struct RawError {
     code: i64,
 }
 
-#[derive(Default)]
-struct Params {
-    name: Option<String>,
-    meta: Option<Meta>,
-    client: Option<ClientInfo>,
-    protocol: Option<String>,
-    request_id: Option<Value>,
-    progress: Option<Value>,
-    uri: Option<String>,
-    of: Option<Reference>,
-    task: Option<String>,
-    state: Option<[u8; 32]>,
-}
-
-/// What `completion/complete` completes.
-#[derive(Deserialize)]
-struct Reference {
-    name: Option<String>,
-    uri: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-struct Meta {
-    traceparent: Option<String>,
-    #[serde(rename = "progressToken")]
-    progress: Option<Value>,
-    #[serde(rename = "io.modelcontextprotocol/clientInfo")]
-    client: Option<ClientInfo>,
-    #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
-    protocol: Option<String>,
-    #[serde(default, rename = "io.modelcontextprotocol/clientCapabilities")]
-    capabilities: Capabilities,
-    #[serde(rename = "io.modelcontextprotocol/subscriptionId")]
-    subscription: Option<Value>,
-}
-
-/// Other forms than these say nothing of tasks.
-#[derive(Default)]
-struct Capabilities {
-    tasks: bool,
-}
-
-impl<'de> Deserialize<'de> for Capabilities {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let said = Value::deserialize(deserializer)?;
-        let tasks = said.get("extensions").and_then(|extensions| extensions.get("io.modelcontextprotocol/tasks"));
-        Ok(Self { tasks: tasks.is_some() })
-    }
-}
-
-#[derive(Default, Deserialize)]
-struct ClientInfo {
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    version: String,
-}
-
 /// A request of the server within a result.
 #[derive(Deserialize)]
 struct Asked {
@@ -334,7 +284,8 @@ fn message(object: Object<'_, 6>, length: usize) -> Result<Message, Malformed> {
             let task = params.task.filter(|_| method == "notifications/tasks");
             let meta = params.meta.unwrap_or_default();
             let subscription = meta.subscription.as_ref().and_then(key);
-            Ok(Message::Notification { method, cancels, progress, task, subscription })
+            let resource = params.uri.filter(|_| method == "notifications/resources/updated");
+            Ok(Message::Notification { method, cancels, progress, task, subscription, resource })
         }
         (None, Some(id)) => {
             // An error about a request whose id could not be read has the id null, and answers nobody.
@@ -368,8 +319,12 @@ fn request(raw: Raw<'_>, id: &RawValue) -> Result<Message, Malformed> {
         name: match method.as_str() {
             "tools/call" | "prompts/get" => params.name,
             "resources/read" | "resources/subscribe" | "resources/unsubscribe" => params.uri,
-            "completion/complete" => params.of.and_then(|of| of.name.or(of.uri)),
+            "completion/complete" => params.of.map(reference).transpose()?.flatten(),
             _ => None,
+        },
+        resources: match (method.as_str(), params.listens) {
+            ("subscriptions/listen", Some(listens)) => resources(listens)?,
+            _ => Vec::new(),
         },
         task: params.task.filter(|_| method.starts_with("tasks/")),
         state: params.state,
@@ -380,48 +335,6 @@ fn request(raw: Raw<'_>, id: &RawValue) -> Result<Message, Malformed> {
         progress: meta.progress.as_ref().and_then(self::key),
         method,
     })))
-}
-
-fn params(raw: Option<&RawValue>) -> Result<Params, Malformed> {
-    let Some(raw) = raw.map(RawValue::get).filter(|raw| raw.starts_with('{')) else { return Ok(Params::default()) };
-    let known = Known([
-        "name",
-        "_meta",
-        "clientInfo",
-        "protocolVersion",
-        "requestId",
-        "progressToken",
-        "uri",
-        "ref",
-        "taskId",
-        "requestState",
-        // These are only for the server, which must not read two of them.
-        "arguments",
-        "inputResponses",
-    ]);
-    let Ok(object) = object(raw, known) else { return no_message("a key of params is no text in Unicode") };
-    let [name, meta, client, protocol, request_id, progress, uri, of, task, state, ..] = object.values();
-    if let Some(fault) = object.fault {
-        return no_message(format!("in params: {fault}"));
-    }
-    Ok(Params {
-        name: of_params("name", name)?,
-        meta: of_params("_meta", meta)?,
-        client: of_params("clientInfo", client)?,
-        protocol: of_params("protocolVersion", protocol)?,
-        request_id: of_params("requestId", request_id)?,
-        progress: of_params("progressToken", progress)?,
-        // Other methods may give these names to something else.
-        uri: text(uri),
-        of: of.and_then(|of| serde_json::from_str(of.get()).ok()),
-        task: text(task),
-        state: text(state).map(|state| text_digest(state.as_bytes())),
-    })
-}
-
-fn of_params<'a, T: Deserialize<'a>>(key: &str, value: Option<&'a RawValue>) -> Result<Option<T>, Malformed> {
-    let Some(value) = value else { return Ok(None) };
-    serde_json::from_str(value.get()).map_err(|_| Malformed::no_message(format!("in params: {key} is not in form")))
 }
 
 /// The key of an id that is this number.

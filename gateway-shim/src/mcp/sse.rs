@@ -123,18 +123,32 @@ pub fn event(message: &[u8]) -> bytes::Bytes {
     [b"event: message\ndata: ", message, b"\n\n"].concat().into()
 }
 
-/// An event with other data: its id and all that is not data stay.
-pub fn with_data(raw: &[u8], data: &[u8]) -> Vec<u8> {
+/// The lines of an event but for those of one field, each with its end.
+fn without(raw: &[u8], field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len());
     let lines = raw.split(|byte| *byte == b'\n').flat_map(|line| line.split(|byte| *byte == b'\r'));
     for line in lines.filter(|line| !line.is_empty()) {
         let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
-        if line.strip_prefix(b"data").is_some_and(|rest| rest.is_empty() || rest.starts_with(b":")) {
+        if line.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with(b":")) {
             continue;
         }
         out.extend_from_slice(line);
         out.push(b'\n');
     }
+    out
+}
+
+/// An event under another id, or under none; all that is no id stays.
+pub fn with_id(raw: &[u8], id: Option<&str>) -> Vec<u8> {
+    let mut out = id.map(|id| format!("id: {id}\n").into_bytes()).unwrap_or_default();
+    out.extend_from_slice(&without(raw, b"id"));
+    out.push(b'\n');
+    out
+}
+
+/// An event with other data: its id and all that is not data stay.
+pub fn with_data(raw: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut out = without(raw, b"data");
     for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {
         out.extend_from_slice(b"data: ");
         out.extend_from_slice(line);
@@ -190,6 +204,15 @@ mod tests {
         let pieces = Reader::default().push(&other);
         let read = pieces.last().unwrap();
         assert_eq!((read.data.as_deref(), read.id.as_deref()), (Some(&b"{\"x\":\n1}"[..]), Some(&b"7"[..])));
+    }
+
+    #[test]
+    fn an_event_under_another_id_keeps_its_data() {
+        let raw = b"id: 7\r\nevent: message\r\nid:8\r\ndata: a\r\ndata:b\r\n\r\n";
+        assert_eq!(with_id(raw, Some("a__8")), b"id: a__8\nevent: message\ndata: a\ndata:b\n\n");
+        assert_eq!(with_id(raw, None), b"event: message\ndata: a\ndata:b\n\n");
+        // What only says from where the stream may be taken up again.
+        assert_eq!(with_id(b"id: 7\ndata:\n\n", Some("x")), b"id: x\ndata:\n\n");
     }
 
     #[test]

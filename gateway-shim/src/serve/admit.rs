@@ -19,6 +19,8 @@ const COUNTED: &str = "ping";
 const OF_TASKS: [&str; 2] = ["tasks/get", "tasks/cancel"];
 const OF_TASKS_BEFORE: &str = "tasks/result";
 const OF_TASKS_SINCE: &str = "tasks/update";
+/// What a subscription to a resource is decided as, in either era.
+pub(super) const OF_RESOURCE: &str = "resources/subscribe";
 /// The one that names none.
 pub(super) const LIST_OF_TASKS: &str = "tasks/list";
 
@@ -48,6 +50,7 @@ pub(super) fn asked(server: &Arc<str>, caller: &Caller, request: &Request, begun
         request_bytes: bytes,
         round: 1,
         list: None,
+        resources: request.resources.clone(),
     }
 }
 
@@ -63,6 +66,7 @@ pub(super) fn asked_of_session(server: &Arc<str>, caller: &Caller, bytes: u64) -
         request_bytes: bytes,
         round: 1,
         list: None,
+        resources: Vec::new(),
     }
 }
 
@@ -78,6 +82,7 @@ pub(super) fn asked_back(server: &Arc<str>, caller: &Caller, method: &str, bytes
         request_bytes: bytes,
         round: 1,
         list: None,
+        resources: Vec::new(),
     }
 }
 

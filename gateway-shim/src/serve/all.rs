@@ -4,13 +4,16 @@
 //! of a body that goes on only a name or an id changes; a session is of whoever began it, and begins one at each server when
 //! that is first asked something.
 //!
-//! It speaks the era without sessions when every server that the member may reach does; else it declines `server/discover` as
-//! older servers do, and clients of both eras begin a session. What it does not do: the GET stream, and taking streams up
-//! again (405); `subscriptions/listen`. Whoever needs these asks the server at its own address.
+//! Which era (docs/decisions/0014): with sessions, every server is asked in a session of its own, its GET stream is part of the
+//! one here, and its requests come with its name; without, each request goes as it is to a server that speaks so. It says that it
+//! speaks without sessions (`server/discover`) when every server that the member may reach does, because clients of both eras
+//! then miss nothing; else it declines as older servers do, and they begin a session. Nothing is translated: what a server cannot be asked
+//! here is told with the address where it can.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use axum::{
@@ -23,13 +26,14 @@ use custody::{
     wire::{self, Outcome, record::Kind},
 };
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use super::{
-    Answer, Front, SESSION, admit,
+    Answer, Front, NAME, SESSION, admit,
     arrive::{self, NotRead},
     port,
     proxy::{Came, Proxy},
-    refusal::{CODE_NO_SESSION, Refusal, error, json},
+    refusal::{CODE_ELSEWHERE, CODE_NO_SESSION, Refusal, error, json},
     sessions::Speaker,
     stdio, text,
 };
@@ -44,25 +48,69 @@ use crate::{
     },
 };
 
+mod hears;
 mod joint;
 mod lists;
 mod streams;
+mod subscribe;
 
 use joint::{Joint, Joints};
 use lists::Routes;
 
 /// Versions that a session may speak; the last is spoken to whoever asks for another.
 const VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
-/// JSON-RPC's codes for a method and for parameters that are none.
-const NO_METHOD: i32 = -32_601;
+/// JSON-RPC's code for parameters that are none.
 const NO_SUCH: i32 = -32_602;
+/// What a session with all servers can; whether a tool takes part in it says the tool.
+const CAPABILITIES: &str = r#"{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"completions":{},"logging":{},"tasks":{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}}}"#;
+/// The same without sessions.
+const CAPABILITIES_SINCE: &str = r#"{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"completions":{},"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
+/// How long it is believed that a server does not speak without sessions.
+const ERA_FOR: Duration = Duration::from_secs(300);
 
 /// What the one endpoint keeps.
 #[derive(Default)]
 pub(super) struct All {
     joints: Joints,
     routes: Mutex<Routes>,
+    /// Servers that were seen not to speak without sessions, and until when that is believed.
+    with_sessions: Mutex<BTreeMap<String, Instant>>,
 }
+
+impl All {
+    fn seen(&self, server: &str, speaks: bool) {
+        let mut with_sessions = self.with_sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        match speaks {
+            true => drop(with_sessions.remove(server)),
+            false => drop(with_sessions.insert(server.to_owned(), Instant::now() + ERA_FOR)),
+        }
+    }
+
+    fn needs_session(&self, server: &str) -> bool {
+        let with_sessions = self.with_sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        with_sessions.get(server).is_some_and(|until| Instant::now() < *until)
+    }
+}
+
+/// Where a server is asked that cannot be asked here.
+fn at_its_own(server: &str, why: &str) -> String {
+    format!("the server {server} {why}; hint: ask it at /mcp/{server}")
+}
+
+/// Where a request goes.
+enum To {
+    /// To this server, with this body.
+    One(Arc<Proxy>, Bytes),
+    /// It names what no server has; in words.
+    Nobody(&'static str),
+    /// It names nothing.
+    All,
+}
+
+const NO_NAME: &str =
+    "there is nothing of this name; hint: names here begin with that of their server, as SERVER__NAME";
+const NO_RESOURCE: &str = "no server here lists this; hint: ask the one that has it at /mcp/NAME";
+const NO_TASK: &str = "there is no such task";
 
 fn result(id: &str, result: &str) -> Answer {
     json(StatusCode::OK, format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#).into())
@@ -89,6 +137,11 @@ impl Front {
         self.shared.gateway.record(Kind::Call(call)).await.map(drop).map_err(Refusal::from)
     }
 
+    /// The same for what has no body.
+    async fn own_stream(&self, came: &Came, method: &str) -> Result<(), Refusal> {
+        self.own(came, &Request { method: method.to_owned(), ..Request::default() }, 0).await
+    }
+
     async fn refuse_all(&self, came: &Came, request: Option<&Request>, bytes: usize, refusal: Refusal) -> Answer {
         let call = self.shared.describe("", request, &Speaker::default(), Some(&came.caller), bytes as u64);
         self.shared.refuse(call, &refusal).await;
@@ -109,10 +162,19 @@ impl Front {
                 let carried = load.request();
                 port::carry(self.message_to_all(came, body).await, carried)
             }
-            Method::DELETE if came.said().era() == Era::Legacy => self.end_all(&came).await,
+            Method::GET | Method::DELETE if came.said().era() == Era::Legacy => {
+                let carried = load.request();
+                let joint = came.session().and_then(|id| self.all.joints.of(id, &came.caller));
+                let answer = match (joint, method) {
+                    (None, _) => self.refuse_all(&came, None, 0, Refusal::not_yours()).await,
+                    (Some(joint), Method::GET) => self.hear_all(came, joint).await,
+                    (Some(joint), _) => self.end_all(&came, &joint).await,
+                };
+                port::carry(answer, carried)
+            }
             _ => {
-                let refusal = Refusal::no_method(StatusCode::METHOD_NOT_ALLOWED, "POST or DELETE");
-                self.refuse_all(&came, None, 0, refusal).await
+                let text = "POST alone, from 2026-07-28 on; GET and DELETE of a session before";
+                self.refuse_all(&came, None, 0, Refusal::no_method(StatusCode::METHOD_NOT_ALLOWED, text)).await
             }
         }
     }
@@ -152,14 +214,21 @@ impl Front {
             let refusal = Refusal::no_method(StatusCode::BAD_REQUEST, "Bad Request: no session; begin with initialize");
             return self.refuse_all(&came, Some(&request), body.len(), refusal).await;
         }
-        if let Some(to) = self.route(&came.caller, &request, &body) {
-            return match to {
-                Some((proxy, body)) => self.to_one(&proxy, &came, joint.as_deref(), body).await,
-                None => error(StatusCode::OK, &request.raw_id, NO_SUCH, "there is nothing of this name"),
-            };
+        match self.route_or_learn(&came, joint.as_ref(), &request, &body).await {
+            To::One(proxy, body) => return self.to_one(&proxy, &came, joint.as_ref(), body).await,
+            To::Nobody(text) => {
+                return self.refuse_all(&came, Some(&request), body.len(), Refusal::no_such(text)).await;
+            }
+            To::All => {}
         }
         if admit::is_counted(&request.method) {
+            self.counts.pings.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             return result(&request.raw_id, "{}");
+        }
+        let is_known = ["initialize", "server/discover", "logging/setLevel", "subscriptions/listen"];
+        if !is_known.contains(&request.method.as_str()) && lists::key(&request.method).is_none() {
+            let status = if came.is_modern() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+            return self.refuse_all(&came, Some(&request), body.len(), Refusal::no_such_method(status)).await;
         }
         if let Err(refusal) = self.own(&came, &request, body.len()).await {
             return refusal.answer(&request.raw_id);
@@ -167,19 +236,18 @@ impl Front {
         match request.method.as_str() {
             "initialize" => self.begin(&came, &request, body),
             "server/discover" => self.discover(&came, &request).await,
+            "subscriptions/listen" => self.subscribe(&came, joint.as_ref(), &request, &body).await,
             "logging/setLevel" => {
                 if let Some(joint) = joint {
+                    *joint.level.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
                     self.to_begun(&came, &joint, &body).await;
                 }
                 result(&request.raw_id, "{}")
             }
-            method => match lists::key(method) {
-                Some(key) => self.list(&came, joint.as_deref(), &request, &body, key).await,
-                None => {
-                    let status = if came.is_modern() { StatusCode::NOT_FOUND } else { StatusCode::OK };
-                    error(status, &request.raw_id, NO_METHOD, "there is no such method here")
-                }
-            },
+            method => {
+                let key = lists::key(method).unwrap_or_default();
+                self.list(&came, joint.as_ref(), &request, &body, key).await
+            }
         }
     }
 
@@ -191,7 +259,7 @@ impl Front {
         let mut answer = result(
             &request.raw_id,
             &format!(
-                r#"{{"protocolVersion":"{version}","capabilities":{{"tools":{{}},"prompts":{{}},"resources":{{"subscribe":true}},"completions":{{}},"logging":{{}}}},"serverInfo":{{"name":"{}","version":"{}"}}}}"#,
+                r#"{{"protocolVersion":"{version}","capabilities":{CAPABILITIES},"serverInfo":{{"name":"{}","version":"{}"}}}}"#,
                 crate::PRODUCT,
                 crate::VERSION
             ),
@@ -209,13 +277,18 @@ impl Front {
         }
         let asks = self.reachable(&came.caller).map(|proxy| async move {
             let answer = proxy.message(came.clone(), lists::ask("server/discover", request, None)).await;
-            answer.status().is_success() && lists::read(answer).await.is_some()
+            let speaks = answer.status().is_success() && lists::read(answer).await.is_some();
+            self.all.seen(&proxy.name, speaks);
+            (!speaks).then(|| proxy.name.to_string())
         });
-        if !join_all(asks).await.into_iter().all(|speaks| speaks) {
-            return no_session(&request.raw_id);
+        let not: Vec<String> = join_all(asks).await.into_iter().flatten().collect();
+        if !not.is_empty() {
+            let text =
+                format!("Bad Request: no session; begin with initialize: {} here speaks so alone", not.join(", "));
+            return error(StatusCode::BAD_REQUEST, &request.raw_id, CODE_NO_SESSION, &text);
         }
         let said = format!(
-            r#"{{"resultType":"complete","supportedVersions":["{}"],"capabilities":{{"tools":{{}},"prompts":{{}},"resources":{{}},"completions":{{}}}},"serverInfo":{{"name":"{}","version":"{}"}},"ttlMs":0,"cacheScope":"private"}}"#,
+            r#"{{"resultType":"complete","supportedVersions":["{}"],"capabilities":{CAPABILITIES_SINCE},"serverInfo":{{"name":"{}","version":"{}"}},"ttlMs":0,"cacheScope":"private"}}"#,
             headers::MODERN_FROM,
             crate::PRODUCT,
             crate::VERSION
@@ -223,44 +296,74 @@ impl Front {
         result(&request.raw_id, &said)
     }
 
-    /// The server that a request names and the body as it is there; `None` within if there is none, `None` if it names nothing.
-    fn route(&self, caller: &Caller, request: &Request, body: &Bytes) -> Option<Option<(Arc<Proxy>, Bytes)>> {
+    /// Where a request goes; a resource that nobody has listed here is looked for once.
+    async fn route_or_learn(&self, came: &Came, joint: Option<&Arc<Joint>>, request: &Request, body: &Bytes) -> To {
+        let to = self.route(&came.caller, request, body);
+        if !matches!(to, To::Nobody(NO_RESOURCE)) || request.name.is_none() {
+            return to;
+        }
+        self.learn_resources(came, joint, request, body).await;
+        self.route(&came.caller, request, body)
+    }
+
+    fn route(&self, caller: &Caller, request: &Request, body: &Bytes) -> To {
         let by_name = |path: &[&str]| {
             let (server, name) = request.name.as_deref()?.split_once(BETWEEN)?;
             let proxy = self.proxies.get(server)?;
             let name = serde_json::to_string(name).ok()?;
-            Some((Arc::clone(proxy), Bytes::from(splice::replace(body, path, &name)?)))
+            Some(To::One(Arc::clone(proxy), Bytes::from(splice::replace(body, path, &name)?)))
         };
         let by_uri = || {
-            let routes = self.all.routes.lock().unwrap_or_else(PoisonError::into_inner);
-            let server = routes.of(request.name.as_deref()?, |server| self.shared.access.may_reach(caller, server))?;
-            Some((Arc::clone(self.proxies.get(&*server)?), body.clone()))
+            let proxy = self.proxies.get(&*self.of_resource(caller, request.name.as_deref()?)?)?;
+            Some(To::One(Arc::clone(proxy), body.clone()))
         };
         let of_task = || {
             let task = request.task.as_deref()?;
-            let proxy = self.proxies.values().find(|proxy| proxy.is_own_task(task, caller))?;
-            Some((Arc::clone(proxy), body.clone()))
+            let mut of = self.proxies.values().filter(|proxy| proxy.has_begun(task, caller));
+            match (of.next()?, of.next()) {
+                (proxy, None) => Some(To::One(Arc::clone(proxy), body.clone())),
+                _ => Some(To::Nobody("several servers have a task of this id; hint: ask the one at /mcp/NAME")),
+            }
         };
         match request.method.as_str() {
-            "tools/call" | "prompts/get" => Some(by_name(&["params", "name"])),
-            "completion/complete" => Some(by_name(&["params", "ref", "name"]).or_else(by_uri)),
-            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => Some(by_uri()),
-            "tasks/get" | "tasks/result" | "tasks/update" | "tasks/cancel" => Some(of_task()),
-            _ => None,
+            "tools/call" | "prompts/get" => by_name(&["params", "name"]).unwrap_or(To::Nobody(NO_NAME)),
+            "completion/complete" => {
+                by_name(&["params", "ref", "name"]).or_else(by_uri).unwrap_or(To::Nobody(NO_RESOURCE))
+            }
+            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {
+                by_uri().unwrap_or(To::Nobody(NO_RESOURCE))
+            }
+            "tasks/get" | "tasks/result" | "tasks/update" | "tasks/cancel" => of_task().unwrap_or(To::Nobody(NO_TASK)),
+            _ => To::All,
         }
     }
 
+    /// The server that has a resource, of those that somebody may reach.
+    fn of_resource(&self, caller: &Caller, uri: &str) -> Option<Arc<str>> {
+        let routes = self.all.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        routes.of(uri, |server| self.shared.access.may_reach(caller, server))
+    }
+
     /// Passes a message to one server, in its own session.
-    async fn to_one(&self, proxy: &Arc<Proxy>, came: &Came, joint: Option<&Joint>, body: Bytes) -> Answer {
+    async fn to_one(&self, proxy: &Arc<Proxy>, came: &Came, joint: Option<&Arc<Joint>>, body: Bytes) -> Answer {
+        let Ok(Message::Request(request)) = envelope::parse(&body) else {
+            return self.refuse_all(came, None, body.len(), Refusal::not_yours()).await;
+        };
+        let elsewhere =
+            |why: &str| error(StatusCode::OK, &request.raw_id, CODE_ELSEWHERE, &at_its_own(&proxy.name, why));
         let mut there = match joint {
             Some(joint) => match joint.session(proxy, came).await {
                 Ok(there) => there,
-                Err(answer) => return answer,
+                Err(Some(said)) => {
+                    let said = splice::replace(said.as_bytes(), &["id"], &request.raw_id).unwrap_or_default();
+                    return json(StatusCode::OK, said.into());
+                }
+                Err(None) => return elsewhere("begins no session here"),
             },
+            None if self.all.needs_session(&proxy.name) => return elsewhere("speaks with sessions alone"),
             None => came.clone(),
         };
-        if let (Some(header), Ok(Message::Request(request))) =
-            (there.headers.get_mut(super::NAME), envelope::parse(&body))
+        if let Some(header) = there.headers.get_mut(NAME)
             && let Some(name) = request.name.as_deref().and_then(|name| HeaderValue::from_str(&encoded(name)).ok())
         {
             *header = name;
@@ -288,37 +391,51 @@ impl Front {
             return self.refuse_all(came, None, body.len(), Refusal::answers_nothing()).await;
         };
         match message {
-            Message::Answer { .. } => match streams::own_id(&body) {
-                Some((server, body)) if self.proxies.contains_key(&server) => {
-                    let there = joint.begun(&self.proxies, came).into_iter().find(|(proxy, _)| *proxy.name == *server);
-                    match there {
-                        Some((proxy, there)) => return proxy.message(there, body).await,
-                        None => return self.refuse_all(came, None, body.len(), Refusal::not_yours()).await,
-                    }
-                }
-                _ => return self.refuse_all(came, None, body.len(), Refusal::answers_nothing()).await,
-            },
+            Message::Answer { .. } => self.back_to(came, &joint, streams::of_answer(&body), body.len()).await,
+            Message::Notification { progress: Some(_), .. } => {
+                self.back_to(came, &joint, streams::of_progress(&body), body.len()).await
+            }
             Message::Notification { cancels: Some(id), .. } => {
-                for (proxy, there) in joint.begun(&self.proxies, came) {
-                    if there.session().is_some_and(|session| proxy.open.state(session, &id).is_some()) {
-                        return proxy.message(there, body).await;
+                let begun = joint.begun(&self.proxies, came);
+                let waits =
+                    begun.iter().find(|(proxy, there)| there.session().is_some_and(|s| proxy.waits_for(s, &id)));
+                match waits {
+                    Some((proxy, there)) => proxy.message(there.clone(), body).await,
+                    // Whose answer has not begun: a client's id is of one request, and the others do not know it.
+                    None => {
+                        self.to_begun(came, &joint, &body).await;
+                        stdio::empty(StatusCode::ACCEPTED)
                     }
                 }
             }
             // Each server was told when its session began.
-            Message::Notification { method, .. } if method == "notifications/initialized" => {}
-            _ => self.to_begun(came, &joint, &body).await,
+            Message::Notification { method, .. } if method == "notifications/initialized" => {
+                stdio::empty(StatusCode::ACCEPTED)
+            }
+            _ => {
+                self.to_begun(came, &joint, &body).await;
+                stdio::empty(StatusCode::ACCEPTED)
+            }
         }
-        stdio::empty(StatusCode::ACCEPTED)
     }
 
-    async fn end_all(&self, came: &Came) -> Answer {
-        let Some(joint) = came.session().and_then(|id| self.all.joints.end(id, &came.caller)) else {
-            return self.refuse_all(came, None, 0, Refusal::not_yours()).await;
+    /// Passes on what is for the one server that it names.
+    async fn back_to(&self, came: &Came, joint: &Joint, to: Option<(String, Bytes)>, bytes: usize) -> Answer {
+        let Some((server, body)) = to.filter(|(server, _)| self.proxies.contains_key(server)) else {
+            return self.refuse_all(came, None, bytes, Refusal::answers_nothing()).await;
         };
-        for (proxy, there) in joint.begun(&self.proxies, came) {
-            drop(proxy.stream(Method::DELETE, there).await);
+        match joint.begun(&self.proxies, came).into_iter().find(|(proxy, _)| *proxy.name == *server) {
+            Some((proxy, there)) => proxy.message(there, body).await,
+            None => self.refuse_all(came, None, bytes, Refusal::not_yours()).await,
         }
+    }
+
+    async fn end_all(&self, came: &Came, joint: &Arc<Joint>) -> Answer {
+        self.all.joints.end(joint.id(), &came.caller);
+        joint.end();
+        // Each waits for its process to end.
+        let begun = joint.begun(&self.proxies, came).into_iter();
+        join_all(begun.map(|(proxy, there)| async move { drop(proxy.stream(Method::DELETE, there).await) })).await;
         stdio::empty(StatusCode::OK)
     }
 }

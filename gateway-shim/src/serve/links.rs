@@ -15,6 +15,8 @@ use crate::{access::Caller, writer::CallName};
 
 /// Rounds and tasks of one server that are remembered, of each; the oldest go first.
 const KEPT_MAX: usize = 16_384;
+/// Calls of which one state may be: a server may give the same to all. Whose a state is that is of more, nobody can say.
+const OF_STATE_MAX: usize = 64;
 
 type Digest = [u8; 32];
 
@@ -25,6 +27,32 @@ pub(super) struct Round {
     pub(super) call: Option<CallName>,
     /// Of the round that comes: the first is the call itself.
     pub(super) number: u64,
+}
+
+/// The calls that wait under one state, the newest last.
+#[derive(Debug, Default)]
+struct OfState {
+    rounds: Vec<Round>,
+    /// There were more than are kept.
+    crowded: bool,
+}
+
+impl OfState {
+    fn add(&mut self, round: Round) {
+        self.rounds.retain(|known| !known.is_of(&round.asked.caller, round.asked.of()));
+        self.crowded |= self.rounds.len() >= OF_STATE_MAX;
+        if self.crowded && !self.rounds.is_empty() {
+            self.rounds.remove(0);
+        }
+        self.rounds.push(round);
+    }
+}
+
+impl Round {
+    /// Whether it is a round of such a call of this caller.
+    fn is_of(&self, caller: &Caller, of: (&str, Option<&str>)) -> bool {
+        is_same(&self.asked.caller, caller) && self.asked.of() == of
+    }
 }
 
 /// A task that goes on.
@@ -65,7 +93,7 @@ impl<T> Kept<T> {
 /// What the calls of one server left.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    rounds: Mutex<Kept<Round>>,
+    rounds: Mutex<Kept<OfState>>,
     tasks: Mutex<Kept<Deferred>>,
 }
 
@@ -80,16 +108,32 @@ fn lock<T>(kept: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Links {
     /// A call asked for input under this state.
     pub(super) fn asked_for_input(&self, state: Digest, round: Round) {
-        lock(&self.rounds).insert(state, round);
+        let mut rounds = lock(&self.rounds);
+        let mut of_state = rounds.by_digest.remove(&state).unwrap_or_default();
+        let is_known = !of_state.rounds.is_empty();
+        of_state.add(round);
+        match is_known {
+            true => drop(rounds.by_digest.insert(state, of_state)),
+            false => rounds.insert(state, of_state),
+        }
     }
 
-    /// The round that a state goes on from; `None` if nobody remembers it. It stays: a client may try again.
+    /// The round that a state goes on from, in a request of this method and name; `None` if nobody remembers it. It stays: a
+    /// client may try again.
     ///
     /// # Errors
-    /// [`AnothersOrNone`].
-    pub(super) fn round(&self, state: &Digest, caller: &Caller) -> Result<Option<Round>, AnothersOrNone> {
-        match lock(&self.rounds).by_digest.get(state) {
-            Some(round) if !is_same(&round.asked.caller, caller) => Err(AnothersOrNone),
+    /// [`AnothersOrNone`]: it is another member's, or of another call. That call is what a server might go on with, and it is
+    /// this request that is decided on.
+    pub(super) fn round(
+        &self,
+        state: &Digest,
+        caller: &Caller,
+        of: (&str, Option<&str>),
+    ) -> Result<Option<Round>, AnothersOrNone> {
+        let rounds = lock(&self.rounds);
+        let Some(known) = rounds.by_digest.get(state) else { return Ok(None) };
+        match known.rounds.iter().find(|round| round.is_of(caller, of)) {
+            None if !known.crowded => Err(AnothersOrNone),
             round => Ok(round.cloned()),
         }
     }
@@ -116,6 +160,11 @@ impl Links {
         task.cloned().ok_or(AnothersOrNone)
     }
 
+    /// Whether any task is the caller's.
+    pub(super) fn has_tasks_of(&self, caller: &Caller) -> bool {
+        lock(&self.tasks).by_digest.values().any(|task| is_same(&task.asked.caller, caller))
+    }
+
     /// A task has ended: what its record says, the first time.
     pub(super) fn ended(&self, id: &str) -> Option<(wire::Call, Option<CallName>)> {
         let mut tasks = lock(&self.tasks);
@@ -134,7 +183,17 @@ mod tests {
         let (member, token) = (MemberId([member; 16]), Some([1; 16]));
         let caller = Caller::anybody(member, token);
         let (server, method, name) = ("test".into(), "tools/call".into(), Some("slow".into()));
-        Asked { caller, server, method, name, from_server: false, request_bytes: 0, round: 1, list: None }
+        Asked {
+            caller,
+            server,
+            method,
+            name,
+            from_server: false,
+            request_bytes: 0,
+            round: 1,
+            list: None,
+            resources: Vec::new(),
+        }
     }
 
     #[test]
@@ -153,9 +212,23 @@ mod tests {
     #[test]
     fn a_round_is_for_whoever_began_it() {
         let links = Links::default();
-        links.asked_for_input([7; 32], Round { asked: asked(1), call: None, number: 2 });
-        assert_eq!(links.round(&[7; 32], &asked(1).caller).unwrap().unwrap().number, 2);
-        assert_eq!(links.round(&[7; 32], &asked(2).caller).err(), Some(AnothersOrNone));
-        assert!(links.round(&[8; 32], &asked(2).caller).unwrap().is_none());
+        let round = |member, number| Round { asked: asked(member), call: None, number };
+        let of = |state: u8, member| {
+            let asked = asked(member);
+            links.round(&[state; 32], &asked.caller, asked.of()).map(|round| round.map(|round| round.number))
+        };
+        links.asked_for_input([7; 32], round(1, 2));
+        assert_eq!((of(7, 1), of(7, 2), of(8, 2)), (Ok(Some(2)), Err(AnothersOrNone), Ok(None)));
+        // Of another call of the same member: a server would go on with what is not decided on.
+        let (caller, other) = (asked(1).caller, ("tools/call", Some("other")));
+        assert_eq!(links.round(&[7; 32], &caller, other).err(), Some(AnothersOrNone));
+        // A server that gives everybody the same state has each one's rounds.
+        links.asked_for_input([7; 32], round(2, 3));
+        assert_eq!((of(7, 1), of(7, 2), of(7, 3)), (Ok(Some(2)), Ok(Some(3)), Err(AnothersOrNone)));
+        for member in 3..=u8::try_from(OF_STATE_MAX + 2).unwrap() {
+            links.asked_for_input([7; 32], round(member, 2));
+        }
+        // Of too many, nobody is told that a state is not theirs.
+        assert_eq!((of(7, 1), of(7, 60)), (Ok(None), Ok(Some(2))));
     }
 }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use custody::wire::Outcome;
 use tokio::sync::{Notify, oneshot};
 
-use super::{proxy::Listing, refusal::error_body};
+use super::{admit, proxy::Listing, refusal::error_body};
 use crate::{
     access::{Access, Ask, Caller, Judgement, Slot},
     gateway,
@@ -38,6 +38,8 @@ pub(super) struct Asked {
     pub(super) round: u64,
     /// Of a request for a list.
     pub(super) list: Option<Arc<Listing>>,
+    /// That a subscription is about.
+    pub(super) resources: Vec<String>,
 }
 
 impl Asked {
@@ -49,6 +51,17 @@ impl Asked {
             from_server: self.from_server,
             request_bytes: self.request_bytes,
         }
+    }
+
+    /// Method and name that it is decided on.
+    pub(super) fn of(&self) -> (&str, Option<&str>) {
+        (&self.method, self.name.as_deref())
+    }
+
+    /// All that must be allowed for it: the request itself first, then what it would have the server tell of.
+    pub(super) fn asks(&self) -> impl Iterator<Item = Ask<'_>> {
+        let of_resource = |uri| Ask { method: admit::OF_RESOURCE, name: Some(uri), ..self.ask() };
+        std::iter::once(self.ask()).chain(self.resources.iter().map(String::as_str).map(of_resource))
     }
 }
 
@@ -210,7 +223,8 @@ impl Cuts {
         // Whoever drops the last clone takes the lock.
         let open: Vec<_> = self.lock().open.values().filter_map(Weak::upgrade).map(Running).collect();
         for running in open {
-            if access.still_allowed(&running.0.asked.caller, &running.0.asked.ask(), now_us).is_err() {
+            let asked = &running.0.asked;
+            if asked.asks().any(|ask| access.still_allowed(&asked.caller, &ask, now_us).is_err()) {
                 running.cut_now(Outcome::Revoked);
             }
         }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use custody::wire::{self, LinkKind, Outcome, record::Kind};
 
 use super::{
-    Answer, LAST_EVENT, NAME, PROTOCOL, SESSION, Shared, admit,
+    Answer, LAST_EVENT, METHOD, NAME, PROTOCOL, SESSION, Shared, admit,
     arrive::{self, NotRead},
     counts::Counts,
     credential::Credentials,
@@ -24,11 +24,11 @@ use super::{
     open::{self, Asked, OpenCalls, Running},
     port,
     refusal::{CODE_NO_SESSION, CODE_REVOKED, REVOKED, Refusal, error},
-    sessions::{NotYours, Pinged, Sessions, Speaker},
+    sessions::{Pinged, Sessions, Speaker},
     stdio, text, upstream, watched,
 };
 use crate::{
-    access::{Caller, Judgement},
+    access::{Ask, Caller, Judgement},
     clock,
     config::{Faults, ServeConfig, ServerConfig},
     gateway::Gateway,
@@ -49,6 +49,10 @@ pub(super) use listed::Listing;
 
 /// Key of the number of a round.
 const ROUND: &str = "shim/round";
+/// Key of the number of resources that a subscription is about.
+const RESOURCES: &str = "shim/resources";
+/// Resources that one subscription may be about: each is decided on, now and at every change of access.
+const RESOURCES_MAX: usize = 1_024;
 
 /// Whatever answers: a server over HTTP, or processes over stdio.
 pub(super) enum Server {
@@ -129,7 +133,7 @@ impl Came {
                 _ => Header::Unclear,
             }
         };
-        Headers { version: header(PROTOCOL), method: header("mcp-method"), name: header(NAME) }
+        Headers { version: header(PROTOCOL), method: header(METHOD), name: header(NAME) }
     }
 
     /// What the era without sessions ignores is not there.
@@ -217,6 +221,14 @@ impl Proxy {
         if !judgement.allowed {
             return Err(self.refused(call, Refusal::denied(&judgement)).await);
         }
+        for ask in running.asked().asks().skip(1) {
+            let judgement = self.shared.access.judge(caller, &ask);
+            if !judgement.allowed {
+                // It is the resource that the record names.
+                call.target = ask.name.map(envelope::target);
+                return Err(self.refused(call, Refusal::denied(&judgement)).await);
+            }
+        }
         let slot = match self.shared.access.enter(caller, &ask) {
             Ok(slot) => slot,
             Err(over) => return Err(self.refused(call, Refusal::over_limit(&over)).await),
@@ -245,15 +257,47 @@ impl Proxy {
 
     /// Whether the session that a request names is the caller's.
     fn check_session(&self, came: &Came) -> Result<(), Refusal> {
-        match came.session().map(|id| self.sessions.of(id, &came.caller)) {
-            Some(Err(NotYours)) => Err(Refusal::not_yours()),
-            Some(Ok(_)) | None => Ok(()),
+        match came.session().is_none_or(|id| self.sessions.is_of(id, &came.caller)) {
+            true => Ok(()),
+            false => Err(Refusal::not_yours()),
         }
     }
 
-    /// Whether a task is the caller's.
+    /// Whether a task is one that the caller began.
+    pub(super) fn has_begun(&self, task: &str, caller: &Caller) -> bool {
+        self.links.task(task, caller).is_ok()
+    }
+
+    /// Whether the caller began any task.
+    pub(super) fn has_tasks_of(&self, caller: &Caller) -> bool {
+        self.links.has_tasks_of(caller)
+    }
+
+    /// Whether a request of this session waits for its answer.
+    pub(super) fn waits_for(&self, session: &str, id: &str) -> bool {
+        match &self.server {
+            Server::Http(_) => self.open.state(session, id).is_some(),
+            Server::Stdio(server) => server.waits_for(session, id),
+        }
+    }
+
+    /// Whether a task is the caller's, who may still call what began it.
     pub(super) fn is_own_task(&self, id: &str, caller: &Caller) -> bool {
-        self.links.task(id, caller).is_ok()
+        let task = self.links.task(id, caller);
+        task.is_ok_and(|task| self.shared.access.judge(caller, &task.asked.ask()).allowed)
+    }
+
+    /// Whether somebody may hear that a resource has changed.
+    fn may_hear_of(&self, uri: &str, caller: &Caller) -> bool {
+        let (method, from_server, request_bytes) = (admit::OF_RESOURCE, false, 0);
+        let ask = Ask { server: &self.name, method, name: Some(uri), from_server, request_bytes };
+        self.shared.access.judge(caller, &ask).allowed
+    }
+
+    /// Whether what a server tells of is for this caller to hear.
+    pub(super) fn may_hear(&self, task: Option<&str>, resource: Option<&str>, caller: &Caller) -> bool {
+        task.is_none_or(|task| self.is_own_task(task, caller))
+            && resource.is_none_or(|uri| self.may_hear_of(uri, caller))
     }
 
     /// What a request goes on from: a task, or a round.
@@ -267,7 +311,8 @@ impl Proxy {
             return Ok(Continued { begun: Some(task.asked), ..Continued::default() });
         }
         let Some(state) = &request.state else { return Ok(Continued::default()) };
-        match self.links.round(state, caller).map_err(|_| Refusal::not_yours_state())? {
+        let of = (request.method.as_str(), request.name.as_deref());
+        match self.links.round(state, caller, of).map_err(|_| Refusal::not_yours_state())? {
             Some(Round { call, number, .. }) => {
                 Ok(Continued { begun: None, link: linked(call, LinkKind::Round), round: Some(number) })
             }
@@ -368,7 +413,7 @@ impl Proxy {
                 return self.refuse(&came, Some(&request), body.len(), Refusal::denied(&judgement)).await;
             }
             self.counts.pings.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            return self.forward(&came, request, body, None).await;
+            return self.forward(came, request, body, None).await;
         }
         let mut call = self.describe(&came, Some(&request), body.len());
         call.link = continued.link;
@@ -376,6 +421,10 @@ impl Proxy {
             asked.round = number;
             let value = Some(wire::extension::Value::Number(number));
             call.extensions.push(wire::Extension { key: ROUND.to_owned(), value });
+        }
+        if !asked.resources.is_empty() {
+            let value = Some(wire::extension::Value::Number(asked.resources.len() as u64));
+            call.extensions.push(wire::Extension { key: RESOURCES.to_owned(), value });
         }
         asked.list = self.listing(&came, &request, &body);
         let refused = match self.before(&came, &request, &asked, &body, &mut call).await {
@@ -387,7 +436,7 @@ impl Proxy {
             Ok(running) if running.is_cut() => error(StatusCode::OK, &request.raw_id, CODE_REVOKED, REVOKED),
             Ok(running) => match self.list_again(&running, &request.raw_id) {
                 Some(answer) => answer,
-                None => self.forward(&came, request, body, Some(running)).await,
+                None => self.forward(came, request, body, Some(running)).await,
             },
         }
     }
@@ -402,6 +451,13 @@ impl Proxy {
         body: &Bytes,
         call: &mut wire::Call,
     ) -> Result<(), Refusal> {
+        // Whoever may not do it is told just that, and makes the shim ask for nothing.
+        if !self.shared.access.judge(&came.caller, &asked.ask()).allowed {
+            return Ok(());
+        }
+        if asked.resources.len() > RESOURCES_MAX {
+            return Err(Refusal::too_many(RESOURCES_MAX));
+        }
         if let Server::Http(server) = &self.server {
             server.check_credential(&came.caller)?;
         }
@@ -412,9 +468,11 @@ impl Proxy {
         self.check_tool(came, &asked.ask(), body, call).await
     }
 
-    async fn forward(self: &Arc<Self>, came: &Came, request: Request, body: Bytes, running: Option<Running>) -> Answer {
-        let begins = request.method == "initialize";
-        let speaker = Speaker { client: request.client.clone(), protocol: request.protocol.clone() };
+    async fn forward(self: &Arc<Self>, came: Came, request: Request, body: Bytes, running: Option<Running>) -> Answer {
+        let begins = (request.method == "initialize").then(|| {
+            let speaker = Speaker { client: request.client.clone(), protocol: request.protocol.clone() };
+            (came.caller.clone(), speaker)
+        });
         let raw_id = request.raw_id.clone();
         let answer = match &self.server {
             Server::Http(server) => server.request(self, came, request, body, running).await,
@@ -426,9 +484,9 @@ impl Proxy {
                 }
             }
         };
-        if begins
+        if let Some((caller, speaker)) = begins
             && let Some(session) = text(answer.headers(), SESSION)
-            && self.sessions.begin(session, &came.caller, speaker).is_err()
+            && self.sessions.begin(session, &caller, speaker).is_err()
         {
             tracing::error!(server = %self.name, "the MCP server gave out the id of another member's session");
             return error(StatusCode::BAD_GATEWAY, &raw_id, CODE_NO_SESSION, "the MCP server began no session");
@@ -461,7 +519,7 @@ impl Proxy {
                 server.pass(self, method.clone(), came.clone(), Bytes::new(), Some(running)).await
             }
             (Server::Stdio(server), &Method::GET) => watched::ends(server.listen(&came.headers), running),
-            (Server::Stdio(server), _) => watched::ends(server.end(&came.headers), running),
+            (Server::Stdio(server), _) => watched::ends(server.end(&came.headers).await, running),
         };
         if method == Method::DELETE
             && answer.status().is_success()

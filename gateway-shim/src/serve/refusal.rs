@@ -37,6 +37,7 @@ pub(super) const CODE_UNREADABLE: i32 = 1_009;
 pub(super) const CODE_NO_CREDENTIAL: i32 = 1_010;
 const CODE_QUARANTINED: i32 = 1_011;
 const CODE_SCHEMA: i32 = 1_012;
+pub(super) const CODE_ELSEWHERE: i32 = 1_013;
 /// What servers answer to a request without a session; clients of both eras then fall back to `initialize`.
 pub(super) const CODE_NO_SESSION: i32 = -32_000;
 
@@ -107,6 +108,17 @@ impl Refusal {
         Self { status: StatusCode::OK, code: -32_602, text: "there is no such task".into(), ..Self::not_yours() }
     }
 
+    /// What is named here is nothing; as servers say it.
+    pub(super) fn no_such(text: &'static str) -> Self {
+        Self { status: StatusCode::OK, code: -32_602, text: text.into(), ..Self::not_yours() }
+    }
+
+    /// A method that nobody knows here, which is denied by default.
+    pub(super) fn no_such_method(status: StatusCode) -> Self {
+        let text = "there is no such method here";
+        Self::new(custody::access::DEFAULT_DENY, Outcome::Denied, status, -32_601, text)
+    }
+
     pub(super) fn unauthenticated(why: Why) -> Self {
         let text = match why {
             Why::Absent => "who calls? hint: a token of this workspace, as Authorization: Bearer",
@@ -142,6 +154,11 @@ impl Refusal {
         let status = StatusCode::PAYLOAD_TOO_LARGE;
         let refusal = Self::new("shim/over-limit", Outcome::OverLimit, status, CODE_TOO_LONG, "");
         Self { text: format!("the request is longer than {most} bytes (serve.request_kib_max)").into(), ..refusal }
+    }
+
+    pub(super) fn too_many(most: usize) -> Self {
+        let refusal = Self::new("shim/over-limit", Outcome::OverLimit, StatusCode::OK, CODE_OVER_LIMIT, "");
+        Self { text: format!("a subscription is about {most} resources at most").into(), ..refusal }
     }
 
     pub(super) fn over_limit(over: &OverLimit) -> Self {

@@ -113,6 +113,11 @@ impl Sessions {
         Ok(session.speaker.clone())
     }
 
+    /// Whether it is the caller's.
+    pub(super) fn is_of(&self, id: &str, caller: &Caller) -> bool {
+        self.lock().by_id.get(id).is_some_and(|session| is_same(&session.owner, caller))
+    }
+
     /// Whose it is, and who speaks in it.
     pub(super) fn owner(&self, id: &str) -> Option<(Caller, Speaker)> {
         let known = self.lock();

@@ -51,8 +51,8 @@ mod answer;
 mod pipes;
 mod session;
 
-pub(super) use answer::empty;
-use answer::{answer_of, events};
+use answer::answer_of;
+pub(super) use answer::{empty, events};
 use pipes::{one_line, read_lines, write_lines};
 use session::{Kind, Session, Told};
 
@@ -149,6 +149,11 @@ impl Stdio {
         found.map_err(|(_, why)| why.to_owned())?.ask_itself(wait, body).await
     }
 
+    /// Whether a request of this session waits for its answer.
+    pub(super) fn waits_for(&self, session: &str, id: &str) -> bool {
+        self.lock().get(session).is_some_and(|session| session.waits_for(id))
+    }
+
     /// What has no answer of its own.
     pub(super) async fn pass(&self, headers: &HeaderMap, body: &Bytes) -> Answer {
         match self.session(headers) {
@@ -176,13 +181,16 @@ impl Stdio {
         }
     }
 
-    pub(super) fn end(&self, headers: &HeaderMap) -> Answer {
+    /// Ends a session. Its place is free when this answers, if its process ends in time: its client may begin another.
+    pub(super) async fn end(&self, headers: &HeaderMap) -> Answer {
         match self.session(headers) {
             Ok(session) => {
                 if let Some(id) = session.id() {
                     self.lock().remove(id);
                 }
                 session.end();
+                let most = Duration::from_secs(self.pool.config().stop_s_max) + REST_WAIT;
+                tokio::time::timeout(most, session.gone()).await.ok();
                 empty(StatusCode::OK)
             }
             Err((status, message)) => error(status, "null", CODE_NO_SESSION, message),

@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod all;
+mod hears;
 mod life;
 mod listed;
 mod members;
@@ -35,6 +36,7 @@ mod passing;
 mod receipts;
 mod refused;
 mod tls;
+mod withdrawn;
 
 const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"tester","version":"1.0"}}}"#;
 

@@ -177,14 +177,14 @@ impl Upstream {
     pub(super) async fn request(
         &self,
         proxy: &Arc<Proxy>,
-        came: &Came,
+        came: Came,
         request: Request,
         body: Bytes,
         running: Option<Running>,
     ) -> Answer {
         let deadline = Instant::now() + proxy.call_wait();
         // A call goes on when its client has gone: this task, not the connection's, waits for the server.
-        let (proxy, server, came) = (Arc::clone(proxy), self.clone(), came.clone());
+        let (proxy, server) = (Arc::clone(proxy), self.clone());
         let (answer, answered) = tokio::sync::oneshot::channel();
         let raw_id = request.raw_id.clone();
         tokio::spawn(async move {

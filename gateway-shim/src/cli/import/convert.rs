@@ -163,6 +163,8 @@ fn name(named: &str, names: &mut BTreeSet<String>) -> String {
     while name.contains(BETWEEN) {
         name = name.replace(BETWEEN, "_");
     }
+    // Before the `__` of a tool's name, it would end one character earlier.
+    name.truncate(name.trim_end_matches('_').len());
     if name.is_empty() {
         name.push_str("server");
     }
@@ -418,5 +420,22 @@ fn without_user(url: &str) -> String {
     match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
         Some((scheme, rest)) => format!("{scheme}://{rest}"),
         None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The server is read back out of `SERVER__TOOL`.
+    #[test]
+    fn a_name_ends_where_the_name_of_a_tool_begins() {
+        let mut names = BTreeSet::new();
+        for (named, taken) in [("a", "a"), ("a_", "a-2"), ("b__c___d", "b_c_d"), ("__", "server"), ("ä ö", "---")] {
+            let taken_over = name(named, &mut names);
+            assert_eq!(taken_over, taken);
+            let tool = format!("{taken_over}{BETWEEN}_tool");
+            assert_eq!(tool.split_once(BETWEEN), Some((taken, "_tool")));
+        }
     }
 }

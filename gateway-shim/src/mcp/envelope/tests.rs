@@ -172,3 +172,46 @@ fn only_a_whole_traceparent_counts() {
         assert_eq!(trace(bad), None, "{bad}");
     }
 }
+
+/// A completion is decided on what it completes, and a subscription on what it is about: each is one thing to every reader.
+#[test]
+fn what_is_named_deeper_down_is_read_as_strictly() {
+    let params = |method: &str, params: &str| {
+        parse(format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#).as_bytes())
+    };
+    for (of, name) in [
+        (r#"{"type":"ref/prompt","name":"p"}"#, Some("p")),
+        (r#"{"type":"ref/resource","uri":"file:///{x}"}"#, Some("file:///{x}")),
+        (r#"{"type":"ref/prompt"}"#, None),
+    ] {
+        let Ok(Message::Request(request)) = params("completion/complete", &format!(r#"{{"ref":{of}}}"#)) else {
+            panic!("{of}")
+        };
+        assert_eq!(request.name.as_deref(), name);
+    }
+    for of in [
+        r#"{"type":"ref/resource","name":"allowed","uri":"file:///secret"}"#,
+        r#"{"name":"allowed","name":"secret"}"#,
+        r#"{"name":"allowed","Name":"secret"}"#,
+        r#""allowed""#,
+    ] {
+        assert!(params("completion/complete", &format!(r#"{{"ref":{of}}}"#)).is_err(), "{of}");
+    }
+    let about = |notifications: &str| match params(
+        "subscriptions/listen",
+        &format!(r#"{{"notifications":{notifications}}}"#),
+    ) {
+        Ok(Message::Request(request)) => Some(request.resources),
+        _ => None,
+    };
+    assert_eq!(about(r#"{"toolsListChanged":true}"#), Some(vec![]));
+    assert_eq!(about(r#"{"resourceSubscriptions":null}"#), Some(vec![]));
+    assert_eq!(about(r#"{"resourceSubscriptions":["a","b"]}"#), Some(vec!["a".into(), "b".into()]));
+    for odd in [
+        r#"[]"#,
+        r#"{"resourceSubscriptions":["a",1]}"#,
+        r#"{"resourceSubscriptions":["a"],"resourcesubscriptions":["b"]}"#,
+    ] {
+        assert_eq!(about(odd), None, "{odd}");
+    }
+}

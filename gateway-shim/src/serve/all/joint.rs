@@ -7,19 +7,23 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use custody::id::hex;
 use tokio::sync::Mutex as Turn;
 
-use super::{Proxies, lists, of_answer, said};
+use super::{
+    Proxies,
+    hears::{Hears, Seen},
+    lists, of_answer, said,
+};
 use crate::{
     access::Caller,
+    mcp::envelope::{self, Message},
     random,
     serve::{
-        Answer, PROTOCOL, SESSION,
+        LAST_EVENT, METHOD, NAME, PROTOCOL, SESSION,
         proxy::{Came, Proxy},
-        refusal::json,
         sessions::is_same,
     },
 };
@@ -44,6 +48,10 @@ pub(super) struct Joint {
     hello: Bytes,
     turn: u64,
     begun: Mutex<BTreeMap<String, Arc<Turn<Option<There>>>>>,
+    /// The client's last word on what is logged, for servers whose sessions begin behind it.
+    pub(super) level: Mutex<Option<Bytes>>,
+    pub(super) hears: Mutex<Option<Hears>>,
+    pub(super) seen: Mutex<Seen>,
 }
 
 #[derive(Default)]
@@ -80,7 +88,16 @@ impl Joints {
         }
         let turn = known.next;
         known.next += 1;
-        let joint = Joint { id: id.clone(), owner, hello, turn, begun: Mutex::default() };
+        let joint = Joint {
+            id: id.clone(),
+            owner,
+            hello,
+            turn,
+            begun: Mutex::default(),
+            level: Mutex::default(),
+            hears: Mutex::default(),
+            seen: Mutex::default(),
+        };
         known.by_id.insert(id.clone(), Arc::new(joint));
         id
     }
@@ -101,6 +118,10 @@ impl Joints {
 /// The same caller, in a session of one server.
 fn towards(came: &Came, there: &There) -> Came {
     let mut came = came.clone();
+    // What repeats the body of another message is no use there.
+    for name in [METHOD, NAME, LAST_EVENT] {
+        came.headers.remove(name);
+    }
     for (name, value) in [(SESSION, &there.session), (PROTOCOL, &there.protocol)] {
         came.headers.remove(name);
         if let Some(value) = value.as_deref().and_then(|value| HeaderValue::from_str(value).ok()) {
@@ -108,6 +129,10 @@ fn towards(came: &Came, there: &There) -> Came {
         }
     }
     came
+}
+
+fn is_answer(text: &str) -> bool {
+    matches!(envelope::parse(text.as_bytes()), Ok(Message::Answer { .. }))
 }
 
 impl Joint {
@@ -119,35 +144,46 @@ impl Joint {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The caller in the session of this server, which is begun if it is not there, or not any more.
+    /// The caller in the session of this server, which is begun if it is not there, or not any more. Whoever goes away does not
+    /// leave one behind that is half begun.
     ///
     /// # Errors
-    /// What the client is told if it does not begin.
-    pub(super) async fn session(&self, proxy: &Arc<Proxy>, came: &Came) -> Result<Came, Answer> {
+    /// What the server said instead, if it is an answer.
+    pub(super) async fn session(self: &Arc<Self>, proxy: &Arc<Proxy>, came: &Came) -> Result<Came, Option<String>> {
         let place = Arc::clone(self.lock().entry(proxy.name.to_string()).or_default());
         // One begins it, and the others wait for that.
-        let mut there = place.lock().await;
+        let mut there = place.lock_owned().await;
         if let Some(there) = &*there {
-            let is_there = |id: &String| proxy.sessions.of(id, &came.caller).is_ok();
+            let is_there = |id: &String| proxy.sessions.is_of(id, &came.caller);
             if there.session.as_ref().is_none_or(is_there) {
                 return Ok(towards(came, there));
             }
         }
+        let (joint, proxy, came) = (Arc::clone(self), Arc::clone(proxy), came.clone());
+        let begun = tokio::spawn(async move {
+            let begun = joint.begin_at(&proxy, &came).await?;
+            let there_now = towards(&came, &begun);
+            *there = Some(begun);
+            drop(there);
+            joint.hear(&proxy, &there_now, None);
+            Ok(there_now)
+        });
+        begun.await.unwrap_or(Err(None))
+    }
+
+    async fn begin_at(&self, proxy: &Arc<Proxy>, came: &Came) -> Result<There, Option<String>> {
         let answer = proxy.message(towards(came, &There::default()), self.hello.clone()).await;
-        let session = of_answer(&answer, SESSION).map(str::to_owned);
-        if !answer.status().is_success() {
-            return Err(answer);
-        }
-        let text = lists::read(answer).await.unwrap_or_default();
-        let Some(version) = said(&text, &["result", "protocolVersion"]) else {
-            return Err(json(StatusCode::OK, text.into()));
-        };
-        let protocol = serde_json::from_str(version).ok();
-        let begun = There { session, protocol };
+        let (session, is_good) = (of_answer(&answer, SESSION).map(str::to_owned), answer.status().is_success());
+        let text = lists::read(answer).await.filter(|text| is_answer(text));
+        let version = text.as_deref().and_then(|text| said(text, &["result", "protocolVersion"])).map(str::to_owned);
+        let Some(version) = version.filter(|_| is_good) else { return Err(text) };
+        let begun = There { session, protocol: serde_json::from_str(&version).ok() };
         drop(proxy.message(towards(came, &begun), Bytes::from_static(INITIALIZED)).await);
-        let there_now = towards(came, &begun);
-        *there = Some(begun);
-        Ok(there_now)
+        let level = self.level.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(level) = level {
+            drop(proxy.message(towards(came, &begun), level).await);
+        }
+        Ok(begun)
     }
 
     /// The caller in each session that was begun and is not being begun now.

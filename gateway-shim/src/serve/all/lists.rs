@@ -1,20 +1,22 @@
 //! What all servers list, as one list.
 //!
-//! What must hold: of each element only its name changes; a server that does not answer, or not in form, is left out and named
-//! in the log; a member's list is private.
+//! What must hold: of each element only its name changes; a server that does not answer in time, or not in form, is left out and
+//! named in the log; a member's list is private. What is too long for one answer goes on behind a cursor, which names the
+//! server and that server's own cursor.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, PoisonError},
+    time::Duration,
 };
 
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use custody::hash::text_digest;
 use futures::future::join_all;
 use serde_json::value::RawValue;
 
-use super::{Joint, NO_SUCH, result};
+use super::{Joint, NO_SUCH, result, streams};
 use crate::{
     config::BETWEEN,
     mcp::{
@@ -22,16 +24,22 @@ use crate::{
         splice, sse,
     },
     serve::{
-        Answer, Front,
+        Answer, Front, METHOD, NAME,
         proxy::{Came, Proxy},
         refusal::error,
         text,
     },
 };
 
-/// Pages of one server that are read; a page has at least one element.
+/// Pages of one server that are read for one answer; behind them it goes on with a cursor.
 const PAGES_MAX: usize = 64;
-/// Bytes of one answer.
+/// Elements of one answer, and their bytes: clients read thousands of tools, and most have some tens. A page of a server is not
+/// cut, so that one answer may have more.
+const ELEMENTS_MAX: usize = 4_096;
+const ELEMENTS_BYTES_MAX: usize = 8 << 20;
+/// How long one server may take for its pages, its start included: the others' lists wait for it.
+const LIST_WAIT: Duration = Duration::from_secs(60);
+/// Bytes of one answer of a server.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Resources whose server is remembered, and templates.
 const ROUTES_MAX: usize = 65_536;
@@ -44,6 +52,7 @@ pub(super) fn key(method: &str) -> Option<&'static str> {
         "prompts/list" => "prompts",
         "resources/list" => "resources",
         "resources/templates/list" => "resourceTemplates",
+        "tasks/list" => "tasks",
         _ => return None,
     })
 }
@@ -93,8 +102,9 @@ impl Routes {
             self.order.push_back(digest);
             Vec::new()
         });
-        if !servers.contains(server) {
-            servers.push(Arc::clone(server));
+        // The first by name has it, whoever listed it first: no server takes another's by being faster.
+        if let Err(at) = servers.binary_search(server) {
+            servers.insert(at, Arc::clone(server));
         }
         while self.order.len() > ROUTES_MAX {
             if let Some(oldest) = self.order.pop_front() {
@@ -121,75 +131,172 @@ impl Routes {
     }
 }
 
+/// A page of one server.
+struct Page {
+    /// That it was asked for with, as it is spelt in JSON; empty for the first.
+    cursor: String,
+    elements: Vec<String>,
+}
+
+/// What one server listed: its pages, and the cursor of those that were not read.
+#[derive(Default)]
+struct Listed {
+    pages: Vec<Page>,
+    next: Option<String>,
+}
+
+/// The server and its cursor that a cursor of ours names.
+fn place(cursor: &str) -> Option<(String, String)> {
+    let cursor: String = serde_json::from_str(cursor).ok()?;
+    let (server, raw) = cursor.split_once(BETWEEN)?;
+    let is_cursor = raw.is_empty() || serde_json::from_str::<String>(raw).is_ok();
+    is_cursor.then(|| (server.to_owned(), raw.to_owned()))
+}
+
+/// All servers' elements, and the cursor of those that are too many for one answer.
+fn joined(all: Vec<(Arc<str>, Listed)>) -> (Vec<(Arc<str>, String)>, Option<String>) {
+    let (mut elements, mut bytes) = (Vec::new(), 0);
+    let cursor = |server: &str, raw: &str| Some(streams::own(server, raw));
+    for (server, listed) in all {
+        for page in listed.pages {
+            let page_bytes: usize = page.elements.iter().map(String::len).sum();
+            let is_full =
+                elements.len() + page.elements.len() > ELEMENTS_MAX || bytes + page_bytes > ELEMENTS_BYTES_MAX;
+            if is_full && !elements.is_empty() {
+                return (elements, cursor(&server, &page.cursor));
+            }
+            bytes += page_bytes;
+            elements.extend(page.elements.into_iter().map(|element| (Arc::clone(&server), element)));
+        }
+        if let Some(next) = listed.next {
+            return (elements, cursor(&server, &next));
+        }
+    }
+    (elements, None)
+}
+
 impl Front {
     /// One list of what the member's servers list.
     pub(super) async fn list(
         &self,
         came: &Came,
-        joint: Option<&Joint>,
+        joint: Option<&Arc<Joint>>,
         request: &Request,
         body: &Bytes,
         key: &str,
     ) -> Answer {
         let whole = std::str::from_utf8(body).unwrap_or_default();
-        if splice::value(whole, &["params", "cursor"]).is_some_and(|cursor| cursor != "null") {
-            return error(StatusCode::OK, &request.raw_id, NO_SUCH, "there is one page of this list");
-        }
+        let cursor = splice::value(whole, &["params", "cursor"]).filter(|cursor| *cursor != "null");
+        let (from, raw) = match cursor.map(place) {
+            None => (String::new(), String::new()),
+            Some(Some(place)) => place,
+            Some(None) => return error(StatusCode::OK, &request.raw_id, NO_SUCH, "this is no cursor of this list"),
+        };
         let meta = splice::value(whole, &["params", "_meta"]).unwrap_or_default();
-        let asks = self.reachable(&came.caller).map(|proxy| async move {
-            let listed = self.pages(proxy, came, joint, request, meta, key).await;
+        let (from, raw) = (&from, &raw);
+        let asked = self.reachable(&came.caller).filter(|proxy| &*proxy.name >= from.as_str());
+        // Of tasks only whoever began one has any.
+        let asked = asked.filter(|proxy| key != "tasks" || proxy.has_tasks_of(&came.caller));
+        let asks = asked.map(|proxy| async move {
+            let begin = if *proxy.name == **from { raw.as_str() } else { "" };
+            let pages = self.pages(proxy, came, joint, request, (meta, begin), key);
+            let listed = tokio::time::timeout(LIST_WAIT, pages).await.unwrap_or_else(|_| {
+                tracing::warn!(server = %proxy.name, key, "a server is left out of the list of all: it takes too long");
+                Listed::default()
+            });
             (Arc::clone(&proxy.name), listed)
         });
-        let mut all = Vec::new();
-        for (server, listed) in join_all(asks).await {
-            all.extend(listed.iter().filter_map(|element| self.element(&server, key, element)));
+        let (elements, next) = joined(join_all(asks).await);
+        let all = self.elements(&elements, key);
+        let next = next.and_then(|next| serde_json::to_string(&next).ok());
+        let mut more = next.map(|next| format!(r#","nextCursor":{next}"#)).unwrap_or_default();
+        if came.is_modern() {
+            more += r#","resultType":"complete","ttlMs":0,"cacheScope":"private""#;
         }
-        let more = if came.is_modern() { r#","resultType":"complete","ttlMs":0,"cacheScope":"private""# } else { "" };
         result(&request.raw_id, &format!(r#"{{"{key}":[{}]{more}}}"#, all.join(",")))
     }
 
-    /// All pages of one server's list; none of what is not in form.
+    /// The pages of one server's list; none of what is not in form.
     async fn pages(
         &self,
         proxy: &Arc<Proxy>,
         came: &Came,
-        joint: Option<&Joint>,
+        joint: Option<&Arc<Joint>>,
         request: &Request,
-        meta: &str,
+        (meta, begin): (&str, &str),
         key: &str,
-    ) -> Vec<String> {
-        let (mut elements, mut cursor) = (Vec::new(), String::new());
-        for _ in 0..PAGES_MAX {
-            let body = ask(&request.method, request, Some((meta, &cursor)));
-            let answer = self.to_one(proxy, came, joint, body).await;
-            let page = read(answer).await.unwrap_or_default();
-            let Some(page_elements) = splice::elements(&page, &["result", key]) else {
-                tracing::warn!(server = %proxy.name, key, "a server's list is left out of the list of all");
-                return elements;
-            };
-            elements.extend(page_elements.into_iter().map(|element: &RawValue| element.get().to_owned()));
-            match splice::value(&page, &["result", "nextCursor"]).filter(|next| *next != "null") {
-                Some(next) => next.clone_into(&mut cursor),
-                None => break,
+    ) -> Listed {
+        let mut listed = Listed { pages: Vec::new(), next: Some(begin.to_owned()) };
+        while let Some(cursor) = listed.next.take() {
+            if listed.pages.len() >= PAGES_MAX {
+                listed.next = Some(cursor);
+                break;
             }
+            let body = ask(&request.method, request, Some((meta, &cursor)));
+            let page = read(self.to_one(proxy, came, joint, body).await).await.unwrap_or_default();
+            let Some(elements) = splice::elements(&page, &["result", key]) else {
+                tracing::warn!(server = %proxy.name, key, "a server's list is left out of the list of all");
+                break;
+            };
+            let elements = elements.into_iter().map(|element: &RawValue| element.get().to_owned()).collect();
+            listed.next =
+                splice::value(&page, &["result", "nextCursor"]).filter(|next| *next != "null").map(str::to_owned);
+            // One that is given again would be asked for without end.
+            listed.next = listed.next.filter(|next| *next != cursor);
+            listed.pages.push(Page { cursor, elements });
         }
-        elements
+        listed
     }
 
-    /// An element as it stands in the list of all; `None` if another server has it there already.
-    fn element(&self, server: &Arc<str>, key: &str, element: &str) -> Option<String> {
-        let of =
-            |name: &str| splice::value(element, &[name]).and_then(|text| serde_json::from_str::<String>(text).ok());
+    /// The elements as they stand in the list of all; of several resources with one URI the first server's.
+    fn elements(&self, elements: &[(Arc<str>, String)], key: &str) -> Vec<String> {
+        let mut uris = HashSet::new();
         let mut routes = self.all.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        match key {
-            "resources" => routes.listed(&of("uri")?, server),
-            "resourceTemplates" => routes.template(&of("uriTemplate")?, server),
-            _ => {
-                let name = serde_json::to_string(&format!("{server}{BETWEEN}{}", of("name")?)).ok()?;
-                return String::from_utf8(splice::replace(element.as_bytes(), &["name"], &name)?).ok();
+        let shown = |(server, element): &(Arc<str>, String)| {
+            let of =
+                |name: &str| splice::value(element, &[name]).and_then(|text| serde_json::from_str::<String>(text).ok());
+            let is_new = match key {
+                "tasks" => true,
+                "resources" => {
+                    let uri = of("uri")?;
+                    routes.listed(&uri, server);
+                    uris.insert(uri)
+                }
+                "resourceTemplates" => {
+                    let template = of("uriTemplate")?;
+                    routes.template(&template, server);
+                    uris.insert(template)
+                }
+                _ => {
+                    let name = serde_json::to_string(&streams::own(server, &of("name")?)).ok()?;
+                    return String::from_utf8(splice::replace(element.as_bytes(), &["name"], &name)?).ok();
+                }
+            };
+            is_new.then(|| element.clone())
+        };
+        elements.iter().filter_map(shown).collect()
+    }
+
+    /// Asks all servers for their resources, so that it is known which has what: somebody names one that nobody has listed here.
+    pub(super) async fn learn_resources(
+        &self,
+        came: &Came,
+        joint: Option<&Arc<Joint>>,
+        request: &Request,
+        body: &Bytes,
+    ) {
+        let whole = std::str::from_utf8(body).unwrap_or_default();
+        let meta = splice::value(whole, &["params", "_meta"]).unwrap_or_default();
+        for (method, key) in [("resources/list", "resources"), ("resources/templates/list", "resourceTemplates")] {
+            let mut came = came.clone();
+            came.headers.remove(NAME);
+            if came.headers.contains_key(METHOD) {
+                came.headers.insert(METHOD, HeaderValue::from_static(method));
             }
+            let (id, raw_id) = (request.id.clone(), request.raw_id.clone());
+            let asks = Request { id, raw_id, method: method.to_owned(), ..Request::default() };
+            drop(self.list(&came, joint, &asks, &ask(method, &asks, Some((meta, ""))), key).await);
         }
-        Some(element.to_owned())
     }
 }
 
@@ -201,8 +308,8 @@ mod tests {
     fn a_resource_is_found_by_who_listed_it_and_by_templates() {
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let mut routes = Routes::default();
-        routes.listed("file:///x", &a);
         routes.listed("file:///x", &b);
+        routes.listed("file:///x", &a);
         routes.template("file:///{path}", &a);
         routes.template("file:///deep/{path}", &b);
         let of = |uri: &str, may: &str| routes.of(uri, |server| may.contains(server)).map(|server| server.to_string());
@@ -211,5 +318,37 @@ mod tests {
         assert_eq!(of("file:///deep/y", "ab"), Some("b".into()));
         assert_eq!(of("file:///deep/y", "a"), Some("a".into()));
         assert_eq!((of("http://y", "ab"), of("file:///x", "")), (None, None));
+    }
+
+    #[test]
+    fn what_is_too_long_goes_on_where_it_was_cut() {
+        let page = |cursor: &str, count| Page { cursor: cursor.into(), elements: vec!["{}".into(); count] };
+        let of = |name: &str, pages, next: Option<&str>| (name.into(), Listed { pages, next: next.map(str::to_owned) });
+        let told = |all| {
+            let (elements, cursor) = joined(all);
+            (elements.len(), cursor)
+        };
+        assert_eq!(told(vec![of("a", vec![page("", 2)], None), of("b", vec![page("", 3)], None)]), (5, None));
+        let much = ELEMENTS_MAX - 1;
+        let (two, next) = (vec![page("", much), page("\"p\"", 2)], Some("a__\"p\"".to_owned()));
+        assert_eq!(told(vec![of("a", two, None), of("b", vec![], None)]), (much, next));
+        assert_eq!(
+            told(vec![of("a", vec![page("", much)], None), of("b", vec![page("", 2)], None)]),
+            (much, Some("b__".into()))
+        );
+        // A page is not cut, and a server whose pages were not all read goes on before the next does.
+        assert_eq!(told(vec![of("a", vec![page("", ELEMENTS_MAX + 1)], None)]), (ELEMENTS_MAX + 1, None));
+        let unread = of("a", vec![page("", 1)], Some("\"q\""));
+        assert_eq!(told(vec![unread, of("b", vec![page("", 1)], None)]), (1, Some("a__\"q\"".into())));
+        for (cursor, expected) in [
+            (r#""a__\"q\"""#, Some(("a".to_owned(), "\"q\"".to_owned()))),
+            (r#""b__""#, Some(("b".to_owned(), String::new()))),
+            (r#""q""#, None),
+            (r#""a__1""#, None),
+            (r#""a__\"q\",\"x\":1""#, None),
+            ("7", None),
+        ] {
+            assert_eq!(place(cursor), expected, "{cursor}");
+        }
     }
 }

@@ -8,7 +8,17 @@ use crate::testing::{TempDir, server::Server, within};
 fn asked() -> Asked {
     let caller = Caller::anybody(MemberId([1; 16]), None);
     let (server, method, name) = ("test".into(), "tools/call".into(), Some("asked".into()));
-    Asked { caller, server, method, name, from_server: true, request_bytes: 0, round: 1, list: None }
+    Asked {
+        caller,
+        server,
+        method,
+        name,
+        from_server: true,
+        request_bytes: 0,
+        round: 1,
+        list: None,
+        resources: Vec::new(),
+    }
 }
 
 fn slot() -> Slot {

@@ -99,7 +99,7 @@ impl Proxy {
         }
         // Of other members' tasks not even the number is told.
         let caller = &running.asked().caller;
-        let own = |task: &str| self.links.task(task, caller).is_ok();
+        let own = |task: &str| self.is_own_task(task, caller);
         let unreadable = || running.error(super::super::refusal::CODE_UNREADABLE, "the list cannot be read");
         Some(splice::keep_tasks(message, own).map_or_else(unreadable, Bytes::from))
     }

@@ -70,7 +70,7 @@ impl Proxy {
         Some(Arc::new(Listing { kind, asked, credential: self.credential(came), modern: came.is_modern() }))
     }
 
-    /// Whether a call is of a tool as it is pinned, with arguments that it takes; its record names the definition.
+    /// Whether an allowed call is of a tool as it is pinned, with arguments that it takes; its record names the definition.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -82,31 +82,38 @@ impl Proxy {
         call: &mut wire::Call,
     ) -> Result<(), Refusal> {
         let ("tools/call", Some(tool)) = (ask.method, ask.name) else { return Ok(()) };
-        // Whoever may not call it is told just that, and makes the shim ask for nothing.
-        if !self.shared.access.judge(&came.caller, ask).allowed {
+        let credential = self.credential(came);
+        let is_known = self.shared.catalog.is_known(&self.name, credential);
+        if !is_known && !self.get_to_know(came, credential, ask).await {
             return Ok(());
-        }
-        let walk = || {
-            let (proxy, came) = (Arc::clone(self), came.clone());
-            async move { proxy.walk(&came).await }
-        };
-        let (mut changes, known) =
-            (self.shared.access.changes(), self.shared.catalog.ensure(&self.name, self.credential(came), walk));
-        tokio::pin!(known);
-        loop {
-            tokio::select! {
-                () = &mut known => break,
-                changed = changes.changed() => match changed {
-                    // Whoever may not call it any more waits for nothing.
-                    Ok(()) if !self.shared.access.judge(&came.caller, ask).allowed => return Ok(()),
-                    Ok(()) => {}
-                    Err(_) => break known.await,
-                },
-            }
         }
         let digest = self.shared.catalog.check_call(&self.name, self.definitions(), tool, body)?;
         call.definition_digest = digest.map(|digest| Bytes::copy_from_slice(&digest));
         Ok(())
+    }
+
+    /// Waits until it is known what the server lists; `false` if whoever asks may not call it any more: they wait for nothing.
+    async fn get_to_know(self: &Arc<Self>, came: &Came, credential: Credential, ask: &Ask<'_>) -> bool {
+        let walk = || {
+            let (proxy, came) = (Arc::clone(self), came.clone());
+            async move { proxy.walk(&came).await }
+        };
+        let mut changes = self.shared.access.changes();
+        let known = self.shared.catalog.ensure(&self.name, credential, walk);
+        tokio::pin!(known);
+        loop {
+            tokio::select! {
+                () = &mut known => return true,
+                changed = changes.changed() => match changed {
+                    Ok(()) if !self.shared.access.judge(&came.caller, ask).allowed => return false,
+                    Ok(()) => {}
+                    Err(_) => {
+                        known.await;
+                        return true;
+                    }
+                },
+            }
+        }
     }
 
     /// The answer to a request for a list that a server gave before, and that is fresh. Ends the call.

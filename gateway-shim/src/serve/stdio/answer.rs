@@ -46,7 +46,7 @@ pub(super) async fn answer_of(request: &Request, hears: Hears) -> Answer {
     events(tokio_stream::once(sse::event(&first)).chain(rest).chain(end))
 }
 
-pub(super) fn events(stream: impl tokio_stream::Stream<Item = Bytes> + Send + 'static) -> Answer {
+pub(in super::super) fn events(stream: impl tokio_stream::Stream<Item = Bytes> + Send + 'static) -> Answer {
     let mut answer = Response::new(Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>)));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

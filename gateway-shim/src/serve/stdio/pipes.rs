@@ -73,8 +73,16 @@ pub(super) async fn read_lines(proxy: &Arc<Proxy>, session: &Arc<Session>, mut l
                     Err(refusal) => session.refuse(&request, &refusal),
                 }
             }
-            Ok(Message::Notification { method, progress, subscription, cancels, .. }) => {
+            Ok(Message::Notification { method, progress, subscription, cancels, task, resource }) => {
                 proxy.noted(&method);
+                let (task, resource) = (task.as_deref(), resource.as_deref());
+                // Of a session it is the one who began it; without one, whose request it belongs to.
+                let owner = session.id().and_then(|id| proxy.sessions.owner(id)).map(|(owner, _)| owner);
+                let owner = owner.or_else(|| subscription.as_deref().and_then(|id| session.caller_of(id)));
+                let is_about = task.is_some() || resource.is_some();
+                if is_about && !owner.is_some_and(|owner| proxy.may_hear(task, resource, &owner)) {
+                    continue;
+                }
                 if let Some(id) = cancels.filter(|_| session.id().is_none()) {
                     // A server that ends a subscription says so.
                     session.unsubscribed(&id);

@@ -29,6 +29,7 @@ use super::{
     pipes::one_line,
 };
 use crate::{
+    access::Caller,
     mcp::{
         envelope::{self, Message, Request},
         rewrite,
@@ -118,6 +119,8 @@ pub(super) struct Session {
     end: Notify,
     /// Something was answered.
     ready: watch::Sender<bool>,
+    /// Its process is gone, and whatever waited for it was told.
+    gone: watch::Sender<bool>,
     ended: AtomicBool,
 }
 
@@ -135,7 +138,8 @@ impl Session {
         // One without a session was asked whether it is there before anybody else asks it anything.
         let ready = watch::Sender::new(kind == Kind::Sessionless);
         let (inner, end, ended) = (Mutex::new(inner), Notify::new(), AtomicBool::new(false));
-        Arc::new(Self { kind, stdin, inner, end, ready, ended })
+        let gone = watch::Sender::new(false);
+        Arc::new(Self { kind, stdin, inner, end, ready, gone, ended })
     }
 
     /// Its id, if it is a session.
@@ -156,6 +160,12 @@ impl Session {
 
     pub(super) async fn asked_to_end(&self) {
         self.end.notified().await;
+    }
+
+    /// Returns when its process is gone.
+    pub(super) async fn gone(&self) {
+        // Its sender is here.
+        drop(self.gone.subscribe().wait_for(|gone| *gone).await);
     }
 
     /// From here on nobody begins to ask it anything.
@@ -338,6 +348,16 @@ impl Session {
         waiting
     }
 
+    /// Whether a request waits under this id.
+    pub(super) fn waits_for(&self, id: &str) -> bool {
+        self.lock().waiting.contains_key(id)
+    }
+
+    /// Who asked what waits under this id.
+    pub(super) fn caller_of(&self, id: &str) -> Option<Caller> {
+        self.lock().waiting.get(id)?.running().map(|running| running.asked().caller.clone())
+    }
+
     pub(super) fn cancel(&self, id: &str) {
         if let Some(waiting) = self.lock().waiting.get_mut(id) {
             waiting.cancelled = true;
@@ -433,6 +453,7 @@ impl Session {
             let outcome = if waiting.cancelled { Outcome::Cancelled } else { Outcome::TransportError };
             waiting.fail(outcome, StatusCode::BAD_GATEWAY, CODE_UNREACHABLE, "the MCP server ended");
         }
+        self.gone.send_replace(true);
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
 };
 
 /// A server of both eras with one tool besides `echo`, which it is asked by its own name, and resources.
-async fn server_of(own: &'static str) -> std::net::SocketAddr {
+pub(super) async fn server_of(own: &'static str) -> std::net::SocketAddr {
     let answer = move |request: HttpRequest| async move {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
@@ -63,7 +63,7 @@ async fn bench_of(rules: &str) -> Bench {
     Bench::with_servers(servers, waits(), access, tokens[0].clone(), "/mcp").await
 }
 
-fn value(body: &[u8]) -> Value {
+pub(super) fn value(body: &[u8]) -> Value {
     serde_json::from_slice(body).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(body)))
 }
 
@@ -96,6 +96,8 @@ async fn one_session_reaches_every_server_and_each_is_asked_in_its_own() {
         let (_, _, body) = bench.post(&of_session, &tool_call(u32::try_from(id).unwrap(), name)).await;
         assert_eq!(value(&body)["error"]["code"], -32_602, "{name}");
     }
+    let page = r#"{"jsonrpc":"2.0","id":6,"method":"tools/list","params":{"cursor":"of nobody"}}"#;
+    assert_eq!(value(&bench.post(&of_session, page).await.2)["error"]["code"], -32_602);
     // A resource is where it was listed.
     let list = r#"{"jsonrpc":"2.0","id":3,"method":"resources/list"}"#;
     assert_eq!(value(&bench.post(&of_session, list).await.2)["result"]["resources"].as_array().unwrap().len(), 2);
@@ -106,7 +108,7 @@ async fn one_session_reaches_every_server_and_each_is_asked_in_its_own() {
     assert!(String::from_utf8_lossy(&body).contains(r#""id":"b__1""#), "{body:?}");
     let answer = r#"{"jsonrpc":"2.0","id":"b__1","result":{"roots":[]}}"#;
     assert_eq!(bench.post(&of_session, answer).await.0, StatusCode::ACCEPTED);
-    assert_eq!(bench.send(Method::GET, &of_session, "").await.0, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(bench.send(Method::PUT, &of_session, "").await.0, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(bench.send(Method::DELETE, &of_session, "").await.0, StatusCode::OK);
     assert_eq!(bench.post(&of_session, list).await.0, StatusCode::NOT_FOUND);
     let calls = bench.calls().await;
@@ -118,6 +120,8 @@ async fn one_session_reaches_every_server_and_each_is_asked_in_its_own() {
         found.map(wire::Call::outcome).collect::<Vec<_>>()
     };
     assert_eq!(at("b", "tools/call", "echo"), [Outcome::Ok]);
+    // What no server has is refused here, and that is on record as well.
+    assert_eq!(at("", "tools/call", "c__echo"), [Outcome::Denied]);
     assert_eq!((at("a", "initialize", ""), at("b", "initialize", "")), (vec![Outcome::Ok], vec![Outcome::Ok]));
     assert_eq!(at("b", "roots/list", ""), [Outcome::Ok]);
     assert_eq!(at("b", "DELETE", ""), [Outcome::Ok]);

@@ -8,7 +8,7 @@ use super::{
 const VERSION: &str = "2026-07-28";
 const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"extensions":{"io.modelcontextprotocol/tasks":{}}}}"#;
 
-fn body(id: u32, method: &str, params: &str) -> String {
+pub(super) fn body(id: u32, method: &str, params: &str) -> String {
     let params = if params.is_empty() { META.to_owned() } else { format!("{META},{params}") };
     format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{params}}}}}"#)
 }
@@ -20,20 +20,27 @@ pub(super) fn headers<'a>(method: &'a str, name: &'a str) -> Vec<(&'a str, &'a s
 }
 
 /// A server of this era, by the tool that is called.
-async fn modern_server() -> std::net::SocketAddr {
+pub(super) async fn modern_server() -> std::net::SocketAddr {
     async fn answer(request: HttpRequest) -> Answer {
         let (parts, body) = request.into_parts();
         assert!(!parts.headers.contains_key(SESSION) && !parts.headers.contains_key(LAST_EVENT));
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
         let value: Value = serde_json::from_slice(&body).unwrap();
         let params = &value["params"];
-        let result = match (value["method"].as_str().unwrap(), params["name"].as_str().unwrap_or_default()) {
+        let result = match (value["method"].as_str().unwrap_or_default(), params["name"].as_str().unwrap_or_default()) {
             ("tools/call", "asks") if params["requestState"].is_null() => json!({"resultType":"input_required",
                 "requestState":"canary-state", "inputRequests":{"a":{"method":"elicitation/create","params":{}}}}),
             ("tools/call", "slow") => json!({"resultType":"task","taskId":"canary-task","status":"working"}),
             ("tasks/get", _) => json!({"resultType":"complete","taskId":"canary-task","status":"completed",
                 "result":{"isError":true}}),
             ("tasks/list", _) => json!({"tasks":[{"taskId":"canary-task"},{"taskId":"canary-other"}]}),
+            ("tools/call", "streams") => {
+                let asked = r#"{"jsonrpc":"2.0","id":9,"method":"sampling/createMessage"}"#;
+                let answer = json!({"jsonrpc":"2.0","id":value["id"],"result":{"resultType":"complete"}});
+                let mut answer = Response::new(Body::from(format!("data: {asked}\n\ndata: {answer}\n\n")));
+                answer.headers_mut().insert(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
+                return answer;
+            }
             ("tools/call", "param") => json!({"region": parts.headers["mcp-param-region"].to_str().unwrap()}),
             ("nobody/knows", _) => {
                 let error = json!({"jsonrpc":"2.0","id":value["id"],"error":{"code":-32_601,"message":"m"}});
@@ -147,6 +154,18 @@ async fn a_result_that_asks_for_what_is_not_allowed_does_not_pass() {
     let said: Vec<_> = calls.iter().map(|call| (call.from_server, call.decision(), call.outcome())).collect();
     let (allowed, denied) = (wire::Decision::Allowed, wire::Decision::Denied);
     assert_eq!(said, vec![(true, denied, Outcome::Denied), (false, allowed, Outcome::Denied)]);
+}
+
+/// Without a session nobody could answer it: it reaches no client, and the server is told.
+#[tokio::test]
+async fn a_server_asks_nobody_in_a_stream_without_a_session() {
+    let (bench, _) = two(modern_server().await, ALL).await;
+    let call = body(1, "tools/call", r#""name":"streams""#);
+    let (_, _, answer) = bench.post(&headers("tools/call", "streams"), &call).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.contains("complete") && !answer.contains("sampling"), "{answer}");
+    let outcomes: Vec<_> = bench.calls().await.iter().map(|call| (call.from_server, call.outcome())).collect();
+    assert_eq!(outcomes, [(false, Outcome::Ok), (true, Outcome::Malformed)]);
 }
 
 #[tokio::test]

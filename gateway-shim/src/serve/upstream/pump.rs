@@ -25,7 +25,7 @@ use crate::{
     serve::{
         open::{self, Running},
         proxy::{Came, Proxy, Server},
-        refusal::{CODE_OVER_LIMIT, CODE_REVOKED, CODE_TOO_LONG, REVOKED, error_body},
+        refusal::{CODE_OVER_LIMIT, CODE_REVOKED, CODE_TOO_LONG, REVOKED, Refusal, error_body},
     },
     writer::Ending,
 };
@@ -210,7 +210,15 @@ impl Pump {
             }
             Ok(Message::Request(request)) => {
                 let session = self.session.clone().unwrap_or_default();
-                match self.proxy.ask_back(&session, self.running(), &request, bytes.len()).await {
+                let asked = match self.own.modern {
+                    // Without sessions no server asks so (MCP 2026-07-28), and no client could answer.
+                    true => {
+                        self.proxy.unread(bytes.len());
+                        Err(Refusal::asks_nobody())
+                    }
+                    false => self.proxy.ask_back(&session, self.running(), &request, bytes.len()).await,
+                };
+                match asked {
                     Ok(()) => Passes::AsItIs,
                     Err(refusal) => {
                         if let Server::Http(server) = &self.proxy.server {
@@ -221,11 +229,11 @@ impl Pump {
                     }
                 }
             }
-            Ok(Message::Notification { method, task, .. }) => {
+            Ok(Message::Notification { method, task, resource, .. }) => {
                 self.proxy.noted(&method);
-                match task {
-                    Some(task) if !self.proxy.is_own_task(&task, &self.came.caller) => Passes::Not,
-                    _ => Passes::AsItIs,
+                match self.proxy.may_hear(task.as_deref(), resource.as_deref(), &self.came.caller) {
+                    true => Passes::AsItIs,
+                    false => Passes::Not,
                 }
             }
             // Another reader might find a request in it.
