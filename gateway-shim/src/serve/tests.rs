@@ -33,6 +33,7 @@ mod members;
 mod modern;
 mod receipts;
 mod refused;
+mod resumed;
 mod tls;
 
 const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"tester","version":"1.0"}}}"#;

@@ -87,13 +87,15 @@ struct Own {
     /// `None` if it is only counted.
     running: Option<Running>,
     raw_id: String,
+    /// Within a session, while it waits for its answer.
+    entered: Option<open::Entered>,
     /// In a header of the answer.
     receipt: Option<Box<wire::ForensicReceipt>>,
 }
 
 impl Own {
     fn new(id: String, raw_id: String, modern: bool, running: Option<Running>) -> Self {
-        Self { id, modern, running, raw_id, receipt: None }
+        Self { id, modern, running, raw_id, entered: None, receipt: None }
     }
 
     /// How the call ended, with the receipt in the header where the answer itself has none: what the client keeps is the
@@ -109,6 +111,14 @@ impl Own {
             Some(_) => {}
         }
         ending
+    }
+
+    /// Enters it among what is open in its session, if it is a call, and in one.
+    fn enter(&mut self, proxy: &Proxy, session: Option<&str>) -> Result<(), open::InUse> {
+        if let (Some(session), Some(running), false) = (session, &self.running, self.id.is_empty()) {
+            self.entered = Some(proxy.open.enter(session, &self.id, running)?);
+        }
+        Ok(())
     }
 
     fn error(&self, status: StatusCode, code: i32, text: &str) -> Answer {
@@ -197,7 +207,12 @@ impl Upstream {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let raw_id = request.raw_id.clone();
         tokio::spawn(async move {
-            let own = Own::new(request.id, request.raw_id, came.is_modern(), running);
+            let mut own = Own::new(request.id, request.raw_id, came.is_modern(), running);
+            if let Err(open::InUse) = own.enter(&proxy, came.session()) {
+                end(own.running.as_ref(), Ending::of(Outcome::Malformed));
+                let text = "a request with this id waits for its answer; give each another id";
+                return drop(answer.send(own.error(StatusCode::BAD_REQUEST, envelope::NOT_A_MESSAGE, text)));
+            }
             let sent = tokio::select! {
                 sent = timeout_at(deadline, server.send(Method::POST, &came, body)) => sent,
                 () = open::cut(own.running.as_ref()) => {
@@ -318,8 +333,9 @@ async fn begin(
     let given = text(&parts.headers, SESSION).filter(|_| !own.modern);
     let session = came.session().or(given).map(str::to_owned);
     let is_stream = own.running.as_ref().is_some_and(super::proxy::is_stream);
-    if let (Some(session), Some(running), false) = (&session, &own.running, own.id.is_empty()) {
-        proxy.open.begin(open::Side::Client, session, &own.id, running.clone());
+    if came.session().is_none() {
+        // What began a session may be given up in it; an id that is in use there is that of whoever has it.
+        own.enter(proxy, given).ok();
     }
     let mut headers = forwarded(&parts.headers);
     if own.modern {
@@ -336,7 +352,7 @@ async fn begin(
         return pump.run(body, chunks, deadline).await;
     }
     let is_json = content.starts_with("application/json");
-    let whole = whole(proxy, session.as_deref(), &own, parts.status, is_json, body, deadline).await;
+    let whole = whole(proxy, &mut own, parts.status, is_json, body, deadline).await;
     drop(answer.send(match whole {
         Ok(bytes) => {
             let mut whole = Response::new(Body::from(bytes));
@@ -350,19 +366,15 @@ async fn begin(
 /// Reads an answer that is no stream, and ends its call; gives what passes of it, or what does instead.
 async fn whole(
     proxy: &Arc<Proxy>,
-    session: Option<&str>,
-    own: &Own,
+    own: &mut Own,
     status: StatusCode,
     is_json: bool,
     body: Incoming,
     deadline: Instant,
 ) -> Result<Bytes, Answer> {
-    let ended = |ending: Ending| {
-        end(own.running.as_ref(), ending);
-        if let Some(session) = session {
-            proxy.open.take(open::Side::Client, session, &own.id);
-        }
-    };
+    // However it ends: when its client hears of that, its id is free.
+    let _entered = own.entered.take();
+    let ended = |ending: Ending| end(own.running.as_ref(), ending);
     let read = tokio::select! {
         read = timeout_at(deadline, Limited::new(body, READ_BYTES_MAX).collect()) => read,
         () = open::cut(own.running.as_ref()) => return Err(own.error(StatusCode::OK, CODE_REVOKED, REVOKED)),
