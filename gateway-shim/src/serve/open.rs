@@ -1,8 +1,8 @@
 //! Calls in progress: whose they are, what ends them, and where their answers are looked for, which may come on another
 //! connection than their request went.
 //!
-//! What must hold: a call ends once, whoever sees its end first; when access changes, every call that is open then and may
-//! not be any more is cut, and none else.
+//! What must hold: a call ends once, whoever sees its end first; in a session one id is one open call, and nothing is left
+//! behind that; when access changes, every call that is open then and may not be any more is cut, and none else.
 
 use std::{
     collections::HashMap,
@@ -108,6 +108,21 @@ impl Drop for Inner {
 pub(super) struct Running(Arc<Inner>);
 
 impl Running {
+    /// Whether both are the same call.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether it has begun and ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.begun.get().is_some() && self.0.held.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// It has ended, and is kept for whoever takes its stream up again: a change of access cuts that stream, and not this.
+    pub(super) fn retire(&self) {
+        self.0.all.lock().open.remove(&self.0.key);
+    }
+
     /// The call ended so, unless it has ended before.
     pub(super) fn end(&self, ending: Ending) {
         let held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -260,19 +275,92 @@ struct Calls {
     next_serial: u64,
 }
 
+impl Calls {
+    /// Gives its serial, what ends with it, and what had its id before.
+    fn insert(
+        &mut self,
+        side: Side,
+        session: &str,
+        id: &str,
+        running: Running,
+    ) -> (u64, oneshot::Receiver<()>, Option<Open>) {
+        let (waits, ended) = oneshot::channel();
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let open = Open { running, cancelled: false, serial, _waits: waits };
+        let before = self.by_session.entry(key(side, session)).or_default().insert(id.to_owned(), open);
+        (serial, ended, before)
+    }
+}
+
 /// Calls of one server by session and id; the writer bounds how many there are.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OpenCalls(Arc<Mutex<Calls>>);
 
-impl OpenCalls {
-    /// A call has begun. Under an id that is in use, the call before ends as `unknown`: nobody can tell their answers apart.
-    pub(super) fn begin(&self, side: Side, session: &str, id: &str, running: Running) {
-        self.insert(side, session, id, running);
+/// A call of a client is entered under its id while this is there.
+#[derive(Debug)]
+pub(super) struct Entered {
+    calls: OpenCalls,
+    session: String,
+    id: String,
+    running: Running,
+    /// Nothing is ever sent: it ends with the entry.
+    left: oneshot::Receiver<()>,
+}
+
+impl Entered {
+    /// Whether its client gave it up; `None` if it is entered no more.
+    pub(super) fn cancelled(&self) -> Option<bool> {
+        let calls = self.calls.lock();
+        let open = calls.by_session.get(&key(Side::Client, &self.session))?.get(&self.id)?;
+        open.running.is(&self.running).then_some(open.cancelled)
     }
 
-    /// The same for what the server asks. No stream waits for the client's answer, so it ends here as `timeout` after `wait`.
+    /// Returns when it is entered no more: somebody else has seen its answer.
+    pub(super) async fn left(&mut self) {
+        drop((&mut self.left).await);
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.calls.leave(&self.session, &self.id, &self.running);
+    }
+}
+
+/// A call of this session is open under this id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InUse;
+
+impl OpenCalls {
+    /// A call of a client is about to be made: nobody could tell its answer from that of another one under its id.
+    ///
+    /// # Errors
+    /// [`InUse`].
+    pub(super) fn enter(&self, session: &str, id: &str, running: &Running) -> Result<Entered, InUse> {
+        let left = {
+            let mut calls = self.lock();
+            if calls.by_session.get(&key(Side::Client, session)).is_some_and(|open| open.contains_key(id)) {
+                return Err(InUse);
+            }
+            calls.insert(Side::Client, session, id, running.clone()).1
+        };
+        let (calls, session, id) = (self.clone(), session.to_owned(), id.to_owned());
+        Ok(Entered { calls, session, id, running: running.clone(), left })
+    }
+
+    /// The call is open no more: another one may have its id.
+    pub(super) fn leave(&self, session: &str, id: &str, running: &Running) {
+        self.remove_if(Side::Client, session, id, |open| open.running.is(running));
+    }
+
+    /// The server asks. No stream waits for the client's answer, so it ends here as `timeout` after `wait`. Under an id that is
+    /// in use, what it asked before ends as `unknown`: nobody can tell the answers apart.
     pub(super) fn begin_asked(&self, session: &str, id: &str, running: Running, wait: Duration) {
-        let (serial, ended) = self.insert(Side::Server, session, id, running);
+        let (serial, ended, before) = self.lock().insert(Side::Server, session, id, running);
+        if let Some(before) = before {
+            before.running.end(Ending::of(Outcome::Unknown));
+        }
         let (calls, session, id) = (self.clone(), session.to_owned(), id.to_owned());
         tokio::spawn(async move {
             // Nothing is ever sent: it ends with the call.
@@ -314,20 +402,6 @@ impl OpenCalls {
     /// Whether it is still in progress, and whether the client gave it up.
     pub(super) fn state(&self, session: &str, id: &str) -> Option<bool> {
         self.lock().by_session.get(&key(Side::Client, session))?.get(id).map(|open| open.cancelled)
-    }
-
-    /// Gives its serial, and what ends with it.
-    fn insert(&self, side: Side, session: &str, id: &str, running: Running) -> (u64, oneshot::Receiver<()>) {
-        let (waits, ended) = oneshot::channel();
-        let mut calls = self.lock();
-        let serial = calls.next_serial;
-        calls.next_serial += 1;
-        let open = Open { running, cancelled: false, serial, _waits: waits };
-        let before = calls.by_session.entry(key(side, session)).or_default().insert(id.to_owned(), open);
-        if let Some(before) = before {
-            before.running.end(Ending::of(Outcome::Unknown));
-        }
-        (serial, ended)
     }
 
     fn remove_if(&self, side: Side, session: &str, id: &str, which: impl Fn(&Open) -> bool) -> Option<Open> {

@@ -507,7 +507,8 @@ impl Proxy {
         call.request = Some(envelope::method(method.as_str()));
         let event = came.headers.get(LAST_EVENT).filter(|_| method == Method::GET);
         if let (Some(session), Some(event)) = (came.session(), event) {
-            call.link = linked(self.sessions.call_of(session, event.as_bytes()), LinkKind::Resumed);
+            let resumed = self.sessions.call_of(session, event.as_bytes());
+            call.link = linked(resumed.and_then(|own| own.running.name()), LinkKind::Resumed);
         }
         let asked = admit::asked_of_session(&self.name, &came.caller, 0);
         let running = match self.admit(asked, method.as_str(), "null", call).await {

@@ -11,14 +11,17 @@ use std::{
 
 use custody::id::MemberId;
 
-use crate::{access::Caller, writer::CallName};
+use super::open::Running;
+use crate::access::Caller;
 
 /// Sessions that are remembered of one server; the oldest is forgotten first.
 const SESSIONS_MAX: usize = 65_536;
 /// Of these for one member: whoever begins more loses the oldest of their own.
 const OF_MEMBER_MAX: usize = 256;
-/// Events of one session behind which a stream may be taken up again, and whose call is known.
-const EVENTS_MAX: usize = 256;
+/// Calls of one session whose streams may be taken up again: those that have ended are forgotten first.
+const CALLS_MAX: usize = 64;
+/// Events of one of these behind which that may be; the oldest are forgotten first.
+const EVENTS_MAX: usize = 64;
 
 /// Who speaks, as they said themselves.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +34,21 @@ struct Session {
     owner: Caller,
     speaker: Speaker,
     turn: u64,
-    events: VecDeque<(u64, CallName)>,
+    resumable: VecDeque<Resumable>,
+}
+
+/// A call whose stream may be taken up again, also when it has ended: its client may have lost the answer.
+struct Resumable {
+    call: Own,
+    /// Hashes of their ids, the newest last.
+    events: VecDeque<u64>,
+}
+
+/// A call, and the key of its id.
+#[derive(Clone, Debug)]
+pub(super) struct Own {
+    pub(super) id: String,
+    pub(super) running: Running,
 }
 
 #[derive(Default)]
@@ -98,7 +115,7 @@ impl Sessions {
         known.next_turn += 1;
         known.by_turn.insert(turn, id.to_owned());
         *known.of_member.entry(owner.member).or_default() += 1;
-        let session = Session { owner: owner.clone(), speaker, turn, events: VecDeque::new() };
+        let session = Session { owner: owner.clone(), speaker, turn, resumable: VecDeque::new() };
         known.by_id.insert(id.to_owned(), session);
         Ok(())
     }
@@ -141,21 +158,33 @@ impl Sessions {
     }
 
     /// An event of the stream that answers this call has this id: the stream may be taken up again behind it.
-    pub(super) fn event(&self, id: &str, event: &[u8], call: CallName) {
+    pub(super) fn event(&self, id: &str, event: &[u8], call: &Own) {
         let event = self.hash.hash_one(event);
-        if let Some(session) = self.lock().by_id.get_mut(id) {
-            session.events.push_back((event, call));
-            while session.events.len() > EVENTS_MAX {
-                session.events.pop_front();
+        let mut known = self.lock();
+        // A server may give anybody's session in its answer.
+        let of_caller = |session: &&mut Session| is_same(&session.owner, &call.running.asked().caller);
+        let Some(session) = known.by_id.get_mut(id).filter(of_caller) else { return };
+        let known = session.resumable.iter_mut().rev().find(|known| known.call.running.is(&call.running));
+        if let Some(Resumable { events, .. }) = known {
+            events.push_back(event);
+            if events.len() > EVENTS_MAX {
+                events.pop_front();
             }
+            return;
         }
+        if session.resumable.len() >= CALLS_MAX {
+            let ended = session.resumable.iter().position(|known| known.call.running.has_ended());
+            session.resumable.remove(ended.unwrap_or(0));
+        }
+        session.resumable.push_back(Resumable { call: call.clone(), events: [event].into() });
     }
 
     /// The call whose stream is taken up again behind this event.
-    pub(super) fn call_of(&self, id: &str, event: &[u8]) -> Option<CallName> {
+    pub(super) fn call_of(&self, id: &str, event: &[u8]) -> Option<Own> {
         let event = self.hash.hash_one(event);
         let known = self.lock();
-        known.by_id.get(id)?.events.iter().rev().find(|(known, _)| *known == event).map(|(_, call)| *call)
+        let mut resumable = known.by_id.get(id)?.resumable.iter().rev();
+        resumable.find(|known| known.events.contains(&event)).map(|known| known.call.clone())
     }
 }
 
@@ -200,7 +229,14 @@ impl Pinged {
 
 #[cfg(test)]
 mod tests {
+    use custody::wire;
+
     use super::*;
+    use crate::{
+        access::{Judgement, Slot},
+        serve::open::Cuts,
+        writer::Ending,
+    };
 
     fn member(number: u8, token: u8) -> Caller {
         let (member, token) = (MemberId([number; 16]), Some([token; 16]));
@@ -241,10 +277,34 @@ mod tests {
     fn the_call_of_an_event_is_found_again() {
         let sessions = Sessions::default();
         sessions.begin("s", &member(1, 1), Speaker::default()).unwrap();
-        let call = |number| CallName { epoch: custody::id::Epoch::ZERO, number };
-        for number in 0..=EVENTS_MAX as u64 {
-            sessions.event("s", number.to_string().as_bytes(), call(number));
+        let cuts = Cuts::default();
+        let call = |member_number, number: usize, ends: bool| {
+            let asked = super::super::admit::asked_of_session(&"test".into(), &member(member_number, 1), 0);
+            let running = cuts.begin(asked, "tools/call", "1");
+            let judgement = Judgement { allowed: true, rule: "all".into(), policy: [0; 32] };
+            running.begun(None, Slot::of(None), judgement);
+            if ends {
+                running.end(Ending::of(wire::Outcome::Ok));
+            }
+            Own { id: format!("n{number}"), running }
+        };
+        let of = |event: &str| sessions.call_of("s", event.as_bytes()).map(|own| own.id);
+        // What is open is remembered, however much ends beside it, and by its newest events.
+        let open = call(1, 0, false);
+        for number in 0..=EVENTS_MAX {
+            sessions.event("s", format!("open {number}").as_bytes(), &open);
         }
-        assert_eq!((sessions.call_of("s", b"0"), sessions.call_of("s", b"7")), (None, Some(call(7))));
+        for number in 1..=CALLS_MAX {
+            sessions.event("s", number.to_string().as_bytes(), &call(1, number, true));
+        }
+        assert_eq!((of("open 0"), of("open 1").as_deref(), of("open 64").as_deref()), (None, Some("n0"), Some("n0")));
+        assert_eq!((of("1"), of("2").as_deref()), (None, Some("n2")));
+        // Nobody's events are of another member's session.
+        sessions.event("s", b"theirs", &call(2, 1, false));
+        assert_eq!(of("theirs"), None);
+        for number in 0..CALLS_MAX {
+            sessions.event("s", format!("more {number}").as_bytes(), &call(1, number, false));
+        }
+        assert_eq!((of("open 1"), sessions.lock().by_id["s"].resumable.len()), (None, CALLS_MAX));
     }
 }

@@ -35,6 +35,7 @@ mod modern;
 mod passing;
 mod receipts;
 mod refused;
+mod resumed;
 mod tls;
 mod withdrawn;
 

@@ -75,13 +75,15 @@ struct Own {
     /// `None` if it is only counted.
     running: Option<Running>,
     raw_id: String,
+    /// Within a session, while it waits for its answer.
+    entered: Option<open::Entered>,
     /// In a header of the answer.
     receipt: Option<Box<wire::ForensicReceipt>>,
 }
 
 impl Own {
     fn new(id: String, raw_id: String, modern: bool, running: Option<Running>) -> Self {
-        Self { id, modern, running, raw_id, receipt: None }
+        Self { id, modern, running, raw_id, entered: None, receipt: None }
     }
 
     /// How the call ended, with the receipt in the header where the answer itself has none: what the client keeps is the
@@ -97,6 +99,14 @@ impl Own {
             Some(_) => {}
         }
         ending
+    }
+
+    /// Enters it among what is open in its session, if it is a call, and in one.
+    fn enter(&mut self, proxy: &Proxy, session: Option<&str>) -> Result<(), open::InUse> {
+        if let (Some(session), Some(running), false) = (session, &self.running, self.id.is_empty()) {
+            self.entered = Some(proxy.open.enter(session, &self.id, running)?);
+        }
+        Ok(())
     }
 
     fn error(&self, status: StatusCode, code: i32, text: &str) -> Answer {
@@ -188,7 +198,12 @@ impl Upstream {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let raw_id = request.raw_id.clone();
         tokio::spawn(async move {
-            let own = Own::new(request.id, request.raw_id, came.is_modern(), running);
+            let mut own = Own::new(request.id, request.raw_id, came.is_modern(), running);
+            if let Err(open::InUse) = own.enter(&proxy, came.session()) {
+                end(own.running.as_ref(), Ending::of(Outcome::Malformed));
+                let text = "a request with this id waits for its answer; give each another id";
+                return drop(answer.send(own.error(StatusCode::BAD_REQUEST, envelope::NOT_A_MESSAGE, text)));
+            }
             let sent = tokio::select! {
                 sent = timeout_at(deadline, server.send(Method::POST, &came, body)) => sent,
                 () = open::cut(own.running.as_ref()) => {
@@ -300,8 +315,9 @@ async fn begin(
     let given = passing::single(&parts.headers, SESSION).filter(|_| !own.modern);
     let session = came.session().or(given).map(str::to_owned);
     let is_stream = own.running.as_ref().is_some_and(super::proxy::is_stream);
-    if let (Some(session), Some(running), false) = (&session, &own.running, own.id.is_empty()) {
-        proxy.open.begin(open::Side::Client, session, &own.id, running.clone());
+    if came.session().is_none() {
+        // What began a session may be given up in it; an id that is in use there is that of whoever has it.
+        own.enter(proxy, given).ok();
     }
     let content = Content::of(&parts.headers);
     let mut headers = passing::of_answer(&parts.headers, content);
@@ -318,8 +334,8 @@ async fn begin(
         return pump.run(body, chunks, deadline).await;
     }
     let whole = match content == Content::Json && !is_stream {
-        true => whole(proxy, session.as_deref(), &own, parts.status, body, deadline).await,
-        false => without_body(proxy, session.as_deref(), &own, parts.status, body, deadline).await,
+        true => whole(proxy, &mut own, parts.status, body, deadline).await,
+        false => without_body(proxy, &mut own, parts.status, body, deadline).await,
     };
     drop(answer.send(match whole {
         Ok(bytes) => {
@@ -338,12 +354,12 @@ async fn begin(
 /// in another way than anybody here.
 async fn without_body(
     proxy: &Arc<Proxy>,
-    session: Option<&str>,
-    own: &Own,
+    own: &mut Own,
     status: StatusCode,
     body: Incoming,
     deadline: Instant,
 ) -> Result<Bytes, Answer> {
+    let _entered = own.entered.take();
     drop(timeout_at(deadline, Limited::new(body, DROPPED_BYTES_MAX).collect()).await);
     let is_answer = !own.id.is_empty() || own.running.as_ref().is_some_and(super::proxy::is_stream);
     let done = match status.is_success() {
@@ -352,9 +368,6 @@ async fn without_body(
         true => Ending::of(Outcome::Ok),
     };
     end(own.running.as_ref(), done);
-    if let Some(session) = session {
-        proxy.open.take(open::Side::Client, session, &own.id);
-    }
     if !status.is_success() || !is_answer {
         return Ok(Bytes::new());
     }
@@ -365,18 +378,14 @@ async fn without_body(
 /// Reads an answer that is no stream, and ends its call; gives what passes of it, or what does instead.
 async fn whole(
     proxy: &Arc<Proxy>,
-    session: Option<&str>,
-    own: &Own,
+    own: &mut Own,
     status: StatusCode,
     body: Incoming,
     deadline: Instant,
 ) -> Result<Bytes, Answer> {
-    let ended = |ending: Ending| {
-        end(own.running.as_ref(), ending);
-        if let Some(session) = session {
-            proxy.open.take(open::Side::Client, session, &own.id);
-        }
-    };
+    // However it ends: when its client hears of that, its id is free.
+    let _entered = own.entered.take();
+    let ended = |ending: Ending| end(own.running.as_ref(), ending);
     let read = tokio::select! {
         read = timeout_at(deadline, Limited::new(body, READ_BYTES_MAX).collect()) => read,
         () = open::cut(own.running.as_ref()) => return Err(own.error(StatusCode::OK, CODE_REVOKED, REVOKED)),

@@ -82,7 +82,10 @@ impl Proxy {
                     return Some(running.error(CODE_DENIED, DENIED));
                 }
             }
-            self.keep(running, *next, ending.outcome).await;
+            // What is heard again, on a stream that was taken up again, was kept then.
+            if !running.has_ended() {
+                self.keep(running, *next, ending.outcome).await;
+            }
         }
         let shown = match &running.asked().list {
             Some(listing) => self.listed(running, listing, message, &mut ending).await,

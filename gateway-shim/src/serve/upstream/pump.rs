@@ -23,9 +23,11 @@ use crate::{
         sse,
     },
     serve::{
+        LAST_EVENT,
         open::{self, Running},
         proxy::{Came, Proxy, Server},
         refusal::{CODE_OVER_LIMIT, CODE_REVOKED, CODE_TOO_LONG, REVOKED, Refusal, error_body},
+        sessions,
     },
     writer::Ending,
 };
@@ -48,8 +50,12 @@ pub(super) struct Pump {
     reader: sse::Reader,
     status: StatusCode,
     own: Own,
-    /// It is the stream of a session, which answers no request.
+    /// It is the stream of a session, which answers no request,
     is_stream: bool,
+    /// or this one, whose stream it takes up again.
+    resumed: Option<sessions::Own>,
+    /// Its answer was seen: there is one.
+    answered: bool,
     bytes: u64,
 }
 
@@ -69,7 +75,24 @@ impl Pump {
         is_stream: bool,
         status: StatusCode,
     ) -> Self {
-        Self { proxy, came, session, reader: sse::Reader::default(), status, own, is_stream, bytes: 0 }
+        let mut behind = came.headers.get_all(LAST_EVENT).iter();
+        let resumed = match (&session, behind.next(), behind.next()) {
+            // Of two, the server may read the other one.
+            (Some(session), Some(event), None) if is_stream => proxy.sessions.call_of(session, event.as_bytes()),
+            _ => None,
+        };
+        Self {
+            proxy,
+            came,
+            session,
+            reader: sse::Reader::default(),
+            status,
+            own,
+            is_stream,
+            resumed,
+            answered: false,
+            bytes: 0,
+        }
     }
 
     fn running(&self) -> Option<&Running> {
@@ -170,7 +193,7 @@ impl Pump {
         let mut admitted = Vec::new();
         for piece in pieces {
             if let (Some(id), Some(session), Some(call)) = (&piece.id, &self.session, self.call()) {
-                self.proxy.sessions.event(session, id, call);
+                self.proxy.sessions.event(session, id, &call);
             }
             let passes = match &piece.data {
                 Some(data) => self.message(data).await,
@@ -185,9 +208,10 @@ impl Pump {
         admitted.into()
     }
 
-    /// The call that this stream answers.
-    fn call(&self) -> Option<crate::writer::CallName> {
-        self.running().filter(|_| !self.is_stream)?.name()
+    /// The call that this stream answers, and none else: another one's answer is not cut to what this one's may be.
+    fn call(&self) -> Option<sessions::Own> {
+        let own = || Some(sessions::Own { id: self.own.id.clone(), running: self.own.running.clone()? });
+        if self.is_stream { self.resumed.clone() } else { own() }
     }
 
     /// Takes note of a message, and decides whether it goes on.
@@ -201,8 +225,8 @@ impl Pump {
                     self.proxy.unread(bytes.len());
                     return Passes::Not;
                 };
-                // On this connection may be the answer to another request of the session: the header is not of that one.
-                let ending = if id == self.own.id { self.own.with_receipt(ending) } else { ending };
+                // The header is not of a call whose stream is taken up again.
+                let ending = if self.is_stream { ending } else { self.own.with_receipt(ending) };
                 match self.proxy.hear(&running, bytes, ending, next).await {
                     Some(instead) => Passes::Instead(instead),
                     None => Passes::AsItIs,
@@ -246,14 +270,17 @@ impl Pump {
 
     /// The call that an answer is for.
     fn asked(&mut self, id: &str) -> Option<Running> {
-        let of_session =
-            self.session.as_ref().and_then(|session| self.proxy.open.take(open::Side::Client, session, id));
-        let own = self.running().filter(|_| self.own.id == id && !self.is_stream).cloned();
-        of_session.or(own)
+        let call = self.call().filter(|call| call.id == id && !self.answered)?;
+        self.answered = true;
+        // Whoever hears the answer may use its id again.
+        if let Some(session) = &self.session {
+            self.proxy.open.leave(session, id, &call.running);
+        }
+        Some(call.running)
     }
 
-    async fn end(self, ended: Outcome, deadline: Instant) {
-        let Some(running) = self.running() else { return };
+    async fn end(mut self, ended: Outcome, deadline: Instant) {
+        let Some(running) = self.own.running.clone() else { return };
         let mut ending = Ending { response_bytes: self.bytes, ..Ending::of(ended) };
         if !self.status.is_success() && ended != Outcome::OverLimit {
             ending = of_status(self.status, ending);
@@ -264,20 +291,24 @@ impl Pump {
             // So does every stream that answers nothing.
             ending.outcome = Outcome::Ok;
         }
-        let Some(session) = self.session.as_ref().filter(|_| !self.is_stream) else { return running.end(ending) };
-        let Some(cancelled) = self.proxy.open.state(session, &self.own.id) else { return running.end(ending) };
-        if cancelled && ended != Outcome::Revoked {
-            ending.outcome = Outcome::Cancelled;
-        } else if self.reader.resumable
+        let mut entered = self.own.entered.take();
+        let may_be_resumed = self.reader.resumable
             && self.status.is_success()
-            && ![Outcome::Timeout, Outcome::OverLimit, Outcome::Revoked].contains(&ended)
-        {
+            && ![Outcome::Timeout, Outcome::OverLimit, Outcome::Revoked].contains(&ended);
+        let cancelled = entered.as_ref().and_then(open::Entered::cancelled);
+        if cancelled == Some(true) && ended != Outcome::Revoked {
+            ending.outcome = Outcome::Cancelled;
+        } else if let Some(entered) = entered.as_mut().filter(|_| cancelled.is_some() && may_be_resumed) {
             // The client may take the stream up again; the answer is then seen there.
             tokio::select! {
                 () = clock::sleep_until(deadline) => ending.outcome = Outcome::Timeout,
                 () = running.cut() => {}
+                () = entered.left() => {}
             }
         }
-        self.proxy.open.finish(open::Side::Client, session, &self.own.id, ending);
+        running.end(ending);
+        if !self.is_stream {
+            running.retire();
+        }
     }
 }
