@@ -9,9 +9,9 @@
 use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use custody::wire::{
-    AcceptToolRequest, AccessChanged, AccessPlan, ApplyAccessRequest, ChangeAccessRequest, ChangeProcessesRequest, ListProcessesRequest,
-    ListProcessesResponse, ListQuarantinedRequest, ListQuarantinedResponse, PlanAccessRequest, QuarantinedTool, ServerProcesses, ShimMembersRequest, ShimMembersResponse,
-    ShimStatusRequest, ShimStatusResponse,
+    AcceptToolRequest, AccessChanged, AccessPlan, ApplyAccessRequest, ChangeAccessRequest, ChangeProcessesRequest,
+    ListProcessesRequest, ListProcessesResponse, ListQuarantinedRequest, ListQuarantinedResponse, PlanAccessRequest,
+    QuarantinedTool, ServerProcesses, ShimMembersRequest, ShimMembersResponse, ShimStatusRequest, ShimStatusResponse,
     control_server::{Control, ControlServer},
 };
 use tokio::net::UnixListener;

@@ -75,7 +75,10 @@ async fn serve(listener: TcpListener, vectors: Value) {
         }
         let body = json!({"jsonrpc": "2.0", "id": call["id"], "result": result}).to_string();
         let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
-        stream.write_all(format!("{head}{header}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("{head}{header}content-length: {}\r\n\r\n{body}", body.len()).as_bytes())
+            .await
+            .unwrap();
     }
 }
 
@@ -163,7 +166,10 @@ async fn what_a_tool_signed_is_in_the_record_and_what_the_ledger_found_is_in_the
     let process = served.start();
     for tool in ["absent", "in-result", "in-header", "in-both", "changed", "again", "withheld", "rotated"] {
         let answer = served.call(tool).await;
-        assert_eq!(answer.contains("custody-forensic-receipt: "), ["in-header", "in-both", "changed", "again"].contains(&tool));
+        assert_eq!(
+            answer.contains("custody-forensic-receipt: "),
+            ["in-header", "in-both", "changed", "again"].contains(&tool)
+        );
     }
     end(&process);
 
@@ -210,7 +216,16 @@ async fn what_a_tool_signed_is_in_the_record_and_what_the_ledger_found_is_in_the
     }
     // What an auditor of this workspace gets has the receipts, too.
     let out = home.dir.join("exported");
-    verifier(&["export", path(&home.archive()), "--policy", path(&home.policy()), "--workspace", WORKSPACE, "--out", path(&out)]);
+    verifier(&[
+        "export",
+        path(&home.archive()),
+        "--policy",
+        path(&home.policy()),
+        "--workspace",
+        WORKSPACE,
+        "--out",
+        path(&out),
+    ]);
     let exported = shown(&out.join("archive"), &out.join("policy.json"), &format!("{WORKSPACE}/0.."));
     assert_eq!(exported, records);
     end(&ledger);

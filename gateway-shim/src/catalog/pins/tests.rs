@@ -54,7 +54,10 @@ fn in_quarantine_a_change_is_hidden_until_somebody_accepts_it() {
     let (mut pins, quarantine) = (Pins::default(), OnChange::Quarantine);
     see(&mut pins, "s", &[("x", A)], quarantine);
     assert_eq!(pins.standing("s", "x"), Standing::InForce(A));
-    assert!(pins.accept("s", "x", &why()).is_none() && pins.accept("t", "x", &why()).is_none(), "there is nothing to accept");
+    assert!(
+        pins.accept("s", "x", &why()).is_none() && pins.accept("t", "x", &why()).is_none(),
+        "there is nothing to accept"
+    );
     assert_eq!(see(&mut pins, "s", &[("x", B)], quarantine), ["x changed 1>2 quarantined"]);
     assert!(see(&mut pins, "s", &[("x", B)], quarantine).is_empty());
     assert_eq!(pins.standing("s", "x"), Standing::Quarantined);

@@ -209,8 +209,8 @@ async fn a_changed_tool_reaches_nobody_until_it_is_accepted() {
         assert_eq!(bench.call("send", &json!({})).await["error"]["code"], 1_011);
     }
     assert_eq!(shop.called.load(Relaxed), called, "it has reached the server");
-    let (actor, code, ticket) = (crate::access::Actor::System("review".into()), "reviewed".into(), String::new());
-    let why = crate::access::Reason { actor, code, ticket };
+    let (actor, code, ticket) = (access::Actor::System("review".into()), "reviewed".into(), String::new());
+    let why = access::Reason { actor, code, ticket };
     bench.front.catalog().accept("test", "send", None, &why).await.unwrap();
     assert_eq!(bench.tools(2, &token).await["result"]["tools"].as_array().unwrap().len(), 2);
     assert!(bench.call("send", &json!({})).await["result"].is_object());
