@@ -17,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod durable;
+pub mod files;
 pub mod flight;
 pub mod forensic;
 pub mod fork;

@@ -6,7 +6,7 @@ use gateway_shim::{
     access::{ChangeError, Engine},
     cli::{self, At, EXIT_CONFIG, EXIT_FAILED, EXIT_FORK, EXIT_REFUSED, EXIT_UNSHIPPED, Failed, Verb},
     config::{Config, RelayConfig, ServeConfig},
-    control,
+    control, files,
     gateway::{Ended, Gateway},
     metrics, relay, serve,
     server::{guard, stage},
@@ -101,6 +101,7 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
     let interrupted = signal(SignalKind::interrupt()).map_err(|error| Failed::of(EXIT_FAILED, &error))?;
     // Before anything is written: all that can be refused, and the ports.
     cli::files(&config)?;
+    files::ensure(files::needed(&config)).map_err(|why| Failed::new(EXIT_FAILED, why))?;
     let port = Port::take(way_in).await?;
     let socket = control::Socket::bind(&config).map_err(|why| Failed::new(EXIT_FAILED, why))?;
     let metrics = metrics::Port::bind(&config).await.map_err(|why| Failed::new(EXIT_FAILED, why))?;

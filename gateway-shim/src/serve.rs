@@ -39,6 +39,7 @@ mod counts;
 mod credential;
 mod links;
 mod open;
+mod places;
 mod port;
 mod probe;
 mod proxy;
@@ -50,12 +51,14 @@ mod upstream;
 mod watched;
 
 use counts::{COUNTS_EVERY, Counts};
+use places::Places;
 pub use port::serve;
 pub use probe::probe;
 pub use proxy::Proxy;
 use proxy::{Came, Server};
 use refusal::{CODE_NO_SESSION, Refusal, error};
 use sessions::Speaker;
+pub use upstream::{KEPT_MAX, TELLS_MAX};
 
 /// Header that names a session (Streamable HTTP, 2025-03-26 to 2025-11-25).
 const SESSION: &str = "mcp-session-id";
@@ -89,6 +92,7 @@ pub(crate) struct Shared {
     access: Access,
     catalog: Catalog,
     cuts: open::Cuts,
+    places: Places,
 }
 
 /// Reads every file that [`Front::new`] reads, and the access policy.
@@ -138,7 +142,8 @@ impl Front {
         servers: &BTreeMap<String, ServerConfig>,
     ) -> Result<Arc<Self>, Faults> {
         let catalog = open_catalog(&serve, &gateway)?;
-        let shared = Arc::new(Shared { gateway, access, catalog, cuts: open::Cuts::default() });
+        let places = Places::new(serve.calls_open_max, serve.member_calls_open_max);
+        let shared = Arc::new(Shared { gateway, access, catalog, cuts: open::Cuts::default(), places });
         let processes = Servers::default();
         let proxy = |(name, server): (&String, &ServerConfig)| {
             let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server, &processes)?;

@@ -37,6 +37,12 @@ pub struct ServeConfig {
     /// KiB, 1 to 65,536: a longer request is refused, because its envelope is read in memory.
     #[serde(default = "request_kib_max")]
     pub request_kib_max: usize,
+    /// 16 to 16,384: requests that are open at the servers at a time, each with a connection to its server.
+    #[serde(default = "calls_open_max")]
+    pub calls_open_max: usize,
+    /// Of these for one member, 1 to 16,384.
+    #[serde(default = "member_calls_open_max")]
+    pub member_calls_open_max: usize,
 }
 
 fn dir() -> PathBuf {
@@ -49,6 +55,14 @@ fn access() -> PathBuf {
 
 fn request_kib_max() -> usize {
     4_096
+}
+
+fn calls_open_max() -> usize {
+    512
+}
+
+fn member_calls_open_max() -> usize {
+    128
 }
 
 impl ServeConfig {
@@ -72,6 +86,8 @@ impl ServeConfig {
         check
             .that(inside, || "serve.metrics is not on loopback; hint: 127.0.0.1, and a scraper on this machine".into());
         check.range("serve.request_kib_max", self.request_kib_max, 1, 65_536);
+        check.range("serve.calls_open_max", self.calls_open_max, 16, 16_384);
+        check.range("serve.member_calls_open_max", self.member_calls_open_max, 1, 16_384);
     }
 
     /// Where the access policies are.

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use custody::wire::Outcome;
 use tokio::sync::{Notify, oneshot};
 
-use super::{admit, proxy::Listing, refusal::error_body};
+use super::{admit, places::Place, proxy::Listing, refusal::error_body};
 use crate::{
     access::{Access, Ask, Caller, Judgement, Slot},
     gateway,
@@ -91,6 +91,8 @@ struct Inner {
     begun: OnceLock<Begun>,
     /// Between its beginning and its end.
     held: Mutex<Option<Held>>,
+    /// At the server, until whoever connects there takes it along.
+    place: Mutex<Option<Place>>,
     is_cut: AtomicBool,
     cut: Notify,
     all: Cuts,
@@ -145,6 +147,16 @@ impl Running {
         if self.is_cut() {
             self.end(Ending::of(Outcome::Revoked));
         }
+    }
+
+    /// It has a place at its server until its last clone goes, unless that is taken along.
+    pub(super) fn holds(&self, place: Place) {
+        *self.0.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+    }
+
+    /// Its place, for whoever has the connection to the server.
+    pub(super) fn take_place(&self) -> Option<Place> {
+        self.0.place.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// What was asked.
@@ -228,7 +240,8 @@ impl Cuts {
         let (begun, held) = (OnceLock::new(), Mutex::default());
         let (is_cut, cut, all) = (AtomicBool::new(false), Notify::new(), self.clone());
         let (method, raw_id) = (method.to_owned(), raw_id.to_owned());
-        let inner = Arc::new(Inner { asked, method, raw_id, begun, held, is_cut, cut, all, key });
+        let place = Mutex::default();
+        let inner = Arc::new(Inner { asked, method, raw_id, begun, held, place, is_cut, cut, all, key });
         registry.open.insert(key, Arc::downgrade(&inner));
         Running(inner)
     }
@@ -377,13 +390,6 @@ impl OpenCalls {
     /// Whether the server of this session may ask one thing more.
     pub(super) fn may_ask(&self, session: &str) -> bool {
         self.lock().by_session.get(&key(Side::Server, session)).is_none_or(|open| open.len() < ASKED_MAX)
-    }
-
-    /// Its answer was seen.
-    pub(super) fn finish(&self, side: Side, session: &str, id: &str, ending: Ending) {
-        if let Some(running) = self.take(side, session, id) {
-            running.end(ending);
-        }
     }
 
     /// The call whose answer was seen, for whoever has more to say of it.

@@ -22,6 +22,7 @@ use super::{
     credential::Credentials,
     links::{Links, Round},
     open::{self, Asked, OpenCalls, Running},
+    places::Place,
     port,
     refusal::{CODE_NO_SESSION, CODE_REVOKED, REVOKED, Refusal, error},
     sessions::{Pinged, Sessions, Speaker},
@@ -229,6 +230,13 @@ impl Proxy {
                 return Err(self.refused(call, Refusal::denied(&judgement)).await);
             }
         }
+        // What a server asks goes to a client on the connection that it has.
+        if !running.asked().from_server {
+            match self.shared.places.enter(caller.member) {
+                Ok(place) => running.holds(place),
+                Err(busy) => return Err(self.refused(call, busy).await),
+            }
+        }
         let slot = match self.shared.access.enter(caller, &ask) {
             Ok(slot) => slot,
             Err(over) => return Err(self.refused(call, Refusal::over_limit(&over)).await),
@@ -250,7 +258,24 @@ impl Proxy {
         refusal
     }
 
-    async fn refuse(&self, came: &Came, request: Option<&Request>, bytes: usize, refusal: Refusal) -> Answer {
+    /// The place of what goes to the server: its own, or one for what is only counted.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub(super) fn place(&self, caller: &Caller, running: Option<&Running>) -> Result<Option<Place>, Refusal> {
+        match running {
+            Some(running) => Ok(running.take_place()),
+            None => self.shared.places.enter(caller.member).map(Some),
+        }
+    }
+
+    pub(super) async fn refuse(
+        &self,
+        came: &Came,
+        request: Option<&Request>,
+        bytes: usize,
+        refusal: Refusal,
+    ) -> Answer {
         let raw_id = request.map_or("null", |request| request.raw_id.as_str());
         self.refused(self.describe(came, request, bytes), refusal).await.answer(raw_id)
     }

@@ -167,6 +167,13 @@ impl Refusal {
         Self { text: text.into(), retry_after_s: over.retry_after_s, ..refusal }
     }
 
+    /// Too much is open at a time.
+    pub(super) fn busy(text: &'static str) -> Self {
+        let refusal = Self::new("shim/busy", Outcome::OverLimit, StatusCode::OK, CODE_OVER_LIMIT, text);
+        // Nobody knows when something ends.
+        Self { retry_after_s: Some(1), ..refusal }
+    }
+
     pub(super) fn not_recorded() -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self::new("shim/not-recorded", Outcome::Denied, status, CODE_NOT_RECORDED, NOT_RECORDED)

@@ -281,7 +281,7 @@ mod tests {
         let call = |member_number, number: usize, ends: bool| {
             let asked = super::super::admit::asked_of_session(&"test".into(), &member(member_number, 1), 0);
             let running = cuts.begin(asked, "tools/call", "1");
-            let judgement = Judgement { allowed: true, rule: "all".into(), policy: [0; 32] };
+            let judgement = Judgement { allowed: true, rule: "all".into(), policy: [0; 32], nobody: None };
             running.begun(None, Slot::of(None), judgement);
             if ends {
                 running.end(Ending::of(wire::Outcome::Ok));

@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod all;
+mod bounds;
 mod hears;
 mod life;
 mod listed;
@@ -111,9 +112,21 @@ impl Bench {
         token: String,
         path: &'static str,
     ) -> Self {
+        Self::with_serve("", servers, waits, access, token, path).await
+    }
+
+    /// With more in the section `[serve]`.
+    async fn with_serve(
+        more: &str,
+        servers: BTreeMap<String, ServerConfig>,
+        waits: Waits,
+        access: Access,
+        token: String,
+        path: &'static str,
+    ) -> Self {
         let (ledger, dir) = (server::Server::start().await, TempDir::new());
         let gateway = ledger.gateway(&dir).await;
-        let mut serving: ServeConfig = toml::from_str("listen = \"127.0.0.1:0\"\n").unwrap();
+        let mut serving: ServeConfig = toml::from_str(&format!("listen = \"127.0.0.1:0\"\n{more}")).unwrap();
         serving.dir = dir.path().join("state");
         let mut front = Front::new(gateway.clone(), access.clone(), serving, &servers).unwrap();
         Arc::get_mut(&mut front).unwrap().waits = waits;

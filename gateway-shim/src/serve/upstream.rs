@@ -1,7 +1,7 @@
 //! A server over Streamable HTTP: the original bytes go there and come back; what passes is read before it is passed on.
 //!
 //! What must hold: neither the member's credentials go there, nor the server's word on ours back; a call that is cut takes its
-//! connection to the server with it.
+//! connection to the server with it; each connection has a place (`places.rs`) for as long as it is used, and few wait unused.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::{Instant, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -57,6 +57,10 @@ const READ_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of a body that passes nowhere which are read on, so that its connection serves again.
 const DROPPED_BYTES_MAX: usize = 64 << 10;
+/// Connections to one server that wait unused for the next call.
+pub const KEPT_MAX: usize = 16;
+/// Words to one server at a time that a request of its own goes no further.
+pub const TELLS_MAX: usize = 8;
 
 const NO_ANSWER: &str = "the MCP server's answer is no answer to this request, so it was not passed on";
 
@@ -66,6 +70,7 @@ pub(super) struct Upstream {
     uri: Uri,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     credentials: Option<Arc<Credentials>>,
+    tells: Arc<Semaphore>,
 }
 
 /// The request that an answer is for.
@@ -142,8 +147,9 @@ impl Upstream {
         connector.set_connect_timeout(Some(Duration::from_secs(10)));
         let connector =
             tls::connector(&format!("servers.{name}.ca"), connector, uri.scheme_str() == Some("https"), ca)?;
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { uri, client, credentials: credentials.map(Arc::new) })
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(KEPT_MAX).build(connector);
+        let tells = Arc::new(Semaphore::new(TELLS_MAX));
+        Ok(Self { uri, client, credentials: credentials.map(Arc::new), tells })
     }
 
     /// Whether there is a credential for this caller, where the server needs one.
@@ -192,12 +198,17 @@ impl Upstream {
         body: Bytes,
         running: Option<Running>,
     ) -> Answer {
+        let place = match proxy.place(&came.caller, running.as_ref()) {
+            Ok(place) => place,
+            Err(busy) => return proxy.refuse(&came, Some(&request), body.len(), busy).await,
+        };
         let deadline = Instant::now() + proxy.call_wait();
         // A call goes on when its client has gone: this task, not the connection's, waits for the server.
         let (proxy, server) = (Arc::clone(proxy), self.clone());
         let (answer, answered) = tokio::sync::oneshot::channel();
         let raw_id = request.raw_id.clone();
         tokio::spawn(async move {
+            let _place = place;
             let mut own = Own::new(request.id, request.raw_id, came.is_modern(), running);
             if let Err(open::InUse) = own.enter(&proxy, came.session()) {
                 end(own.running.as_ref(), Ending::of(Outcome::Malformed));
@@ -238,6 +249,10 @@ impl Upstream {
         body: Bytes,
         running: Option<Running>,
     ) -> Answer {
+        let place = match proxy.place(&came.caller, running.as_ref()) {
+            Ok(place) => place,
+            Err(busy) => return proxy.refuse(&came, None, body.len(), busy).await,
+        };
         let sent = tokio::select! {
             sent = tokio::time::timeout(proxy.call_wait(), self.send(method, &came, body)) => sent,
             () = open::cut(running.as_ref()) => return error(StatusCode::OK, "null", CODE_REVOKED, REVOKED),
@@ -247,6 +262,7 @@ impl Upstream {
                 let (answer, answered) = tokio::sync::oneshot::channel();
                 let (proxy, deadline) = (Arc::clone(proxy), Instant::now() + proxy.call_wait());
                 tokio::spawn(async move {
+                    let _place = place;
                     let stream = Own::new(String::new(), "null".into(), false, running);
                     begin(&proxy, &came, Some(stream), response, deadline, answer).await;
                 });
@@ -265,13 +281,16 @@ impl Upstream {
         }
     }
 
-    /// Tells the server once that its request goes no further: one that does not hear it has limits of its own.
+    /// Tells the server once that its request goes no further: one that does not hear it has limits of its own, and one that
+    /// asks faster than it hears is told of some.
     fn tell(&self, came: &Came, answer: Bytes) {
+        let Ok(turn) = Arc::clone(&self.tells).try_acquire_owned() else { return };
         let (server, mut came) = (self.clone(), came.clone());
         came.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         came.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         tokio::spawn(async move {
             drop(tokio::time::timeout(pump::READ_ON, server.send(Method::POST, &came, answer)).await);
+            drop(turn);
         });
     }
 }

@@ -62,7 +62,7 @@ async fn what_a_server_asks_in_vain_ends_as_timeout_and_has_a_bound_of_its_sessi
     }
     open.begin_asked("one", "last", begin().await, Duration::from_secs(86_400));
     assert!(!open.may_ask("one") && open.may_ask("other"));
-    open.finish(Side::Server, "one", "7", Ending::of(Outcome::Ok));
+    open.take(Side::Server, "one", "7").unwrap().end(Ending::of(Outcome::Ok));
     assert!(open.may_ask("one"));
     drop(open);
     gateway.drain().await.unwrap();

@@ -231,6 +231,7 @@ impl Proxy {
                 headers.insert(name, value.clone());
             }
         }
+        let _place = self.shared.places.enter(came.caller.member).map_err(|busy| busy.text.into_owned())?;
         let is_stateless = text(&came.headers, PROTOCOL).is_some_and(catalog::ask::is_stateless);
         let server = match &self.server {
             Server::Http(server) => server,
