@@ -12,6 +12,7 @@ export CUSTODY_PYTHON := $(CURDIR)/.cache/venv/bin/python
 export CUSTODY_NODE_DIR := $(CURDIR)/.cache/node
 export CUSTODY_EXAMPLES_DIR := $(CURDIR)/.cache/examples
 export CUSTODY_CONFORMANCE_DIR := $(CURDIR)/.cache/conformance
+export CUSTODY_MCP_PROXY := $(CURDIR)/.cache/mcp-proxy/bin/mcp-proxy
 export NO_COLOR := 1
 SEED ?= 1
 ROUND ?= 0

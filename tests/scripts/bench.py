@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Measures, and prints the tables of docs/BENCHMARKS.md. Standard library only.
 
-    bench.py [SECTION…]     all by default: limits headline sustained ingest plaintext size many postgres verifying
+    bench.py [SECTION…]     all by default: limits headline sustained ingest plaintext size many postgres verifying proxy
 
 Every section starts from an empty folder and leaves nothing behind. RECORDS (1000000 by default) is how many the verifier and
-PostgreSQL get; the verifier, and what is sustained, also ten times as many. What is missing on a machine (PostgreSQL) is said,
-not passed over.
+PostgreSQL get; the verifier, and what is sustained, also ten times as many. What is missing on a machine (PostgreSQL, mcp-proxy)
+is said, not passed over.
 """
 
 import json
@@ -25,6 +25,8 @@ BIN = Path(os.environ["CUSTODY_BIN"])
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=Path("none"))
 RECORDS = int(os.environ.get("RECORDS", 1_000_000))
 CONNECTIONS = 4
+# In each the arms are measured one after the other, in another order.
+PROXY_ROUNDS = int(os.environ.get("PROXY_ROUNDS", 7))
 
 TABLE = """
 CREATE TABLE audit (
@@ -231,6 +233,29 @@ def verifying(folder):
     say()
 
 
+def proxy(folder):
+    say(f"### What the proxy adds (load {load():.1f})\n")
+    if not Path(os.environ.get("CUSTODY_MCP_PROXY", "none")).exists():
+        say("mcp-proxy is not installed: make setup-bench\n")
+    say("| arm | connections | calls/s | p50 us | p99 us | added p50 us | added p99 us | added p50 in fdatasyncs |")
+    say("| --- | --: | --: | --: | --: | --: | --: | --: |")
+    revoked, sync = [], 0
+    for one in bench(folder, "proxy", PROXY_ROUNDS):
+        if "revocation" in one:
+            revoked.append(one)
+            continue
+        sync = one["sync_us"]
+        say(
+            f"| {one['arm']} | {one['connections']} | {one['rate']} | {one['p50_us']:.0f} | {one['p99_us']:.0f} | {one['added_p50_us']:.0f} "
+            f"| {one['added_p99_us']:.0f} | {one['syncs']:.2f} |"
+        )
+    say(f"\nOne fdatasync takes {sync:.0f} us (median). Load at the end {load():.1f}.\n")
+    say("| a member is revoked: from the command to | times | p50 ms | p99 ms | most ms |\n| --- | --: | --: | --: | --: |")
+    for one in revoked:
+        say(f"| {one['revocation']} | {one['count']} | {one['p50_ms']:.1f} | {one['p99_ms']:.1f} | {one['most_ms']:.1f} |")
+    say()
+
+
 SECTIONS = {
     "limits": limits,
     "headline": headline,
@@ -241,6 +266,7 @@ SECTIONS = {
     "many": many,
     "postgres": postgres,
     "verifying": verifying,
+    "proxy": proxy,
 }
 
 

@@ -3,7 +3,7 @@
 #   build   a C and C++ compiler, make, libclang (RocksDB's bindings), the Rust toolchain of rust-toolchain.toml
 #   python  a virtual environment in .cache/venv with tests/requirements.txt
 #   test    strace, which shows that the sync comes before the answer
-#   bench   python3, and PostgreSQL to compare with
+#   bench   python3, and to compare with: PostgreSQL, and mcp-proxy (compiled in some minutes, in .cache/mcp-proxy)
 #   node    Node 22 and the MCP servers of tests/demo/package-lock.json, in .cache/node
 #   examples  the packages of gateway-shim/examples/package-lock.json, in .cache/examples
 #   conformance  the official conformance suite, SDKs and Inspector of tests/conformance/package-lock.json, in .cache/conformance
@@ -132,6 +132,16 @@ setup_packages() {
     echo "$digest" >"$stamp"
 }
 
+# Its features that have to do with other protocols and telemetry are left out.
+setup_mcp_proxy() {
+    local version=0.6.0 stamp=.cache/mcp-proxy/.stamp
+    if stamped "$stamp" "$version"; then return; fi
+    say "compiling mcp-proxy $version"
+    cargo install mcp-proxy --version "$version" --locked --no-default-features --features protocol-2026-07-28 \
+        --root .cache/mcp-proxy --target-dir "${CARGO_TARGET_DIR:-target}/mcp-proxy" --quiet
+    echo "$version" >"$stamp"
+}
+
 for group in "$@"; do
     case "$group" in
     build) setup_rust ;;
@@ -139,7 +149,8 @@ for group in "$@"; do
     node) setup_node ;;
     examples) setup_packages gateway-shim/examples examples ;;
     conformance) setup_packages tests/conformance conformance ;;
-    test | bench) ;;
+    bench) setup_mcp_proxy ;;
+    test) ;;
     *) printf 'error: no group %s; hint: build, python, node, examples, conformance, test, bench\n' "$group" >&2; exit 64 ;;
     esac
 done

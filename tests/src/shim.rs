@@ -57,13 +57,6 @@ impl Shim {
     pub fn with_member(home: &Home, workspace: &str, member: &str) -> String {
         let (id, secret, agent) = (random::<16>(), random::<32>(), "a9".repeat(16));
         let (id, sha256) = (hex(&id), hex(&custody::hash::sha256(&[&secret])));
-        #[expect(clippy::disallowed_methods, reason = "a token is good around today, by this machine's clock")]
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time of today").as_secs();
-        let day = |ahead: i64| {
-            let seconds = i64::try_from(now).expect("a time of today") + ahead * 86_400;
-            let time = chrono::DateTime::from_timestamp(seconds, 0).expect("a time of today");
-            time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
-        };
         let (issued, expires) = (day(-1), day(1));
         let policy = format!(
             "version = 1\n[members.{member}]\n[agents.{agent}]\n[[rules]]\nid = \"all\"\neffect = \"allow\"\n\
@@ -102,6 +95,15 @@ impl Shim {
         assert!(process.wait_line("relay listens"), "{}", process.log().join("\n"));
         process
     }
+}
+
+/// A time so many days from now, as a policy has it: a token is good around today.
+#[expect(clippy::disallowed_methods, reason = "the programs under test go by this machine's clock")]
+pub fn day(ahead: i64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time of today").as_secs();
+    let seconds = i64::try_from(now).expect("a time of today") + ahead * 86_400;
+    let time = chrono::DateTime::from_timestamp(seconds, 0).expect("a time of today");
+    time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// What a command printed, which must have succeeded.

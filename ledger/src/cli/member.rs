@@ -159,6 +159,13 @@ fn group(group: &str, workspaces: &HashMap<String, String>) -> String {
     plain(named.as_deref().unwrap_or(group))
 }
 
+/// In the order of the names that people read; the entry has that of ids.
+fn groups(member: &wire::Member, workspaces: &HashMap<String, String>) -> String {
+    let mut groups: Vec<String> = member.groups.iter().map(|one| group(one, workspaces)).collect();
+    groups.sort();
+    groups.join(" ")
+}
+
 fn state(member: &wire::Member) -> String {
     match member.state() {
         MemberState::Known => "known".to_owned(),
@@ -175,8 +182,7 @@ fn show(member: &wire::Member, workspaces: &HashMap<String, String>) {
         MemberState::Known => {
             say(&format!("  name     {}", plain(&member.name)));
             say(&format!("  address  {}", plain(&member.address)));
-            let groups: Vec<String> = member.groups.iter().map(|one| group(one, workspaces)).collect();
-            say(&format!("  groups   {}", groups.join(" ")));
+            say(&format!("  groups   {}", groups(member, workspaces)));
         }
         MemberState::KeyNotAvailable => {
             say("           the vault lacks its key, and no record says that it was erased");
@@ -200,8 +206,7 @@ async fn list(at: &At, names: bool, because: wire::Because) -> Done {
         for member in &page.members {
             let mut row = vec![hex(&member.member), state(member), member.revision.to_string()];
             if names {
-                let groups: Vec<String> = member.groups.iter().map(|one| group(one, &workspaces)).collect();
-                row.extend([plain(&member.name), plain(&member.address), groups.join(" ")]);
+                row.extend([plain(&member.name), plain(&member.address), groups(member, &workspaces)]);
             }
             rows.push(row);
         }

@@ -11,6 +11,7 @@ mod limits;
 mod load;
 mod many;
 mod proxy;
+mod proxy_revoke;
 mod proxy_setup;
 mod records;
 mod runs;

@@ -20,7 +20,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::{Done, print, proxy_setup::Setup};
+use crate::{
+    Done, print, proxy_revoke,
+    proxy_setup::{Running, Setup},
+};
 
 /// Connections at a time, and calls a second of each: well below what the slowest arm does, or queues would be measured.
 const LOADS: [(usize, u64); 3] = [(1, 200), (8, 100), (32, 25)];
@@ -58,7 +61,15 @@ async fn answer(mut stream: TcpStream) -> Done {
             "server/discover" => json!({"resultType": "complete", "supportedVersions": ["2026-07-28"],
                 "capabilities": {"tools": {}}, "ttlMs": 3_600_000, "cacheScope": "public"}),
             "tools/list" => json!({"resultType": "complete", "ttlMs": 3_600_000, "cacheScope": "public",
-                "tools": [{"name": "echo", "description": "fixed", "inputSchema": {"type": "object"}}]}),
+                "tools": ["echo", "stream"].map(|name| json!({"name": name, "description": "fixed", "inputSchema": {"type": "object"}}))}),
+            "tools/call" if request["params"]["name"] == "stream" => {
+                // One event, and then nothing, until the caller goes.
+                let event = ": a stream\n\n";
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+                stream.write_all(format!("{head}{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
+                while stream.read_buf(&mut buffer).await? != 0 {}
+                return Ok(());
+            }
             _ => json!({"resultType": "complete", "content": [{"type": "text", "text": "x".repeat(ANSWER_BYTES)}]}),
         };
         let body = json!({"jsonrpc": "2.0", "id": request["id"], "result": result}).to_string();
@@ -68,14 +79,18 @@ async fn answer(mut stream: TcpStream) -> Done {
     }
 }
 
-/// Reads one message of HTTP/1.1 into `buffer`; the lengths of its head and body. `None` at the end.
-async fn message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Done<Option<(usize, usize)>> {
+/// Reads one message of HTTP/1.1 with a length, or in chunks, into `buffer`; the lengths of its head and body. `None` at the end.
+pub(crate) async fn message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Done<Option<(usize, usize)>> {
     loop {
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             let head = std::str::from_utf8(&buffer[..end])?.to_ascii_lowercase();
             let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-            let length: usize = length.ok_or("a message without a length")?.trim().parse()?;
-            if buffer.len() >= end + 4 + length {
+            let length = match length {
+                Some(length) => Some(length.trim().parse()?),
+                // In chunks; no chunk of ours, nor of the other proxy, has such an end within.
+                None => buffer[end + 4..].windows(7).position(|at| at == b"\r\n0\r\n\r\n").map(|at| at + 7),
+            };
+            if let Some(length) = length.filter(|length| buffer.len() >= end + 4 + length) {
                 return Ok(Some((end + 4, length)));
             }
         }
@@ -99,10 +114,12 @@ async fn relay(listener: TcpListener, to: SocketAddr) {
 
 /// Where one arm's calls go.
 #[derive(Clone)]
-struct Arm {
+pub(crate) struct Arm {
     name: &'static str,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     path: String,
+    /// The tool's name there.
+    tool: &'static str,
     /// Lines of each request's head.
     head: String,
 }
@@ -110,9 +127,15 @@ struct Arm {
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 impl Arm {
-    fn request(&self) -> Vec<u8> {
+    /// One shim, as the member with this token reaches it.
+    pub(crate) fn of(shim: &Running, token: &str) -> Self {
+        let head = format!("authorization: Bearer {token}\r\n");
+        Self { name: shim.name, address: shim.address, path: "/mcp/fixed".to_owned(), tool: "echo", head }
+    }
+
+    pub(crate) fn request(&self, tool: &str) -> Vec<u8> {
         let number = NUMBER.fetch_add(1, Relaxed);
-        let body = json!({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {"name": "echo",
+        let body = json!({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {"name": tool,
             "arguments": {"message": format!("call {number}")},
             "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
                 "io.modelcontextprotocol/clientCapabilities": {},
@@ -120,7 +143,7 @@ impl Arm {
         .to_string();
         let head = format!(
             "POST {} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream\r\n\
-             mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: echo\r\n{}content-length: {}\r\n\r\n",
+             mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: {tool}\r\n{}content-length: {}\r\n\r\n",
             self.path,
             self.head,
             body.len()
@@ -129,7 +152,7 @@ impl Arm {
     }
 
     async fn call(&self, stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Done {
-        stream.write_all(&self.request()).await?;
+        stream.write_all(&self.request(self.tool)).await?;
         let (head, length) = message(stream, buffer).await?.ok_or("the connection was closed")?;
         let right =
             buffer.starts_with(b"HTTP/1.1 200") && buffer[head..].windows(8).any(|window| window == b"\"result\"");
@@ -141,7 +164,7 @@ impl Arm {
     }
 
     /// Times of calls in nanoseconds, from when each was due.
-    async fn measure(&self, connections: usize, rate: u64) -> Done<Histogram<u64>> {
+    pub(crate) async fn measure(&self, connections: usize, rate: u64) -> Done<Histogram<u64>> {
         let every = Duration::from_secs(1) / u32::try_from(rate)?;
         let begin = Instant::now() + Duration::from_millis(20);
         let callers = (0..connections).map(|which| {
@@ -221,12 +244,15 @@ pub(crate) async fn run(folder: &Path, rounds: u64) -> Done {
     tokio::spawn(relay(relaying, upstream_address));
 
     let setup = Setup::new(folder, upstream_address)?;
-    let arm =
-        |name, address, path: &str, head: &str| Arm { name, address, path: path.to_owned(), head: head.to_owned() };
-    let mut arms = vec![arm("direct", upstream_address, "/mcp", ""), arm("plain relay", relay_address, "/mcp", "")];
-    for shim in &setup.shims {
+    let plain = |name, address| Arm { name, address, path: "/mcp".to_owned(), tool: "echo", head: String::new() };
+    let mut arms = vec![plain("direct", upstream_address), plain("plain relay", relay_address)];
+    for shim in setup.shims.iter().chain([&setup.revoking]) {
         until_open(shim.address).await?;
-        arms.push(arm(shim.name, shim.address, "/mcp/fixed", &format!("authorization: Bearer {}\r\n", shim.token)));
+    }
+    arms.extend(setup.shims.iter().map(|shim| Arm::of(shim, &shim.token())));
+    if let Some(address) = setup.other {
+        until_open(address).await?;
+        arms.push(Arm { path: "/".to_owned(), tool: "fixed/echo", ..plain("mcp-proxy 0.6.0", address) });
     }
     let mut figures = vec![vec![Rounds::default(); arms.len()]; LOADS.len()];
     let mut synced = Vec::new();
@@ -253,5 +279,5 @@ pub(crate) async fn run(folder: &Path, rounds: u64) -> Done {
                 "added_p50_us": added(0), "added_p99_us": added(1), "sync_us": sync_us, "syncs": added(0) / sync_us}));
         }
     }
-    Ok(())
+    proxy_revoke::run(&setup.revoking).await
 }
