@@ -83,6 +83,7 @@ pub(crate) struct Gateway {
     pub(crate) next_record: u64,
     previous: HeaderHash,
     held: Bytes,
+    reason: OpeningReason,
 }
 
 fn compress(content: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -192,6 +193,7 @@ impl Ledger {
             next_record: 0,
             previous: HeaderHash::ZERO,
             held: Bytes::new(),
+            reason: OpeningReason::First,
         }
     }
 
@@ -412,6 +414,15 @@ fn prost_bytes(message: &impl prost::Message) -> Vec<u8> {
 }
 
 impl Gateway {
+    /// Begins another epoch; with a reason it knows nothing of the one before.
+    pub(crate) fn reopen(&mut self, reason: Option<OpeningReason>) {
+        self.epoch = Epoch([self.epoch.0[0].wrapping_add(1); 16]);
+        (self.batch_number, self.next_record) = (0, 0);
+        if let Some(reason) = reason {
+            (self.previous, self.reason) = (HeaderHash::ZERO, reason);
+        }
+    }
+
     /// The next batch: header bytes, and the whole.
     fn batch(&mut self, workspace: WorkspaceId, records: &[Bytes], at: u64) -> (Vec<u8>, Vec<u8>) {
         let mut header = Header {
@@ -424,7 +435,7 @@ impl Gateway {
             first_record: self.next_record,
             record_count: 0,
             previous: self.previous,
-            opening_reason: (self.batch_number == 0).then_some(OpeningReason::First),
+            opening_reason: (self.previous == HeaderHash::ZERO).then_some(self.reason),
             batch_root: RootHash::ZERO,
             last_head: self.held.clone(),
             dropped: 0,
