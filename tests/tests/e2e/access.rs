@@ -69,8 +69,10 @@ fn just_before(at: &Value) -> Value {
 fn an_archive_says_who_could_call_what_before_and_after_who_changed_it_and_why() {
     let home = Home::new("access", SETTINGS);
     let ledger = home.start();
+    let dir = home.dir.join("shim-team");
+    std::fs::create_dir(&dir).unwrap();
+    write(&dir.join("access.toml"), POLICY.as_bytes());
     let shim = Shim::with(&home, "team", SECTIONS);
-    write(&shim.dir.join("access.toml"), POLICY.as_bytes());
     let process = started(&shim);
     let ada = add(&shim, "Ada Lovelace\nada@example.com\n", &["--groups", "staff"]);
     let bob = add(&shim, "Bob\nbob@example.com\n", &[]);
