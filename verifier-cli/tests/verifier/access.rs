@@ -29,6 +29,8 @@ struct Story {
     workspace: Workspace,
     gateway: Gateway,
     digest: Option<u8>,
+    /// When it is asked of.
+    as_of: &'static str,
 }
 
 fn change(action: Action, of: AccessChange) -> AccessChange {
@@ -108,7 +110,7 @@ impl Story {
         let mut workspace = ledger.create(0xa1, "acme");
         let mut gateway = ledger.enrol(&mut workspace, 0x11);
         ledger.take(&mut workspace, &mut gateway, &[opened()]);
-        let story = Self { dir, ledger, workspace, gateway, digest: None };
+        let story = Self { dir, ledger, workspace, gateway, digest: None, as_of: "2026-03-01T12:00:00Z" };
         story.write_policy(&policy());
         story
     }
@@ -173,10 +175,24 @@ impl Story {
         self.ledger.publish();
     }
 
+    /// It is asked years later, when segments may have gone.
+    fn years_later(&mut self) {
+        self.as_of = "2036-03-01T00:00:00Z";
+        self.write_policy(&custody::policy::Policy { minimum_retention_days: 30, ..policy() });
+    }
+
+    /// Objects of its segments, in order.
+    fn segments(&self) -> Vec<PathBuf> {
+        let folder = self.path(&format!("archive/workspaces/{}/segments", self.workspace.id));
+        let mut names: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        names
+    }
+
     fn ask(&self, more: &[&str]) -> (i32, String) {
         let (archive, policy) = (self.path("archive"), self.path("policy.json"));
         let fixed = ["access", archive.to_str().unwrap(), "--policy", policy.to_str().unwrap()];
-        let output = run(fixed.iter().chain(&["--as-of", "2026-03-01T12:00:00Z"]).chain(more));
+        let output = run(fixed.iter().chain(&["--as-of", self.as_of]).chain(more));
         let said = [output.stdout, output.stderr].concat();
         (output.status.code().unwrap(), String::from_utf8(said).unwrap())
     }
@@ -334,10 +350,7 @@ fn nothing_is_said_of_a_refuted_archive_and_an_undecided_one_is_called_so() {
     story.write_policy(&policy());
     let other = story.ledger.create(0xb2, "beta");
     story.ledger.publish();
-    let segments = story.path(&format!("archive/workspaces/{}/segments", story.workspace.id));
-    let mut names: Vec<PathBuf> = std::fs::read_dir(&segments).unwrap().map(|entry| entry.unwrap().path()).collect();
-    names.sort();
-    std::fs::remove_file(&names[1]).unwrap();
+    std::fs::remove_file(&story.segments()[1]).unwrap();
     for more in [&[][..], &["--workspace", "acme"]] {
         let (code, said) = story.ask(&[&["--at", &time(second)], more].concat());
         assert!(code == 1 && said.contains("REFUTED") && said.contains("segment-present"), "{said}");
@@ -416,10 +429,50 @@ fn a_call_that_names_a_policy_of_no_record_is_a_doubt() {
     assert_eq!(story.doubts(first), [""; 0]);
     assert_eq!(story.doubts(second), ["other-policy"]);
     assert_eq!(story.doubts(third), [""; 0]);
-    story.write(third + 1, Some(3), 5, &granted());
+    let fourth = story.change(&granted());
     story.take(&[call(3)]);
+    let fifth = story.ledger.tick();
+    story.write(fifth, Some(4), 6, &left());
+    story.take(&[call(4), call(5)]);
+    story.write(fifth + 1, Some(6), 5, &granted());
+    story.take(&[call(6)]);
     story.end();
-    assert_eq!(story.doubts(third + 1), [""; 0], "this one is on record");
+    assert_eq!([fourth, fifth].map(|at| story.doubts(at)), [["other-policy"], ["other-policy"]]);
+    assert_eq!(story.doubts(fifth + 1), [""; 0], "this one is on record");
+}
+
+#[test]
+fn what_was_lost_or_is_no_longer_kept_may_have_been_a_change() {
+    let mut story = Story::new();
+    let at = story.ledger.clock;
+    let first = story.change(&beginning(at));
+    story.gateway.dropped = 3;
+    story.take(&[call(0)]);
+    story.end();
+    assert_eq!(story.doubts(first), ["dropped", "other-policy"]);
+    let (mut story, [first, second, third]) = Story::usual();
+    // Years later the segment with the second change has gone, as it may.
+    story.years_later();
+    std::fs::remove_file(&story.segments()[2]).unwrap();
+    assert_eq!(story.doubts(first), ["gap-after", "not-kept"]);
+    assert_eq!(story.doubts(second), ["gap-after", "not-kept"]);
+    assert_eq!(story.doubts(third), ["gap"]);
+    // So has the first: what was before is not known, not even whether there was a gateway.
+    std::fs::remove_file(&story.segments()[1]).unwrap();
+    assert_eq!(story.doubts(first - DAY), ["not-kept"]);
+    assert_eq!(story.doubts(third), ["gap"]);
+    // Of one that has no change in it the next change tells: it goes on with what was in force.
+    let mut story = Story::new();
+    let first = story.change(&beginning(at));
+    story.ledger.cut(&mut story.workspace);
+    story.take(&[]);
+    story.ledger.cut(&mut story.workspace);
+    story.change(&granted());
+    story.end();
+    story.years_later();
+    std::fs::remove_file(&story.segments()[2]).unwrap();
+    let (code, gateway) = story.at(first, &[]);
+    assert_eq!((code, &gateway["doubts"]), (2, &json!([])), "the archive is undecided, and this is not");
 }
 
 #[test]

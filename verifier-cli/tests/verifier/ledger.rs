@@ -84,6 +84,8 @@ pub(crate) struct Gateway {
     previous: HeaderHash,
     held: Bytes,
     reason: OpeningReason,
+    /// Records that it says to have lost before its next batch.
+    pub(crate) dropped: u64,
 }
 
 fn compress(content: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -194,6 +196,7 @@ impl Ledger {
             previous: HeaderHash::ZERO,
             held: Bytes::new(),
             reason: OpeningReason::First,
+            dropped: 0,
         }
     }
 
@@ -425,6 +428,8 @@ impl Gateway {
 
     /// The next batch: header bytes, and the whole.
     fn batch(&mut self, workspace: WorkspaceId, records: &[Bytes], at: u64) -> (Vec<u8>, Vec<u8>) {
+        let dropped = std::mem::take(&mut self.dropped);
+        self.next_record += dropped;
         let mut header = Header {
             origin: ORIGIN.to_owned(),
             workspace,
@@ -438,8 +443,8 @@ impl Gateway {
             opening_reason: (self.previous == HeaderHash::ZERO).then_some(self.reason),
             batch_root: RootHash::ZERO,
             last_head: self.held.clone(),
-            dropped: 0,
-            drop_reason: None,
+            dropped,
+            drop_reason: (dropped > 0).then_some(wire::DropReason::SpoolFull),
             heartbeat: records.is_empty(),
             close: false,
             created_at: at,

@@ -58,6 +58,7 @@ fn names_of_objects_and_files_are_never_obeyed_by_a_terminal() {
         &["export", archive, "--policy", policy, "--workspace", HOSTILE, "--out", named],
         &["access", archive, "--policy", policy, "--at", "2026-03-01", "--workspace", HOSTILE],
         &["access", archive, "--policy", policy, "--at", "2026-03-02", "--tool", &format!("mail/{HOSTILE}")],
+        &["access", archive, "--policy", policy, "--at", "2026-03-02", "--tool", "mail/x", "--method", HOSTILE],
         &["access", archive, "--policy", policy, "--at", HOSTILE],
         &["access", archive, "--policy", policy, "--at", "2026-03-01", "--names", named],
     ] {
