@@ -9,8 +9,10 @@ use crate::{
     wire::{AccessRule, Decision},
 };
 
+mod history;
 mod state;
 
+pub use history::{Change, History, Recorded, count_until, in_force};
 pub use state::{Holder, Member, State};
 
 /// Reserved name of the rule that denies what no rule is about.

@@ -70,6 +70,24 @@ pub trait Archive: Sync {
     fn expand(&self, frame: &[u8], length: u64) -> Option<Bytes>;
 }
 
+impl<A: Archive> Archive for &A {
+    fn get(&self, name: &str) -> Result<Option<Bytes>, Unreadable> {
+        (**self).get(name)
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, Unreadable> {
+        (**self).list(folder)
+    }
+
+    fn each(&self, folder: &str, see: &mut dyn FnMut(&str)) -> Result<(), Unreadable> {
+        (**self).each(folder, see)
+    }
+
+    fn expand(&self, frame: &[u8], length: u64) -> Option<Bytes> {
+        (**self).expand(frame, length)
+    }
+}
+
 /// Runs independent work, perhaps on several processors.
 pub trait Workers: Sync {
     /// Does `work` for each of `tasks`, in any order, and gives the results to `take` in the order of the tasks until it

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
-use custody::archive;
-use verifier::{make_evidence::What, time};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use custody::{
+    archive,
+    id::{GatewayId, MemberId},
+};
+use verifier::{access::Tool, make_evidence::What, time};
 
 /// Checks a Custody archive or evidence file offline, trusting nothing but the audit policy.
 #[derive(Debug, Parser)]
@@ -27,6 +30,15 @@ const NAMES_EXIT_CODES: &str = "\
 Exit codes: 0 every member of the file was opened, and nothing is wrong with an entry; 1 an entry does not open with the file's \
 key, or something else is wrong with it; 2 unreadable; 64 wrong arguments. Whether the archive as such holds `verifier verify` says";
 
+const ACCESS_EXIT_CODES: &str = "\
+A time is that of a gateway's own clock, and order is the position of a record: what was in force at a time is what the last change \
+made, in that order, that the gateway dated at or before it, with all changes before that one. Beside it the answer has when the \
+ledger received the record.
+
+Exit codes: 0 the archive verifies, and of each gateway the records say it all; 1 something in the archive is refuted, and nothing \
+else is said; 2 undecided: so is the archive, or records of changes are missing, or the question's time is after what was last heard \
+of a gateway (what is known is shown); 64 wrong arguments";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Verify a whole archive: a folder or a tar file
@@ -43,6 +55,9 @@ pub(crate) enum Command {
     /// Show who members are, as far as a disclosure file opens it, and who was erased
     #[command(after_help = NAMES_EXIT_CODES)]
     Names(Names),
+    /// Show who could call what at a time, or what changed in that between two times, who changed it and why
+    #[command(after_help = ACCESS_EXIT_CODES)]
+    Access(Access),
     /// Print a policy file's fingerprint, to be compared by eye or voice
     Fingerprint {
         /// The policy file
@@ -141,6 +156,59 @@ pub(crate) struct Names {
     #[arg(long)]
     pub(crate) json: bool,
 }
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("when").required(true).args(["at", "between"])))]
+pub(crate) struct Access {
+    /// Folder or tar file; all of it that the answer rests on is verified first
+    pub(crate) archive: PathBuf,
+    /// The audit policy, `policy.json`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: PathBuf,
+    /// What was in force at this time, RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    pub(crate) at: Option<u64>,
+    /// What changed from what was in force at A to what was at B: each change, in order of position
+    #[arg(long, value_names = ["A", "B"], num_args = 2, value_parser = time::parse)]
+    pub(crate) between: Option<Vec<u64>>,
+    /// Of this workspace alone, by id or name; nothing else is then verified
+    #[arg(long)]
+    pub(crate) workspace: Option<String>,
+    /// Of this gateway alone
+    #[arg(long, value_name = "ID", value_parser = gateway_id)]
+    pub(crate) gateway: Option<GatewayId>,
+    /// Of this member alone
+    #[arg(long, value_name = "ID", value_parser = member_id)]
+    pub(crate) member: Option<MemberId>,
+    /// Who could call this tool of this server, by which rule; between two times, only changes that changed it
+    #[arg(long, value_name = "SERVER/TOOL")]
+    pub(crate) tool: Option<Tool>,
+    /// By this method instead: then `--tool` names what its requests do, as in docs/FORMAT.md, 5.6
+    #[arg(long, default_value = "tools/call", requires = "tool")]
+    pub(crate) method: String,
+    /// What opens names, as `ledger member disclose` writes it; without it members are shown by their ids
+    #[arg(long, value_name = "FILE")]
+    pub(crate) names: Option<PathBuf>,
+    /// A checkpoint, head or receipt that you have from elsewhere; may be given several times
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) known: Vec<PathBuf>,
+    /// Time of the question, RFC 3339, from which ages are measured; now by default
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    pub(crate) as_of: Option<u64>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn gateway_id(text: &str) -> Result<GatewayId, String> {
+    GatewayId::from_hex(text).ok_or_else(|| NO_ID.to_owned())
+}
+
+fn member_id(text: &str) -> Result<MemberId, String> {
+    MemberId::from_hex(text).ok_or_else(|| NO_ID.to_owned())
+}
+
+const NO_ID: &str = "not an id\nhint: 32 hex digits in lower case, as `verifier access` shows them without this";
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {

@@ -23,6 +23,8 @@ use verifier::{
     workers::AllCores,
 };
 
+mod access;
+
 use crate::cli::{Command, Evidence, Export, Names, Show, Verify};
 
 /// Runs a command and says the exit code.
@@ -47,6 +49,7 @@ pub(crate) fn run(command: Command) -> Result<u8, Failure> {
         Command::Export(export) => run_export(&export),
         Command::Show(show) => run_show(&show),
         Command::Names(names) => run_names(&names),
+        Command::Access(asked) => access::run(&asked),
         Command::Fingerprint { policy } => {
             let (_, printed) = read_policy(&policy)?;
             answer(&format!("{printed}\n"))?;
@@ -178,11 +181,7 @@ fn run_show(asked: &Show) -> Result<u8, Failure> {
 
 fn run_names(asked: &Names) -> Result<u8, Failure> {
     let (policy, _) = read_policy(&asked.policy)?;
-    let disclosure = Disclosure::parse(&output::read(&asked.disclosure, DISCLOSURE_BYTES_MAX)?);
-    let disclosure = disclosure.map_err(|why| {
-        let hint = "hint: name a file that `ledger member disclose` wrote";
-        Failure::Unreadable(format!("{}: {why}\n{hint}", plain(asked.disclosure.display())))
-    })?;
+    let disclosure = read_disclosure(&asked.disclosure)?;
     let found = names::read(&Source::open(&asked.archive)?, &policy, &disclosure)?;
     let mut wrong = false;
     for (member, of) in &found {
@@ -194,6 +193,13 @@ fn run_names(asked: &Names) -> Result<u8, Failure> {
         }
     }
     Ok(u8::from(wrong))
+}
+
+fn read_disclosure(path: &Path) -> Result<Disclosure, Failure> {
+    Disclosure::parse(&output::read(path, DISCLOSURE_BYTES_MAX)?).map_err(|why| {
+        let hint = "hint: name a file that `ledger member disclose` wrote";
+        Failure::Unreadable(format!("{}: {why}\n{hint}", plain(path.display())))
+    })
 }
 
 /// Whether somebody still reads.

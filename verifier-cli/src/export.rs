@@ -53,7 +53,7 @@ pub fn export(
             format!("{} is not empty\nhint: nothing is overwritten; name a new folder", output::plain(out.display()));
         return Err(Failure::Unreadable(why));
     }
-    let policy = narrowed(policy, workspace);
+    let policy = narrowed(policy, &[workspace]);
     let verdict = judge(objects, &policy, as_of)?;
     let policy_bytes = to_bytes(&policy)?;
     let mut exported = Exported { workspace, objects: 0, bytes: 0, policy_bytes, policy, verdict };
@@ -83,12 +83,12 @@ fn judge(objects: &impl Archive, policy: &Policy, as_of: u64) -> Result<Verdict,
     }
 }
 
-/// The policy for this workspace alone. Known heads of other workspaces go, because nothing here could confirm them.
-fn narrowed(policy: &Policy, workspace: WorkspaceId) -> Policy {
+/// The policy for these workspaces alone. Known heads of others go, because nothing here could confirm them.
+pub(crate) fn narrowed(policy: &Policy, workspaces: &[WorkspaceId]) -> Policy {
     let mut policy = policy.clone();
-    policy.scope = Scope::Workspaces(vec![workspace.to_string()]);
+    policy.scope = Scope::Workspaces(workspaces.iter().map(ToString::to_string).collect());
     policy.known.retain(|known| match parse_known(known.as_bytes()) {
-        Ok(Known::Head(signed) | Known::Receipt(signed, _)) => signed.head.workspace == workspace,
+        Ok(Known::Head(signed) | Known::Receipt(signed, _)) => workspaces.contains(&signed.head.workspace),
         Ok(Known::Checkpoint(_)) | Err(_) => true,
     });
     policy

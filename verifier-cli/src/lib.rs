@@ -6,6 +6,7 @@
 //! Used by the program `verifier`, and by the ledger for its own checks.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod export;
 pub mod failure;
 pub mod make_evidence;

@@ -11,10 +11,12 @@ use custody::{
 mod evidence;
 mod json;
 mod text;
-mod words;
+pub(crate) mod words;
 
 pub use evidence::{evidence_json, evidence_refused, evidence_text, evidence_unreadable_json};
 pub use json::{json, unreadable_json};
+pub(crate) use json::{to_text, unreadable};
+pub(crate) use text::{paragraph, write_fault};
 pub use text::{text, undecided};
 
 /// All that a report speaks of.
@@ -44,7 +46,7 @@ impl Subject<'_> {
     }
 
     /// What this verdict leaves open, each as a sentence.
-    fn not_excluded(&self) -> Vec<String> {
+    pub(crate) fn not_excluded(&self) -> Vec<String> {
         let mut open = vec![
             "Calls that never passed a recording gateway are not here, and nothing here could show them.".to_owned(),
             "Whoever administers a gateway, or holds its key, can make it record what did not happen.".to_owned(),
@@ -111,7 +113,7 @@ fn state_name(state: State) -> &'static str {
     }
 }
 
-fn conclusion(exit_code: u8) -> &'static str {
+pub(crate) fn conclusion(exit_code: u8) -> &'static str {
     match exit_code {
         0 => "verified",
         1 => "refuted",

@@ -1,4 +1,5 @@
-//! The one end-to-end test binary. `accepted`: a tool that changed, until somebody accepts it. `administration`: certificates, HTTP, keys, people. `own_keys`: the ledger's three keys.
+//! The one end-to-end test binary. `accepted`: a tool that changed, until somebody accepts it. `access`: who could call what, out
+//! of an archive. `administration`: certificates, HTTP, keys, people. `own_keys`: the ledger's three keys.
 //! `crash`: the ledger killed under load. `directory`: people, their one id, and who may know more. `door`: the port before
 //! anything of a request is read. `hostile`: bad input, each with its answer. `life`: processes of servers. `limits`: every
 //! limit of intake, and who goes on. `receipts`: what tool runtimes sign, from a server's answer to the archive. `failing`: what fails around the ledger. `sync`: the sync before the answer. `relay`,
@@ -10,6 +11,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 mod accepted;
+mod access;
 mod administration;
 mod crash;
 mod directory;

@@ -143,7 +143,7 @@ pub fn unreadable_json(why: &str) -> String {
     unreadable(SCHEMA, why)
 }
 
-pub(super) fn unreadable(schema: &str, why: &str) -> String {
+pub(crate) fn unreadable(schema: &str, why: &str) -> String {
     to_text(&serde_json::json!({
         "schema": schema,
         "conclusion": "unreadable",
@@ -152,7 +152,7 @@ pub(super) fn unreadable(schema: &str, why: &str) -> String {
     }))
 }
 
-pub(super) fn to_text(value: &impl Serialize) -> String {
+pub(crate) fn to_text(value: &impl Serialize) -> String {
     // Strings, numbers and lists alone: nothing that JSON could refuse.
     let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.push('\n');

@@ -171,7 +171,7 @@ fn write_faults(out: &mut String, subject: &Subject<'_>) -> fmt::Result {
     Ok(())
 }
 
-pub(super) fn write_fault(out: &mut String, fault: &Fault) -> fmt::Result {
+pub(crate) fn write_fault(out: &mut String, fault: &Fault) -> fmt::Result {
     writeln!(out, "  {}  ({})", fault.check.name(), state_name(fault.state))?;
     writeln!(out, "    place     {}", plain(&fault.place))?;
     writeln!(out, "    expected  {}", plain(&fault.expected))?;
@@ -219,7 +219,7 @@ fn name_of(subject: &Subject<'_>, workspace: custody::id::WorkspaceId) -> String
 }
 
 /// Breaks a paragraph at 92 columns; `mark` stands before its first line.
-pub(super) fn paragraph(out: &mut String, mark: &str, text: &str) {
+pub(crate) fn paragraph(out: &mut String, mark: &str, text: &str) {
     let indent = " ".repeat(mark.chars().count());
     let mut line = mark.to_owned();
     let mut is_empty = true;

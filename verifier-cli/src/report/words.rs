@@ -15,7 +15,7 @@ pub(super) fn claim(claim: Claim) -> &'static str {
 }
 
 /// What it means that a check did not pass.
-pub(super) fn check(check: Check) -> &'static str {
+pub(crate) fn check(check: Check) -> &'static str {
     log(check).or_else(|| workspace(check)).unwrap_or_else(|| batch(check))
 }
 
@@ -102,7 +102,7 @@ fn batch(check: Check) -> &'static str {
 }
 
 /// What a finding means.
-pub(super) fn finding(name: &str) -> &'static str {
+pub(crate) fn finding(name: &str) -> &'static str {
     match name {
         "state-lost" => "A gateway lost what it knew of its earlier records; some may be missing before that point.",
         "rewound" => "A gateway was set back to an earlier state, as by restoring a backup, and began anew.",

@@ -83,6 +83,9 @@ pub(crate) struct Gateway {
     pub(crate) next_record: u64,
     previous: HeaderHash,
     held: Bytes,
+    reason: OpeningReason,
+    /// Records that it says to have lost before its next batch.
+    pub(crate) dropped: u64,
 }
 
 fn compress(content: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -192,6 +195,8 @@ impl Ledger {
             next_record: 0,
             previous: HeaderHash::ZERO,
             held: Bytes::new(),
+            reason: OpeningReason::First,
+            dropped: 0,
         }
     }
 
@@ -412,8 +417,19 @@ fn prost_bytes(message: &impl prost::Message) -> Vec<u8> {
 }
 
 impl Gateway {
+    /// Begins another epoch; with a reason it knows nothing of the one before.
+    pub(crate) fn reopen(&mut self, reason: Option<OpeningReason>) {
+        self.epoch = Epoch([self.epoch.0[0].wrapping_add(1); 16]);
+        (self.batch_number, self.next_record) = (0, 0);
+        if let Some(reason) = reason {
+            (self.previous, self.reason) = (HeaderHash::ZERO, reason);
+        }
+    }
+
     /// The next batch: header bytes, and the whole.
     fn batch(&mut self, workspace: WorkspaceId, records: &[Bytes], at: u64) -> (Vec<u8>, Vec<u8>) {
+        let dropped = std::mem::take(&mut self.dropped);
+        self.next_record += dropped;
         let mut header = Header {
             origin: ORIGIN.to_owned(),
             workspace,
@@ -424,11 +440,11 @@ impl Gateway {
             first_record: self.next_record,
             record_count: 0,
             previous: self.previous,
-            opening_reason: (self.batch_number == 0).then_some(OpeningReason::First),
+            opening_reason: (self.previous == HeaderHash::ZERO).then_some(self.reason),
             batch_root: RootHash::ZERO,
             last_head: self.held.clone(),
-            dropped: 0,
-            drop_reason: None,
+            dropped,
+            drop_reason: (dropped > 0).then_some(wire::DropReason::SpoolFull),
             heartbeat: records.is_empty(),
             close: false,
             created_at: at,

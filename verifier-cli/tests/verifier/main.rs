@@ -1,6 +1,7 @@
 //! The verifier from outside: one test binary. `ledger` writes archives; the other modules each say what belongs there.
 #![cfg(test)]
 
+mod access;
 mod bulk;
 mod commands;
 #[expect(unreachable_pub, reason = "the file is shared with the end-to-end tests")]

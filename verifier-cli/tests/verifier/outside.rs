@@ -56,6 +56,11 @@ fn names_of_objects_and_files_are_never_obeyed_by_a_terminal() {
         &["show", archive, &format!("{HOSTILE}/0"), "--policy", policy],
         &["show", archive, HOSTILE],
         &["export", archive, "--policy", policy, "--workspace", HOSTILE, "--out", named],
+        &["access", archive, "--policy", policy, "--at", "2026-03-01", "--workspace", HOSTILE],
+        &["access", archive, "--policy", policy, "--at", "2026-03-02", "--tool", &format!("mail/{HOSTILE}")],
+        &["access", archive, "--policy", policy, "--at", "2026-03-02", "--tool", "mail/x", "--method", HOSTILE],
+        &["access", archive, "--policy", policy, "--at", HOSTILE],
+        &["access", archive, "--policy", policy, "--at", "2026-03-01", "--names", named],
     ] {
         let output = run(arguments);
         assert!(matches!(output.status.code(), Some(1 | 2 | 64)), "{arguments:?}");
@@ -104,6 +109,8 @@ fn the_text_of_records_and_policies_is_never_obeyed_by_a_terminal() {
         (&["show", archive, &range, "--json"], true),
         (&["verify", archive, "--policy", policy], false),
         (&["show", archive, &range, "--policy", policy], false),
+        (&["access", archive, "--policy", policy, "--at", "2026-03-01"], false),
+        (&["access", archive, "--policy", policy, "--between", "2026-03-01", "2026-03-02", "--json"], false),
     ] {
         let output = run(arguments);
         assert_harmless(&output);

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Compares with a snapshot of this name. Hashes of objects change with the compressor.
-fn compare(name: &str, found: &[u8]) {
+pub(crate) fn compare(name: &str, found: &[u8]) {
     let mut settings = insta::Settings::clone_current();
     settings.add_filter(r"\b[0-9a-f]{64}\b", "<hash>");
     settings.set_prepend_module_to_snapshot(false);
@@ -82,6 +82,7 @@ fn the_help() {
         &["evidence", "check"],
         &["export"],
         &["show"],
+        &["access"],
         &["fingerprint"],
     ] {
         let output = run(command.iter().chain(&["--help"]));

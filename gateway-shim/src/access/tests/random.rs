@@ -176,6 +176,7 @@ fn the_records_of_a_change_say_all_of_it() {
             )
         };
         assert_eq!(of(&after), of(&whole), "SEED={seed} {old:?} {new:?}");
+        assert_eq!((after.misfits, whole.misfits), (0, 0), "SEED={seed} {old:?} {new:?}");
         assert!(plan(&new, &new).is_empty());
     }
 }

@@ -1,0 +1,304 @@
+//! From a gateway's changes to an answer: what was in force, what changed, and what cannot be known. Pure.
+
+use custody::{
+    access::{Change, Recorded, State, count_until, in_force},
+    id::{GatewayId, MemberId, WorkspaceId},
+    wire::{AccessAction, Decision, access_change::Actor},
+};
+
+use super::{
+    Question, Tool, When,
+    effect::{Effect, effects},
+    read::{Heard, Why, Workspace},
+};
+use crate::time;
+
+/// What is said of one gateway in one workspace.
+#[derive(Debug)]
+pub struct OfGateway {
+    pub(super) workspace: WorkspaceId,
+    pub(super) workspace_name: String,
+    pub(super) gateway: GatewayId,
+    /// When it signed its first batch and its last one that are here, by its clock, and when the last was received.
+    pub(super) begun_at: u64,
+    pub(super) heard_at: u64,
+    pub(super) received_at: u64,
+    /// Before its first batch there was nothing.
+    pub(super) is_begun: bool,
+    /// What was in force at the end of the question's time.
+    pub(super) state: State,
+    /// The change that made it so.
+    pub(super) since: Option<Made>,
+    /// In between, in order of position.
+    pub(super) changes: Vec<Listed>,
+    /// Why the records do not say it all.
+    pub doubts: Vec<Doubt>,
+    /// Changes on which the gateway's clock and the ledger's disagree.
+    pub(super) notes: Vec<Doubt>,
+}
+
+/// Something that is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// A stable name.
+    pub name: &'static str,
+    /// In words.
+    pub text: String,
+}
+
+/// Who made a change, when and why.
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) at: u64,
+    pub(super) received_at: u64,
+    pub(super) actor: Who,
+    pub(super) reason: String,
+    pub(super) ticket: String,
+    pub(super) before: Option<Vec<u8>>,
+    pub(super) after: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Who {
+    Member(MemberId),
+    System(String),
+}
+
+/// A change with what it changed.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) made: Made,
+    pub(super) cut_short: bool,
+    /// It does not continue what was in force, or a record does not fit: something is missing before it.
+    pub(super) has_gap: bool,
+    /// A whole policy was applied.
+    pub(super) is_whole: bool,
+    pub(super) effects: Vec<Effect>,
+    /// Who could call the tool that was asked for, before and after, where that differs.
+    pub(super) calls: Vec<(MemberId, Could, Could)>,
+}
+
+/// What was decided of a request, and by which rule; none where nobody known by that id could call at all.
+pub(super) type Could = Option<(bool, String)>;
+
+pub(super) fn could(state: &State, member: &MemberId, at: u64, tool: &Tool, method: &str) -> Could {
+    let decided = state.decide(member, at, &tool.server, Some(&tool.name), method);
+    decided.map(|(decision, rule)| (decision == Decision::Allowed, rule.to_owned()))
+}
+
+/// The changes of the gateways of one workspace, in order of position.
+pub(super) fn in_order(gateways: &[OfGateway]) -> Vec<(&OfGateway, &Listed)> {
+    let mut all: Vec<_> = gateways.iter().flat_map(|of| of.changes.iter().map(move |change| (of, change))).collect();
+    all.sort_by_key(|(_, change)| change.made.first);
+    all
+}
+
+/// What is said of the gateways of a workspace.
+pub(super) fn find(workspace: &Workspace, question: &Question) -> Vec<OfGateway> {
+    let asked = workspace.gateways.iter().filter(|(id, _)| question.gateway.is_none_or(|asked| asked == **id));
+    asked.map(|(gateway, heard)| of_gateway(workspace, *gateway, heard, question)).collect()
+}
+
+fn of_gateway(workspace: &Workspace, gateway: GatewayId, heard: &Heard, question: &Question) -> OfGateway {
+    let changes = heard.history.changes();
+    let end = question.when.end();
+    let count = count_until(&changes, end);
+    let (counted, later) = changes.split_at(count);
+    let state = in_force(counted);
+    let mut doubts = doubts(&workspace.name, heard, (counted, later), &state, end);
+    let mut listed = Vec::new();
+    if let When::Between(begin, _) = question.when {
+        listed = list(counted, count_until(&changes, begin), question);
+        if listed.iter().any(|change| change.has_gap) && !doubts.iter().any(|doubt| doubt.name == GAP) {
+            doubts.push(Doubt { name: GAP, text: gap(&workspace.name) });
+        }
+        listed.retain(|change| is_asked_for(change, &state, question));
+    }
+    let made = |change: &&Change<'_>| !change.cut_short && change.before() != Some(change.after());
+    OfGateway {
+        workspace: workspace.id,
+        workspace_name: workspace.name.clone(),
+        gateway,
+        begun_at: heard.begun_at,
+        heard_at: heard.heard_at,
+        received_at: heard.received_at,
+        is_begun: count > 0 || heard.begun_at <= end,
+        since: counted.iter().rev().find(made).and_then(Made::of),
+        state,
+        changes: listed,
+        doubts,
+        notes: notes(&workspace.name, counted, later, end),
+    }
+}
+
+const GAP: &str = "gap";
+
+fn gap(workspace: &str) -> String {
+    format!(
+        "records of changes are missing in {workspace}: a change continues another policy than the one before it made, or does not fit it"
+    )
+}
+
+/// What makes it uncertain that this was in force at that time.
+fn doubts(
+    workspace: &str,
+    heard: &Heard,
+    (counted, later): (&[Change<'_>], &[Change<'_>]),
+    state: &State,
+    at: u64,
+) -> Vec<Doubt> {
+    let mut doubts = Vec::new();
+    let mut doubt = |name, text| doubts.push(Doubt { name, text });
+    let next = later.iter().find(|change| !change.cut_short);
+    let from = counted.last().map_or(0, Change::last_position);
+    let to = next.map_or(u64::MAX, |next| next.first.position);
+    let continues = next.is_some_and(|next| {
+        next.before().is_some() && next.before() == state.digest.as_ref().map(<[u8; 32]>::as_slice)
+    });
+    let broken = heard.breaks.iter().filter(|at| from < at.position && at.position <= to && !continues);
+    if heard.begun_at > at && counted.is_empty() {
+        // What is not kept may be of before its first batch that is here.
+        if broken.clone().any(|at| at.why == Why::NotKept) {
+            doubt("not-kept", not_kept());
+        }
+        return doubts;
+    }
+    if counted.is_empty() {
+        doubt("no-policy", "no record says what its access policy was by then".to_owned());
+    } else if !state.is_whole() {
+        doubt(GAP, gap(workspace));
+    }
+    if let Some(next) = next.filter(|next| !counted.is_empty() && next.before().is_some() && !continues) {
+        let place = format!("{workspace}/{}", next.first.position);
+        doubt(
+            "gap-after",
+            format!(
+                "records of changes are missing before {place}, which continues another policy; they may be of before that time"
+            ),
+        );
+    }
+    let mut reasons: Vec<Why> = broken.map(|at| at.why).collect();
+    reasons.dedup();
+    for why in reasons {
+        match why {
+            Why::StateLost => {
+                doubt("state-lost", "it lost its state after that, and what it was set back to is not known".into())
+            }
+            Why::Rewound => {
+                doubt("rewound", "it was set back to an earlier state after that, and to which is not known".into())
+            }
+            Why::Dropped => doubt("dropped", "it declared that it had lost records after that".into()),
+            Why::NotKept => doubt("not-kept", not_kept()),
+        }
+    }
+    if let Some(position) = heard.foreign.iter().find(|position| from <= **position && **position < to) {
+        let text =
+            format!("a call at {workspace}/{position} was decided by an access policy that no record before it has");
+        doubt("other-policy", text);
+    }
+    if heard.heard_at < at {
+        let text = format!("nothing that it signed after {} is in this archive", time::text(heard.heard_at));
+        doubt("not-heard-since", text);
+    }
+    doubts
+}
+
+fn not_kept() -> String {
+    "a part of the workspace's records, in which there may be changes, is no longer kept".to_owned()
+}
+
+/// Where the two clocks disagree on whether a change was made by then.
+fn notes(workspace: &str, counted: &[Change<'_>], later: &[Change<'_>], at: u64) -> Vec<Doubt> {
+    let places = |changes: &mut dyn Iterator<Item = &Change<'_>>| {
+        let all: Vec<String> = changes.map(|change| format!("{workspace}/{}", change.first.position)).collect();
+        let more = if all.len() > 3 { format!(" and {} more", all.len() - 3) } else { String::new() };
+        (!all.is_empty()).then(|| format!("{}{more}", all.iter().take(3).cloned().collect::<Vec<_>>().join(", ")))
+    };
+    let mut notes = Vec::new();
+    let mut note = |name, found: Option<String>, text: &str| {
+        notes.extend(found.map(|places| Doubt { name, text: format!("{text}: {places}") }));
+    };
+    note(
+        "received-later",
+        places(&mut counted.iter().filter(|change| change.first.received_at > at)),
+        "made by then by the gateway's clock, so they count; the ledger received them only later",
+    );
+    note(
+        "clock-set-back",
+        places(&mut counted.iter().filter(|change| change.at() > at)),
+        "made later by the gateway's clock, but before others, in order, that were made by then, so they count",
+    );
+    note(
+        "clock-ahead",
+        places(&mut later.iter().filter(|change| change.first.received_at <= at)),
+        "made later by the gateway's clock, so they do not count; the ledger had received them by then",
+    );
+    notes
+}
+
+/// The changes from the one with number `begin` on, each with what it changed.
+fn list(changes: &[Change<'_>], begin: usize, question: &Question) -> Vec<Listed> {
+    let begin = begin.min(changes.len());
+    let (before, listed) = changes.split_at(begin);
+    let mut state = in_force(before);
+    let decide = |state: &State, at: u64| {
+        let tool = question.tool.as_ref()?;
+        let members = state.members.keys().filter(|id| question.member.is_none_or(|asked| asked == **id));
+        Some(members.map(|id| (*id, could(state, id, at, tool, &question.method))).collect::<Vec<_>>())
+    };
+    let list = |change: &Change<'_>| {
+        let wrong = (state.gaps, state.misfits);
+        let decided = decide(&state, change.at());
+        let effects = if change.cut_short { Vec::new() } else { effects(&mut state, change) };
+        Some(Listed {
+            made: Made::of(change)?,
+            cut_short: change.cut_short,
+            has_gap: wrong != (state.gaps, state.misfits),
+            is_whole: change.records.iter().any(|record| record.change.action() == AccessAction::PolicyApplied),
+            effects,
+            calls: decided
+                .map_or_else(Vec::new, |before| differing(before, decide(&state, change.at()).unwrap_or_default())),
+        })
+    };
+    listed.iter().filter_map(list).collect()
+}
+
+/// What was decided of a member before and after, where it differs.
+fn differing(before: Vec<(MemberId, Could)>, after: Vec<(MemberId, Could)>) -> Vec<(MemberId, Could, Could)> {
+    use std::collections::BTreeMap;
+    let mut both: BTreeMap<MemberId, (Could, Could)> = BTreeMap::new();
+    before.into_iter().for_each(|(id, could)| both.entry(id).or_default().0 = could);
+    after.into_iter().for_each(|(id, could)| both.entry(id).or_default().1 = could);
+    both.into_iter().filter(|(_, (a, b))| a != b).map(|(id, (a, b))| (id, a, b)).collect()
+}
+
+/// Whether a change is of the member and of the tool of the question.
+fn is_asked_for(change: &Listed, state: &State, question: &Question) -> bool {
+    match (&question.tool, &question.member) {
+        (Some(_), _) => !change.calls.is_empty() || change.has_gap,
+        (None, Some(member)) => change.has_gap || change.effects.iter().any(|effect| effect.is_of(member, state)),
+        (None, None) => true,
+    }
+}
+
+impl Made {
+    fn of(change: &Change<'_>) -> Option<Self> {
+        let Recorded { position, received_at, change: said } = change.first;
+        Some(Self {
+            first: *position,
+            last: change.last_position(),
+            at: said.at,
+            received_at: *received_at,
+            actor: match said.actor.as_ref()? {
+                Actor::ActorMember(id) => Who::Member(MemberId::try_from(id.as_ref()).ok()?),
+                Actor::ActorSystem(name) => Who::System(name.clone()),
+            },
+            reason: said.reason.clone(),
+            ticket: said.ticket.clone(),
+            before: change.before().map(<[u8]>::to_vec),
+            after: change.after().to_vec(),
+        })
+    }
+}
