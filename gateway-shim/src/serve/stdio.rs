@@ -247,7 +247,7 @@ impl Stdio {
 
     fn run(self: &Arc<Self>, proxy: &Arc<Proxy>, kind: Kind, started: Started, lease: Lease) -> Arc<Session> {
         let (lines, inbox) = mpsc::channel(INBOX_MAX);
-        let session = Session::new(kind, lines);
+        let session = Session::new(kind, lines, lease.ending());
         if let Some(id) = session.id() {
             self.lock().insert(id.to_owned(), Arc::clone(&session));
         }
@@ -271,7 +271,6 @@ impl Stdio {
         let mut reading = pin!(read_lines(proxy, session, stdout));
         let mut all_read = false;
         let state = tokio::select! {
-            () = session.asked_to_end() => ServerState::Stopped,
             () = lease.asked_to_end() => ServerState::Stopped,
             () = self.idle(session) => ServerState::Stopped,
             () = crate::server::launch::exited(process.pid()) => ServerState::Crashed,
