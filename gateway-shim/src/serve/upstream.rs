@@ -98,6 +98,15 @@ fn end(running: Option<&Running>, ending: Ending) {
     }
 }
 
+/// Nobody waits for the answer any more. What its client gave up ends with that, whatever became of it then.
+fn over(proxy: &Proxy, session: Option<&str>, own: &Own, ending: Ending) {
+    let Some(session) = session else { return end(own.running.as_ref(), ending) };
+    let cancelled = proxy.open.state(session, &own.id) == Some(true);
+    let outcome = if cancelled { Outcome::Cancelled } else { ending.outcome };
+    end(own.running.as_ref(), Ending { outcome, ..ending });
+    proxy.open.take(open::Side::Client, session, &own.id);
+}
+
 /// What an answer that is no success makes of its call.
 fn of_status(status: StatusCode, ending: Ending) -> Ending {
     Ending { outcome: Outcome::HttpError, error_code: Some(u32::from(status.as_u16())), ..ending }
@@ -173,9 +182,14 @@ impl Upstream {
         let raw_id = request.raw_id.clone();
         tokio::spawn(async move {
             let own = Own { id: request.id, modern: came.is_modern(), running, raw_id: request.raw_id };
+            // Its client may give it up before the server says anything.
+            if let (Some(session), Some(running)) = (came.session(), &own.running) {
+                proxy.open.begin(open::Side::Client, session, &own.id, running.clone());
+            }
             let sent = tokio::select! {
                 sent = timeout_at(deadline, server.send(Method::POST, &came, body)) => sent,
                 () = open::cut(own.running.as_ref()) => {
+                    over(&proxy, came.session(), &own, Ending::of(Outcome::Revoked));
                     return drop(answer.send(own.error(StatusCode::OK, CODE_REVOKED, REVOKED)));
                 }
             };
@@ -183,11 +197,11 @@ impl Upstream {
                 Ok(Ok(response)) => return begin(&proxy, &came, Some(own), response, deadline, answer).await,
                 Ok(Err(error)) => {
                     tracing::warn!(%error, server = %proxy.name, "the MCP server cannot be reached");
-                    end(own.running.as_ref(), Ending::of(Outcome::TransportError));
+                    over(&proxy, came.session(), &own, Ending::of(Outcome::TransportError));
                     (StatusCode::BAD_GATEWAY, CODE_UNREACHABLE, "the MCP server cannot be reached")
                 }
                 Err(_) => {
-                    end(own.running.as_ref(), Ending::of(Outcome::Timeout));
+                    over(&proxy, came.session(), &own, Ending::of(Outcome::Timeout));
                     (StatusCode::GATEWAY_TIMEOUT, CODE_TIMEOUT, "the MCP server did not answer in time")
                 }
             };
@@ -275,7 +289,7 @@ async fn begin(
     if parts.status == StatusCode::UNAUTHORIZED {
         // It is the shim's credential that is not good there, and the member's client must not take it for its own.
         tracing::error!(server = %proxy.name, "the MCP server does not take the shim's credential");
-        end(own.running.as_ref(), of_status(parts.status, Ending::of(Outcome::HttpError)));
+        over(proxy, came.session(), &own, of_status(parts.status, Ending::of(Outcome::HttpError)));
         let text = "the MCP server does not take the credential of the shim; hint: tell whoever runs it";
         return drop(answer.send(own.error(StatusCode::BAD_GATEWAY, CODE_NO_CREDENTIAL, text)));
     }
@@ -283,7 +297,9 @@ async fn begin(
     let given = text(&parts.headers, SESSION).filter(|_| !own.modern);
     let session = came.session().or(given).map(str::to_owned);
     let is_stream = own.running.as_ref().is_some_and(super::proxy::is_stream);
-    if let (Some(session), Some(running), false) = (&session, &own.running, own.id.is_empty()) {
+    // Within a session it has begun when it was sent.
+    let begun = own.id.is_empty() || came.session().is_some();
+    if let (Some(session), Some(running), false) = (&session, &own.running, begun) {
         proxy.open.begin(open::Side::Client, session, &own.id, running.clone());
     }
     let mut headers = forwarded(&parts.headers);
@@ -322,15 +338,13 @@ async fn whole(
     body: Incoming,
     deadline: Instant,
 ) -> Result<Bytes, Answer> {
-    let ended = |ending: Ending| {
-        end(own.running.as_ref(), ending);
-        if let Some(session) = session {
-            proxy.open.take(open::Side::Client, session, &own.id);
-        }
-    };
+    let ended = |ending: Ending| over(proxy, session, own, ending);
     let read = tokio::select! {
         read = timeout_at(deadline, Limited::new(body, READ_BYTES_MAX).collect()) => read,
-        () = open::cut(own.running.as_ref()) => return Err(own.error(StatusCode::OK, CODE_REVOKED, REVOKED)),
+        () = open::cut(own.running.as_ref()) => {
+            ended(Ending::of(Outcome::Revoked));
+            return Err(own.error(StatusCode::OK, CODE_REVOKED, REVOKED));
+        }
     };
     let bytes = match read {
         Ok(Ok(read)) => read.to_bytes(),
