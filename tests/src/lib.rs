@@ -2,9 +2,11 @@
 
 pub mod dice;
 pub mod golden;
+pub mod http;
 pub mod lies;
 pub mod oracle;
 pub mod peer;
 pub mod process;
 pub mod shim;
+pub mod shown;
 pub mod verdict;

@@ -1,12 +1,12 @@
-//! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `own_keys`: the ledger's three keys.
-//! `crash`: the ledger killed under load. `directory`: people, their one id, and who may know more. `door`: the port before
-//! anything of a request is read. `hostile`: bad input, each with its answer. `life`: processes of servers. `limits`: every
-//! limit of intake, and who goes on. `failing`: what fails around the ledger. `sync`: the sync before the answer. `relay`,
-//! `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with the published examples,
-//! killed under load, on a full disk, under another key, and traced; the proxy killed under load. `official`: official
-//! clients and servers, and the conformance suite. `tamper`: the golden archive
-//! and every lie about it. `mutated`: the golden archive, changed at
-//! random. `words`: what people read.
+//! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `crash`:
+//! the ledger killed under load. `directory`: people, their one id, and who may know more. `door`: the port before anything of a
+//! request is read. `failing`: what fails around the ledger. `hostile`: bad input, each with its answer. `life`: processes of
+//! servers. `limits`: every limit of intake, and who goes on. `mutated`: the golden archive, changed at random. `official`:
+//! official clients and servers, and the conformance suite. `own_keys`: the ledger's three keys. `relay`, `relay_disk`,
+//! `relay_key`, `relay_serve` and `relay_sync`: the relay with the published examples, killed under load, on a full disk, under
+//! another key, and traced; the proxy killed under load. `sync`: the sync before the answer. `tamper`: the golden archive and
+//! every lie about it. `words`: what people read. `workspaces`: two
+//! shims of two workspaces.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 mod administration;
@@ -28,3 +28,4 @@ mod relay_sync;
 mod sync;
 mod tamper;
 mod words;
+mod workspaces;
