@@ -1,4 +1,4 @@
-//! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `crash`:
+//! The one end-to-end test binary. `administration`: certificates, HTTP, keys, people. `canary`: what stands in no file. `crash`:
 //! the ledger killed under load. `directory`: people, their one id, and who may know more. `door`: the port before anything of a
 //! request is read. `failing`: what fails around the ledger. `hostile`: bad input, each with its answer. `life`: processes of
 //! servers. `limits`: every limit of intake, and who goes on. `mutated`: the golden archive, changed at random. `official`:
@@ -10,6 +10,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 mod administration;
+mod canary;
 mod crash;
 mod directory;
 mod door;
