@@ -49,6 +49,21 @@ pub async fn pause(how_long: Duration) {
     tokio::time::sleep(how_long).await;
 }
 
+/// What comes soon, or the test fails.
+///
+/// # Panics
+/// When it does not come.
+pub fn soon<T>(look: impl Fn() -> Option<T>) -> T {
+    let until = std::time::Instant::now() + 2 * WAIT;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(std::time::Instant::now() < until, "what the test waits for does not come");
+        std::thread::yield_now();
+    }
+}
+
 /// A port of the loopback address that nobody listens on.
 pub fn free_port() -> u16 {
     let width = PORTS.end - PORTS.start;

@@ -31,6 +31,11 @@ impl Shim {
 
     /// Makes its keys in a folder beside the ledger's and enrols it, with these sections besides those that all have.
     pub fn with(home: &Home, workspace: &str, sections: &str) -> Self {
+        Self::with_variables(home, workspace, sections, &[])
+    }
+
+    /// The same, of one whose configuration needs these variables of the environment.
+    pub fn with_variables(home: &Home, workspace: &str, sections: &str, variables: &[(&str, &str)]) -> Self {
         let dir = home.dir.join(format!("shim-{workspace}"));
         std::fs::create_dir_all(&dir).expect("a folder beside the ledger's");
         let (id, gateway) = (home.workspace(workspace), hex(&random::<16>()));
@@ -48,7 +53,9 @@ impl Shim {
         let file = |name: &str| shim.dir.join(name).to_str().expect("paths of tests are text").to_owned();
         let (request, answer) = (file("request.json"), file("enrolment.json"));
         home.say_as_root(&["gateway", "enrol", &request, "--name", workspace, "--out", &answer]);
-        shim.say(&["config", "check", "--config", "shim.toml"]);
+        let mut check = Command::new(binary("gateway-shim"));
+        check.args(["config", "check", "--config", "shim.toml"]).current_dir(&shim.dir).envs(variables.iter().copied());
+        done("gateway-shim config check", &check.output().expect("gateway-shim runs"));
         shim
     }
 
@@ -63,16 +70,31 @@ impl Shim {
              members = [\"{member}\"]\ntools = [\"*\"]\nmethods = [\"*\"]\n[[tokens]]\nid = \"{id}\"\n\
              sha256 = \"{sha256}\"\nmember = \"{member}\"\nagent = \"{agent}\"\nissued_at = {issued}\nexpires_at = {expires}\n"
         );
+        Self::policy(home, workspace, &policy);
+        format!("Bearer cst_{id}_{}", hex(&secret))
+    }
+
+    /// Puts an access policy where the shim of this workspace will look for it.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn policy(home: &Home, workspace: &str, policy: &str) {
         let dir = home.dir.join(format!("shim-{workspace}"));
         std::fs::create_dir_all(&dir).expect("a folder beside the ledger's");
         write(&dir.join("access.toml"), policy.as_bytes());
-        format!("Bearer cst_{id}_{}", hex(&secret))
     }
 
     /// Runs one command that must succeed.
     pub fn say(&self, args: &[&str]) {
+        self.hear(args);
+    }
+
+    /// The same, and what it printed.
+    pub fn hear(&self, args: &[&str]) -> Output {
         let output = Command::new(binary("gateway-shim")).args(args).current_dir(&self.dir).output();
-        done("gateway-shim", &output.expect("gateway-shim runs"));
+        let output = output.expect("gateway-shim runs");
+        done("gateway-shim", &output);
+        output
     }
 
     /// The command that runs the relay.

@@ -545,7 +545,7 @@ impl Proxy {
                 server.pass(self, method.clone(), came.clone(), Bytes::new(), Some(running)).await
             }
             (Server::Stdio(server), &Method::GET) => watched::ends(server.listen(&came.headers), running),
-            (Server::Stdio(server), _) => watched::ends(server.end(&came.headers).await, running),
+            (Server::Stdio(server), _) => watched::ends(server.end(&came.headers), running),
         };
         if method == Method::DELETE
             && answer.status().is_success()

@@ -181,16 +181,14 @@ impl Stdio {
         }
     }
 
-    /// Ends a session. Its place is free when this answers, if its process ends in time: its client may begin another.
-    pub(super) async fn end(&self, headers: &HeaderMap) -> Answer {
+    /// Ends a session; whoever begins another waits for the place of its process.
+    pub(super) fn end(&self, headers: &HeaderMap) -> Answer {
         match self.session(headers) {
             Ok(session) => {
                 if let Some(id) = session.id() {
                     self.lock().remove(id);
                 }
                 session.end();
-                let most = Duration::from_secs(self.pool.config().stop_s_max) + REST_WAIT;
-                tokio::time::timeout(most, session.gone()).await.ok();
                 empty(StatusCode::OK)
             }
             Err((status, message)) => error(status, "null", CODE_NO_SESSION, message),
@@ -255,7 +253,7 @@ impl Stdio {
 
     fn run(self: &Arc<Self>, proxy: &Arc<Proxy>, kind: Kind, started: Started, lease: Lease) -> Arc<Session> {
         let (lines, inbox) = mpsc::channel(INBOX_MAX);
-        let session = Session::new(kind, lines);
+        let session = Session::new(kind, lines, lease.ending());
         if let Some(id) = session.id() {
             self.lock().insert(id.to_owned(), Arc::clone(&session));
         }
@@ -279,7 +277,6 @@ impl Stdio {
         let mut reading = pin!(read_lines(proxy, session, stdout));
         let mut all_read = false;
         let state = tokio::select! {
-            () = session.asked_to_end() => ServerState::Stopped,
             () = lease.asked_to_end() => ServerState::Stopped,
             () = self.idle(session) => ServerState::Stopped,
             () = crate::server::launch::exited(process.pid()) => ServerState::Crashed,

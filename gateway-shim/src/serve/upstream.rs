@@ -106,6 +106,13 @@ impl Own {
         ending
     }
 
+    /// Nobody waits for the answer any more. What its client gave up ends with that, whatever became of it then.
+    fn end(&self, ending: Ending) {
+        let cancelled = self.entered.as_ref().and_then(open::Entered::cancelled) == Some(true);
+        let outcome = if cancelled { Outcome::Cancelled } else { ending.outcome };
+        end(self.running.as_ref(), Ending { outcome, ..ending });
+    }
+
     /// Enters it among what is open in its session, if it is a call, and in one.
     fn enter(&mut self, proxy: &Proxy, session: Option<&str>) -> Result<(), open::InUse> {
         if let (Some(session), Some(running), false) = (session, &self.running, self.id.is_empty()) {
@@ -218,6 +225,7 @@ impl Upstream {
             let sent = tokio::select! {
                 sent = timeout_at(deadline, server.send(Method::POST, &came, body)) => sent,
                 () = open::cut(own.running.as_ref()) => {
+                    own.end(Ending::of(Outcome::Revoked));
                     return drop(answer.send(own.error(StatusCode::OK, CODE_REVOKED, REVOKED)));
                 }
             };
@@ -225,11 +233,11 @@ impl Upstream {
                 Ok(Ok(response)) => return begin(&proxy, &came, Some(own), response, deadline, answer).await,
                 Ok(Err(error)) => {
                     tracing::warn!(%error, server = %proxy.name, "the MCP server cannot be reached");
-                    end(own.running.as_ref(), Ending::of(Outcome::TransportError));
+                    own.end(Ending::of(Outcome::TransportError));
                     (StatusCode::BAD_GATEWAY, CODE_UNREACHABLE, "the MCP server cannot be reached")
                 }
                 Err(_) => {
-                    end(own.running.as_ref(), Ending::of(Outcome::Timeout));
+                    own.end(Ending::of(Outcome::Timeout));
                     (StatusCode::GATEWAY_TIMEOUT, CODE_TIMEOUT, "the MCP server did not answer in time")
                 }
             };
@@ -319,14 +327,14 @@ async fn begin(
     if parts.status == StatusCode::UNAUTHORIZED {
         // It is the shim's credential that is not good there, and the member's client must not take it for its own.
         tracing::error!(server = %proxy.name, "the MCP server does not take the shim's credential");
-        end(own.running.as_ref(), of_status(parts.status, Ending::of(Outcome::HttpError)));
+        own.end(of_status(parts.status, Ending::of(Outcome::HttpError)));
         let text = "the MCP server does not take the credential of the shim; hint: tell whoever runs it";
         return drop(answer.send(own.error(StatusCode::BAD_GATEWAY, CODE_NO_CREDENTIAL, text)));
     }
     if parts.status.is_redirection() {
         // Its client would follow it with the member's token, and call what nobody decided on.
         tracing::error!(server = %proxy.name, "the MCP server redirects, which is not followed; hint: its url in the configuration");
-        end(own.running.as_ref(), of_status(parts.status, Ending::of(Outcome::HttpError)));
+        own.end(of_status(parts.status, Ending::of(Outcome::HttpError)));
         let text = "the MCP server redirects, which is not followed; hint: tell whoever runs the shim";
         return drop(answer.send(own.error(StatusCode::BAD_GATEWAY, CODE_UNREADABLE, text)));
     }
@@ -353,9 +361,11 @@ async fn begin(
         return pump.run(body, chunks, deadline).await;
     }
     let whole = match content == Content::Json && !is_stream {
-        true => whole(proxy, &mut own, parts.status, body, deadline).await,
-        false => without_body(proxy, &mut own, parts.status, body, deadline).await,
+        true => whole(proxy, &own, parts.status, body, deadline).await,
+        false => without_body(proxy, &own, parts.status, body, deadline).await,
     };
+    // However it ended: when its client hears of that, its id is free.
+    own.entered = None;
     drop(answer.send(match whole {
         Ok(bytes) => {
             if bytes.is_empty() {
@@ -373,12 +383,11 @@ async fn begin(
 /// in another way than anybody here.
 async fn without_body(
     proxy: &Arc<Proxy>,
-    own: &mut Own,
+    own: &Own,
     status: StatusCode,
     body: Incoming,
     deadline: Instant,
 ) -> Result<Bytes, Answer> {
-    let _entered = own.entered.take();
     drop(timeout_at(deadline, Limited::new(body, DROPPED_BYTES_MAX).collect()).await);
     let is_answer = !own.id.is_empty() || own.running.as_ref().is_some_and(super::proxy::is_stream);
     let done = match status.is_success() {
@@ -386,7 +395,7 @@ async fn without_body(
         true if is_answer => Ending::of(Outcome::TransportError),
         true => Ending::of(Outcome::Ok),
     };
-    end(own.running.as_ref(), done);
+    own.end(done);
     if !status.is_success() || !is_answer {
         return Ok(Bytes::new());
     }
@@ -397,17 +406,18 @@ async fn without_body(
 /// Reads an answer that is no stream, and ends its call; gives what passes of it, or what does instead.
 async fn whole(
     proxy: &Arc<Proxy>,
-    own: &mut Own,
+    own: &Own,
     status: StatusCode,
     body: Incoming,
     deadline: Instant,
 ) -> Result<Bytes, Answer> {
-    // However it ends: when its client hears of that, its id is free.
-    let _entered = own.entered.take();
-    let ended = |ending: Ending| end(own.running.as_ref(), ending);
+    let ended = |ending: Ending| own.end(ending);
     let read = tokio::select! {
         read = timeout_at(deadline, Limited::new(body, READ_BYTES_MAX).collect()) => read,
-        () = open::cut(own.running.as_ref()) => return Err(own.error(StatusCode::OK, CODE_REVOKED, REVOKED)),
+        () = open::cut(own.running.as_ref()) => {
+            ended(Ending::of(Outcome::Revoked));
+            return Err(own.error(StatusCode::OK, CODE_REVOKED, REVOKED));
+        }
     };
     let bytes = match read {
         Ok(Ok(read)) => read.to_bytes(),

@@ -1,12 +1,15 @@
 //! The processes of one server: how many there are, when one more is started, and what is known of those that ended.
 //!
 //! What must hold: at most as many processes as the configuration says, for all and for one member, and one that stands
-//! ready where it says so; a server that fails to start is tried again later and later, as [`Backoff`] decides; start, stop
+//! ready where it says so; whoever meets these bounds while a process is ending waits for its place; a server that fails to start is tried again later and later, as [`Backoff`] decides; start, stop
 //! and crash are records; whoever holds a [`Lease`] counts, and nobody counts who does not.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -127,10 +130,29 @@ pub struct Status {
     pub last: Option<Ended>,
 }
 
+/// How somebody asks for a process's end, and how it is known that somebody did.
+#[derive(Debug, Default)]
+pub struct End {
+    asked: AtomicBool,
+    told: Notify,
+}
+
+impl End {
+    /// From here on its place is one that becomes free.
+    pub fn ask(&self) {
+        self.asked.store(true, Ordering::Release);
+        self.told.notify_one();
+    }
+
+    fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+}
+
 struct Held {
     owner: Owner,
     since_us: u64,
-    end: Arc<Notify>,
+    end: Arc<End>,
 }
 
 struct State {
@@ -218,19 +240,21 @@ impl Pool {
         Duration::from_secs(self.config.ready_s_max)
     }
 
-    /// A process for this owner: the one that stands ready, or a new one.
+    /// A process for this owner: the one that stands ready, or a new one. Where there is no place for it but that of a process
+    /// which is ending, it waits for that, as long as a process may take for its first answer.
     ///
     /// # Errors
     /// [`Refused`].
     pub async fn start(self: &Arc<Self>, owner: Owner) -> Result<(Started, Lease), Refused> {
-        let place = self.take_place(owner)?;
+        let mut place = self.take_place(owner).await?;
         let spare = self.lock().spare.take();
         self.wake.notify_one();
         let (started, since_us) = match spare {
             Some(spare) => spare,
             None => (self.launch(true).await?, clock::now_us()),
         };
-        let (pid, end) = (started.process.pid().as_raw_nonzero().get(), Arc::new(Notify::new()));
+        let (pid, end) = (started.process.pid().as_raw_nonzero().get(), Arc::new(End::default()));
+        place.pid = Some(pid);
         let stopped = {
             let mut state = self.lock();
             state.running.insert(pid, Held { owner, since_us, end: Arc::clone(&end) });
@@ -238,9 +262,9 @@ impl Pool {
         };
         if stopped {
             // In the meantime: whoever stopped it did not see this one.
-            end.notify_one();
+            end.ask();
         }
-        Ok((started, Lease { place, pid, end, answered: false.into() }))
+        Ok((started, Lease { place, end, answered: false.into() }))
     }
 
     /// Ends all processes and starts none, until [`Self::allow`]. Returns when they have ended.
@@ -252,7 +276,7 @@ impl Pool {
         };
         self.wake.notify_one();
         for end in ends {
-            end.notify_one();
+            end.ask();
         }
         if let Some((spare, _)) = spare {
             self.end(spare.process, ServerState::Stopped).await;
@@ -304,21 +328,44 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_place(self: &Arc<Self>, owner: Owner) -> Result<Place, Refused> {
+    async fn take_place(self: &Arc<Self>, owner: Owner) -> Result<Place, Refused> {
+        // What changes from here on is seen.
+        let (mut taken, until) = (self.taken.subscribe(), Instant::now() + self.ready_wait());
+        loop {
+            let (refused, becomes_free) = match self.try_place(owner) {
+                Ok(place) => return Ok(place),
+                Err(why) => why,
+            };
+            if !becomes_free {
+                return Err(refused);
+            }
+            tokio::select! {
+                // Its sender is here.
+                changed = taken.changed() => drop(changed),
+                () = clock::sleep_until(until) => return Err(refused),
+            }
+        }
+    }
+
+    /// A place, or why there is none, and whether one that would do is that of a process which is ending.
+    fn try_place(self: &Arc<Self>, owner: Owner) -> Result<Place, (Refused, bool)> {
         let mut state = self.lock();
         if state.stopped {
-            return Err(Refused::Stopped);
+            return Err((Refused::Stopped, false));
         }
+        let ending = |of: Option<Owner>| {
+            let would_do = |held: &Held| held.end.is_asked() && of.is_none_or(|owner| held.owner == owner);
+            state.running.values().any(would_do)
+        };
         if state.places.values().sum::<usize>() >= self.config.sessions_max {
-            return Err(Refused::TooMany);
+            return Err((Refused::TooMany, ending(None)));
         }
-        let own = state.places.entry(owner).or_default();
-        if owner.is_some() && *own >= self.config.member_sessions_max {
-            return Err(Refused::TooManyOfMember);
+        if owner.is_some() && state.places.get(&owner).is_some_and(|own| *own >= self.config.member_sessions_max) {
+            return Err((Refused::TooManyOfMember, ending(Some(owner))));
         }
-        *own += 1;
+        *state.places.entry(owner).or_default() += 1;
         self.taken.send_modify(|taken| *taken += 1);
-        Ok(Place { pool: Arc::clone(self), owner })
+        Ok(Place { pool: Arc::clone(self), owner, pid: None })
     }
 
     /// Starts a process, and puts on record that it runs, or that it could not. `asked`: somebody waits for it.
@@ -463,15 +510,20 @@ impl Pool {
     }
 }
 
-/// A place among the processes that there may be.
+/// A place among the processes that there may be, and the process that has it.
 struct Place {
     pool: Arc<Pool>,
     owner: Owner,
+    pid: Option<i32>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.pool.lock();
+        // At once with its place, so that whoever finds none free sees what is ending.
+        if let Some(pid) = self.pid {
+            state.running.remove(&pid);
+        }
         if let Some(own) = state.places.get_mut(&self.owner) {
             *own -= 1;
             if *own == 0 {
@@ -486,36 +538,35 @@ impl Drop for Place {
 /// The right to one process; whoever holds it sees to the process's end.
 pub struct Lease {
     place: Place,
-    pid: i32,
-    end: Arc<Notify>,
-    answered: std::sync::atomic::AtomicBool,
+    end: Arc<End>,
+    answered: AtomicBool,
 }
 
 impl Lease {
+    /// How somebody asks for the process's end.
+    pub fn ending(&self) -> Arc<End> {
+        Arc::clone(&self.end)
+    }
+
     /// Returns when somebody asks for the process's end.
     pub async fn asked_to_end(&self) {
-        self.end.notified().await;
+        self.end.told.notified().await;
     }
 
     /// It has answered its first request, so this server can be started.
     pub fn answered(&self) {
-        if !self.answered.swap(true, std::sync::atomic::Ordering::Relaxed) {
+        if !self.answered.swap(true, Ordering::Relaxed) {
             self.place.pool.lock().backoff.clear();
         }
     }
 
     /// Sees to the end of its process, whose pipes are closed.
     pub async fn end(self, process: Process, state: ServerState) {
+        self.end.ask();
         let pool = Arc::clone(&self.place.pool);
-        if state != ServerState::Stopped && !self.answered.load(std::sync::atomic::Ordering::Relaxed) {
+        if state != ServerState::Stopped && !self.answered.load(Ordering::Relaxed) {
             pool.failed();
         }
         pool.end(process, state).await;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.place.pool.lock().running.remove(&self.pid);
     }
 }

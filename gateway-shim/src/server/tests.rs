@@ -106,6 +106,39 @@ async fn processes_have_a_bound_for_all_and_for_each_member_until_they_end() {
     assert_eq!(states.iter().filter(|state| **state == Stopped).count(), 5);
 }
 
+/// Whoever ended a session and begins the next one at once meets the process that is ending: its place is waited for, within
+/// bounds; that of another member's is of no use where one's own are too many.
+#[tokio::test]
+async fn a_place_that_becomes_free_is_waited_for() {
+    let bench = Bench::new().await;
+    for (all, own) in [(1, 1), (9, 1)] {
+        let bounds = |config: &mut ProcessConfig| (config.sessions_max, config.member_sessions_max) = (all, own);
+        let pool = bench.add(&["cat"], bounds);
+        let (started, lease) = pool.start(ONE).await.unwrap();
+        let refused = if all == 1 { Refused::TooMany } else { Refused::TooManyOfMember };
+        assert_eq!(pool.start(ONE).await.err(), Some(refused.clone()), "it does not end");
+        lease.ending().ask();
+        let mut next = std::pin::pin!(pool.start(ONE));
+        assert!(futures::poll!(&mut next).is_pending(), "it is ending");
+        if all > 1 {
+            let (started, of_other) = pool.start(OTHER).await.unwrap();
+            assert_eq!(pool.start(OTHER).await.err(), Some(refused), "what ends is not theirs");
+            drop(started.stdin);
+            of_other.end(started.process, wire::ServerState::Stopped).await;
+            assert!(futures::poll!(&mut next).is_pending(), "that one was another member's");
+        }
+        drop((started.stdin, started.stdout));
+        lease.end(started.process, wire::ServerState::Stopped).await;
+        let (started, lease) = within(next).await.unwrap();
+        drop(started.stdin);
+        lease.end(started.process, wire::ServerState::Stopped).await;
+    }
+    let pool = bench.add(&["cat"], |config| (config.sessions_max, config.ready_s_max) = (1, 0));
+    let (_started, lease) = pool.start(ONE).await.unwrap();
+    lease.ending().ask();
+    assert_eq!(within(pool.start(ONE)).await.err(), Some(Refused::TooMany), "nobody waits for ever");
+}
+
 #[tokio::test]
 async fn a_server_that_fails_to_start_is_left_alone_until_its_time_or_somebodys_word() {
     let bench = Bench::new().await;

@@ -1,19 +1,18 @@
 //! People: one id in all workspaces, over the gateways' streams; names that an administrator sees and an auditor is shown, each
 //! time on record; erasures that outlast restarts, old backups and holds; and no name in any file that is not meant to have it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
 use custody::{
-    id::{MemberId, hex},
+    id::MemberId,
     wire::{EnrolMember, from_gateway, member_enrolled::Answer},
 };
 use custody_tests::{
+    canary::{nowhere, unpack},
     oracle::check_all,
     peer::{ANSWER, Gateway, Heard, Session, ship},
     process::{Home, SETTINGS, binary, end, text, write},
+    shown::{records, word},
 };
 
 /// Asks the ledger who somebody is.
@@ -49,50 +48,9 @@ fn names(home: &Home, disclosure: &Path) -> (Option<i32>, String) {
 
 /// Actions and outcomes of the ledger's own records, as the verifier shows them.
 fn on_record(home: &Home) -> Vec<(String, String)> {
-    let mut command = Command::new(binary("verifier"));
-    command.arg("show").arg(home.archive()).arg("ledger/0..").arg("--policy").arg(home.policy()).arg("--json");
-    let done = command.output().unwrap();
-    assert!(done.status.success(), "{}", text(&done.stderr));
-    let record = |line: &str| {
-        let shown: serde_json::Value = serde_json::from_str(line).unwrap();
-        let word = |name: &str| shown["record"][name].as_str().unwrap_or_default().to_owned();
-        (word("action"), word("outcome"))
-    };
-    text(&done.stdout).lines().map(record).filter(|(action, _)| action.starts_with("member.")).collect()
-}
-
-/// Every file under a folder.
-fn files(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { files(&path, found) } else { found.push(path) }
-    }
-}
-
-/// No file under the folder has one of these texts: as it is, in hex or in base64 at any of the three places in a group.
-fn nowhere(folder: &Path, texts: &[&str]) {
-    use base64::Engine as _;
-    let engine = base64::engine::general_purpose::STANDARD_NO_PAD;
-    let mut forms: Vec<Vec<u8>> = Vec::new();
-    for text in texts {
-        forms.push(text.as_bytes().to_vec());
-        forms.push(hex(text.as_bytes()).into_bytes());
-        for skip in 0..3 {
-            // Whole groups alone, which no neighbour changes.
-            let from = &text.as_bytes()[skip..];
-            forms.push(engine.encode(&from[..from.len() / 3 * 3]).into_bytes());
-        }
-    }
-    let mut all = Vec::new();
-    files(folder, &mut all);
-    assert!(all.len() > 10, "too few files: {all:?}");
-    for path in all {
-        let bytes = std::fs::read(&path).unwrap();
-        for form in &forms {
-            let there = bytes.windows(form.len()).any(|at| at == form);
-            assert!(!there, "{} has {}", path.display(), String::from_utf8_lossy(form));
-        }
-    }
+    let record = |shown: &serde_json::Value| (word(shown, "action").to_owned(), word(shown, "outcome").to_owned());
+    let of_members = |(action, _): &(String, String)| action.starts_with("member.");
+    records(home, "ledger").iter().map(record).filter(of_members).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,7 +110,9 @@ async fn one_person_has_one_id_in_two_workspaces_and_names_stay_where_they_belon
     end(&process);
     assert!(!process.log().iter().any(|line| line.to_lowercase().contains("canary")), "a name is in the log");
     std::fs::remove_file(&file).unwrap();
-    nowhere(&home.dir, &["ada.canary@example.com", "eve.canary@example.com", "Canary-Zwölf"]);
+    unpack(&home.archive(), &home.dir.join("unpacked"));
+    let names = ["ada.canary@example.com", "eve.canary@example.com", "Canary-Zwölf"];
+    nowhere(&home.dir, &names.map(str::as_bytes));
     check_all(&home, &home.policy(), &[&one, &two]);
 }
 

@@ -1,11 +1,11 @@
 //! The processes of servers that are programs: commands show, stop and start them, and none outlives the shim, however it ends.
 
-use std::{path::Path, process::Command, time::Instant};
+use std::{path::Path, process::Command};
 
 use custody::id::hex;
 use custody_tests::{
     peer::random,
-    process::{Home, Process, WAIT, binary, free_port, write},
+    process::{Home, Process, binary, free_port, soon, write},
     shim::{Shim, done},
 };
 
@@ -13,18 +13,6 @@ use crate::relay::installed;
 
 /// Says which process it is and which it started, and heeds nobody.
 const SERVER: &str = "trap '' TERM; sleep 1000 & echo $$ $! >> pids; wait; wait";
-
-/// What comes soon, or the test fails.
-fn soon<T>(look: impl Fn() -> Option<T>) -> T {
-    let until = Instant::now() + 2 * WAIT;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < until, "what the test waits for does not come");
-        std::thread::yield_now();
-    }
-}
 
 /// The line in which a server of the shim said who it is, once it is there.
 fn pids(shim: &Path, line: usize) -> Vec<String> {

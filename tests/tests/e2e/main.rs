@@ -1,18 +1,19 @@
 //! The one end-to-end test binary. `accepted`: a tool that changed, until somebody accepts it. `access`: who could call what, out
-//! of an archive. `administration`: certificates, HTTP, keys, people. `own_keys`: the ledger's three keys.
-//! `crash`: the ledger killed under load. `directory`: people, their one id, and who may know more. `door`: the port before
-//! anything of a request is read. `hostile`: bad input, each with its answer. `life`: processes of servers. `limits`: every
-//! limit of intake, and who goes on. `receipts`: what tool runtimes sign, from a server's answer to the archive. `failing`: what fails around the ledger. `sync`: the sync before the answer. `relay`,
-//! `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with the published examples,
-//! killed under load, on a full disk, under another key, and traced; the proxy killed under load. `official`: official
-//! clients and servers, and the conformance suite. `tamper`: the golden archive
-//! and every lie about it. `mutated`: the golden archive, changed at
-//! random. `words`: what people read.
+//! of an archive. `administration`: certificates, HTTP, keys, people. `canary`: what stands in no file. `crash`: the ledger killed
+//! under load. `directory`: people, their one id, and who may know more. `door`: the port before anything of a request is read.
+//! `failing`: what fails around the ledger. `hostile`: bad input, each with its answer. `life`: processes of servers. `limits`:
+//! every limit of intake, and who goes on. `mutated`: the golden archive, changed at random. `official`: official clients and
+//! servers, and the conformance suite. `own_keys`: the ledger's three keys. `receipts`: what tool runtimes sign, from a server's
+//! answer to the archive. `relay`, `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with the published
+//! examples, killed under load, on a full disk, under another key, and traced; the proxy killed under load. `sync`: the sync
+//! before the answer. `tamper`: the golden archive and every lie about it. `words`: what people read. `workspaces`: two shims of
+//! two workspaces.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 mod accepted;
 mod access;
 mod administration;
+mod canary;
 mod crash;
 mod directory;
 mod door;
@@ -32,3 +33,4 @@ mod relay_sync;
 mod sync;
 mod tamper;
 mod words;
+mod workspaces;

@@ -11,20 +11,14 @@ use custody::{
     wire::{self, Role},
 };
 use custody_tests::{
+    http::{self, Answer, Heard},
     oracle::{Expected, check_ledger},
     process::{Home, Process, SETTINGS, end, free_port, write},
     shim::Shim,
 };
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-};
 
-use crate::{
-    relay::{path, repository, verifier},
-    relay_serve::request,
-};
+use crate::relay::{path, repository, verifier};
 
 const WORKSPACE: &str = "signed";
 /// Each tool, and the receipt that its answers show: in the result, and in the header.
@@ -57,28 +51,21 @@ fn to_wire(vectors: &Value, name: &str) -> wire::ForensicReceipt {
 }
 
 /// Answers each tool with its receipt.
-async fn serve(listener: TcpListener, vectors: Value) {
-    loop {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let Some(call) = request(&mut stream).await else { continue };
-        let of_tool = TOOLS.iter().find(|(tool, ..)| call["params"]["name"] == *tool);
-        let mut result = if call["method"] == "tools/list" { json!({"tools": []}) } else { json!({"content": []}) };
-        let mut header = String::new();
-        if let Some((_, in_result, in_header)) = of_tool {
-            if let Some(name) = in_result {
-                result["_meta"] = json!({"custody/forensic-receipt": receipt(&vectors, name)});
-            }
-            if let Some(name) = in_header {
-                let encoded = BASE64_STANDARD.encode(receipt(&vectors, name).to_string());
-                header = format!("custody-forensic-receipt: {encoded}\r\n");
-            }
+fn answer(asked: &Heard, vectors: &Value) -> Answer {
+    let call = asked.json();
+    let of_tool = TOOLS.iter().find(|(tool, ..)| call["params"]["name"] == *tool);
+    let mut result = if call["method"] == "tools/list" { json!({"tools": []}) } else { json!({"content": []}) };
+    let (_, in_result, in_header) = of_tool.copied().unwrap_or_default();
+    if let Some(name) = in_result {
+        result["_meta"] = json!({"custody/forensic-receipt": receipt(vectors, name)});
+    }
+    let answer = Answer::json(json!({"jsonrpc": "2.0", "id": call["id"], "result": result}).to_string());
+    match in_header {
+        Some(name) => {
+            let encoded = BASE64_STANDARD.encode(receipt(vectors, name).to_string());
+            answer.header("custody-forensic-receipt", &encoded)
         }
-        let body = json!({"jsonrpc": "2.0", "id": call["id"], "result": result}).to_string();
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
-        stream
-            .write_all(format!("{head}{header}content-length: {}\r\n\r\n{body}", body.len()).as_bytes())
-            .await
-            .unwrap();
+        None => answer,
     }
 }
 
@@ -100,21 +87,14 @@ impl Served<'_> {
         process
     }
 
-    /// The answer to a call of this tool, with its head.
-    async fn call(&self, tool: &str) -> String {
+    /// The answer to a call of this tool.
+    async fn call(&self, tool: &str) -> Heard {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool}}).to_string();
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
-        let head = format!(
-            "POST /mcp/test HTTP/1.1\r\nhost: localhost\r\nauthorization: {}\r\ncontent-type: application/json\r\n\
-             connection: close\r\ncontent-length: {}",
-            self.token,
-            body.len()
-        );
-        stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{tool}: {answer}");
-        answer
+        let headers = [("authorization", self.token.as_str()), ("content-type", "application/json")];
+        let to = ([127, 0, 0, 1], self.port).into();
+        let heard = http::ask(to, "POST", "/mcp/test", &headers, body.as_bytes()).await.unwrap();
+        assert_eq!(heard.status(), 200, "{tool}: {heard:?}");
+        heard
     }
 
     fn enrol(&self, more: &[&str]) {
@@ -151,9 +131,12 @@ async fn what_a_tool_signed_is_in_the_record_and_what_the_ledger_found_is_in_the
     let vectors = vectors();
     let home = Home::new("receipts", SETTINGS);
     let ledger = home.start();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (server, port) = (listener.local_addr().unwrap(), free_port());
-    tokio::spawn(serve(listener, vectors.clone()));
+    let (of_server, port) = (vectors.clone(), free_port());
+    let server = http::serve(move |asked| {
+        let answer = answer(&asked, &of_server);
+        async move { Some(answer) }
+    })
+    .await;
     let sections = format!(
         "[serve]\nlisten = \"127.0.0.1:{port}\"\n[servers.test]\nurl = \"http://{server}/mcp\"\n\
          receipt_metadata = [\"tool\", \"server\", \"m\", \"n\", \"s\", \"after\"]\n"
@@ -167,7 +150,7 @@ async fn what_a_tool_signed_is_in_the_record_and_what_the_ledger_found_is_in_the
     for tool in ["absent", "in-result", "in-header", "in-both", "changed", "again", "withheld", "rotated"] {
         let answer = served.call(tool).await;
         assert_eq!(
-            answer.contains("custody-forensic-receipt: "),
+            answer.header("custody-forensic-receipt").is_some(),
             ["in-header", "in-both", "changed", "again"].contains(&tool)
         );
     }
@@ -189,7 +172,7 @@ async fn what_a_tool_signed_is_in_the_record_and_what_the_ledger_found_is_in_the
     let found = findings(&home);
     let records = shown(&home.archive(), &home.policy(), &format!("{WORKSPACE}/0.."));
     let calls: Vec<_> = records.iter().filter(|record| record["record"]["method"] == "tools/call").collect();
-    let seen: Vec<_> = calls.iter().map(|call| {
+    let seen = calls.iter().map(|call| {
         let receipt = &call["record"]["receipt"];
         let finding = found.get(&call["position"].as_u64().unwrap()).map_or("none", String::as_str);
         (call["record"]["tool"].as_str().unwrap(), finding, receipt["whole"].is_string())

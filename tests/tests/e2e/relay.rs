@@ -19,6 +19,7 @@ use custody_tests::{
     oracle::{Expected, check_ledger},
     process::{Home, WAIT, binary, end, free_port, variable},
     shim::{Shim, done},
+    shown,
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -160,19 +161,12 @@ async fn put_on(load: Arc<Load>, caller: u64) {
 
 /// Tool and stable name of every call in the archive.
 pub(crate) fn archived_calls(home: &Home, workspace: &str) -> Vec<(String, String)> {
-    let (archive, policy) = (home.archive(), home.policy());
-    let status = home.status();
-    let named = |status: &&Value| status["name"] == workspace;
-    let count = &status["workspaces"].as_array().unwrap().iter().find(named).expect(workspace)["positions"];
-    let all = format!("{workspace}/0..{count}");
-    let shown = verifier(&["show", path(&archive), &all, "--policy", path(&policy), "--json"]);
-    let call = |line: &str| {
-        let shown: Value = serde_json::from_str(line).unwrap();
+    let call = |shown: Value| {
         let tool = shown["record"]["tool"].as_str()?.to_owned();
         let part = |name: &str| shown[name].as_str().expect(name).to_owned();
         Some((tool, format!("{}/{}/{}", part("gateway"), part("epoch"), shown["number"])))
     };
-    shown.lines().filter_map(call).collect()
+    shown::records(home, workspace).into_iter().filter_map(call).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

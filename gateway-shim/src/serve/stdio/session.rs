@@ -17,7 +17,7 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use custody::wire::Outcome;
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
@@ -34,7 +34,7 @@ use crate::{
         envelope::{self, Message, Request},
         rewrite,
     },
-    server::probe::DISCOVER,
+    server::{pool::End, probe::DISCOVER},
     writer::Ending,
 };
 
@@ -115,17 +115,15 @@ pub(super) struct Session {
     kind: Kind,
     stdin: mpsc::Sender<Bytes>,
     inner: Mutex<Inner>,
-    /// Asked to end.
-    end: Notify,
+    /// How its end is asked for.
+    end: Arc<End>,
     /// Something was answered.
     ready: watch::Sender<bool>,
-    /// Its process is gone, and whatever waited for it was told.
-    gone: watch::Sender<bool>,
     ended: AtomicBool,
 }
 
 impl Session {
-    pub(super) fn new(kind: Kind, stdin: mpsc::Sender<Bytes>) -> Arc<Self> {
+    pub(super) fn new(kind: Kind, stdin: mpsc::Sender<Bytes>, end: Arc<End>) -> Arc<Self> {
         let inner = Inner {
             waiting: HashMap::new(),
             next_serial: 0,
@@ -137,9 +135,8 @@ impl Session {
         };
         // One without a session was asked whether it is there before anybody else asks it anything.
         let ready = watch::Sender::new(kind == Kind::Sessionless);
-        let (inner, end, ended) = (Mutex::new(inner), Notify::new(), AtomicBool::new(false));
-        let gone = watch::Sender::new(false);
-        Arc::new(Self { kind, stdin, inner, end, ready, gone, ended })
+        let (inner, ended) = (Mutex::new(inner), AtomicBool::new(false));
+        Arc::new(Self { kind, stdin, inner, end, ready, ended })
     }
 
     /// Its id, if it is a session.
@@ -155,21 +152,12 @@ impl Session {
     }
 
     pub(super) fn end(&self) {
-        self.end.notify_one();
+        self.end.ask();
     }
 
-    pub(super) async fn asked_to_end(&self) {
-        self.end.notified().await;
-    }
-
-    /// Returns when its process is gone.
-    pub(super) async fn gone(&self) {
-        // Its sender is here.
-        drop(self.gone.subscribe().wait_for(|gone| *gone).await);
-    }
-
-    /// From here on nobody begins to ask it anything.
+    /// From here on nobody begins to ask it anything, and its place becomes free.
     pub(super) fn set_ended(&self) {
+        self.end.ask();
         self.ended.store(true, Ordering::Release);
     }
 
@@ -453,7 +441,6 @@ impl Session {
             let outcome = if waiting.cancelled { Outcome::Cancelled } else { Outcome::TransportError };
             waiting.fail(outcome, StatusCode::BAD_GATEWAY, CODE_UNREACHABLE, "the MCP server ended");
         }
-        self.gone.send_replace(true);
     }
 }
 

@@ -11,7 +11,7 @@ const WAIT: Duration = Duration::from_secs(86_400);
 /// A session, and what its process would read.
 fn session() -> (Arc<Session>, mpsc::Receiver<Bytes>) {
     let (stdin, lines) = mpsc::channel(INBOX_MAX);
-    (Session::new(Kind::OfClient("session".into()), stdin), lines)
+    (Session::new(Kind::OfClient("session".into()), stdin, Arc::default()), lines)
 }
 
 fn request(id: &str) -> (Request, Bytes) {

@@ -130,3 +130,46 @@ async fn what_is_refused_for_want_of_a_session_is_on_record() {
         vec![(denied, Outcome::HttpError, "shim/not-yours"), (allowed, Outcome::HttpError, "all"), refused]
     );
 }
+
+/// A client may give up a call before the server has said anything, not even a status.
+#[tokio::test]
+async fn what_its_client_gave_up_is_cancelled_whenever_that_was() {
+    let (came, mut coming) = tokio::sync::mpsc::channel::<()>(1);
+    let (go, going) = tokio::sync::watch::channel(());
+    let answer = move |request: HttpRequest| {
+        let (came, mut going) = (came.clone(), going.clone());
+        async move {
+            let (_, body) = request.into_parts();
+            let asked: Value = serde_json::from_slice(&axum::body::to_bytes(body, 1 << 20).await.unwrap()).unwrap();
+            let mut answer = Response::new(Body::empty());
+            match asked["method"].as_str() {
+                Some("initialize") => {
+                    answer = json(StatusCode::OK, r#"{"jsonrpc":"2.0","id":0,"result":{}}"#.into());
+                    answer.headers_mut().insert(SESSION, "s".parse().unwrap());
+                }
+                Some("tools/call") => {
+                    came.send(()).await.unwrap();
+                    going.changed().await.unwrap();
+                }
+                _ => *answer.status_mut() = StatusCode::ACCEPTED,
+            }
+            answer
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/mcp", any(answer))).await.unwrap() });
+    let bench = Bench::new(&format!("url = \"http://{address}/mcp\"\n")).await;
+    bench.post(&[], HELLO).await;
+    let (session, call) = ([(SESSION, "s")], tool_call(7, "slow"));
+    let calling = bench.post(&session, &call);
+    let giving_up = async {
+        coming.recv().await.unwrap();
+        let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#;
+        assert_eq!(bench.post(&session, cancel).await.0, StatusCode::ACCEPTED);
+        go.send(()).unwrap();
+    };
+    within(async { tokio::join!(calling, giving_up) }).await;
+    let outcomes: Vec<_> = bench.calls().await.iter().map(wire::Call::outcome).collect();
+    assert_eq!(outcomes, [Outcome::Ok, Outcome::Cancelled]);
+}
