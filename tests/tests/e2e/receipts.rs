@@ -189,7 +189,7 @@ async fn what_a_tool_signed_is_in_the_record_and_what_the_ledger_found_is_in_the
     let found = findings(&home);
     let records = shown(&home.archive(), &home.policy(), &format!("{WORKSPACE}/0.."));
     let calls: Vec<_> = records.iter().filter(|record| record["record"]["method"] == "tools/call").collect();
-    let seen: Vec<_> = calls.iter().map(|call| {
+    let seen = calls.iter().map(|call| {
         let receipt = &call["record"]["receipt"];
         let finding = found.get(&call["position"].as_u64().unwrap()).map_or("none", String::as_str);
         (call["record"]["tool"].as_str().unwrap(), finding, receipt["whole"].is_string())
