@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Official clients, unchanged, call official servers through one gateway-shim. Standard library only.
 
-Every client of `CLIENTS` visits every server of `plan`: it begins, lists the tools, calls some (one of them slow, with progress),
+Every client of `CLIENTS` visits every server of `plan`, and all of them at once at the one address that they have together: it begins, lists the tools, calls some (one of them slow, with progress),
 and says what it saw, a JSON line each: {server, protocol, tools} and {server, tool, ended, progress}. What they saw is then held
 against the archive, call by call: by member, server, tool and end; and the other way round, so that no record is of a call that
 nobody made. Ends with 1 if they differ.
@@ -29,6 +29,9 @@ CLIENT_SECONDS_MAX = 120
 INSPECTORS_MAX = 4
 # Stands in the arguments of calls, and so in results; it must stand in no record.
 MARK = "only-the-tool-may-know"
+# The one address of all servers; tools are named `SERVER__TOOL` there.
+ALL = "all"
+BETWEEN = "__"
 # Which revision a client speaks with a server that knows both.
 NEWEST = {"python": "2026-07-28", "v1": "2025-11-25", "v2": "2026-07-28"}
 # Servers that know both; the others know 2025-11-25 alone.
@@ -56,7 +59,15 @@ def plan(gateway, folder):
         "python-both": python,
         "python-legacy": python,
     }
-    return {server: {"url": gateway.url(server), "calls": todo} for server, todo in calls.items()}
+    todo = {server: {"url": gateway.url(server), "calls": todo} for server, todo in calls.items()}
+    some = ["everything-http", "files", "python-both"]
+    together = [[f"{server}{BETWEEN}{tool}", given] for server in some for tool, given in calls[server]]
+    return todo | {ALL: {"url": gateway.url("").rstrip("/"), "calls": together}}
+
+
+def at(line):
+    """Server and tool of a call, as the server's own."""
+    return tuple(line["tool"].split(BETWEEN, 1)) if line["server"] == ALL else (line["server"], line["tool"])
 
 
 # Offered to clients alone that have roots.
@@ -147,8 +158,9 @@ def judge(client, said):
             expected = newest if server in BOTH else line.get("protocol") and "2025-11-25"
             must(line.get("protocol") == expected, f"{client.name} spoke {line.get('protocol')} with {server}, not {expected}")
             continue
-        calls[server, line["tool"], line["ended"]] += 1
-        steps = STEPS.get(line["tool"], []) if "progress" in line else line.get("progress")
+        server, tool = at(line)
+        calls[server, tool, line["ended"]] += 1
+        steps = STEPS.get(tool, []) if "progress" in line else line.get("progress")
         must(line.get("progress") == steps, f"{client.name} saw the progress {line.get('progress')} of {line['tool']} at {server}")
     asked = sum(len(todo["calls"]) for todo in client.todo.values()) if client.name != "inspector" else len(client.todo)
     must(sum(calls.values()) == asked, f"{client.name} made {sum(calls.values())} calls of {asked}")
@@ -161,12 +173,13 @@ def compare(client, said, calls):
     tools = [call for call in calls if call["method"] == "tools/call"]
     recorded = collections.Counter((call["server"], call["tool"], call["outcome"]) for call in tools)
     must(recorded == seen, f"{client.name}: on record are {recorded - seen}, which it did not see; it saw {seen - recorded}")
-    begun = {(call["server"], call["method"]) for call in calls if call["outcome"] == "ok"}
+    # What was answered without a server is of none.
+    begun = {(call.get("server", ALL), call["method"]) for call in calls if call["outcome"] == "ok"}
     for server in client.todo:
         must((server, "tools/list") in begun, f"{client.name} listed the tools of {server}, which is on no record")
         began = {(server, "initialize"), (server, "server/discover")} & begun
         must(began, f"{client.name} began at {server}, which is on no record")
-    for line in said:
+    for line in [line for line in said if line["server"] != ALL]:
         spoken = {call["protocol"] for call in tools if call["server"] == line["server"]}
         protocol = line.get("protocol")
         must(protocol is None or spoken == {protocol}, f"{client.name} at {line['server']}: {protocol}, on record {spoken}")
@@ -209,7 +222,7 @@ def main():
     for client, seen in zip(clients, said):
         compare(client, seen, [call for call in ended(found) if call.get("member") == client.member.id])
         note(f"{client.name}: {len(seen)} lines as on record")
-    offered = {(line["server"], tuple(sorted(set(line["tools"]) - OF_ROOTS))) for lines in said for line in lines if "tools" in line}
+    offered = {(line["server"], tuple(sorted(tool for tool in line["tools"] if tool.split(BETWEEN)[-1] not in OF_ROOTS))) for lines in said for line in lines if "tools" in line}
     must(len(offered) == len(todo), f"not all clients were shown the same tools: {offered}")
     step("done")
     shutil.rmtree(temporary)

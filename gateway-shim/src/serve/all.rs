@@ -277,8 +277,14 @@ impl Front {
         }
         let asks = self.reachable(&came.caller).map(|proxy| async move {
             let answer = proxy.message(came.clone(), lists::ask("server/discover", request, None)).await;
-            let speaks = answer.status().is_success() && lists::read(answer).await.is_some();
-            self.all.seen(&proxy.name, speaks);
+            let (is_good, declines) = (answer.status().is_success(), answer.status().is_client_error());
+            let text = lists::read(answer).await.unwrap_or_default();
+            let speaks = is_good && said(&text, &["result"]).is_some();
+            // One that is not reached now, or not by this member, may speak so all the same.
+            let is_error = is_good && said(&text, &["error", "code"]).is_some_and(|code| code.starts_with('-'));
+            if speaks || declines || is_error {
+                self.all.seen(&proxy.name, speaks);
+            }
             (!speaks).then(|| proxy.name.to_string())
         });
         let not: Vec<String> = join_all(asks).await.into_iter().flatten().collect();
