@@ -17,6 +17,10 @@ use crate::{
     writer::{Ending, Learnt},
 };
 
+mod params;
+
+use params::{of_params, params, reference};
+
 /// A message, as far as it is read.
 #[derive(Debug)]
 pub enum Message {
@@ -211,64 +215,6 @@ struct RawError {
     code: i64,
 }
 
-#[derive(Default)]
-struct Params {
-    name: Option<String>,
-    meta: Option<Meta>,
-    client: Option<ClientInfo>,
-    protocol: Option<String>,
-    request_id: Option<Value>,
-    progress: Option<Value>,
-    uri: Option<String>,
-    of: Option<Reference>,
-    task: Option<String>,
-    state: Option<[u8; 32]>,
-}
-
-/// What `completion/complete` completes.
-#[derive(Deserialize)]
-struct Reference {
-    name: Option<String>,
-    uri: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-struct Meta {
-    traceparent: Option<String>,
-    #[serde(rename = "progressToken")]
-    progress: Option<Value>,
-    #[serde(rename = "io.modelcontextprotocol/clientInfo")]
-    client: Option<ClientInfo>,
-    #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
-    protocol: Option<String>,
-    #[serde(default, rename = "io.modelcontextprotocol/clientCapabilities")]
-    capabilities: Capabilities,
-    #[serde(rename = "io.modelcontextprotocol/subscriptionId")]
-    subscription: Option<Value>,
-}
-
-/// Other forms than these say nothing of tasks.
-#[derive(Default)]
-struct Capabilities {
-    tasks: bool,
-}
-
-impl<'de> Deserialize<'de> for Capabilities {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let said = Value::deserialize(deserializer)?;
-        let tasks = said.get("extensions").and_then(|extensions| extensions.get("io.modelcontextprotocol/tasks"));
-        Ok(Self { tasks: tasks.is_some() })
-    }
-}
-
-#[derive(Default, Deserialize)]
-struct ClientInfo {
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    version: String,
-}
-
 /// A request of the server within a result.
 #[derive(Deserialize)]
 struct Asked {
@@ -367,8 +313,8 @@ fn request(raw: Raw<'_>, id: &RawValue) -> Result<Message, Malformed> {
         raw_id: id.get().to_owned(),
         name: match method.as_str() {
             "tools/call" | "prompts/get" => params.name,
-            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => params.uri,
-            "completion/complete" => params.of.and_then(|of| of.name.or(of.uri)),
+            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => of_params("uri", params.uri)?,
+            "completion/complete" => params.of.map(reference).transpose()?.flatten(),
             _ => None,
         },
         task: params.task.filter(|_| method.starts_with("tasks/")),
@@ -380,48 +326,6 @@ fn request(raw: Raw<'_>, id: &RawValue) -> Result<Message, Malformed> {
         progress: meta.progress.as_ref().and_then(self::key),
         method,
     })))
-}
-
-fn params(raw: Option<&RawValue>) -> Result<Params, Malformed> {
-    let Some(raw) = raw.map(RawValue::get).filter(|raw| raw.starts_with('{')) else { return Ok(Params::default()) };
-    let known = Known([
-        "name",
-        "_meta",
-        "clientInfo",
-        "protocolVersion",
-        "requestId",
-        "progressToken",
-        "uri",
-        "ref",
-        "taskId",
-        "requestState",
-        // These are only for the server, which must not read two of them.
-        "arguments",
-        "inputResponses",
-    ]);
-    let Ok(object) = object(raw, known) else { return no_message("a key of params is no text in Unicode") };
-    let [name, meta, client, protocol, request_id, progress, uri, of, task, state, ..] = object.values();
-    if let Some(fault) = object.fault {
-        return no_message(format!("in params: {fault}"));
-    }
-    Ok(Params {
-        name: of_params("name", name)?,
-        meta: of_params("_meta", meta)?,
-        client: of_params("clientInfo", client)?,
-        protocol: of_params("protocolVersion", protocol)?,
-        request_id: of_params("requestId", request_id)?,
-        progress: of_params("progressToken", progress)?,
-        // Other methods may give these names to something else.
-        uri: text(uri),
-        of: of.and_then(|of| serde_json::from_str(of.get()).ok()),
-        task: text(task),
-        state: text(state).map(|state| text_digest(state.as_bytes())),
-    })
-}
-
-fn of_params<'a, T: Deserialize<'a>>(key: &str, value: Option<&'a RawValue>) -> Result<Option<T>, Malformed> {
-    let Some(value) = value else { return Ok(None) };
-    serde_json::from_str(value.get()).map_err(|_| Malformed::no_message(format!("in params: {key} is not in form")))
 }
 
 /// The key of an id that is this number.

@@ -110,6 +110,45 @@ fn what_two_readers_might_read_differently_is_refused() {
     }
 }
 
+/// What a request is decided on is named once, where every reader finds it, or the request is refused.
+#[test]
+fn what_a_request_names_deeper_down_is_read_as_strictly() {
+    let named = |method: &str, params: &str| {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
+        match parse(body.as_bytes()) {
+            Ok(Message::Request(request)) => Some(request.name),
+            Ok(other) => panic!("{other:?}"),
+            Err(malformed) => {
+                assert_eq!((malformed.code, malformed.raw_id.as_deref()), (NOT_A_MESSAGE, Some("1")), "{body}");
+                None
+            }
+        }
+    };
+    for (of, name) in [
+        (r#"{"type":"ref/prompt","name":"p","title":"t"}"#, Some(Some("p"))),
+        (r#"{"type":"ref/resource","uri":"file:///{x}"}"#, Some(Some("file:///{x}"))),
+        (r#"{"type":"ref/prompt"}"#, Some(None)),
+        (r#"{"type":"ref/resource","name":"harmless","uri":"test://secret/{x}"}"#, None),
+        (r#"{"type":"ref/resource","uri":"harmless","uri":"test://secret/{x}"}"#, None),
+        (r#"{"type":"ref/resource","uri":"harmless","URI":"test://secret/{x}"}"#, None),
+        (r#"{"type":"ref/resource","uri":["test://secret/{x}"]}"#, None),
+        (r#"["test://secret/{x}"]"#, None),
+    ] {
+        let name = name.map(|name| name.map(str::to_owned));
+        assert_eq!(named("completion/complete", &format!(r#"{{"ref":{of}}}"#)), name, "{of}");
+    }
+    for params in [r#"{"uri":["file:///a"]}"#, r#"["file:///a"]"#, r#""file:///a""#] {
+        assert_eq!(named("resources/read", params), None, "{params}");
+    }
+    // A state that is no text is none to be known by.
+    assert_eq!(named("tools/call", r#"{"name":"a","requestState":["s"]}"#), None);
+    assert_eq!(named("tools/call", r#"{"name":"a","requestState":null}"#), Some(Some("a".into())));
+    assert_eq!(named("resources/read", r#"{"uri":null}"#), Some(None));
+    // Other methods may give these names to something else, and nothing may be there at all.
+    assert_eq!(named("nobody/knows", r#"{"uri":7,"ref":7}"#), Some(None));
+    assert_eq!(named("tools/list", "null"), Some(None));
+}
+
 #[test]
 fn outcomes_are_told_apart() {
     let answer = |rest: &str| ending_of(&format!(r#"{{"jsonrpc":"2.0","id":1,{rest}}}"#));
