@@ -265,12 +265,9 @@ impl Proxy {
             return Ok(Continued { begun: Some(task.asked), ..Continued::default() });
         }
         let Some(state) = &request.state else { return Ok(Continued::default()) };
-        match self.links.round(state, caller).map_err(|_| Refusal::not_yours_state())? {
-            Some(Round { call, number, .. }) => {
-                Ok(Continued { begun: None, link: linked(call, LinkKind::Round), round: Some(number) })
-            }
-            None => Ok(Continued::default()),
-        }
+        let of = (request.method.as_str(), request.name.as_deref());
+        let Round { call, number } = self.links.round(state, caller, of).map_err(|_| Refusal::not_yours_state())?;
+        Ok(Continued { begun: None, link: linked(call, LinkKind::Round), round: Some(number) })
     }
 
     /// A request with a body.

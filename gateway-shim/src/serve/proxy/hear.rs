@@ -136,7 +136,7 @@ impl Proxy {
     async fn keep(&self, running: &Running, next: Next, outcome: Outcome) {
         if let Some(state) = next.state.filter(|_| outcome == Outcome::InputRequired) {
             let number = running.asked().round + 1;
-            self.links.asked_for_input(state, Round { asked: running.asked().clone(), call: running.name(), number });
+            self.links.asked_for_input(&state, running.asked(), Round { call: running.name(), number });
         }
         let Some(Task { id, ended }) = next.task else { return };
         if outcome == Outcome::Deferred {
