@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn an_id_comes_back_as_it_was() {
-        for id in ["1", "\"a__b\"", "\"\\u00e4\"", "1.0"] {
+        for id in ["1", "\"a__b\"", "\"\\u00e4\"", "-7"] {
             let asked = format!("id: 5\ndata: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"roots/list\"}}\n\n");
             let piece = sse::Reader::default().push(asked.as_bytes()).pop().unwrap();
             let renamed = renamed(piece, "files");
