@@ -118,9 +118,10 @@ impl Reader {
     }
 }
 
-/// One event around a message of a stdio server, which is one line.
+/// One event around a message of a stdio server, which is one line to that: a carriage return may stand between tokens, and
+/// ends a line of an event.
 pub fn event(message: &[u8]) -> bytes::Bytes {
-    [b"event: message\ndata: ", message, b"\n\n"].concat().into()
+    with_data(b"event: message", message).into()
 }
 
 /// An event with other data: its id and all that is not data stay.
@@ -190,6 +191,13 @@ mod tests {
         let pieces = Reader::default().push(&other);
         let read = pieces.last().unwrap();
         assert_eq!((read.data.as_deref(), read.id.as_deref()), (Some(&b"{\"x\":\n1}"[..]), Some(&b"7"[..])));
+    }
+
+    #[test]
+    fn a_message_with_a_carriage_return_is_one_event() {
+        assert_eq!(event(b"{}"), &b"event: message\ndata: {}\n\n"[..]);
+        let pieces = Reader::default().push(&event(b"{\r\r\"id\":1}"));
+        assert_eq!((pieces.len(), pieces[0].data.as_deref()), (1, Some(&b"{\n\n\"id\":1}"[..])));
     }
 
     #[test]
