@@ -52,6 +52,12 @@ impl Proxy {
         call.from_server = true;
         call.link = linked(by.filter(|by| !is_stream(by)).and_then(Running::name), LinkKind::Nested);
         let asked = admit::asked_back(&self.name, &caller, &request.method, bytes as u64);
+        if session.is_empty() {
+            // Nobody's answer could be told from that of another member.
+            let judgement = self.shared.access.judge(&caller, &asked.ask());
+            let refusal = if judgement.allowed { Refusal::asks_nobody() } else { Refusal::denied(&judgement) };
+            return Err(self.refused(call, refusal).await);
+        }
         let running = self.admit(asked, &request.method, &request.raw_id, call).await?;
         if running.is_cut() {
             return Err(Refusal::not_yours());
