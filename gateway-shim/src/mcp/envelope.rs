@@ -19,7 +19,7 @@ use crate::{
 
 mod params;
 
-use params::{params, reference, resources};
+use params::{of_params, params, reference, resources};
 
 /// A message, as far as it is read.
 #[derive(Debug)]
@@ -105,6 +105,10 @@ pub struct Request {
 const NOT_JSON: i32 = -32_700;
 /// JSON-RPC's code for what is JSON, and not one message that may be sent.
 pub const NOT_A_MESSAGE: i32 = -32_600;
+
+/// Greatest number that every reader tells from its neighbours (RFC 7493, 2.2).
+const ID_MAX: u64 = (1 << 53) - 1;
+const NO_ID: &str = "the id is neither a text nor a whole number below 2^53";
 
 /// Why a body is no message, as an error of JSON-RPC says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -289,7 +293,11 @@ fn message(object: Object<'_, 6>, length: usize) -> Result<Message, Malformed> {
         }
         (None, Some(id)) => {
             // An error about a request whose id could not be read has the id null, and answers nobody.
-            let id = id_key(id).unwrap_or_default();
+            let id = match id_key(id) {
+                Some(id) => id,
+                None if id.get() == "null" => String::new(),
+                None => return no_message(NO_ID),
+            };
             let Some((ending, next)) = ending(&raw)? else {
                 return no_message("neither a method, nor a result, nor an error");
             };
@@ -307,7 +315,7 @@ fn request(raw: Raw<'_>, id: &RawValue) -> Result<Message, Malformed> {
     let key = match id_key(id) {
         Some(key) => key,
         None if id.get() == "null" => return no_message("the id of a request is null"),
-        None => return no_message("the id of a request is neither a text nor a number"),
+        None => return no_message(NO_ID),
     };
     let method = raw.method.unwrap_or_default();
     let params = params(raw.params)?;
@@ -318,7 +326,7 @@ fn request(raw: Raw<'_>, id: &RawValue) -> Result<Message, Malformed> {
         raw_id: id.get().to_owned(),
         name: match method.as_str() {
             "tools/call" | "prompts/get" => params.name,
-            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => params.uri,
+            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => of_params("uri", params.uri)?,
             "completion/complete" => params.of.map(reference).transpose()?.flatten(),
             _ => None,
         },
@@ -342,8 +350,12 @@ pub fn number_key(id: u64) -> String {
     format!("n{id}")
 }
 
+/// Readers differ over other numbers than these: 7.0 is 7 to one and not to the other, and beyond 2^53 two are one. Who waits
+/// for the answer would not know it.
 fn id_key(id: &RawValue) -> Option<String> {
-    serde_json::from_str::<Value>(id.get()).ok().as_ref().and_then(key)
+    let id = serde_json::from_str::<Value>(id.get()).ok()?;
+    let is_whole = id.as_i64().is_some_and(|number| number.unsigned_abs() <= ID_MAX);
+    key(&id).filter(|_| id.is_string() || is_whole)
 }
 
 /// Strings and numbers never have the same key.

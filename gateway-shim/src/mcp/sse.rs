@@ -118,9 +118,10 @@ impl Reader {
     }
 }
 
-/// One event around a message of a stdio server, which is one line.
+/// One event around a message of a stdio server, which is one line to that: a carriage return may stand between tokens, and
+/// ends a line of an event.
 pub fn event(message: &[u8]) -> bytes::Bytes {
-    [b"event: message\ndata: ", message, b"\n\n"].concat().into()
+    with_data(b"event: message", message).into()
 }
 
 /// The lines of an event but for those of one field, each with its end.
@@ -213,6 +214,13 @@ mod tests {
         assert_eq!(with_id(raw, None), b"event: message\ndata: a\ndata:b\n\n");
         // What only says from where the stream may be taken up again.
         assert_eq!(with_id(b"id: 7\ndata:\n\n", Some("x")), b"id: x\ndata:\n\n");
+    }
+
+    #[test]
+    fn a_message_with_a_carriage_return_is_one_event() {
+        assert_eq!(event(b"{}"), &b"event: message\ndata: {}\n\n"[..]);
+        let pieces = Reader::default().push(&event(b"{\r\r\"id\":1}"));
+        assert_eq!((pieces.len(), pieces[0].data.as_deref()), (1, Some(&b"{\n\n\"id\":1}"[..])));
     }
 
     #[test]

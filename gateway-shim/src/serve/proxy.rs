@@ -337,12 +337,8 @@ impl Proxy {
         }
         let Some(state) = &request.state else { return Ok(Continued::default()) };
         let of = (request.method.as_str(), request.name.as_deref());
-        match self.links.round(state, caller, of).map_err(|_| Refusal::not_yours_state())? {
-            Some(Round { call, number, .. }) => {
-                Ok(Continued { begun: None, link: linked(call, LinkKind::Round), round: Some(number) })
-            }
-            None => Ok(Continued::default()),
-        }
+        let Round { call, number } = self.links.round(state, caller, of).map_err(|_| Refusal::not_yours_state())?;
+        Ok(Continued { begun: None, link: linked(call, LinkKind::Round), round: Some(number) })
     }
 
     /// A request with a body.

@@ -81,9 +81,10 @@ impl Refusal {
         Self::new("shim/not-yours", Outcome::Denied, StatusCode::NOT_FOUND, CODE_NO_SESSION, text)
     }
 
-    /// A state that another member's call left.
+    /// A state that no call of this kind and member left, or that is forgotten.
     pub(super) fn not_yours_state() -> Self {
-        Self { status: StatusCode::OK, code: -32_602, text: "this state is of no call".into(), ..Self::not_yours() }
+        let text = "this state is of no call that is known; hint: make the call again";
+        Self { status: StatusCode::OK, code: -32_602, text: text.into(), ..Self::not_yours() }
     }
 
     /// A request of the server that there is nobody to hear.

@@ -16,7 +16,7 @@ pub(super) struct Params<'a> {
     pub(super) protocol: Option<String>,
     pub(super) request_id: Option<Value>,
     pub(super) progress: Option<Value>,
-    pub(super) uri: Option<String>,
+    pub(super) uri: Option<&'a RawValue>,
     pub(super) of: Option<&'a RawValue>,
     pub(super) listens: Option<&'a RawValue>,
     pub(super) task: Option<String>,
@@ -69,7 +69,7 @@ pub(super) fn reference(of: &RawValue) -> Result<Option<String>, Malformed> {
     match (object.fault, name, uri) {
         (Some(fault), ..) => no_message(format!("in params: in ref: {fault}")),
         (None, Some(_), Some(_)) => no_message("in params: ref names a prompt and a resource"),
-        (None, name, uri) => Ok(text(name.or(uri))),
+        (None, name, uri) => of_params("ref", name.or(uri)),
     }
 }
 
@@ -88,7 +88,11 @@ pub(super) fn resources(listens: &RawValue) -> Result<Vec<String>, Malformed> {
 }
 
 pub(super) fn params(raw: Option<&RawValue>) -> Result<Params<'_>, Malformed> {
-    let Some(raw) = raw.map(RawValue::get).filter(|raw| raw.starts_with('{')) else { return Ok(Params::default()) };
+    let Some(raw) = raw.map(RawValue::get).filter(|raw| *raw != "null") else { return Ok(Params::default()) };
+    if !raw.starts_with('{') {
+        // Whoever reads a list by its places finds names where none is read here.
+        return no_message("params is no object");
+    }
     let known = Known([
         "name",
         "_meta",
@@ -118,15 +122,18 @@ pub(super) fn params(raw: Option<&RawValue>) -> Result<Params<'_>, Malformed> {
         request_id: of_params("requestId", request_id)?,
         progress: of_params("progressToken", progress)?,
         // Other methods may give these names to something else.
-        uri: text(uri),
+        uri,
         of,
         listens,
         task: text(task),
-        state: text(state).map(|state| text_digest(state.as_bytes())),
+        state: of_params::<String>("requestState", state)?.map(|state| text_digest(state.as_bytes())),
     })
 }
 
-fn of_params<'a, T: Deserialize<'a>>(key: &str, value: Option<&'a RawValue>) -> Result<Option<T>, Malformed> {
+pub(super) fn of_params<'a, T: Deserialize<'a>>(
+    key: &str,
+    value: Option<&'a RawValue>,
+) -> Result<Option<T>, Malformed> {
     let Some(value) = value else { return Ok(None) };
     serde_json::from_str(value.get()).map_err(|_| Malformed::no_message(format!("in params: {key} is not in form")))
 }

@@ -62,13 +62,18 @@ fn what_two_readers_might_read_differently_is_refused() {
         (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#, None, "the key id stands twice"),
         (r#"{"jsonrpc":"2.0","jsonrpc":"2.0","id":"a","method":"ping"}"#, Some("\"a\""), "the key jsonrpc"),
         (r#"{"jsonrpc":"2.0","id":null,"method":"tools/call"}"#, None, "is null"),
-        (r#"{"jsonrpc":"2.0","id":{},"method":"tools/call"}"#, None, "neither a text nor a number"),
+        (r#"{"jsonrpc":"2.0","id":{},"method":"tools/call"}"#, None, "neither a text nor a whole number"),
+        (r#"{"jsonrpc":"2.0","id":7.0,"method":"tools/call"}"#, None, "neither a text nor a whole number"),
+        (r#"{"jsonrpc":"2.0","id":7e0,"method":"tools/call"}"#, None, "neither a text nor a whole number"),
+        (r#"{"jsonrpc":"2.0","id":9007199254740992,"method":"ping"}"#, None, "neither a text nor a whole number"),
+        (r#"{"jsonrpc":"2.0","id":7.0,"result":{}}"#, None, "neither a text nor a whole number"),
+        (r#"{"jsonrpc":"2.0","id":{},"result":{}}"#, None, "neither a text nor a whole number"),
         (r#"{"jsonrpc":"2.0","id":1,"method":"ping","result":{}}"#, Some("1"), "holds a result"),
         (r#"{"jsonrpc":"2.0","id":1,"method":null,"error":{"code":1,"message":"m"}}"#, Some("1"), "method is no text"),
         (r#"{"jsonrpc":"2.0","id":1,"error":{"code":"x"}}"#, None, "no number as its code"),
         (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, None, "send each by itself"),
         ("7", None, "no object"),
-        (r#"{"id":1.5e0,"method":"ping"}"#, Some("1.5e0"), "jsonrpc is not 2.0"),
+        (r#"{"id":-15,"method":"ping"}"#, Some("-15"), "jsonrpc is not 2.0"),
         (r#"{"jsonrpc":"2.0","id":1}"#, None, "neither a method, nor a result, nor an error"),
         (r#"{"jsonrpc":"2.0"}"#, None, "neither a method nor an id"),
         (r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a"}}"#, None, "without an id"),
@@ -108,6 +113,45 @@ fn what_two_readers_might_read_differently_is_refused() {
     for body in [&skipped[..], b"{", b"{}{}"] {
         assert_eq!(parse(body).unwrap_err().code, NOT_JSON);
     }
+}
+
+/// What a request is decided on is named once, where every reader finds it, or the request is refused.
+#[test]
+fn what_a_request_names_deeper_down_is_read_as_strictly() {
+    let named = |method: &str, params: &str| {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
+        match parse(body.as_bytes()) {
+            Ok(Message::Request(request)) => Some(request.name),
+            Ok(other) => panic!("{other:?}"),
+            Err(malformed) => {
+                assert_eq!((malformed.code, malformed.raw_id.as_deref()), (NOT_A_MESSAGE, Some("1")), "{body}");
+                None
+            }
+        }
+    };
+    for (of, name) in [
+        (r#"{"type":"ref/prompt","name":"p","title":"t"}"#, Some(Some("p"))),
+        (r#"{"type":"ref/resource","uri":"file:///{x}"}"#, Some(Some("file:///{x}"))),
+        (r#"{"type":"ref/prompt"}"#, Some(None)),
+        (r#"{"type":"ref/resource","name":"harmless","uri":"test://secret/{x}"}"#, None),
+        (r#"{"type":"ref/resource","uri":"harmless","uri":"test://secret/{x}"}"#, None),
+        (r#"{"type":"ref/resource","uri":"harmless","URI":"test://secret/{x}"}"#, None),
+        (r#"{"type":"ref/resource","uri":["test://secret/{x}"]}"#, None),
+        (r#"["test://secret/{x}"]"#, None),
+    ] {
+        let name = name.map(|name| name.map(str::to_owned));
+        assert_eq!(named("completion/complete", &format!(r#"{{"ref":{of}}}"#)), name, "{of}");
+    }
+    for params in [r#"{"uri":["file:///a"]}"#, r#"["file:///a"]"#, r#""file:///a""#] {
+        assert_eq!(named("resources/read", params), None, "{params}");
+    }
+    // A state that is no text is none to be known by.
+    assert_eq!(named("tools/call", r#"{"name":"a","requestState":["s"]}"#), None);
+    assert_eq!(named("tools/call", r#"{"name":"a","requestState":null}"#), Some(Some("a".into())));
+    assert_eq!(named("resources/read", r#"{"uri":null}"#), Some(None));
+    // Other methods may give these names to something else, and nothing may be there at all.
+    assert_eq!(named("nobody/knows", r#"{"uri":7,"ref":7}"#), Some(None));
+    assert_eq!(named("tools/list", "null"), Some(None));
 }
 
 #[test]

@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn an_id_comes_back_as_it_was() {
-        for id in ["1", "\"a__b\"", "\"\\u00e4\"", "1.0"] {
+        for id in ["1", "\"a__b\"", "\"\\u00e4\"", "-7"] {
             let asked = format!("id: 5\ndata: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"roots/list\"}}\n\n");
             let data = data(&of_call(first(&asked), "files"));
             let there = splice::value(&data, ID).unwrap().to_owned();

@@ -52,6 +52,12 @@ impl Proxy {
         call.from_server = true;
         call.link = linked(by.filter(|by| !is_stream(by)).and_then(Running::name), LinkKind::Nested);
         let asked = admit::asked_back(&self.name, &caller, &request.method, bytes as u64);
+        if session.is_empty() {
+            // Nobody's answer could be told from that of another member.
+            let judgement = self.shared.access.judge(&caller, &asked.ask());
+            let refusal = if judgement.allowed { Refusal::asks_nobody() } else { Refusal::denied(&judgement) };
+            return Err(self.refused(call, refusal).await);
+        }
         let running = self.admit(asked, &request.method, &request.raw_id, call).await?;
         if running.is_cut() {
             return Err(Refusal::not_yours());
@@ -136,7 +142,7 @@ impl Proxy {
     async fn keep(&self, running: &Running, next: Next, outcome: Outcome) {
         if let Some(state) = next.state.filter(|_| outcome == Outcome::InputRequired) {
             let number = running.asked().round + 1;
-            self.links.asked_for_input(state, Round { asked: running.asked().clone(), call: running.name(), number });
+            self.links.asked_for_input(&state, running.asked(), Round { call: running.name(), number });
         }
         let Some(Task { id, ended }) = next.task else { return };
         if outcome == Outcome::Deferred {

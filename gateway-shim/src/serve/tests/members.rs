@@ -212,6 +212,23 @@ async fn a_change_of_access_cuts_what_is_open_and_nobody_else() {
     assert_eq!(ended, vec![("a11c".into(), Outcome::Revoked), ("b0b0".into(), Outcome::Revoked)]);
 }
 
+/// Without a session no answer would be known for one to what a server asks, whoever's call it asks in.
+#[tokio::test]
+async fn a_server_asks_nobody_without_a_session() {
+    let (bench, bob) = two(odd_server().await, ALL).await;
+    for headers in [vec![], vec![("authorization", bob.as_str())]] {
+        let (_, _, body) = bench.post(&headers, &tool_call(1, "stream")).await;
+        let body = String::from_utf8_lossy(&body);
+        assert!(!body.contains("sampling") && body.contains("result"), "{body}");
+    }
+    let calls = bench.calls().await;
+    assert_eq!(refusals(&calls), vec![("shim/malformed".to_owned(), Outcome::Malformed); 2]);
+    let (asked, made): (Vec<_>, Vec<_>) = calls.iter().partition(|call| call.from_server);
+    let of = |call: &wire::Call| (call.member.clone(), call.call_number);
+    let linked = |call: &wire::Call| (call.member.clone(), call.link.as_ref().unwrap().call_number);
+    assert!(asked.iter().map(|call| linked(call)).eq(made.iter().map(|call| of(call))));
+}
+
 /// Streams are cut as well, and so are the processes of sessions.
 #[tokio::test]
 async fn a_change_of_access_ends_streams_and_processes() {

@@ -113,6 +113,13 @@ async fn rounds_are_linked_and_are_of_whoever_began_them() {
     let theirs = [first.clone(), vec![("authorization", bob.as_str())]].concat();
     let (_, _, answer) = bench.post(&theirs, &next).await;
     assert!(String::from_utf8_lossy(&answer).contains("error"));
+    // A server may read these as the state that it gave, and go on with what is not decided on.
+    let of_another = next.replace(r#""name":"asks""#, r#""name":"allowed""#);
+    let longer = next.replace("canary-state", r"canary-state\n");
+    for (name, odd) in [("allowed", of_another), ("asks", longer)] {
+        let (_, _, answer) = bench.post(&headers("tools/call", name), &odd).await;
+        assert!(String::from_utf8_lossy(&answer).contains("of no call"), "{odd}");
+    }
     bench.post(&first, &next).await;
     let records = bench.records().await;
     assert!(!format!("{records:?}").contains("canary"));
@@ -132,14 +139,16 @@ async fn rounds_are_linked_and_are_of_whoever_began_them() {
             ("elicitation/create".into(), true, Outcome::InputRequired),
             (call(), false, Outcome::InputRequired),
             (call(), false, Outcome::Denied),
+            (call(), false, Outcome::Denied),
+            (call(), false, Outcome::Denied),
             (call(), false, Outcome::Ok),
         ]
     );
     let link = |call: &wire::Call| call.link.as_ref().map(|link| (link.kind(), link.call_number));
     let number = calls[1].call_number;
     assert_eq!(link(calls[0]), Some((wire::LinkKind::Nested, number)));
-    assert_eq!(link(calls[3]), Some((wire::LinkKind::Round, number)));
-    assert_eq!(calls[3].extensions[0].value, Some(wire::extension::Value::Number(2)));
+    assert_eq!(link(calls[5]), Some((wire::LinkKind::Round, number)));
+    assert_eq!(calls[5].extensions[0].value, Some(wire::extension::Value::Number(2)));
 }
 
 /// What a server asks for in a result is decided on as if it asked by itself.
