@@ -49,6 +49,7 @@ use crate::{
 
 mod answer;
 mod pipes;
+mod room;
 mod session;
 
 pub(super) use answer::empty;
