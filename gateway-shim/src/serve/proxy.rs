@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     access::{Caller, Judgement},
-    clock,
+    catalog, clock,
     config::{Faults, ServeConfig, ServerConfig},
     gateway::Gateway,
     listen::Load,
@@ -420,7 +420,9 @@ impl Proxy {
 
     async fn forward(self: &Arc<Self>, came: &Came, request: Request, body: Bytes, running: Option<Running>) -> Answer {
         let begins = request.method == "initialize";
-        let speaker = Speaker { client: request.client.clone(), protocol: request.protocol.clone() };
+        let capabilities = if begins { catalog::capabilities(&body) } else { None };
+        let (client, protocol) = (request.client.clone(), request.protocol.clone());
+        let speaker = Speaker { client, protocol, capabilities };
         let raw_id = request.raw_id.clone();
         let answer = match &self.server {
             Server::Http(server) => server.request(self, came, request, body, running).await,
