@@ -46,6 +46,7 @@ mod proxy;
 mod refusal;
 mod sessions;
 mod stdio;
+mod tally;
 pub(crate) mod tls;
 mod upstream;
 mod watched;
@@ -91,6 +92,7 @@ pub(crate) struct Shared {
     catalog: Catalog,
     cuts: open::Cuts,
     places: Places,
+    refusals: tally::Tally,
 }
 
 /// Reads every file that [`Front::new`] reads, and the access policy.
@@ -141,7 +143,8 @@ impl Front {
     ) -> Result<Arc<Self>, Faults> {
         let catalog = open_catalog(&serve, &gateway)?;
         let places = Places::new(serve.calls_open_max, serve.member_calls_open_max);
-        let shared = Arc::new(Shared { gateway, access, catalog, cuts: open::Cuts::default(), places });
+        let (cuts, refusals) = (open::Cuts::default(), tally::Tally::default());
+        let shared = Arc::new(Shared { gateway, access, catalog, cuts, places, refusals });
         let processes = Servers::default();
         let proxy = |(name, server): (&String, &ServerConfig)| {
             let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server, &processes)?;
@@ -178,6 +181,7 @@ impl Front {
     }
 
     async fn flush_counts(&self, since: u64) {
+        self.shared.flush_refusals().await;
         self.shared.flush_counts("", &self.counts, since).await;
         for proxy in self.proxies.values() {
             self.shared.flush_counts(&proxy.name, &proxy.counts, since).await;
@@ -197,10 +201,8 @@ impl Front {
 
     /// Refuses somebody who is not known, or who calls from where nobody may.
     async fn refuse(&self, server: &str, caller: Option<&Caller>, refusal: Refusal) -> Answer {
-        if caller.is_some() || self.counts.records_stranger() {
-            let call = self.shared.describe(server, None, &Speaker::default(), caller, 0);
-            self.shared.refuse(call, &refusal).await;
-        }
+        let call = self.shared.describe(server, None, &Speaker::default(), caller, 0);
+        self.shared.refuse(call, &refusal).await;
         refusal.answer("null")
     }
 

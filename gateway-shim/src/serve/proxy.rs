@@ -559,14 +559,17 @@ impl Shared {
         refusal.rule.as_ref().clone_into(&mut call.rule);
         let policy = refusal.policy.as_deref().copied().unwrap_or_else(|| self.access.digest());
         call.access_policy_digest = Some(policy.to_vec().into());
-        self.record_refused(call, refusal.outcome).await;
+        self.tally(call, refusal.outcome).await;
     }
 
-    pub(super) async fn record_refused(&self, mut call: wire::Call, outcome: Outcome) {
+    /// Records so many refusals as one; what cannot be recorded is declared as dropped.
+    pub(super) async fn record_refused(&self, mut call: wire::Call, outcome: Outcome, number: u64) {
         call.decision = wire::Decision::Denied as i32;
         (call.phase, call.outcome) = (wire::Phase::Complete as i32, outcome as i32);
         if let Err(refused) = self.gateway.record(Kind::Call(call)).await {
-            tracing::error!(%refused, "a refusal is not recorded");
+            tracing::error!(%refused, count = number, "a refusal is not recorded, and is declared as dropped");
+            // One is declared already where the configuration lets records go.
+            self.gateway.lose(number - u64::from(refused == Refused::Dropped));
         }
     }
 }
