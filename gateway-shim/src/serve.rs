@@ -226,14 +226,16 @@ impl Front {
         if server.is_none() {
             return self.handle_all(load, parts.method, came, body).await;
         }
-        let Some(proxy) = proxy else {
+        let Some(proxy) = &proxy else {
             let refusal = Refusal::no_method(StatusCode::NOT_FOUND, "there is no such server here");
             return self.refuse(named, Some(&came.caller), refusal).await;
         };
         if parts.method == Method::POST {
             return proxy.post(came, body, load, self.waits.body).await;
         }
-        let carried = load.request();
+        let Some(carried) = load.request_of(came.caller.member) else {
+            return self.refuse(named, Some(&came.caller), Refusal::connections()).await;
+        };
         let answer = match parts.method {
             Method::GET | Method::DELETE => proxy.stream(parts.method, came).await,
             _ => proxy.no_method(&came).await,

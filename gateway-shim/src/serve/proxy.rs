@@ -306,7 +306,9 @@ impl Proxy {
             Err(NotRead::TooLong(bytes)) => return self.refuse(&came, None, bytes, Refusal::too_long(most)).await,
             Err(NotRead::Torn(answer)) => return answer,
         };
-        let carried = load.request();
+        let Some(carried) = load.request_of(came.caller.member) else {
+            return self.refuse(&came, None, body.len(), Refusal::connections()).await;
+        };
         port::carry(self.message(came, body).await, carried)
     }
 

@@ -124,6 +124,30 @@ async fn a_server_that_does_not_listen_is_not_told_everything() {
     assert!(telling.try_recv().is_err(), "it is told of more at a time");
 }
 
+/// Streams and requests of one member take no more connections than their share, and everybody else has the others.
+#[tokio::test]
+async fn nobody_takes_the_connections_of_others() {
+    let (address, mut coming, may) = slow_server().await;
+    let (bench, bob) = bounded("member_connections_max = 2\n", address, ALL).await;
+    let (a, b) = (tool_call(1, "slow"), tool_call(2, "slow"));
+    let own = [bench.post(&[], &a), bench.post(&[], &b)];
+    let others = async {
+        for _ in 0..2 {
+            coming.recv().await.unwrap();
+        }
+        for (method, body) in [(Method::POST, HELLO), (Method::GET, ""), (Method::DELETE, "")] {
+            let (status, _, told) = bench.send(method, &[], body).await;
+            let told: Value = serde_json::from_slice(&told).unwrap();
+            assert_eq!((status, &told["error"]["code"]), (StatusCode::OK, &json!(1_006)), "{told}");
+        }
+        may.add_permits(3);
+        bench.post(&[("authorization", &bob)], &tool_call(3, "slow")).await.0
+    };
+    let (own, of_bob) = within(async { tokio::join!(futures::future::join_all(own), others) }).await;
+    assert!(of_bob == StatusCode::OK && own.iter().all(|(status, ..)| *status == StatusCode::OK));
+    assert_eq!(refusals(&bench.calls().await), vec![("shim/busy".to_owned(), Outcome::OverLimit); 3]);
+}
+
 /// What one member is refused beyond their share is one record with its number, by rule and outcome; so is what whoever has a
 /// token's id and not its secret tries, which is not that member's.
 #[tokio::test]
