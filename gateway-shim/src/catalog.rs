@@ -43,9 +43,9 @@ pub mod list;
 pub mod pins;
 pub mod schema;
 
-pub use cache::{Asked, Credential};
+pub use cache::{Asked, Credential, capabilities, known_by};
 use list::{Element, Kind, List};
-use pins::{Change, Pins, Standing, TooMany};
+use pins::{Change, Pins, Standing, TooMany, View};
 
 /// The file of pins is no longer than this: some hundred bytes for each tool of some hundred servers.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -54,6 +54,10 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 const KNOWN_FOR: Duration = Duration::from_secs(300);
 /// How long after the shim has asked in vain it does not ask again: every call would wait for it.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
+/// Changes of one server that are taken note of at once, a first list of as many tools as are kept; and in each minute behind
+/// that: each is a record.
+const CHANGES_MAX: usize = pins::TOOLS_MAX;
+const CHANGES_PER_MINUTE: usize = 64;
 /// Servers and credentials of which it is remembered when they were asked.
 const ASKED_MAX: usize = 16_384;
 
@@ -86,6 +90,8 @@ pub enum Unobserved {
     NotKept(std::io::Error),
     /// The server lists without end.
     TooMany(TooMany),
+    /// The server lists something else each time.
+    TooFast,
 }
 
 impl std::fmt::Display for Unobserved {
@@ -94,6 +100,7 @@ impl std::fmt::Display for Unobserved {
             Self::NotRecorded(refused) => refused.fmt(f),
             Self::NotKept(_) => f.write_str("keep the pins of tools; hint: is there space in serve.dir?"),
             Self::TooMany(why) => why.fmt(f),
+            Self::TooFast => f.write_str("the server changes what it lists faster than is taken note of"),
         }
     }
 }
@@ -155,6 +162,33 @@ struct Walk {
     gate: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// Changes that one server may still make.
+struct Budget {
+    left: usize,
+    minute: Instant,
+}
+
+impl Budget {
+    fn left(&mut self) -> &mut usize {
+        let minutes = self.minute.elapsed().as_secs() / 60;
+        self.minute += Duration::from_secs(minutes * 60);
+        let more = usize::try_from(minutes).unwrap_or(CHANGES_MAX).saturating_mul(CHANGES_PER_MINUTE);
+        self.left = self.left.saturating_add(more).min(CHANGES_MAX);
+        &mut self.left
+    }
+}
+
+/// What a server listed.
+struct Listed {
+    server: String,
+    pages: Vec<Arc<List>>,
+    whole: Option<View>,
+    policy: Policy,
+}
+
+/// Pins before and after a list, and what it changes.
+type Seen = (Arc<Pins>, Pins, Vec<Change>);
+
 /// The input schema of a tool, and the definition that it is of.
 type Schema = ([u8; 32], Arc<str>);
 
@@ -169,7 +203,9 @@ struct Inner {
     /// Held from the first record of a change until its pins are live.
     changing: tokio::sync::Mutex<()>,
     lists: Mutex<cache::Cache>,
-    walks: Mutex<HashMap<(String, Credential), Walk>>,
+    walks: Mutex<HashMap<(String, View), Walk>>,
+    /// By server.
+    budgets: Mutex<HashMap<String, Budget>>,
     /// By server and tool, where arguments are checked.
     known_schemas: RwLock<HashMap<String, BTreeMap<String, Schema>>>,
     schemas: schema::Schemas,
@@ -213,6 +249,7 @@ impl Catalog {
             changing: tokio::sync::Mutex::default(),
             lists: Mutex::default(),
             walks: Mutex::default(),
+            budgets: Mutex::default(),
             known_schemas: RwLock::default(),
             schemas: schema::Schemas::default(),
         })))
@@ -223,8 +260,8 @@ impl Catalog {
         Arc::clone(&self.0.live.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes note of what a server lists; `whole` says that it lists no other tools. What has changed is on record, and pinned
-    /// or in quarantine, when this returns; a caller that goes away does not stop it half-way.
+    /// Takes note of what a server lists; with `whole` it lists no other tools in this view. What has changed is on record, and
+    /// pinned or in quarantine, when this returns; a caller that goes away does not stop it half-way.
     ///
     /// # Errors
     /// [`Unobserved`]: then the list must not go on.
@@ -234,34 +271,58 @@ impl Catalog {
         policy: Policy,
         kind: Kind,
         pages: &[Arc<List>],
-        whole: bool,
+        whole: Option<View>,
     ) -> Result<(), Unobserved> {
         if kind != Kind::Tools {
             return Ok(());
         }
-        if policy.check_arguments {
-            self.learn(server, pages, whole);
-        }
-        let seen = |pins: &Pins| {
-            let listed = pages.iter().flat_map(|page| &page.elements);
-            let listed = listed.filter_map(|element| Some((element.name.as_str(), element.digest?)));
-            pins.observe(server, listed, whole, policy.on_change).map_err(Unobserved::TooMany)
-        };
+        let list = Listed { server: server.to_owned(), pages: pages.to_vec(), whole, policy };
         // Mostly nothing has changed, and nobody waits for anybody.
-        if seen(&self.pins())?.1.is_empty() {
-            return Ok(());
-        }
-        let (catalog, server, pages) = (self.clone(), server.to_owned(), pages.to_vec());
+        let (before, list) = self.seen_by(list).await?;
+        let Some(before) = before else { return Ok(()) };
+        let catalog = self.clone();
         let change = async move {
             let _changing = catalog.0.changing.lock().await;
-            let listed = pages.iter().flat_map(|page| &page.elements);
-            let listed = listed.filter_map(|element| Some((element.name.as_str(), element.digest?)));
-            let live = catalog.pins();
-            let (next, changes) =
-                live.observe(&server, listed, whole, policy.on_change).map_err(Unobserved::TooMany)?;
-            catalog.change(&server, next, &changes).await
+            let (seen, list) = match Arc::ptr_eq(&before.0, &catalog.pins()) {
+                true => (Some(before), list),
+                false => catalog.seen_by(list).await?,
+            };
+            let Some((_, next, changes)) = seen else { return Ok(()) };
+            catalog.budget(&list.server, |left| left.checked_sub(changes.len()).map(|less| *left = less).is_some())?;
+            catalog.change(&list.server, next, &changes).await
         };
         finish(change).await
+    }
+
+    /// What a list changes, if anything: the pins before and after, and the changes. A long list takes a while, so not on the
+    /// threads that everybody's calls are on.
+    async fn seen_by(&self, list: Listed) -> Result<(Option<Seen>, Listed), Unobserved> {
+        let catalog = self.clone();
+        let seen = tokio::task::spawn_blocking(move || {
+            let Listed { server, pages, whole, policy } = &list;
+            let live = catalog.pins();
+            let elements = || pages.iter().flat_map(|page| &page.elements).filter(|element| element.digest.is_some());
+            let new = live.unseen(server, elements().map(|element| element.name.as_str()));
+            // Before anything of it is looked at, because that takes the time.
+            catalog.budget(server, |left| new <= *left)?;
+            if policy.check_arguments {
+                catalog.learn(server, pages, whole.is_some());
+            }
+            let listed = elements().filter_map(|element| Some((element.name.as_str(), element.digest?)));
+            let (next, changes) =
+                live.observe(server, listed, *whole, policy.on_change).map_err(Unobserved::TooMany)?;
+            let is_same = changes.is_empty() && next == *live;
+            Ok(((!is_same).then_some((live, next, changes)), list))
+        });
+        seen.await.unwrap_or_else(|gone| Err(Unobserved::NotKept(std::io::Error::other(gone))))
+    }
+
+    /// Whether so many changes of a server are taken note of now.
+    fn budget(&self, server: &str, fits: impl Fn(&mut usize) -> bool) -> Result<(), Unobserved> {
+        let fresh = || Budget { left: CHANGES_MAX, minute: Instant::now() };
+        let mut budgets = lock(&self.0.budgets);
+        let left = budgets.entry(server.to_owned()).or_insert_with(fresh).left();
+        if fits(left) { Ok(()) } else { Err(Unobserved::TooFast) }
     }
 
     /// Lets a tool out of quarantine, as it is now: by its name, or as the list of what is in quarantine shows it; with `looked_at`
@@ -328,7 +389,9 @@ impl Catalog {
         let mut all = self.0.known_schemas.write().unwrap_or_else(PoisonError::into_inner);
         let of_server = all.entry(server.to_owned()).or_default();
         if whole {
-            of_server.clear();
+            // What is not listed here may be listed to others.
+            let pins = self.pins();
+            of_server.retain(|tool, (digest, _)| pins.standing(server, tool) == Standing::InForce(*digest));
         }
         for page in pages {
             for element in &page.elements {
@@ -409,20 +472,20 @@ impl Catalog {
         (*of == digest).then(|| Arc::clone(schema))
     }
 
-    /// Whether it is known what a server lists to this credential, and not old.
-    pub fn is_known(&self, server: &str, credential: Credential) -> bool {
+    /// Whether it is known what a server lists to whom it knows so, and not old.
+    pub fn is_known(&self, server: &str, known_by: View) -> bool {
         let walks = lock(&self.0.walks);
-        let until = walks.get(&(server.to_owned(), credential)).and_then(|walk| walk.until);
+        let until = walks.get(&(server.to_owned(), known_by)).and_then(|walk| walk.until);
         until.is_some_and(|until| until > Instant::now())
     }
 
-    /// Sees to it that it is known what a server lists to this credential: whoever is the first waits until `walk` has asked for
+    /// Sees to it that it is known what a server lists to whom it knows so ([`known_by`]): whoever is the first waits until `walk` has asked for
     /// it and called [`Self::observe`]; where it was known and is old, that is done beside.
-    pub async fn ensure<F>(&self, server: &str, credential: Credential, walk: impl FnOnce() -> F)
+    pub async fn ensure<F>(&self, server: &str, known_by: View, walk: impl FnOnce() -> F)
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
-        let key = (server.to_owned(), credential);
+        let key = (server.to_owned(), known_by);
         let (until, gate) = {
             let mut walks = lock(&self.0.walks);
             if walks.len() >= ASKED_MAX && !walks.contains_key(&key) {
@@ -452,7 +515,7 @@ impl Catalog {
         }
     }
 
-    fn walked(&self, (server, credential): (String, Credential), walked: Result<(), String>) {
+    fn walked(&self, (server, known_by): (String, View), walked: Result<(), String>) {
         let known_for = match walked {
             Ok(()) => KNOWN_FOR,
             Err(why) => {
@@ -461,12 +524,12 @@ impl Catalog {
             }
         };
         let until = Some(Instant::now() + known_for);
-        lock(&self.0.walks).entry((server, credential)).or_default().until = until;
+        lock(&self.0.walks).entry((server, known_by)).or_default().until = until;
     }
 
     /// The whole list was seen on its way to a member: nobody need ask for it.
-    pub fn seen(&self, server: &str, credential: Credential) {
-        self.walked((server.to_owned(), credential), Ok(()));
+    pub fn seen(&self, server: &str, known_by: View) {
+        self.walked((server.to_owned(), known_by), Ok(()));
     }
 
     /// A list that is fresh, and for how many milliseconds it still is.

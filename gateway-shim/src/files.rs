@@ -26,7 +26,7 @@ pub fn needed(config: &Config) -> u64 {
         Some(_) => serve::KEPT_MAX as u64 + serve::TELLS_MAX as u64,
         None => OF_PROCESS * server.sessions_max as u64,
     });
-    let others = of_port + serving.calls_open_max as u64;
+    let others = serving.connections_max as u64 + serving.calls_open_max as u64;
     OWN + CONTROL + ports * of_port + metrics + others + servers.sum::<u64>()
 }
 
@@ -37,7 +37,7 @@ fn raised(needed: u64, now: &Rlimit) -> Result<Option<Rlimit>, String> {
     }
     match now.maximum {
         Some(most) if most < needed => Err(format!(
-            "open as many files as may be needed: this configuration needs {needed}, and {most} are allowed; hint: raise the limit (ulimit -Hn, LimitNOFILE= of a unit), or lower serve.calls_open_max or sessions_max"
+            "open as many files as may be needed: this configuration needs {needed}, and {most} are allowed; hint: raise the limit (ulimit -Hn, LimitNOFILE= of a unit), or lower serve.connections_max, serve.calls_open_max or sessions_max"
         )),
         maximum => Ok(Some(Rlimit { current: Some(needed), maximum })),
     }
@@ -78,7 +78,8 @@ mod tests {
         );
         let mut config = Config::parse(&text).unwrap();
         let before = needed(&config);
-        config.serve.as_mut().unwrap().calls_open_max += 100;
+        config.serve.as_mut().unwrap().calls_open_max += 90;
+        config.serve.as_mut().unwrap().connections_max += 10;
         assert_eq!(needed(&config), before + 100);
         config.servers.get_mut("program").unwrap().sessions_max += 1;
         assert_eq!(needed(&config), before + 100 + OF_PROCESS);

@@ -237,6 +237,11 @@ impl Gateway {
         Ok(Recording { name, durable })
     }
 
+    /// Records that are not made, because there was no room for them: they are declared as dropped.
+    pub fn lose(&self, number: u64) {
+        self.desk.lose(number);
+    }
+
     /// A call begins. In strict mode its intent is durable when this returns, in relaxed mode it is written, so that it
     /// outlives this process, and durable within 5 ms. So it may be forwarded. Phase, outcome and call number are set here.
     ///

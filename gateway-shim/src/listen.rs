@@ -3,9 +3,11 @@
 //! What must hold: a caller that says nothing loses its connection after seconds, so that places and file descriptors come
 //! back; whoever comes when no place is free gets that of the connection that has carried no request for longest, as the
 //! ledger's port does with handshakes, so that nobody who does nothing holds up somebody who does; a connection that carries
-//! a request is never ended for another, and while all carry one, whoever comes waits.
+//! a request is never ended for another, and while all carry one, whoever comes waits; no member's requests are on more
+//! connections than their share.
 
 use std::{
+    collections::HashMap,
     io,
     pin::Pin,
     sync::{
@@ -16,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use custody::id::MemberId;
 use futures::{future::BoxFuture, task::AtomicWaker};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -28,13 +31,21 @@ use crate::clock;
 
 /// How long the head of a request, or the beginning of an HTTP/2 connection, may take: on one machine milliseconds.
 pub const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// Connections of one port at a time. Each may have one to an MCP server behind it: 512 file descriptors of the 1,024 that
-/// a process commonly has, beside some 70 of the spool.
+/// Connections of one port at a time, where the configuration says nothing of it; each is a file descriptor (`files.rs`).
 pub const CONNECTIONS_MAX: usize = 256;
 /// After a failure to accept, most often for want of file descriptors: others may be given back meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What every HTTP/2 connection begins with (RFC 9113, 3.4).
 pub const PREFACE_BYTES: usize = 24;
+
+/// Connections of a port.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// At a time.
+    pub connections: usize,
+    /// Of these that carry requests of one member.
+    pub of_member: usize,
+}
 
 /// One connection among those of its port.
 struct Place {
@@ -69,13 +80,15 @@ impl Ending {
 #[derive(Default)]
 struct Places {
     open: Vec<Place>,
+    /// Requests that are carried for each member.
+    of_member: HashMap<MemberId, usize>,
     /// Counts what makes ids and turns of being idle.
     next: u64,
 }
 
 /// All connections of a port.
-#[derive(Default)]
 struct Port {
+    bounds: Bounds,
     places: Mutex<Places>,
     /// A place has become free, or carries nothing any more.
     changed: Notify,
@@ -98,7 +111,7 @@ impl Port {
 
     fn take(self: &Arc<Self>) -> Option<(Load, Arc<Ending>)> {
         let mut places = self.lock();
-        if places.open.len() >= CONNECTIONS_MAX {
+        if places.open.len() >= self.bounds.connections {
             let ending = places.open.iter().any(|place| place.ending.asked.load(Ordering::Acquire));
             let idle = places.open.iter().filter(|place| place.carried == 0 && !ending);
             if let Some(oldest) = idle.min_by_key(|place| place.idle_since) {
@@ -116,6 +129,14 @@ impl Places {
     fn turn(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+
+    fn leave(&mut self, member: &MemberId) {
+        let Some(own) = self.of_member.get_mut(member) else { return };
+        *own -= 1;
+        if *own == 0 {
+            self.of_member.remove(member);
+        }
     }
 
     fn of(&mut self, id: u64) -> Option<&mut Place> {
@@ -161,10 +182,25 @@ impl Peer for UnixStream {
 impl Load {
     /// A request, which the connection carries until this is dropped.
     pub fn request(&self) -> Carried {
-        if let Some(place) = self.port.lock().of(self.id) {
+        self.carry(&mut self.port.lock(), None)
+    }
+
+    fn carry(&self, places: &mut Places, member: Option<MemberId>) -> Carried {
+        if let Some(place) = places.of(self.id) {
             place.carried += 1;
         }
-        Carried(self.clone())
+        Carried(self.clone(), member)
+    }
+
+    /// A request of this member; none, if as many of theirs are carried as one may have.
+    pub fn request_of(&self, member: MemberId) -> Option<Carried> {
+        let mut places = self.port.lock();
+        let own = places.of_member.entry(member).or_default();
+        if *own >= self.port.bounds.of_member {
+            return None;
+        }
+        *own += 1;
+        Some(self.carry(&mut places, Some(member)))
     }
 
     /// The connection is no more.
@@ -175,7 +211,7 @@ impl Load {
 }
 
 /// A request that a connection carries.
-pub struct Carried(Load);
+pub struct Carried(Load, Option<MemberId>);
 
 impl Drop for Carried {
     fn drop(&mut self) {
@@ -183,6 +219,9 @@ impl Drop for Carried {
         {
             let mut places = port.lock();
             let now = places.turn();
+            if let Some(member) = &self.1 {
+                places.leave(member);
+            }
             // The connection may have ended before its request.
             let Some(place) = places.of(*id) else { return };
             place.carried -= 1;
@@ -213,7 +252,17 @@ pub fn bounded<S: Peer + Send + 'static>(
     awaited: usize,
     limit: Duration,
 ) -> impl Stream<Item = io::Result<Connection<S>>> + Send {
-    let port = Arc::<Port>::default();
+    bounded_by(Bounds { connections: CONNECTIONS_MAX, of_member: CONNECTIONS_MAX }, incoming, awaited, limit)
+}
+
+/// The same, with other bounds.
+pub fn bounded_by<S: Peer + Send + 'static>(
+    bounds: Bounds,
+    incoming: impl Stream<Item = io::Result<S>> + Send + Unpin,
+    awaited: usize,
+    limit: Duration,
+) -> impl Stream<Item = io::Result<Connection<S>>> + Send {
+    let port = Arc::new(Port { bounds, places: Mutex::default(), changed: Notify::new() });
     futures::stream::unfold((incoming, port), move |(mut incoming, port)| async move {
         let stream = loop {
             match incoming.next().await? {

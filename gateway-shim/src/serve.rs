@@ -46,6 +46,7 @@ mod proxy;
 mod refusal;
 mod sessions;
 mod stdio;
+mod tally;
 pub(crate) mod tls;
 mod upstream;
 mod watched;
@@ -93,6 +94,7 @@ pub(crate) struct Shared {
     catalog: Catalog,
     cuts: open::Cuts,
     places: Places,
+    refusals: tally::Tally,
 }
 
 /// Reads every file that [`Front::new`] reads, and the access policy.
@@ -143,7 +145,8 @@ impl Front {
     ) -> Result<Arc<Self>, Faults> {
         let catalog = open_catalog(&serve, &gateway)?;
         let places = Places::new(serve.calls_open_max, serve.member_calls_open_max);
-        let shared = Arc::new(Shared { gateway, access, catalog, cuts: open::Cuts::default(), places });
+        let (cuts, refusals) = (open::Cuts::default(), tally::Tally::default());
+        let shared = Arc::new(Shared { gateway, access, catalog, cuts, places, refusals });
         let processes = Servers::default();
         let proxy = |(name, server): (&String, &ServerConfig)| {
             let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server, &processes)?;
@@ -180,6 +183,7 @@ impl Front {
     }
 
     async fn flush_counts(&self, since: u64) {
+        self.shared.flush_refusals().await;
         self.shared.flush_counts("", &self.counts, since).await;
         for proxy in self.proxies.values() {
             self.shared.flush_counts(&proxy.name, &proxy.counts, since).await;
@@ -199,10 +203,8 @@ impl Front {
 
     /// Refuses somebody who is not known, or who calls from where nobody may.
     async fn refuse(&self, server: &str, caller: Option<&Caller>, refusal: Refusal) -> Answer {
-        if caller.is_some() || self.counts.records_stranger() {
-            let call = self.shared.describe(server, None, &Speaker::default(), caller, 0);
-            self.shared.refuse(call, &refusal).await;
-        }
+        let call = self.shared.describe(server, None, &Speaker::default(), caller, 0);
+        self.shared.refuse(call, &refusal).await;
         refusal.answer("null")
     }
 
@@ -229,14 +231,16 @@ impl Front {
         if server.is_none() {
             return self.handle_all(load, parts.method, came, body).await;
         }
-        let Some(proxy) = proxy else {
+        let Some(proxy) = &proxy else {
             let refusal = Refusal::no_method(StatusCode::NOT_FOUND, "there is no such server here");
             return self.refuse(named, Some(&came.caller), refusal).await;
         };
         if parts.method == Method::POST {
             return proxy.post(came, body, load, self.waits.body).await;
         }
-        let carried = load.request();
+        let Some(carried) = load.request_of(came.caller.member) else {
+            return self.refuse(named, Some(&came.caller), Refusal::connections()).await;
+        };
         let answer = match parts.method {
             Method::GET | Method::DELETE => proxy.stream(parts.method, came).await,
             _ => proxy.no_method(&came).await,

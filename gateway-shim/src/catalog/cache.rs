@@ -11,12 +11,15 @@ use tokio::time::Instant;
 use super::{
     json::{members, text, value},
     list::{Kind, List, Scope},
+    pins::View,
 };
 
 /// Bytes of all lists that are kept: as many as the greatest four, or some thousand of the usual ones.
 const BYTES_MAX: usize = 64 << 20;
 /// Lists that are kept.
 const LISTS_MAX: usize = 4_096;
+/// What a client says that it can do, if that is nothing.
+const NO_CAPABILITIES: &[u8] = b"{}";
 /// For how long at most, whatever a server says: what it changed by then shows at last.
 const FRESH_MAX: Duration = Duration::from_secs(3_600);
 
@@ -54,6 +57,15 @@ impl Asked {
         Some(Self { server, kind, cursor, protocol, capabilities })
     }
 
+    /// Of whom it is asked, as far as its answer may be another one than that of others.
+    pub fn view(&self, known_by: View) -> View {
+        // Whoever says nothing of it can do no more than whoever says that.
+        let says = self.capabilities != sha256(&[]);
+        let capabilities = if says { self.capabilities } else { sha256(&[NO_CAPABILITIES]) };
+        let digest = sha256(&[&known_by, &capabilities, self.protocol.as_bytes()]);
+        std::array::from_fn(|at| digest[at])
+    }
+
     /// Whether it asks for the first page.
     pub fn is_first(&self) -> bool {
         self.cursor.is_none()
@@ -62,6 +74,22 @@ impl Asked {
 
 /// Whose it is: of everybody who asks with the shim's credential, or of one member with a credential of its own.
 pub type Credential = Option<MemberId>;
+
+/// As whom a server knows whoever asks it within a session: by the credential, and by what its client said that it can do.
+pub fn known_by(credential: Credential, capabilities: Option<[u8; 32]>) -> View {
+    let of_credential = credential.as_ref().map_or(&[][..], |member| &member.0);
+    let capabilities = capabilities.unwrap_or_else(|| sha256(&[NO_CAPABILITIES]));
+    let digest = sha256(&[&[u8::from(credential.is_some())], of_credential, &capabilities]);
+    std::array::from_fn(|at| digest[at])
+}
+
+/// What the client of an `initialize` says that it can do.
+pub fn capabilities(body: &[u8]) -> Option<[u8; 32]> {
+    let envelope = members(std::str::from_utf8(body).ok()?).ok()?;
+    let params = members(value(&envelope, "params").ok()??.get()).ok()?;
+    let said = value(&params, "capabilities").ok()??;
+    Some(sha256(&[said.get().as_bytes()]))
+}
 
 struct Kept {
     list: Arc<List>,

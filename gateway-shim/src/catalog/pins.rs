@@ -2,7 +2,9 @@
 //!
 //! What must hold: a tool's definition is in force only as it was first seen, as it was accepted, or, where the policy only
 //! warns, as it was last seen; each change of that is one [`Change`], from which a record is made before the pins that tell of
-//! it are kept; of a name that is no token only digests are kept.
+//! it are kept; of a name that is no token only digests are kept. What one asks for may legitimately be listed to nobody else
+//! (its credential, what its client can do): a tool has gone when a [`View`] that listed it does not any more, and nobody is kept
+//! from it while another view still lists it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,15 +18,23 @@ use serde::{Deserialize, Serialize};
 
 use super::alike;
 use crate::access::{Actor, Reason, policy::OnChange};
+use likeness::Likeness;
 
 /// Tools of one server that are known, with those that are gone: four pages' worth of what any server lists.
 pub const TOOLS_MAX: usize = 4_096;
+/// Views of one server that are told apart; what has gone from others is not noticed. A bit each.
+const VIEWS_MAX: usize = 64;
 /// Version of the file.
 const VERSION: u32 = 1;
 /// What a name that is no token begins with where a token may stand: no token has it.
 const DIGEST_MARK: char = '#';
 
 type Digest = [u8; 32];
+
+/// Of whom a list is asked so that it may be another one than that of others: the beginning of a digest.
+pub type View = [u8; 8];
+
+mod likeness;
 
 /// What is known of one tool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,11 +49,13 @@ struct Pin {
     gone: bool,
     /// The name's fold, or of a name that is no token the fold's digest.
     fold: Option<String>,
+    /// The views that list it, a bit each.
+    listed_in: u64,
 }
 
 /// All servers' tools. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pins(BTreeMap<String, Arc<BTreeMap<String, Pin>>>);
+pub struct Pins(BTreeMap<String, Arc<BTreeMap<String, Pin>>>, BTreeMap<String, Vec<View>>);
 
 /// Whether a tool may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,8 +172,14 @@ impl Pins {
         self.0.contains_key(server)
     }
 
-    /// Takes note of what a server lists; `whole` says that it lists nothing else. Gives the pins from then on, and what has
-    /// changed.
+    /// How many tools of a list have never been seen before.
+    pub fn unseen<'a>(&self, server: &str, listed: impl Iterator<Item = &'a str>) -> usize {
+        let known = self.0.get(server);
+        listed.filter(|name| known.is_none_or(|known| !known.contains_key(&key(name)))).count()
+    }
+
+    /// Takes note of what a server lists; with `whole` it lists nothing else in this view. Gives the pins from then on, and what
+    /// has changed.
     ///
     /// # Errors
     /// [`TooMany`].
@@ -169,7 +187,7 @@ impl Pins {
         &self,
         server: &str,
         listed: impl Iterator<Item = (&'a str, Digest)>,
-        whole: bool,
+        whole: Option<View>,
         on_change: OnChange,
     ) -> Result<(Self, Vec<Change>), TooMany> {
         let none = Arc::default();
@@ -178,27 +196,30 @@ impl Pins {
             listed.map(|(name, digest)| (key(name), (name, digest))).collect();
         let mut pins = BTreeMap::clone(known);
         let mut changes = Vec::new();
-        for (key, (name, digest)) in &listed {
-            match pins.get_mut(key) {
-                Some(pin) => changes.extend(pin.seen_again(key, *digest, on_change)),
-                None => {
-                    let (pin, change) = self.first_seen(server, key, name, *digest, on_change);
-                    pins.insert(key.clone(), pin);
-                    changes.push(change);
-                }
+        let mut next = self.clone();
+        let view = whole.and_then(|view| next.bit_of(server, view)).unwrap_or(0);
+        let new = listed.iter().filter(|(key, _)| !known.contains_key(*key));
+        for (pin, change) in self.first_seen(server, new.map(|(key, (name, digest))| (key, *name, *digest)), on_change)
+        {
+            pins.insert(change.key.clone(), pin);
+            changes.push(change);
+        }
+        for (key, (_, digest)) in &listed {
+            let Some(pin) = pins.get_mut(key) else { continue };
+            if known.contains_key(key) {
+                changes.extend(pin.seen_again(key, *digest, on_change));
             }
+            pin.listed_in |= view;
         }
-        if whole {
-            let gone = pins.iter_mut().filter(|(key, pin)| !pin.gone && !listed.contains_key(*key));
-            changes.extend(gone.map(|(key, pin)| pin.vanished(key, on_change)));
-        }
+        let gone = pins.iter_mut().filter(|(key, pin)| pin.listed_in & view != 0 && !listed.contains_key(*key));
+        changes.extend(gone.filter_map(|(key, pin)| pin.vanished(key, view, on_change)));
+        changes.sort_by(|one, other| one.key.cmp(&other.key));
         if pins.len() > TOOLS_MAX {
             pins.retain(|key, pin| !pin.gone || pin.held || listed.contains_key(key));
         }
         if pins.len() > TOOLS_MAX {
             return Err(TooMany);
         }
-        let mut next = self.clone();
         next.0.insert(server.to_owned(), Arc::new(pins));
         Ok((next, changes))
     }
@@ -242,9 +263,54 @@ impl Pins {
             .map(|(server, key, pin)| (server, key, pin.pinned, pin.offered))
     }
 
-    fn first_seen(&self, server: &str, key: &str, name: &str, digest: Digest, on_change: OnChange) -> (Pin, Change) {
-        let fold = alike::fold(name);
-        let resembles = fold.as_deref().and_then(|fold| self.resembled(server, key, fold));
+    /// The bit of a view, which is new or known.
+    fn bit_of(&mut self, server: &str, view: View) -> Option<u64> {
+        let views = self.1.entry(server.to_owned()).or_default();
+        let place = views.iter().position(|known| *known == view).unwrap_or_else(|| {
+            if views.len() < VIEWS_MAX {
+                views.push(view);
+                views.len() - 1
+            } else {
+                VIEWS_MAX
+            }
+        });
+        (place < VIEWS_MAX).then(|| 1 << place)
+    }
+
+    /// Tools that were never seen, and which known one each looks like: one of any server, or one that is new with it and differs
+    /// by nothing that people see. (One character more or less is common among the tools of one maker.)
+    fn first_seen<'a>(
+        &self,
+        server: &str,
+        new: impl Iterator<Item = (&'a String, &'a str, Digest)>,
+        on_change: OnChange,
+    ) -> Vec<(Pin, Change)> {
+        let new: Vec<_> = new.map(|(key, name, digest)| (key, name, digest, alike::fold(name))).collect();
+        if new.is_empty() {
+            return Vec::new();
+        }
+        let all = self.0.iter().flat_map(|(of, pins)| pins.iter().map(move |(name, pin)| (of, name, pin)));
+        let mut likeness = Likeness::of(all);
+        for (key, _, _, fold) in &new {
+            if let Some(fold) = fold {
+                likeness.add_same(server, key, fold);
+            }
+        }
+        let seen = |(key, name, digest, fold): (&String, &str, Digest, Option<String>)| {
+            let resembles = fold.as_deref().and_then(|fold| likeness.find(server, key, fold));
+            Self::pinned(key, name, digest, fold, resembles, on_change)
+        };
+        new.into_iter().map(seen).collect()
+    }
+
+    fn pinned(
+        key: &str,
+        name: &str,
+        digest: Digest,
+        fold: Option<String>,
+        resembles: Option<String>,
+        on_change: OnChange,
+    ) -> (Pin, Change) {
         let action = match (&resembles, on_change) {
             (None, _) => Action::Pinned,
             (Some(_), OnChange::Warn) => Action::Warned,
@@ -257,33 +323,10 @@ impl Pins {
             held,
             gone: false,
             fold: if is_token(name) { fold } else { fold.as_deref().map(fold_digest) },
+            listed_in: 0,
         };
         let (key, after) = (key.to_owned(), Some(digest));
         (pin, Change { key, what: What::Seen, action, before: None, after, resembles, accepted: None })
-    }
-
-    /// The known tool of any server that a new one looks like: rather one of the same fold than one that is a character apart.
-    fn resembled(&self, server: &str, key: &str, fold: &str) -> Option<String> {
-        let digest = fold_digest(fold);
-        let all = || {
-            let others = self.0.iter().flat_map(|(of, pins)| pins.iter().map(move |(name, pin)| (of, name, pin)));
-            // The same name on another server is no look-alike: rules, and the endpoint for all servers, tell them apart.
-            others.filter(|(_, name, _)| *name != key)
-        };
-        let is_token = |name: &str| !name.starts_with(DIGEST_MARK);
-        let same = |(_, name, pin): &(&String, &String, &Pin)| match is_token(name) {
-            true => pin.fold.as_deref() == Some(fold),
-            false => pin.fold.as_deref() == Some(digest.as_str()),
-        };
-        let near = |(_, name, pin): &(&String, &String, &Pin)| {
-            is_token(name) && pin.fold.as_deref().is_some_and(|other| alike::alike(fold, other))
-        };
-        // Of several, one of the same server.
-        let first = |found: &dyn Fn(&(&String, &String, &Pin)) -> bool| {
-            let own = all().filter(|(of, ..)| of.as_str() == server).find(found);
-            own.or_else(|| all().find(found)).map(|(_, name, _)| name.clone())
-        };
-        first(&same).or_else(|| first(&near))
     }
 
     /// Reads the file.
@@ -306,14 +349,21 @@ impl Pins {
             }
             servers.insert(server, Arc::new(pins));
         }
-        Ok(Self(servers))
+        let views = |(server, views): (String, Vec<String>)| {
+            let read = views.iter().map(|view| View::try_from(unhex(view)?).ok()).collect::<Option<Vec<View>>>();
+            let read = read.filter(|views| views.len() <= VIEWS_MAX);
+            read.map(|views| (server.clone(), views)).ok_or_else(|| format!("a view of {server} is not in form"))
+        };
+        Ok(Self(servers, file.views.into_iter().map(views).collect::<Result<_, _>>()?))
     }
 
     /// The file's bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let lines = |pins: &BTreeMap<String, Pin>| pins.iter().map(|(key, pin)| Line::of(key, pin)).collect();
         let servers = self.0.iter().map(|(server, pins)| (server.clone(), lines(pins))).collect();
-        let mut bytes = serde_json::to_vec_pretty(&File { version: VERSION, servers }).unwrap_or_default();
+        let views = self.1.iter().map(|(server, views)| (server.clone(), views.iter().map(|view| hex(view)).collect()));
+        let file = File { version: VERSION, servers, views: views.collect() };
+        let mut bytes = serde_json::to_vec_pretty(&file).unwrap_or_default();
         bytes.push(b'\n');
         bytes
     }
@@ -348,13 +398,20 @@ impl Pin {
         change(What::Changed, action, known, Some(digest))
     }
 
-    fn vanished(&mut self, key: &str, on_change: OnChange) -> Change {
-        self.gone = true;
-        self.held |= on_change == OnChange::Quarantine;
+    /// A view lists it no more. While another one does, that is told, and nothing else.
+    fn vanished(&mut self, key: &str, view: u64, on_change: OnChange) -> Option<Change> {
+        self.listed_in &= !view;
+        if self.gone {
+            return None;
+        }
+        if self.listed_in == 0 {
+            self.gone = true;
+            self.held |= on_change == OnChange::Quarantine;
+        }
         let action = if self.held { Action::Quarantined } else { Action::Warned };
         let before = self.offered.or(self.pinned);
         let (key, what) = (key.to_owned(), What::Vanished);
-        Change { key, what, action, before, after: None, resembles: None, accepted: None }
+        Some(Change { key, what, action, before, after: None, resembles: None, accepted: None })
     }
 }
 
@@ -363,6 +420,8 @@ impl Pin {
 struct File {
     version: u32,
     servers: BTreeMap<String, Vec<Line>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    views: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -380,6 +439,13 @@ struct Line {
     /// Of a name that is no token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fold: Option<String>,
+    /// Bits of the views that list it.
+    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    listed_in: u64,
+}
+
+fn is_none_of_them(views: &u64) -> bool {
+    *views == 0
 }
 
 impl Line {
@@ -392,6 +458,7 @@ impl Line {
             quarantined: pin.held,
             vanished: pin.gone,
             fold: pin.fold.clone().filter(|_| key.starts_with(DIGEST_MARK)),
+            listed_in: pin.listed_in,
         }
     }
 
@@ -410,7 +477,8 @@ impl Line {
         };
         let (pinned, offered) = (digest(self.pinned)?, digest(self.offered)?);
         pinned.or(offered)?;
-        let pin = Pin { pinned, offered, held: self.quarantined, gone: self.vanished, fold };
+        let listed_in = self.listed_in;
+        let pin = Pin { pinned, offered, held: self.quarantined, gone: self.vanished, fold, listed_in };
         (pin.held || pin.offered.is_none()).then_some((self.tool, pin))
     }
 }

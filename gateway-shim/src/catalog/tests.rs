@@ -66,7 +66,7 @@ impl Bench {
 }
 
 async fn observe(catalog: &Catalog, policy: Policy, listed: &Value) {
-    catalog.observe("s", policy, Kind::Tools, &[tools(listed)], true).await.unwrap();
+    catalog.observe("s", policy, Kind::Tools, &[tools(listed)], Some([0; 8])).await.unwrap();
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn the_record_is_durable_before_the_pins_are() {
     let blocked = Catalog::open(file.clone(), bench.gateway.clone()).unwrap();
     let in_the_way = bench.dir.path().join("pins.new");
     std::fs::create_dir(&in_the_way).unwrap();
-    let failed = blocked.observe("s", WARN, Kind::Tools, &[tools(&changed)], true).await;
+    let failed = blocked.observe("s", WARN, Kind::Tools, &[tools(&changed)], Some([0; 8])).await;
     assert!(matches!(failed, Err(Unobserved::NotKept(_))), "{failed:?}");
     assert_eq!((std::fs::read(&file).unwrap(), blocked.pins()), (before, bench.catalog.pins()));
     std::fs::remove_dir(&in_the_way).unwrap();
@@ -145,7 +145,7 @@ async fn what_cannot_be_recorded_is_not_pinned() {
     let bench = Bench::new().await;
     bench.gateway.drain().await.unwrap();
     let listed = tools(&json!([{"name": "x"}]));
-    let failed = bench.catalog.observe("s", WARN, Kind::Tools, &[listed], true).await;
+    let failed = bench.catalog.observe("s", WARN, Kind::Tools, &[listed], Some([0; 8])).await;
     assert!(matches!(failed, Err(Unobserved::NotRecorded(_))), "{failed:?}");
     assert!(!bench.catalog.pins().knows("s") && !bench.dir.path().join("pins").exists());
 }
@@ -197,14 +197,14 @@ async fn a_server_is_asked_once_and_again_when_it_says_that_it_has_changed() {
     };
     for round in 1..=2 {
         let calls = (0..100).map(|_| async {
-            bench.catalog.ensure("s", None, walk).await;
+            bench.catalog.ensure("s", known_by(None, None), walk).await;
             assert!(bench.catalog.check_call("s", WARN, "x", b"{}").unwrap().is_some());
         });
         within(futures::future::join_all(calls)).await;
         assert_eq!(asked.load(Relaxed), round);
         bench.catalog.changed("other", "notifications/tools/list_changed");
         bench.catalog.changed("s", "notifications/prompts/list_changed");
-        within(bench.catalog.ensure("s", None, walk)).await;
+        within(bench.catalog.ensure("s", known_by(None, None), walk)).await;
         assert_eq!(asked.load(Relaxed), round);
         bench.catalog.changed("s", "notifications/tools/list_changed");
     }
@@ -213,8 +213,34 @@ async fn a_server_is_asked_once_and_again_when_it_says_that_it_has_changed() {
         asked.fetch_add(1, Relaxed);
         async { Err("it is away".to_owned()) }
     };
-    let member = Some(custody::id::MemberId([7; 16]));
+    let member = known_by(Some(custody::id::MemberId([7; 16])), None);
     within(bench.catalog.ensure("s", member, in_vain)).await;
     within(bench.catalog.ensure("s", member, in_vain)).await;
     assert_eq!(asked.load(Relaxed), 3);
+}
+
+/// A server that lists something else each time makes a bounded number of records, and keeps up nobody else.
+#[tokio::test]
+async fn what_changes_without_end_is_not_taken_note_of_without_end() {
+    let bench = Bench::new().await;
+    observe(&bench.catalog, WARN, &json!([{"name": "x"}])).await;
+    bench
+        .catalog
+        .budget("s", |left| {
+            *left = 2;
+            true
+        })
+        .unwrap();
+    let list = |n: u32| tools(&json!([{"name": "x", "n": n}]));
+    for n in 0..2 {
+        bench.catalog.observe("s", WARN, Kind::Tools, &[list(n)], Some([0; 8])).await.unwrap();
+    }
+    let failed = bench.catalog.observe("s", WARN, Kind::Tools, &[list(2)], Some([0; 8])).await;
+    assert!(matches!(failed, Err(Unobserved::TooFast)), "{failed:?}");
+    // What has not changed goes on, and so does everybody else.
+    bench.catalog.observe("s", WARN, Kind::Tools, &[list(1)], Some([0; 8])).await.unwrap();
+    bench.catalog.observe("t", WARN, Kind::Tools, &[list(2)], Some([0; 8])).await.unwrap();
+    assert_eq!(bench.records().await.len(), 4);
+    let mut budget = Budget { left: 0, minute: Instant::now() - Duration::from_secs(150) };
+    assert_eq!((*budget.left(), *budget.left()), (2 * CHANGES_PER_MINUTE, 2 * CHANGES_PER_MINUTE));
 }

@@ -37,6 +37,12 @@ pub struct ServeConfig {
     /// KiB, 1 to 65,536: a longer request is refused, because its envelope is read in memory.
     #[serde(default = "request_kib_max")]
     pub request_kib_max: usize,
+    /// 16 to 16,384: connections of members at a time.
+    #[serde(default = "connections_max")]
+    pub connections_max: usize,
+    /// Of these that carry requests or streams of one member, 1 to 16,384.
+    #[serde(default = "member_connections_max")]
+    pub member_connections_max: usize,
     /// 16 to 16,384: requests that are open at the servers at a time, each with a connection to its server.
     #[serde(default = "calls_open_max")]
     pub calls_open_max: usize,
@@ -55,6 +61,14 @@ fn access() -> PathBuf {
 
 fn request_kib_max() -> usize {
     4_096
+}
+
+fn connections_max() -> usize {
+    512
+}
+
+fn member_connections_max() -> usize {
+    64
 }
 
 fn calls_open_max() -> usize {
@@ -86,6 +100,8 @@ impl ServeConfig {
         check
             .that(inside, || "serve.metrics is not on loopback; hint: 127.0.0.1, and a scraper on this machine".into());
         check.range("serve.request_kib_max", self.request_kib_max, 1, 65_536);
+        check.range("serve.connections_max", self.connections_max, 16, 16_384);
+        check.range("serve.member_connections_max", self.member_connections_max, 1, 16_384);
         check.range("serve.calls_open_max", self.calls_open_max, 16, 16_384);
         check.range("serve.member_calls_open_max", self.member_calls_open_max, 1, 16_384);
     }

@@ -159,7 +159,9 @@ impl Front {
                         return self.refuse_all(&came, None, bytes, Refusal::too_long(most)).await;
                     }
                 };
-                let carried = load.request();
+                let Some(carried) = load.request_of(came.caller.member) else {
+                    return self.refuse_all(&came, None, body.len(), Refusal::connections()).await;
+                };
                 port::carry(self.message_to_all(came, body).await, carried)
             }
             Method::GET | Method::DELETE if came.said().era() == Era::Legacy => {

@@ -12,11 +12,14 @@ use crate::clock;
 
 /// How often counts become records.
 pub(super) const COUNTS_EVERY: Duration = Duration::from_secs(60);
-/// Refusals in that time that have a record of their own though nobody is known behind them: whoever has no token may not
-/// fill the spool. What is beyond is one record with their number.
-const STRANGERS_MAX: u64 = 600;
-/// Key of that number.
+/// Key of how many a record counts.
 const NUMBER: &str = "shim/number";
+
+/// Writes into a record how many it counts.
+pub(super) fn number(call: &mut wire::Call, number: u64) {
+    let value = Some(wire::extension::Value::Number(number));
+    call.extensions.push(wire::Extension { key: NUMBER.to_owned(), value });
+}
 
 #[derive(Default)]
 pub(super) struct Counts {
@@ -28,8 +31,6 @@ pub(super) struct Counts {
     /// Messages of the server that are none, and their bytes.
     unread: AtomicU64,
     unread_bytes: AtomicU64,
-    /// Refusals of whoever is not known.
-    strangers: AtomicU64,
 }
 
 /// A request whose body is on its way: torn, unless it is said that all of it came.
@@ -57,11 +58,6 @@ impl Counts {
     pub(super) fn unread(&self, bytes: usize) {
         self.unread.fetch_add(1, Relaxed);
         self.unread_bytes.fetch_add(bytes as u64, Relaxed);
-    }
-
-    /// Whether the refusal of somebody who is not known has a record of its own.
-    pub(super) fn records_stranger(&self) -> bool {
-        self.strangers.fetch_add(1, Relaxed) < STRANGERS_MAX
     }
 }
 
@@ -98,19 +94,13 @@ impl Shared {
             );
             self.note(server, true, "shim/malformed", Outcome::Malformed, bytes, unread).await;
         }
-        let more = counts.strangers.swap(0, Relaxed).saturating_sub(STRANGERS_MAX);
-        if more > 0 {
-            tracing::warn!(count = more, "refusals of whoever is not known are recorded as one");
-            self.note(server, false, "shim/wrong-token", Outcome::Unauthenticated, 0, more).await;
-        }
     }
 
-    async fn note(&self, server: &str, from_server: bool, rule: &str, outcome: Outcome, bytes: u64, number: u64) {
+    async fn note(&self, server: &str, from_server: bool, rule: &str, outcome: Outcome, bytes: u64, counted: u64) {
         let mut call = self.describe(server, None, &Speaker::default(), None, bytes);
         (call.from_server, call.rule) = (from_server, rule.to_owned());
         call.access_policy_digest = Some(self.access.digest().to_vec().into());
-        let value = Some(wire::extension::Value::Number(number));
-        call.extensions = vec![wire::Extension { key: NUMBER.to_owned(), value }];
-        self.record_refused(call, outcome).await;
+        number(&mut call, counted);
+        self.record_refused(call, outcome, counted).await;
     }
 }

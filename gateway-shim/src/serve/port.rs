@@ -18,7 +18,7 @@ use tokio::{net::TcpStream, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
 
 use super::*;
-use crate::listen::{Carried, Connection};
+use crate::listen::{Bounds, Carried, Connection};
 
 /// Bytes of a request's head: a caller's token and what belongs to MCP have a few thousand.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -71,8 +71,9 @@ pub async fn serve(
     // Each connection has an end of this channel: it hears there that it is to end, and by it we see that it has.
     let (draining, drain) = watch::channel(false);
     let mut stop = std::pin::pin!(stop);
+    let bounds = Bounds { connections: front.config.connections_max, of_member: front.config.member_connections_max };
     {
-        let incoming = listen::bounded(TcpListenerStream::new(listener), 0, front.waits.head);
+        let incoming = listen::bounded_by(bounds, TcpListenerStream::new(listener), 0, front.waits.head);
         let mut connections = std::pin::pin!(incoming);
         while let Some(Ok(connection)) = tokio::select! {
             connection = connections.next() => connection,

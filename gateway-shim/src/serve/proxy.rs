@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     access::{Ask, Caller, Judgement},
-    clock,
+    catalog, clock,
     config::{Faults, ServeConfig, ServerConfig},
     gateway::Gateway,
     listen::Load,
@@ -349,7 +349,9 @@ impl Proxy {
             Err(NotRead::TooLong(bytes)) => return self.refuse(&came, None, bytes, Refusal::too_long(most)).await,
             Err(NotRead::Torn(answer)) => return answer,
         };
-        let carried = load.request();
+        let Some(carried) = load.request_of(came.caller.member) else {
+            return self.refuse(&came, None, body.len(), Refusal::connections()).await;
+        };
         port::carry(self.message(came, body).await, carried)
     }
 
@@ -491,7 +493,8 @@ impl Proxy {
 
     async fn forward(self: &Arc<Self>, came: Came, request: Request, body: Bytes, running: Option<Running>) -> Answer {
         let begins = (request.method == "initialize").then(|| {
-            let speaker = Speaker { client: request.client.clone(), protocol: request.protocol.clone() };
+            let (client, protocol) = (request.client.clone(), request.protocol.clone());
+            let speaker = Speaker { client, protocol, capabilities: catalog::capabilities(&body) };
             (came.caller.clone(), speaker)
         });
         let raw_id = request.raw_id.clone();
@@ -631,14 +634,17 @@ impl Shared {
         refusal.rule.as_ref().clone_into(&mut call.rule);
         let policy = refusal.policy.as_deref().copied().unwrap_or_else(|| self.access.digest());
         call.access_policy_digest = Some(policy.to_vec().into());
-        self.record_refused(call, refusal.outcome).await;
+        self.tally(call, refusal.outcome).await;
     }
 
-    pub(super) async fn record_refused(&self, mut call: wire::Call, outcome: Outcome) {
+    /// Records so many refusals as one; what cannot be recorded is declared as dropped.
+    pub(super) async fn record_refused(&self, mut call: wire::Call, outcome: Outcome, number: u64) {
         call.decision = wire::Decision::Denied as i32;
         (call.phase, call.outcome) = (wire::Phase::Complete as i32, outcome as i32);
         if let Err(refused) = self.gateway.record(Kind::Call(call)).await {
-            tracing::error!(%refused, "a refusal is not recorded");
+            tracing::error!(%refused, count = number, "a refusal is not recorded, and is declared as dropped");
+            // One is declared already where the configuration lets records go.
+            self.gateway.lose(number - u64::from(refused == Refused::Dropped));
         }
     }
 }

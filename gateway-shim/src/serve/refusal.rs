@@ -168,6 +168,19 @@ impl Refusal {
         Self { text: text.into(), retry_after_s: over.retry_after_s, ..refusal }
     }
 
+    /// A member's requests are on too many connections.
+    pub(super) fn connections() -> Self {
+        Self::busy(
+            "too many of your requests and streams are open; hint: close what nobody reads, or wait until one ends",
+        )
+    }
+
+    /// A result of the server asks for too much.
+    pub(super) fn asks_too_much() -> Self {
+        let text = "a result may ask for no more than this";
+        Self::new("shim/over-limit", Outcome::OverLimit, StatusCode::OK, CODE_OVER_LIMIT, text)
+    }
+
     /// Too much is open at a time.
     pub(super) fn busy(text: &'static str) -> Self {
         let refusal = Self::new("shim/busy", Outcome::OverLimit, StatusCode::OK, CODE_OVER_LIMIT, text);

@@ -28,6 +28,8 @@ const EVENTS_MAX: usize = 64;
 pub(super) struct Speaker {
     pub(super) client: Option<(String, String)>,
     pub(super) protocol: Option<String>,
+    /// Digest of what its client said that it can do.
+    pub(super) capabilities: Option<[u8; 32]>,
 }
 
 struct Session {

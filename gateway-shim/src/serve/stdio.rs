@@ -49,6 +49,7 @@ use crate::{
 
 mod answer;
 mod pipes;
+mod room;
 mod session;
 
 use answer::answer_of;

@@ -157,6 +157,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Records that there was no room for, and that nobody makes again.
+    pub(super) fn lose(&mut self, number: u64) -> Result<(), SpoolError> {
+        self.dropped = self.dropped.saturating_add(number);
+        Ok(())
+    }
+
     pub(super) fn owe(&mut self, kind: Kind) {
         match self.owed.len() < OWED_MAX {
             true => self.owed.push_back(kind),

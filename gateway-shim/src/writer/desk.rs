@@ -73,6 +73,12 @@ impl Desk {
         self.with(|writer| writer.finish(call.number, ending, answer)).ok();
     }
 
+    /// So many records are not made.
+    pub(crate) fn lose(&self, number: u64) {
+        // Without a writer nobody declares anything any more.
+        self.with(|writer| writer.lose(number)).ok();
+    }
+
     /// A record, whole.
     ///
     /// # Errors

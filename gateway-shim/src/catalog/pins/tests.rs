@@ -5,6 +5,8 @@ use super::*;
 const A: Digest = [1; 32];
 const B: Digest = [2; 32];
 const C: Digest = [3; 32];
+/// What everybody sees, in most tests.
+const V: View = [0; 8];
 
 /// Somebody.
 fn why() -> Reason {
@@ -21,7 +23,7 @@ fn told(change: &Change) -> String {
 }
 
 fn see(pins: &mut Pins, server: &str, listed: &[(&str, Digest)], on_change: OnChange) -> Vec<String> {
-    let (next, changes) = pins.observe(server, listed.iter().copied(), true, on_change).unwrap();
+    let (next, changes) = pins.observe(server, listed.iter().copied(), Some(V), on_change).unwrap();
     *pins = next;
     // What is kept is all that is known.
     assert_eq!(Pins::read(&pins.bytes()).as_ref(), Ok(&*pins));
@@ -45,7 +47,7 @@ fn where_the_policy_warns_a_change_is_told_once_and_goes_on() {
     assert_eq!(see(&mut pins, "s", &[], warn), ["x vanished 2>- warned", "y vanished 1>- warned"]);
     assert_eq!(see(&mut pins, "s", &[("y", C)], warn), ["y changed 1>3 warned"]);
     // On one page of several, what is not there may be on another.
-    let (_, changes) = pins.observe("s", std::iter::empty(), false, warn).unwrap();
+    let (_, changes) = pins.observe("s", std::iter::empty(), None, warn).unwrap();
     assert_eq!(changes, []);
 }
 
@@ -95,7 +97,7 @@ fn what_vanishes_into_quarantine_comes_back_into_it() {
 #[test]
 fn a_look_alike_names_the_tool_that_it_looks_like() {
     let (mut pins, warn) = (Pins::default(), OnChange::Warn);
-    // What is listed for the first time together is known of one another's makers.
+    // One character more or less is common among the tools of one maker.
     let first = see(&mut pins, "mail", &[("send_email", A), ("send_emails", A), ("läse", A)], warn);
     assert_eq!(first.iter().filter(|change| change.contains("like")).count(), 0);
     assert_eq!(see(&mut pins, "x", &[("sendEmail", B)], warn), ["sendEmail seen ->2 warned like send_email"]);
@@ -117,12 +119,54 @@ fn a_look_alike_names_the_tool_that_it_looks_like() {
     assert!(kept.is_ascii() && kept.contains("send_email"), "a name that is no token is kept");
 }
 
+/// Nobody knows which of them is the real one.
+#[test]
+fn of_a_first_list_those_that_nobody_can_tell_apart_are_told() {
+    let mut pins = Pins::default();
+    let seen = see(&mut pins, "s", &[("read_file", A), ("read_fi1e", B), ("write", C)], OnChange::Quarantine);
+    assert_eq!(
+        seen,
+        [
+            "read_fi1e seen ->2 quarantined like read_file",
+            "read_file seen ->1 quarantined like read_fi1e",
+            "write seen ->3 pinned"
+        ]
+    );
+}
+
+/// A client that can do less is listed less, and a member has a credential of its own: that takes nothing from anybody. What a
+/// view does not list any more is told, and has gone when the last one does not.
+#[test]
+fn what_others_are_not_listed_stays() {
+    let (mut pins, quarantine, other) = (Pins::default(), OnChange::Quarantine, [1; 8]);
+    let mut see = |view: View, listed: &[(&str, Digest)]| {
+        let (next, changes) = pins.observe("s", listed.iter().copied(), Some(view), quarantine).unwrap();
+        // Over a restart.
+        pins = Pins::read(&next.bytes()).unwrap();
+        assert_eq!(pins, next);
+        (changes.iter().map(told).collect::<Vec<_>>(), pins.standing("s", "y"))
+    };
+    let in_force = Standing::InForce(A);
+    assert_eq!(see(V, &[("x", A), ("y", A)]), (vec!["x seen ->1 pinned".into(), "y seen ->1 pinned".into()], in_force));
+    assert_eq!(see(other, &[("x", A)]), (vec![], in_force));
+    assert_eq!(see(V, &[("x", A), ("y", A)]), (vec![], in_force));
+    assert_eq!(see(other, &[("x", A), ("y", A)]), (vec![], in_force));
+    assert_eq!(see(V, &[("x", A)]), (vec!["y vanished 1>- warned".into()], in_force));
+    assert_eq!(see(V, &[("x", A)]), (vec![], in_force));
+    assert_eq!(see(other, &[("x", A)]), (vec!["y vanished 1>- quarantined".into()], Standing::Quarantined));
+    // More views than are told apart take nothing either.
+    for view in 0..=u8::try_from(VIEWS_MAX).unwrap() {
+        assert_eq!(see([view, 9, 9, 9, 9, 9, 9, 9], &[("x", A)]).0, Vec::<String>::new());
+    }
+    assert_eq!(see([200; 8], &[]).0, Vec::<String>::new());
+}
+
 #[test]
 fn no_server_fills_the_file() {
     let warn = OnChange::Warn;
     let names: Vec<String> = (0..=TOOLS_MAX).map(|number| format!("tool-{number:05}-{}", "x".repeat(7))).collect();
     let listed = |range: std::ops::Range<usize>| names[range].iter().map(|name| (name.as_str(), A)).collect::<Vec<_>>();
-    let observe = |pins: &Pins, listed: Vec<(&str, Digest)>| pins.observe("s", listed.into_iter(), true, warn);
+    let observe = |pins: &Pins, listed: Vec<(&str, Digest)>| pins.observe("s", listed.into_iter(), Some(V), warn);
     assert_eq!(observe(&Pins::default(), listed(0..TOOLS_MAX + 1)).unwrap_err(), TooMany);
     let (full, _) = observe(&Pins::default(), listed(0..TOOLS_MAX)).unwrap();
     // What is gone makes room.

@@ -13,10 +13,17 @@ use crate::{
         splice,
     },
     serve::{
+        counts,
         links::Deferred,
         refusal::{CODE_DENIED, CODE_OVER_LIMIT, DENIED},
     },
 };
+
+/// What a server may ask for in one result: each is a record on the disk, and is answered by a person, or by a model that is paid for.
+pub(in super::super) const ASKS_MAX: usize = 32;
+
+/// Why what a server asks for in a result does not pass.
+struct Unasked(Outcome, i32, &'static str);
 
 impl Proxy {
     /// The server asks the client of a session, or of the call that it answers: recorded like any other call, before the
@@ -82,11 +89,13 @@ impl Proxy {
             return Some(running.error(CODE_OVER_LIMIT, "the answer is longer than the access policy allows"));
         }
         if let Some(next) = next {
-            for method in &next.asks {
-                if !self.asks_within(running, method).await {
-                    running.end(Ending { outcome: Outcome::Denied, ..ending });
-                    return Some(running.error(CODE_DENIED, DENIED));
-                }
+            let asked = tokio::select! {
+                asked = self.asks_within(running, &next.asks) => asked,
+                () = running.cut() => return Some(running.error(CODE_REVOKED, REVOKED)),
+            };
+            if let Err(Unasked(outcome, code, text)) = asked {
+                running.end(Ending { outcome, ..ending });
+                return Some(running.error(code, text));
             }
             // What is heard again, on a stream that was taken up again, was kept then.
             if !running.has_ended() {
@@ -113,29 +122,56 @@ impl Proxy {
         Some(splice::keep_tasks(message, own).map_or_else(unreadable, Bytes::from))
     }
 
-    /// Whether a request of the server within a result is allowed; it is on record either way.
-    async fn asks_within(&self, running: &Running, method: &str) -> bool {
+    /// Whether all that the server asks for within a result is allowed; it is on record either way, up to what is refused. They
+    /// are written one behind the other, and waited for together.
+    async fn asks_within(&self, running: &Running, methods: &[String]) -> Result<(), Unasked> {
         let caller = &running.asked().caller;
-        let asked = admit::asked_back(&self.name, caller, method, 0);
-        let judgement = self.shared.access.judge(caller, &asked.ask());
+        if methods.len() > ASKS_MAX {
+            tracing::warn!(server = %self.name, asks = methods.len(), "a result asks for too much, and is not passed on");
+            let text = "the answer asks for more than 32 things, so it was not passed on";
+            let mut call = self.asked_within(running, &methods[0]);
+            counts::number(&mut call, methods.len() as u64);
+            self.refused(call, Refusal::asks_too_much()).await;
+            return Err(Unasked(Outcome::OverLimit, CODE_OVER_LIMIT, text));
+        }
+        let mut recordings = Vec::with_capacity(methods.len());
+        for method in methods {
+            let asked = admit::asked_back(&self.name, caller, method, 0);
+            let judgement = self.shared.access.judge(caller, &asked.ask());
+            let mut call = self.asked_within(running, method);
+            if !judgement.allowed {
+                self.refused(call, Refusal::denied(&judgement)).await;
+                return Err(Unasked(Outcome::Denied, CODE_DENIED, DENIED));
+            }
+            allowed(&mut call, &judgement);
+            // The client's word on it comes with the next round of the call.
+            (call.phase, call.outcome) = (wire::Phase::Complete as i32, Outcome::InputRequired as i32);
+            recordings.push(self.gateway.submit(Kind::Call(call)).await);
+        }
+        for recording in recordings {
+            let recorded = match recording {
+                Ok(recording) => recording.durable().await.map(drop),
+                Err(refused) => Err(refused),
+            };
+            match recorded {
+                Ok(()) | Err(Refused::Dropped) => {}
+                Err(refused) => {
+                    tracing::warn!(%refused, "what a server asks does not go on, because it cannot be recorded");
+                    return Err(Unasked(Outcome::Denied, CODE_DENIED, DENIED));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a record says of a request of the server within a result.
+    fn asked_within(&self, running: &Running, method: &str) -> wire::Call {
+        let caller = &running.asked().caller;
         let mut call = self.shared.describe(&self.name, None, &Speaker::default(), Some(caller), 0);
         call.mode = wire::Mode::from(self.config.mode) as i32;
         (call.from_server, call.request) = (true, Some(envelope::method(method)));
         call.link = linked(running.name(), LinkKind::Nested);
-        if !judgement.allowed {
-            self.refused(call, Refusal::denied(&judgement)).await;
-            return false;
-        }
-        allowed(&mut call, &judgement);
-        // The client's word on it comes with the next round of the call.
-        (call.phase, call.outcome) = (wire::Phase::Complete as i32, Outcome::InputRequired as i32);
-        match self.gateway.record(Kind::Call(call)).await {
-            Ok(_) | Err(Refused::Dropped) => true,
-            Err(refused) => {
-                tracing::warn!(%refused, "what a server asks does not go on, because it cannot be recorded");
-                false
-            }
-        }
+        call
     }
 
     /// Keeps what a later request goes on from, and notes the end of a task.

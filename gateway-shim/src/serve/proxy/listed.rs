@@ -18,6 +18,7 @@ use crate::{
     catalog::{
         self, Credential,
         list::{self, Kind},
+        pins::View,
     },
     mcp::envelope::{self, Message, Request},
     serve::{
@@ -45,6 +46,7 @@ pub(in super::super) struct Listing {
     /// None, if its answer may depend on what is not known here: it is not given again.
     asked: Option<catalog::Asked>,
     credential: Credential,
+    known_by: View,
     /// Answers of this era say who may be given them again.
     modern: bool,
 }
@@ -62,12 +64,18 @@ impl Proxy {
         }
     }
 
+    /// The same, with what its client said that it can do: it may be listed other tools than others.
+    fn known_by(&self, came: &Came) -> View {
+        catalog::known_by(self.credential(came), self.speaker(came).capabilities)
+    }
+
     /// What is asked for, if it is a list.
     pub(super) fn listing(&self, came: &Came, request: &Request, body: &[u8]) -> Option<Arc<Listing>> {
         let kind = Kind::of(&request.method)?;
         let body = std::str::from_utf8(body).unwrap_or_default();
         let asked = catalog::Asked::of(&self.name, kind, body);
-        Some(Arc::new(Listing { kind, asked, credential: self.credential(came), modern: came.is_modern() }))
+        let (credential, known_by) = (self.credential(came), self.known_by(came));
+        Some(Arc::new(Listing { kind, asked, credential, known_by, modern: came.is_modern() }))
     }
 
     /// Whether an allowed call is of a tool as it is pinned, with arguments that it takes; its record names the definition.
@@ -82,9 +90,9 @@ impl Proxy {
         call: &mut wire::Call,
     ) -> Result<(), Refusal> {
         let ("tools/call", Some(tool)) = (ask.method, ask.name) else { return Ok(()) };
-        let credential = self.credential(came);
-        let is_known = self.shared.catalog.is_known(&self.name, credential);
-        if !is_known && !self.get_to_know(came, credential, ask).await {
+        let known_by = self.known_by(came);
+        let is_known = self.shared.catalog.is_known(&self.name, known_by);
+        if !is_known && !self.get_to_know(came, known_by, ask).await {
             return Ok(());
         }
         let digest = self.shared.catalog.check_call(&self.name, self.definitions(), tool, body)?;
@@ -93,13 +101,13 @@ impl Proxy {
     }
 
     /// Waits until it is known what the server lists; `false` if whoever asks may not call it any more: they wait for nothing.
-    async fn get_to_know(self: &Arc<Self>, came: &Came, credential: Credential, ask: &Ask<'_>) -> bool {
+    async fn get_to_know(self: &Arc<Self>, came: &Came, known_by: View, ask: &Ask<'_>) -> bool {
         let walk = || {
             let (proxy, came) = (Arc::clone(self), came.clone());
             async move { proxy.walk(&came).await }
         };
         let mut changes = self.shared.access.changes();
-        let known = self.shared.catalog.ensure(&self.name, credential, walk);
+        let known = self.shared.catalog.ensure(&self.name, known_by, walk);
         tokio::pin!(known);
         loop {
             tokio::select! {
@@ -147,16 +155,16 @@ impl Proxy {
                 return Some(running.error(CODE_UNREADABLE, UNREADABLE));
             }
         };
-        let (catalog, is_first) = (&self.shared.catalog, listing.asked.as_ref().is_some_and(catalog::Asked::is_first));
-        let whole = is_first && list.next_cursor.is_none();
+        let (catalog, first) = (&self.shared.catalog, listing.asked.as_ref().filter(|asked| asked.is_first()));
+        let whole = first.filter(|_| list.next_cursor.is_none()).map(|asked| asked.view(listing.known_by));
         let pages = std::slice::from_ref(&list);
         if let Err(why) = catalog.observe(&self.name, self.definitions(), listing.kind, pages, whole).await {
             tracing::error!(server = %self.name, %why, "the server's list is not passed on");
             ending.outcome = Outcome::Denied;
             return Some(running.error(CODE_NOT_RECORDED, NOT_RECORDED));
         }
-        if whole && listing.kind == Kind::Tools {
-            catalog.seen(&self.name, listing.credential);
+        if whole.is_some() && listing.kind == Kind::Tools {
+            catalog.seen(&self.name, listing.known_by);
         }
         let view = self.view(running, listing, &list, None);
         if let Some(asked) = &listing.asked {
@@ -184,7 +192,10 @@ impl Proxy {
     /// Asks for all tools, as whoever came would, and takes note of them.
     async fn walk(self: &Arc<Self>, came: &Came) -> Result<(), String> {
         let pages = catalog::ask::pages(|cursor| self.page(came, cursor)).await?;
-        let observed = self.shared.catalog.observe(&self.name, self.definitions(), Kind::Tools, &pages, true).await;
+        let (body, _) = catalog::ask::body(self.speaker(came).protocol.as_deref(), None, 0);
+        let asked = catalog::Asked::of(&self.name, Kind::Tools, std::str::from_utf8(&body).unwrap_or_default());
+        let view = asked.map(|asked| asked.view(self.known_by(came)));
+        let observed = self.shared.catalog.observe(&self.name, self.definitions(), Kind::Tools, &pages, view).await;
         observed.map_err(|why| why.to_string())
     }
 
@@ -194,7 +205,7 @@ impl Proxy {
         let number = self.own_asked.fetch_add(1, Relaxed);
         let (body, id) = catalog::ask::body(protocol.as_deref(), cursor.as_deref(), number);
         let client = Some((crate::PRODUCT.to_owned(), crate::VERSION.to_owned()));
-        let speaker = Speaker { client, protocol };
+        let speaker = Speaker { client, protocol, capabilities: None };
         let mut call = self.shared.describe(&self.name, None, &speaker, None, body.len() as u64);
         call.mode = wire::Mode::from(self.config.mode) as i32;
         call.request = Some(envelope::method(LIST_TOOLS));

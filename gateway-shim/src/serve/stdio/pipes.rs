@@ -15,8 +15,9 @@ use super::{
 };
 use crate::mcp::envelope::{self, Message};
 
-/// Greatest line of a process that is forwarded; a longer one ends it, because nothing behind it can be told apart.
-const LINE_BYTES_MAX: u64 = 64 << 20;
+/// Greatest line of a process that is forwarded, as of an answer over HTTP; a longer one ends it, because nothing behind it can be
+/// told apart.
+const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// Writes until it is told to stop, and closes the pipe then.
 pub(super) async fn write_lines(

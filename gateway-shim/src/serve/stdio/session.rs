@@ -27,6 +27,7 @@ use super::{
         refusal::{CODE_NO_SESSION, CODE_TIMEOUT, CODE_UNREACHABLE, Refusal, error_body},
     },
     pipes::one_line,
+    room::{Held, Room},
 };
 use crate::{
     access::Caller,
@@ -38,7 +39,8 @@ use crate::{
     writer::Ending,
 };
 
-/// Messages that wait for one client, or for a GET stream that is not open yet; older ones go first there.
+/// Messages that wait for one client, or for a GET stream that is not open yet, if there is room for them; older ones go first
+/// there.
 pub(super) const WAITING_MAX: usize = 256;
 /// Whether a process with a session is there.
 const PING: &str = r#"{"jsonrpc":"2.0","id":"custody/ping","method":"ping"}"#;
@@ -59,7 +61,7 @@ pub(super) enum Told {
 /// What a request's connection is told.
 pub(super) struct Hears {
     /// What comes before the end: progress, or requests of the server.
-    pub(super) messages: mpsc::Receiver<Bytes>,
+    pub(super) messages: mpsc::Receiver<Held>,
     /// Has a place of its own, however many messages nobody reads.
     pub(super) end: oneshot::Receiver<Told>,
     /// Dropped with the connection.
@@ -74,7 +76,7 @@ struct Spelt {
 
 /// A request that waits for its answer.
 pub(super) struct Waiting {
-    messages: mpsc::Sender<Bytes>,
+    messages: mpsc::Sender<Held>,
     end: oneshot::Sender<Told>,
     running: Option<Running>,
     progress: Option<String>,
@@ -93,9 +95,9 @@ pub(super) struct Inner {
     next_serial: u64,
     /// Ids in the order in which they came.
     pub(super) order: VecDeque<String>,
-    listener: Option<mpsc::Sender<Bytes>>,
+    listener: Option<mpsc::Sender<Held>>,
     /// For the GET stream, while it is not open.
-    backlog: VecDeque<Bytes>,
+    backlog: VecDeque<Held>,
     /// When somebody else than the shim asked or was answered.
     last: Instant,
     ended: bool,
@@ -114,6 +116,7 @@ pub(super) enum Kind {
 pub(super) struct Session {
     kind: Kind,
     stdin: mpsc::Sender<Bytes>,
+    room: Room,
     inner: Mutex<Inner>,
     /// How its end is asked for.
     end: Arc<End>,
@@ -136,7 +139,7 @@ impl Session {
         // One without a session was asked whether it is there before anybody else asks it anything.
         let ready = watch::Sender::new(kind == Kind::Sessionless);
         let (inner, ended) = (Mutex::new(inner), AtomicBool::new(false));
-        Arc::new(Self { kind, stdin, inner, end, ready, ended })
+        Arc::new(Self { kind, stdin, room: Room::default(), inner, end, ready, ended })
     }
 
     /// Its id, if it is a session.
@@ -385,16 +388,20 @@ impl Session {
                 Some(spelt) => rewrite::notification(&line, &spelt.id, spelt.token.as_deref()).into(),
                 None => line,
             };
-            // A connection that does not read holds up nobody: what finds its queue full is let go.
-            return drop(waiting.messages.try_send(line));
+            // A connection that does not read holds up nobody: what finds its queue full, or no room, is let go.
+            return drop(self.room.hold(&line).map(|held| waiting.messages.try_send(held)));
         }
         if self.id().is_none() {
             // There is no stream that it could wait for.
             return;
         }
-        let unsent = match &inner.listener {
-            Some(listener) => listener.try_send(line).err().map(|error| error.into_inner()),
-            None => Some(line),
+        let mut held = self.room.hold(&line);
+        while held.is_none() && inner.backlog.pop_front().is_some() {
+            held = self.room.hold(&line);
+        }
+        let unsent = match (held, &inner.listener) {
+            (Some(held), Some(listener)) => listener.try_send(held).err().map(|error| error.into_inner()),
+            (held, _) => held,
         };
         inner.backlog.extend(unsent);
         while inner.backlog.len() > WAITING_MAX {
@@ -402,7 +409,7 @@ impl Session {
         }
     }
 
-    pub(super) fn listen(&self) -> Option<mpsc::Receiver<Bytes>> {
+    pub(super) fn listen(&self) -> Option<mpsc::Receiver<Held>> {
         let mut inner = self.lock();
         if inner.listener.as_ref().is_some_and(|listener| !listener.is_closed()) {
             return None;

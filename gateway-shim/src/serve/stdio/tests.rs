@@ -2,7 +2,7 @@
 
 use http_body_util::BodyExt as _;
 
-use super::{session::WAITING_MAX, *};
+use super::{room::ROOM_BYTES_MAX, session::WAITING_MAX, *};
 use crate::testing::within;
 
 /// So long that no test sees it pass.
@@ -76,6 +76,30 @@ async fn an_answer_comes_behind_however_many_messages_nobody_has_read() {
     let events = String::from_utf8(body.to_vec()).unwrap();
     assert_eq!(events.matches("data: progress").count(), WAITING_MAX);
     assert!(events.trim_end().ends_with("data: the answer"), "{events}");
+}
+
+/// Long messages that nobody reads take no more memory than there is room for: those that wait for a stream go, the oldest
+/// first; those that find none are let go; and the answer comes.
+#[tokio::test]
+async fn what_nobody_reads_has_a_bound_in_bytes() {
+    const LONG: usize = 1 << 20;
+    let (session, _lines) = session();
+    for number in 0..100_u8 {
+        session.say(vec![number; LONG].into(), None, None);
+    }
+    let mut stream = session.listen().unwrap();
+    let kept: Vec<u8> = std::iter::from_fn(|| Some(stream.try_recv().ok()?[0])).collect();
+    let most = u8::try_from(ROOM_BYTES_MAX / LONG).unwrap();
+    assert_eq!(kept, (100 - most..100).collect::<Vec<_>>());
+    let (request, body) = request("1");
+    let mut hears = session.ask(WAIT, &request, &body, None);
+    for number in 0..100_u8 {
+        session.say(vec![number; LONG].into(), request.progress.as_deref(), None);
+    }
+    answer(&session, &request);
+    let kept: Vec<u8> = std::iter::from_fn(|| Some(hears.messages.try_recv().ok()?[0])).collect();
+    assert_eq!(kept, (0..most).collect::<Vec<_>>());
+    assert!(matches!(hears.end.try_recv(), Ok(Told::Answer(..))));
 }
 
 /// A process that reads nothing keeps nobody waiting for longer than a request may take.

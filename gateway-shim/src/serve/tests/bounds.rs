@@ -123,3 +123,126 @@ async fn a_server_that_does_not_listen_is_not_told_everything() {
     drop(bench.calls().await);
     assert!(telling.try_recv().is_err(), "it is told of more at a time");
 }
+
+/// Streams and requests of one member take no more connections than their share, and everybody else has the others.
+#[tokio::test]
+async fn nobody_takes_the_connections_of_others() {
+    let (address, mut coming, may) = slow_server().await;
+    let (bench, bob) = bounded("member_connections_max = 2\n", address, ALL).await;
+    let (a, b) = (tool_call(1, "slow"), tool_call(2, "slow"));
+    let own = [bench.post(&[], &a), bench.post(&[], &b)];
+    let others = async {
+        for _ in 0..2 {
+            coming.recv().await.unwrap();
+        }
+        for (method, body) in [(Method::POST, HELLO), (Method::GET, ""), (Method::DELETE, "")] {
+            let (status, _, told) = bench.send(method, &[], body).await;
+            let told: Value = serde_json::from_slice(&told).unwrap();
+            assert_eq!((status, &told["error"]["code"]), (StatusCode::OK, &json!(1_006)), "{told}");
+        }
+        may.add_permits(3);
+        bench.post(&[("authorization", &bob)], &tool_call(3, "slow")).await.0
+    };
+    let (own, of_bob) = within(async { tokio::join!(futures::future::join_all(own), others) }).await;
+    assert!(of_bob == StatusCode::OK && own.iter().all(|(status, ..)| *status == StatusCode::OK));
+    assert_eq!(refusals(&bench.calls().await), vec![("shim/busy".to_owned(), Outcome::OverLimit); 3]);
+}
+
+/// What one member is refused beyond their share is one record with its number, by rule and outcome; so is what whoever has a
+/// token's id and not its secret tries, which is not that member's.
+#[tokio::test]
+async fn refusals_without_end_are_records_that_count_them() {
+    let tools = "[[rules]]\nid = \"tools\"\neffect = \"allow\"\neveryone = true\ntools = [\"test/*\"]\n";
+    let (bench, bob) = bounded("", odd_server().await, tools).await;
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"nobody/knows"}"#;
+    let wrong = format!("{}0000", &bob[..bob.len() - 4]);
+    for _ in 0..150 {
+        bench.post(&[], body).await;
+        assert_eq!(bench.post(&[("authorization", &wrong)], body).await.0, StatusCode::UNAUTHORIZED);
+    }
+    bench.post(&[("authorization", &bob)], body).await;
+    let calls = bench.calls().await;
+    let number = |call: &wire::Call| match call.extensions.first().and_then(|extension| extension.value.clone()) {
+        Some(wire::extension::Value::Number(number)) => number,
+        _ => 1,
+    };
+    let mut counted: BTreeMap<(String, String), (usize, u64)> = BTreeMap::new();
+    for call in &calls {
+        let whose = (call.member.as_deref().map(hex).unwrap_or_default(), call.rule.clone());
+        let (records, refusals) = counted.entry(whose).or_default();
+        (*records, *refusals) = (*records + 1, *refusals + number(call));
+    }
+    let of = |member: &str, rule: &str| counted[&(member.to_owned(), rule.to_owned())];
+    assert_eq!(of(ALICE, "shim/default-deny"), (121, 150));
+    assert_eq!(of(BOB, "shim/wrong-token"), (31, 150));
+    assert_eq!(of(BOB, "shim/default-deny"), (1, 1));
+}
+
+/// What a server asks for in one result is judged and recorded whole, or not at all where it is too much.
+#[tokio::test]
+async fn a_result_that_asks_without_end_is_one_record() {
+    let answer = |request: HttpRequest| async {
+        let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let asks = value["params"]["name"].as_str().and_then(|name| name.parse().ok()).unwrap_or(0);
+        let asks: serde_json::Map<_, _> =
+            (0..asks).map(|id: u32| (id.to_string(), json!({"method": "elicitation/create", "params": {}}))).collect();
+        let result = json!({"resultType": "input_required", "requestState": "s", "inputRequests": asks});
+        json(StatusCode::OK, json!({"jsonrpc": "2.0", "id": value["id"], "result": result}).to_string().into())
+    };
+    let address = listening(Router::new().route("/mcp", any(answer))).await;
+    let (bench, _) = bounded("", address, ALL).await;
+    let (_, _, few) = bench.post(&[], &tool_call(1, "32")).await;
+    let (_, _, many) = bench.post(&[], &tool_call(2, "33")).await;
+    let [few, many]: [Value; 2] = [few, many].map(|told| serde_json::from_slice(&told).unwrap());
+    assert_eq!(few["result"]["inputRequests"].as_object().unwrap().len(), 32);
+    assert_eq!(many["error"]["code"], 1_006);
+    let calls = bench.calls().await;
+    let asked: Vec<_> = calls.iter().filter(|call| call.from_server).collect();
+    assert_eq!(asked.len(), 33);
+    let (last, allowed) = asked.split_last().unwrap();
+    assert!(allowed.iter().all(|call| call.outcome() == Outcome::InputRequired));
+    let number = wire::extension::Value::Number(33);
+    assert_eq!((last.rule.as_str(), last.extensions[0].value.clone()), ("shim/over-limit", Some(number)));
+    let of_calls: Vec<_> = calls.iter().filter(|call| !call.from_server).map(wire::Call::outcome).collect();
+    assert_eq!(of_calls, [Outcome::InputRequired, Outcome::OverLimit]);
+}
+
+/// A client that can do less is listed less. Nothing of that is held against the others, whose tools are in force.
+#[tokio::test]
+async fn what_one_client_is_not_listed_is_kept_from_nobody() {
+    let answer = |request: HttpRequest| async {
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        let value: Value = serde_json::from_slice(&body).unwrap();
+        let session = if value["params"]["capabilities"]["roots"].is_null() { "less" } else { "all" };
+        let session = text(&parts.headers, SESSION).unwrap_or(session).to_owned();
+        let result = match value["method"].as_str().unwrap() {
+            "initialize" => json!({"protocolVersion": "2025-11-25"}),
+            "tools/list" if session == "all" => json!({"tools": [{"name": "any"}, {"name": "roots"}]}),
+            "tools/list" => json!({"tools": [{"name": "any"}]}),
+            _ => json!({"content": []}),
+        };
+        let message = json!({"jsonrpc": "2.0", "id": value["id"], "result": result}).to_string();
+        let mut answer = json(StatusCode::OK, message.into());
+        answer.headers_mut().insert(SESSION, session.parse().unwrap());
+        answer
+    };
+    let address = listening(Router::new().route("/mcp", any(answer))).await;
+    let rules = format!("[servers.test]\non_change = \"quarantine\"\n{ALL}");
+    let (bench, bob) = bounded("", address, &rules).await;
+    let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let can = HELLO.replace(r#""capabilities":{}"#, r#""capabilities":{"roots":{}}"#);
+    let bob = ("authorization", bob.as_str());
+    for _ in 0..2 {
+        bench.post(&[bob], HELLO).await;
+        bench.post(&[], &can).await;
+        let (_, _, all) = bench.post(&[(SESSION, "all")], list).await;
+        assert!(String::from_utf8_lossy(&all).contains("roots"), "{all:?}");
+        let (_, _, less) = bench.post(&[bob, (SESSION, "less")], list).await;
+        assert!(!String::from_utf8_lossy(&less).contains("roots"), "{less:?}");
+        let (_, _, called) = bench.post(&[(SESSION, "all")], &tool_call(2, "roots")).await;
+        assert!(String::from_utf8_lossy(&called).contains("content"), "{called:?}");
+    }
+    assert_eq!(refusals(&bench.calls().await), []);
+}
