@@ -182,7 +182,9 @@ def compare(client, said, calls):
     for line in [line for line in said if line["server"] != ALL]:
         spoken = {call["protocol"] for call in tools if call["server"] == line["server"]}
         protocol = line.get("protocol")
-        must(protocol is None or spoken == {protocol}, f"{client.name} at {line['server']}: {protocol}, on record {spoken}")
+        # At the one address, where not all servers know both, a session speaks for it.
+        known = protocol in spoken and spoken <= {protocol, "2025-11-25"}
+        must(protocol is None or known, f"{client.name} at {line['server']}: {protocol}, on record {spoken}")
 
 
 def main():

@@ -10,13 +10,13 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{HeaderMap, Method, StatusCode},
+    http::{Method, StatusCode},
 };
 use bytes::Bytes;
 use custody::wire::{self, LinkKind, Outcome, record::Kind};
 
 use super::{
-    Answer, LAST_EVENT, METHOD, NAME, PROTOCOL, SESSION, Shared, admit,
+    Answer, LAST_EVENT, PROTOCOL, SESSION, Shared, admit,
     arrive::{self, NotRead},
     counts::Counts,
     credential::Credentials,
@@ -36,15 +36,17 @@ use crate::{
     listen::Load,
     mcp::{
         envelope::{self, Message, Request},
-        headers::{self, Era, Header, Headers},
+        headers::{self, Era},
     },
     server::{self, Launcher, Servers},
     writer::{CallName, Ending, Refused},
 };
 
+mod came;
 mod hear;
 mod listed;
 
+pub(super) use came::Came;
 pub(super) use hear::is_stream;
 pub(super) use listed::Listing;
 
@@ -105,46 +107,6 @@ pub struct Proxy {
     /// Requests of the shim itself.
     own_asked: AtomicU64,
     pub(super) server: Server,
-}
-
-/// Who came, and with which headers.
-#[derive(Clone)]
-pub(super) struct Came {
-    pub(super) caller: Caller,
-    pub(super) headers: HeaderMap,
-}
-
-impl Came {
-    pub(super) fn session(&self) -> Option<&str> {
-        text(&self.headers, SESSION)
-    }
-
-    /// Whether it speaks as from 2026-07-28 on.
-    pub(super) fn is_modern(&self) -> bool {
-        self.said().era() == Era::Modern
-    }
-
-    /// The headers that repeat the body.
-    pub(super) fn said(&self) -> Headers<'_> {
-        let header = |name: &str| {
-            let mut values = self.headers.get_all(name).iter();
-            match (values.next().map(|value| value.to_str()), values.next()) {
-                (None, _) => Header::Absent,
-                (Some(Ok(value)), None) => Header::Is(value),
-                _ => Header::Unclear,
-            }
-        };
-        Headers { version: header(PROTOCOL), method: header(METHOD), name: header(NAME) }
-    }
-
-    /// What the era without sessions ignores is not there.
-    pub(super) fn in_era(mut self, era: Era) -> Self {
-        if era == Era::Modern {
-            self.headers.remove(SESSION);
-            self.headers.remove(LAST_EVENT);
-        }
-        self
-    }
 }
 
 /// What a request goes on from.

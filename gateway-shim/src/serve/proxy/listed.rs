@@ -92,7 +92,7 @@ impl Proxy {
         let ("tools/call", Some(tool)) = (ask.method, ask.name) else { return Ok(()) };
         let known_by = self.known_by(came);
         let is_known = self.shared.catalog.is_known(&self.name, known_by);
-        if !is_known && !self.get_to_know(came, known_by, ask).await {
+        if !is_known && !self.make_known(came, known_by, ask).await {
             return Ok(());
         }
         let digest = self.shared.catalog.check_call(&self.name, self.definitions(), tool, body)?;
@@ -101,7 +101,7 @@ impl Proxy {
     }
 
     /// Waits until it is known what the server lists; `false` if whoever asks may not call it any more: they wait for nothing.
-    async fn get_to_know(self: &Arc<Self>, came: &Came, known_by: View, ask: &Ask<'_>) -> bool {
+    async fn make_known(self: &Arc<Self>, came: &Came, known_by: View, ask: &Ask<'_>) -> bool {
         let walk = || {
             let (proxy, came) = (Arc::clone(self), came.clone());
             async move { proxy.walk(&came).await }
