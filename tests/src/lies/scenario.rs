@@ -469,6 +469,18 @@ fn numbers(name: &str) -> Option<Hooks> {
         }
         "batch-never-taken" => Some(Hooks { lost: vec!["beta/h1/f2/3".to_owned()], ..Hooks::default() }),
         "opening-never-taken" => Some(Hooks { lost: vec!["beta/h2/p2/0".to_owned()], ..Hooks::default() }),
+        // A run between two others, whole, with its close.
+        "run-never-taken" => {
+            let goes_on = sequel(|l| {
+                let calls = |first, now| records::calls(first, 2, now);
+                l.submit_batch("beta", Batch::new("h1", "f2", calls(20, l.now())).close());
+                l.submit_batch("beta", Batch::new("h1", "f3", calls(1, l.now())));
+                l.submit_batch("beta", Batch::new("h1", "f3", calls(3, l.now())).close());
+                l.submit_batch("beta", Batch::new("h1", "f4", calls(1, l.now())));
+                l.cut_all();
+            });
+            Some(Hooks { lost: vec!["beta/h1/f3/0".to_owned(), "beta/h1/f3/1".to_owned()], ..goes_on })
+        }
         "records-left-out-undeclared" => next(Box::new(|header, _| header.first_record += 3)),
         "record-numbers-used-twice" => next(Box::new(|header, _| header.first_record -= 1)),
         "batch-number-left-out" => next(Box::new(|header, _| header.batch_number += 1)),
