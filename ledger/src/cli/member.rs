@@ -154,9 +154,15 @@ async fn workspaces(ledger: &mut Ledger) -> Result<HashMap<String, String>, Faul
     Ok(status.workspaces.iter().map(|known| (hex(&known.workspace), known.name.clone())).collect())
 }
 
-fn group(group: &str, workspaces: &HashMap<String, String>) -> String {
-    let named = group.split_once('/').and_then(|(id, rest)| Some(format!("{}/{rest}", workspaces.get(id)?)));
-    plain(named.as_deref().unwrap_or(group))
+/// A member's groups as people read them: by the names of their workspaces, whatever ids those have.
+fn groups(member: &wire::Member, workspaces: &HashMap<String, String>) -> String {
+    let named = |group: &String| {
+        let named = group.split_once('/').and_then(|(id, rest)| Some(format!("{}/{rest}", workspaces.get(id)?)));
+        plain(named.as_deref().unwrap_or(group))
+    };
+    let mut groups: Vec<String> = member.groups.iter().map(named).collect();
+    groups.sort();
+    groups.join(" ")
 }
 
 fn state(member: &wire::Member) -> String {
@@ -175,8 +181,7 @@ fn show(member: &wire::Member, workspaces: &HashMap<String, String>) {
         MemberState::Known => {
             say(&format!("  name     {}", plain(&member.name)));
             say(&format!("  address  {}", plain(&member.address)));
-            let groups: Vec<String> = member.groups.iter().map(|one| group(one, workspaces)).collect();
-            say(&format!("  groups   {}", groups.join(" ")));
+            say(&format!("  groups   {}", groups(member, workspaces)));
         }
         MemberState::KeyNotAvailable => {
             say("           the vault lacks its key, and no record says that it was erased");
@@ -200,8 +205,7 @@ async fn list(at: &At, names: bool, because: wire::Because) -> Done {
         for member in &page.members {
             let mut row = vec![hex(&member.member), state(member), member.revision.to_string()];
             if names {
-                let groups: Vec<String> = member.groups.iter().map(|one| group(one, &workspaces)).collect();
-                row.extend([plain(&member.name), plain(&member.address), groups.join(" ")]);
+                row.extend([plain(&member.name), plain(&member.address), groups(member, &workspaces)]);
             }
             rows.push(row);
         }
