@@ -178,7 +178,7 @@ where
                 let Ok(heard) = hear(&mut stream, true).await else { return };
                 let Some(Answer { status, headers, body }) = answer(heard).await else {
                     // Whoever asked may say no more; their end is what is waited for.
-                    stream.read(&mut [0; 1]).await.ok();
+                    stream.read_u8().await.ok();
                     return;
                 };
                 let mut head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());

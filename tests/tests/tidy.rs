@@ -478,3 +478,47 @@ fn the_verifier_needs_no_server() {
         never.iter().filter(|name| names.contains(**name)).map(|name| (*name).to_owned()).collect();
     none("the verifier links", &found);
 }
+
+/// What stands between backticks.
+fn spans(line: &str) -> Vec<&str> {
+    line.split('`').skip(1).step_by(2).collect()
+}
+
+/// In a row of WEAK_SPOTS.md the tests of a file stand behind its path, and a lie is a path alone.
+#[test]
+fn every_test_that_a_weak_spot_names_is_there() {
+    let table = std::fs::read_to_string(root().join("docs/WEAK_SPOTS.md")).unwrap();
+    let (mut wrong, mut tests, mut lies) = (Vec::new(), 0, 0);
+    for row in table
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| weakness") && !line.starts_with("| ---"))
+    {
+        let shown_by = row.trim_end_matches('|').rsplit_once(" | ").map_or("", |(_, last)| last);
+        let (mut file, mut named) = (None, 0);
+        for span in spans(shown_by) {
+            if span.contains('/') {
+                file = std::fs::read_to_string(root().join(span)).ok();
+                if file.is_none() {
+                    wrong.push(format!("{span} is not there"));
+                }
+                lies += usize::from(span.ends_with(".toml"));
+                named += usize::from(span.ends_with(".toml"));
+                continue;
+            }
+            let is_test = |text: &String| {
+                let before = text.split(&format!("fn {span}(")).next().filter(|before| before.len() < text.len());
+                let last = before.and_then(|before| before.rsplit("\n\n").next());
+                last.is_some_and(|attributes| attributes.contains("test]") || attributes.contains("test("))
+            };
+            if !file.as_ref().is_some_and(is_test) {
+                wrong.push(format!("{span} is no test of the file before it"));
+            }
+            (tests, named) = (tests + 1, named + 1);
+        }
+        if named == 0 {
+            wrong.push(format!("no test: {row}"));
+        }
+    }
+    none("docs/WEAK_SPOTS.md", &wrong);
+    assert!(tests > 30 && lies > 5, "the table was not read: {tests} tests, {lies} lies");
+}

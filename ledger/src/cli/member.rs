@@ -154,9 +154,15 @@ async fn workspaces(ledger: &mut Ledger) -> Result<HashMap<String, String>, Faul
     Ok(status.workspaces.iter().map(|known| (hex(&known.workspace), known.name.clone())).collect())
 }
 
-fn group(group: &str, workspaces: &HashMap<String, String>) -> String {
-    let named = group.split_once('/').and_then(|(id, rest)| Some(format!("{}/{rest}", workspaces.get(id)?)));
-    plain(named.as_deref().unwrap_or(group))
+/// A member's groups as people read them: by the names of their workspaces, whatever ids those have.
+fn groups(member: &wire::Member, workspaces: &HashMap<String, String>) -> String {
+    let named = |group: &String| {
+        let named = group.split_once('/').and_then(|(id, rest)| Some(format!("{}/{rest}", workspaces.get(id)?)));
+        plain(named.as_deref().unwrap_or(group))
+    };
+    let mut groups: Vec<String> = member.groups.iter().map(named).collect();
+    groups.sort();
+    groups.join(" ")
 }
 
 /// In the order of the names that people read; the entry has that of ids.

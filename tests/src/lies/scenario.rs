@@ -437,6 +437,19 @@ fn contents(name: &str) -> Option<Hooks> {
     }
 }
 
+/// A run between two others is not there, whole, with its close.
+fn without_a_run() -> Hooks {
+    let goes_on = sequel(|l| {
+        let calls = |first, now| records::calls(first, 2, now);
+        l.submit_batch("beta", Batch::new("h1", "f2", calls(20, l.now())).close());
+        l.submit_batch("beta", Batch::new("h1", "f3", calls(1, l.now())));
+        l.submit_batch("beta", Batch::new("h1", "f3", calls(3, l.now())).close());
+        l.submit_batch("beta", Batch::new("h1", "f4", calls(1, l.now())));
+        l.cut_all();
+    });
+    Hooks { lost: vec!["beta/h1/f3/0".to_owned(), "beta/h1/f3/1".to_owned()], ..goes_on }
+}
+
 /// How batches are numbered, and what the ledger calls an equivocation.
 fn numbers(name: &str) -> Option<Hooks> {
     let next = |hook: BatchHook| {
@@ -469,6 +482,7 @@ fn numbers(name: &str) -> Option<Hooks> {
         }
         "batch-never-taken" => Some(Hooks { lost: vec!["beta/h1/f2/3".to_owned()], ..Hooks::default() }),
         "opening-never-taken" => Some(Hooks { lost: vec!["beta/h2/p2/0".to_owned()], ..Hooks::default() }),
+        "run-never-taken" => Some(without_a_run()),
         "records-left-out-undeclared" => next(Box::new(|header, _| header.first_record += 3)),
         "record-numbers-used-twice" => next(Box::new(|header, _| header.first_record -= 1)),
         "batch-number-left-out" => next(Box::new(|header, _| header.batch_number += 1)),

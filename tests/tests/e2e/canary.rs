@@ -8,6 +8,7 @@ use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    sync::Arc,
 };
 
 use custody::id::{hex, unhex};
@@ -25,6 +26,7 @@ mod asks;
 mod server;
 
 use asks::Client;
+use server::Seen;
 
 /// A tool whose name may stand in a record, and does.
 const CONTROL: &str = "control.9b1e";
@@ -144,7 +146,37 @@ async fn look(shim: &Shim, metrics: u16, said: &Path) {
 
 /// Where the control was found: the place behind the folder of the test.
 fn control_is_in(home: &Home, place: &str) -> bool {
-    found_in(&home.dir.join(place), &[CONTROL.as_bytes()]).len() > 0
+    !found_in(&home.dir.join(place), &[CONTROL.as_bytes()]).is_empty()
+}
+
+/// Says everything, and looks; what may then be nowhere.
+async fn say_all(
+    home: &Home,
+    shim: &Shim,
+    at: SocketAddr,
+    seen: &Arc<Seen>,
+    (metrics, given, expired): (u16, &Path, &str),
+) -> Vec<Vec<u8>> {
+    let (token, id) = add(shim, given);
+    let client = Client { at, token: token.clone() };
+    client.legacy(seen).await;
+    client.stateless().await;
+    client.others().await;
+    look(shim, metrics, &home.dir.join("said")).await;
+    let changed = format!("{}{}", &token[..token.len() - 1], if token.ends_with('0') { '1' } else { '0' });
+    let own = [
+        CORE.to_owned(),
+        format!("Basic {CORE}"),
+        format!("Bearer {}", canary("token")),
+        format!("Bearer {CORE}.{CORE}.{CORE}"),
+    ];
+    let tokens = [&own[..], &[String::new(), changed.clone(), expired.to_owned(), format!("{token}{CORE}")]].concat();
+    client.refused(&tokens).await;
+    shim.say(&["member", "revoke", "--token", &id, "--reason", "lost", "--config", "shim.toml"]);
+    client.refused(&[]).await;
+    let mut nowhere_else: Vec<Vec<u8>> = [token.as_str(), &changed, expired].map(secret).into();
+    nowhere_else.push(CORE.as_bytes().to_vec());
+    nowhere_else
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,23 +199,8 @@ async fn nothing_that_is_said_in_ones_own_words_is_in_any_file() {
     let process = Process::spawn(shim.serving().env("CREDENTIAL", canary("key")));
     assert!(process.wait_line("serving /mcp"), "{}", process.log().join("\n"));
 
-    let (token, id) = add(&shim, &given);
-    let client = Client { at: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), token: token.clone() };
-    client.legacy(&seen).await;
-    client.stateless().await;
-    client.others().await;
-    look(&shim, metrics, &home.dir.join("said")).await;
-    let changed = format!("{}{}", &token[..token.len() - 1], if token.ends_with('0') { '1' } else { '0' });
-    let own = [
-        CORE.to_owned(),
-        format!("Basic {CORE}"),
-        format!("Bearer {}", canary("token")),
-        format!("Bearer {CORE}.{CORE}.{CORE}"),
-    ];
-    let tokens = [&own[..], &[String::new(), changed.clone(), expired.clone(), format!("{token}{CORE}")]].concat();
-    client.refused(&tokens).await;
-    shim.say(&["member", "revoke", "--token", &id, "--reason", "lost", "--config", "shim.toml"]);
-    client.refused(&[]).await;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let nowhere_else = say_all(&home, &shim, address, &seen, (metrics, &given, &expired)).await;
 
     // What came through proves that the canaries were where they would be found.
     let places = seen.places.lock().unwrap().clone();
@@ -194,8 +211,6 @@ async fn nothing_that_is_said_in_ones_own_words_is_in_any_file() {
     }
     assert!(!places.contains("cookie"), "{places:?}");
 
-    let mut nowhere_else: Vec<Vec<u8>> = [&token, &changed, &expired].map(|token| secret(token)).into();
-    nowhere_else.push(CORE.as_bytes().to_vec());
     let texts: Vec<&[u8]> = nowhere_else.iter().map(Vec::as_slice).collect();
     soon(|| {
         home.say(&["cut"]);

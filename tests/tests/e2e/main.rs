@@ -6,8 +6,8 @@
 //! servers, and the conformance suite. `own_keys`: the ledger's three keys. `receipts`: what tool runtimes sign, from a server's
 //! answer to the archive. `relay`, `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with the published
 //! examples, killed under load, on a full disk, under another key, and traced; the proxy killed under load. `sync`: the sync
-//! before the answer. `tamper`: the golden archive and every lie about it. `words`: what people read. `workspaces`: two shims of
-//! two workspaces.
+//! before the answer. `tamper`: the golden archive and every lie about it. `weak_spots`: what records of calls are known to get
+//! wrong. `words`: what people read. `workspaces`: two shims of two workspaces.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 mod accepted;
@@ -32,5 +32,6 @@ mod relay_serve;
 mod relay_sync;
 mod sync;
 mod tamper;
+mod weak_spots;
 mod words;
 mod workspaces;
