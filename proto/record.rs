@@ -82,14 +82,18 @@ pub fn check(bytes: &[u8]) -> Result<RecordKind, NotStrict> {
         (CALL, CALL_OUTCOME) => outcome = number,
         _ => {}
     })?;
-    // Strict: two bytes of version, then the tag of the oneof as one byte, wire type 2.
-    let tag = bytes.get(2).map_or(0, |key| key >> 3);
-    let kind = RecordKind::ALL.into_iter().find(|kind| *kind as u8 == tag);
-    let kind = kind.ok_or_else(|| Malformed::new("Record", 0, "no kind"))?;
+    let kind = kind(bytes).ok_or_else(|| Malformed::new("Record", 0, "no kind"))?;
     if (phase == Phase::Intent as u64) != (outcome == Outcome::Running as u64) {
         return Err(Malformed::new("Call", 2, "only an intent is running, and an intent is").into());
     }
     Ok(kind)
+}
+
+/// Kind of a record that passed [`check`], without another look at its form.
+pub fn kind(bytes: &[u8]) -> Option<RecordKind> {
+    // Strict: two bytes of version, then the tag of the oneof as one byte, wire type 2.
+    let tag = bytes.get(2).map_or(0, |key| key >> 3);
+    RecordKind::ALL.into_iter().find(|kind| *kind as u8 == tag)
 }
 
 const CALL: &str = "Call";

@@ -76,19 +76,20 @@ impl History {
         let change = |records| Some(Change { first: <[Recorded]>::first(records)?, records, cut_short: false });
         let mut changes: Vec<Change<'_>> = self.0.chunk_by(of_one).filter_map(change).collect();
         // From the last one back: what the next change of the policy is, and the most records that it was written with.
-        let mut next: Option<(Option<&[u8]>, &[u8], usize)> = None;
+        let mut next: Option<(&AccessChange, usize)> = None;
         for change in changes.iter_mut().rev() {
-            let (before, after) =
-                (change.first.change.policy_digest_before.as_deref(), &*change.first.change.policy_digest_after);
-            if before == Some(after) {
+            let said = &change.first.change;
+            let (before, after) = (&said.policy_digest_before, &said.policy_digest_after);
+            if before.as_ref() == Some(after) {
                 // It changes no policy. That of an identity provider may come between, while the old policy is in force.
-                next = next.filter(|(of, ..)| *of == before);
+                next = next.filter(|(of, _)| of.policy_digest_before == *before);
                 continue;
             }
-            let records = change.records.len();
-            let again = next.filter(|(of, to, _)| (*of, *to) == (before, after)).map_or(0, |(.., records)| records);
+            let same = |of: &AccessChange| of.policy_digest_before == *before && of.policy_digest_after == *after;
+            let (records, again) =
+                (change.records.len(), next.map_or(0, |(of, records)| if same(of) { records } else { 0 }));
             change.cut_short = records < again;
-            next = Some((before, after, records.max(again)));
+            next = Some((said, records.max(again)));
         }
         changes
     }

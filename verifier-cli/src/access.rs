@@ -140,12 +140,9 @@ pub fn answer(
     question: &Question,
     disclosure: Option<&Disclosure>,
 ) -> Result<Answer, Failure> {
-    let log = match verify::log(objects, policy, None)? {
-        Ok(log) => log,
-        Err(_) => {
-            let verdict = verify::run(objects, policy, options, &AllCores::new())?;
-            return Ok(Answer { verdict, policy: policy.clone(), gateways: Vec::new(), names: Names::default() });
-        }
+    let Ok(log) = verify::log(objects, policy, None)? else {
+        let verdict = verify::run(objects, policy, options, &AllCores::new())?;
+        return Ok(Answer { verdict, policy: policy.clone(), gateways: Vec::new(), names: Names::default() });
     };
     let asked = question.workspace.as_deref().map(|said| find_workspace(&log, said)).transpose()?;
     let scope = policy.workspaces()?;

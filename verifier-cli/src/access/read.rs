@@ -183,8 +183,8 @@ fn part(objects: &impl Archive, seal: &Seal) -> Result<Part, Failure> {
             let mut found = Vec::new();
             for (position, bytes) in (position..).zip(&batch.records) {
                 let odd = |why: NotStrict| Failure::Unreadable(format!("the record at position {position}: {why}"));
-                match record::check(bytes).map_err(odd)? {
-                    RecordKind::AccessChange => {
+                match record::kind(bytes) {
+                    Some(RecordKind::AccessChange) => {
                         let Some(Kind::AccessChange(change)) = record::decode(bytes).map_err(odd)?.kind else {
                             continue;
                         };
@@ -192,7 +192,7 @@ fn part(objects: &impl Archive, seal: &Seal) -> Result<Part, Failure> {
                         let received_at = entry.leaf.received_at;
                         found.push(Found::Change(Box::new(Recorded { position, received_at, change })));
                     }
-                    RecordKind::Call => {
+                    Some(RecordKind::Call) => {
                         found.extend(named.see(bytes).map(|digest| Found::Policy(position, digest)));
                     }
                     _ => {}
@@ -219,12 +219,24 @@ impl Named {
     /// The policy that a call names, if none before it did.
     fn see(&mut self, call: &[u8]) -> Option<Digest> {
         // Nearly every call names what the one before it named: then nothing is decoded.
-        let same = |field: &[u8]| field.strip_prefix(&POLICY_KEY).is_some_and(|digest| *digest == self.last);
-        if !self.seen.is_empty() && call.windows(POLICY_KEY.len() + self.last.len()).any(same) {
+        if !self.seen.is_empty() && has(call, &self.last) {
             return None;
         }
         let Some(Kind::Call(call)) = record::decode(call).ok()?.kind else { return None };
         self.last = call.access_policy_digest?.as_ref().try_into().ok()?;
         self.seen.insert(self.last).then_some(self.last)
     }
+}
+
+/// Whether a call has the field with this digest. What looks like one within another field would have to hold the digest too.
+fn has(call: &[u8], digest: &Digest) -> bool {
+    let [first, key @ ..] = POLICY_KEY;
+    let mut rest = call;
+    while let Some(at) = rest.iter().position(|byte| *byte == first) {
+        rest = rest.get(at + 1..).unwrap_or_default();
+        if rest.strip_prefix(&key).is_some_and(|field| field.starts_with(digest)) {
+            return true;
+        }
+    }
+    false
 }

@@ -76,7 +76,7 @@ fn write_answer(out: &mut String, answer: &Answer, subject: &Subject<'_>, questi
         }
     }
     if answer.gateways.is_empty() {
-        out.push_str("\nNo gateway was heard there.\n");
+        out.push_str("\nOf no gateway anything is known there.\n");
     }
     out.push_str("\nWHAT THIS RESTS ON, AND WHAT IT DOES NOT EXCLUDE\n");
     for sentence in ALWAYS.map(str::to_owned).into_iter().chain(subject.not_excluded()) {
