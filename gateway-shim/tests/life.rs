@@ -110,6 +110,16 @@ async fn a_process_gets_what_it_is_given_and_nothing_else() {
     assert_eq!(limits, ["3072", "77", "524288", "64", "0"], "{said}");
 }
 
+/// Who leads a session can join no other group, so that it and its group are always what is signalled.
+#[tokio::test]
+async fn a_process_leads_its_session_and_its_group() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let said =
+        said(&bash("read -r pid _ _ _ group session _ < /proc/$$/stat; echo $pid $group $session", dir.path())).await;
+    let ids: Vec<_> = said.split_whitespace().collect();
+    assert!(ids.len() == 3 && ids.iter().all(|id| *id == ids[0]), "{said}");
+}
+
 /// Each line of the script says whether something was done.
 const TRIES: &str = r#"
 try() { if eval "$2" >/dev/null 2>&1; then echo "$1 done"; else echo "$1 refused"; fi; }
