@@ -141,6 +141,8 @@ struct State {
     places: HashMap<Owner, usize>,
     running: BTreeMap<i32, Held>,
     spare: Option<(Started, u64)>,
+    /// The process that is to stand ready, while it is asked whether it can, and until it has ended if it cannot.
+    probed: Option<(i32, u64)>,
     /// Whether this server answers requests without a session; unknown before it was asked.
     sessionless: Option<bool>,
     starts: u64,
@@ -171,6 +173,7 @@ impl Pool {
             places: HashMap::new(),
             running: BTreeMap::new(),
             spare: None,
+            probed: None,
             sessionless: None,
             starts: 0,
             crashes: 0,
@@ -255,7 +258,7 @@ impl Pool {
             end.notify_one();
         }
         if let Some((spare, _)) = spare {
-            self.end(spare.process, ServerState::Stopped).await;
+            self.let_go(spare, ServerState::Stopped).await;
         }
         let mut taken = self.taken.subscribe();
         // Bounded by the life of processes that were asked to end.
@@ -281,6 +284,7 @@ impl Pool {
             .iter()
             .map(|(pid, held)| Listed { pid: *pid, since_us: held.since_us, owner: held.owner, spare: false })
             .collect();
+        processes.extend(state.probed.map(|(pid, since_us)| Listed { pid, since_us, owner: None, spare: false }));
         let spare = state.spare.as_ref();
         processes.extend(spare.map(|(started, since_us)| Listed {
             pid: started.process.pid().as_raw_nonzero().get(),
@@ -353,6 +357,13 @@ impl Pool {
         state.backoff.failures()
     }
 
+    /// Closes the pipes of a process that nobody uses, which asks it to end, and ends it.
+    async fn let_go(&self, started: Started, state: ServerState) {
+        let Started { process, stdin, stdout } = started;
+        drop((stdin, stdout));
+        self.end(process, state).await;
+    }
+
     /// Ends a process whose pipes are closed, and puts on record how it went.
     async fn end(&self, process: Process, state: ServerState) {
         let exit = process.end(Duration::from_secs(self.config.stop_s_max)).await;
@@ -394,8 +405,11 @@ impl Pool {
                     () = self.wake.notified() => {}
                 },
                 Ok(()) => {
+                    // Whoever stops this server waits for this one, too, from before it runs.
+                    let _counted = Counted::new(&self);
                     if let Ok(started) = self.launch(false).await {
                         self.tend(started).await;
+                        self.lock().probed = None;
                     }
                 }
             }
@@ -410,23 +424,25 @@ impl Pool {
 
     /// Holds a process ready until somebody takes it or it ends.
     async fn tend(&self, mut started: Started) {
+        let since_us = clock::now_us();
+        self.lock().probed = Some((started.process.pid().as_raw_nonzero().get(), since_us));
         if self.sessionless().is_none() {
             let probed = tokio::select! {
                 probed = probe::probe(&mut started, self.ready_wait()) => Some(probed),
                 () = self.until_stopped() => None,
             };
-            let Some(probed) = probed else { return self.end(started.process, ServerState::Stopped).await };
+            let Some(probed) = probed else { return self.let_go(started, ServerState::Stopped).await };
             match probed {
                 Probed::Answers => self.learn_sessionless(true),
                 Probed::Declines => self.learn_sessionless(false),
                 // It knows nothing of requests without a session. What it makes of one nobody knows: it is not used.
                 Probed::Silent => {
                     self.learn_sessionless(false);
-                    return self.end(started.process, ServerState::Stopped).await;
+                    return self.let_go(started, ServerState::Stopped).await;
                 }
                 Probed::Ended => {
                     self.failed();
-                    return self.end(started.process, ServerState::Crashed).await;
+                    return self.let_go(started, ServerState::Crashed).await;
                 }
             }
         }
@@ -436,12 +452,12 @@ impl Pool {
             if state.stopped {
                 Some(started)
             } else {
-                state.spare = Some((started, clock::now_us()));
+                (state.spare, state.probed) = (Some((started, since_us)), None);
                 None
             }
         };
         if let Some(started) = stopped {
-            return self.end(started.process, ServerState::Stopped).await;
+            return self.let_go(started, ServerState::Stopped).await;
         }
         let mut steady = std::pin::pin!(clock::sleep(STEADY));
         let mut is_steady = false;
@@ -458,8 +474,24 @@ impl Pool {
         let spare = self.lock().spare.take();
         if let Some((started, _)) = spare {
             self.failed();
-            self.end(started.process, ServerState::Crashed).await;
+            self.let_go(started, ServerState::Crashed).await;
         }
+    }
+}
+
+/// Counts among what somebody who stops the server waits for, without a place.
+struct Counted<'a>(&'a Pool);
+
+impl<'a> Counted<'a> {
+    fn new(pool: &'a Pool) -> Self {
+        pool.taken.send_modify(|taken| *taken += 1);
+        Self(pool)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.taken.send_modify(|taken| *taken -= 1);
     }
 }
 
