@@ -136,6 +136,8 @@ try connect-elsewhere 'exec 3<>/dev/tcp/127.0.0.1/$ELSEWHERE'
 try signal-outside 'kill -0 $PPID'
 try signal-own 'sleep 60 & kill $!'
 try read-cookie 'cat "$OUTSIDE/control.cookie"'
+try read-environment 'cat "/proc/$PPID/environ"'
+try read-memory 'cat "/proc/$PPID/maps"'
 try in-a-child 'bash -c "cat $OUTSIDE/file"'
 "#;
 
@@ -169,7 +171,7 @@ async fn tries(profile: Profile) -> Vec<String> {
 #[tokio::test]
 async fn without_a_sandbox_a_server_may_do_all_that_the_shim_may() {
     let tried = tries(Profile::None).await;
-    assert!(tried.len() == 14 && tried.iter().filter(|line| line.ends_with("done")).count() == 13, "{tried:?}");
+    assert!(tried.len() == 16 && tried.iter().filter(|line| line.ends_with("done")).count() == 15, "{tried:?}");
 }
 
 #[tokio::test]
@@ -189,6 +191,8 @@ async fn a_confined_server_reaches_what_is_named() {
         "signal-outside refused",
         "signal-own done",
         "read-cookie refused",
+        "read-environment refused",
+        "read-memory refused",
         "in-a-child refused",
     ];
     assert_eq!(tried, expected, "{}", sandbox::report().join("\n"));
@@ -212,6 +216,8 @@ async fn a_read_only_server_writes_what_is_named() {
         "signal-own done",
         // So it can speak over the control socket: SHIPPING.md says so.
         "read-cookie done",
+        "read-environment refused",
+        "read-memory refused",
         "in-a-child done",
     ];
     assert_eq!(tried, expected);
