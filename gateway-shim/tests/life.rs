@@ -50,7 +50,7 @@ fn bash(script: &str, directory: &Path) -> ProcessConfig {
 }
 
 async fn start(config: &ProcessConfig) -> Result<Started, String> {
-    launch(&launcher(), &Guard::new(launcher()), config).await
+    launch(&launcher(), &Guard::new(launcher()), config, std::future::ready(Ok(()))).await
 }
 
 /// What a process says until it ends by itself.
@@ -240,7 +240,9 @@ async fn what_cannot_be_kept_starts_nothing() {
         let error = start(&config).await.expect_err("it does not start");
         assert!(error.contains(why) && error.contains("hint:"), "{error}");
     }
-    assert!(!mark.exists());
+    let unrecorded = std::future::ready(Err("put it on record".to_owned()));
+    let error = launch(&launcher(), &Guard::new(launcher()), &config, unrecorded).await.expect_err("it does not start");
+    assert!(error.contains("on record") && !mark.exists(), "{error}");
 }
 
 /// The shim that said nothing more is gone: nobody would end this server.

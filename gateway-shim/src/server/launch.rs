@@ -2,7 +2,7 @@
 //!
 //! What must hold: it begins as the shim run again ([`stage`]), which makes a session and a group of its own, with the environment
 //! that the configuration gives and PATH, and its stderr goes nowhere, because it may repeat arguments and results; the guard knows
-//! its group before the server runs. It ends in steps: its stdin is closed; then SIGTERM
+//! its group before the server runs, and so does the record that it begins. It ends in steps: its stdin is closed; then SIGTERM
 //! to it and to the group; then SIGKILL, which whatever is left of the group gets in any case, before its number can be another's.
 //! Nobody waits for ever for what the kernel does not end.
 
@@ -124,11 +124,16 @@ pub struct Process {
     guard: Guard,
 }
 
-/// Starts a process.
+/// Starts a process, once `recorded` has put on record that it runs.
 ///
 /// # Errors
-/// In words: what was asked of it cannot be kept, or it cannot be run. Nothing is left of it then.
-pub async fn launch(launcher: &Launcher, guard: &Guard, config: &ProcessConfig) -> Result<Started, String> {
+/// In words: what was asked of it cannot be kept, or it cannot be run or recorded. Nothing is left of it then.
+pub async fn launch(
+    launcher: &Launcher,
+    guard: &Guard,
+    config: &ProcessConfig,
+    recorded: impl Future<Output = Result<(), String>>,
+) -> Result<Started, String> {
     let mut command = launcher.command(config).map_err(|error| format!("run it: {error}"))?;
     let environment = config.whole_environment()?;
     command.env_clear().envs(&environment);
@@ -143,10 +148,11 @@ pub async fn launch(launcher: &Launcher, guard: &Guard, config: &ProcessConfig) 
     let (Some(stdin), Some(stdout), Some(pid)) = found else { return Err("run it: it ended at once".to_owned()) };
     let process = Process { child, pid, guard: guard.clone() };
     let mut started = Started { process, stdin, stdout: BufReader::new(stdout) };
-    if !launcher.has_stage() {
-        return Ok(started);
-    }
-    match started.pass_stage().await {
+    let passed = match launcher.has_stage() {
+        true => started.pass_stage(recorded).await,
+        false => recorded.await,
+    };
+    match passed {
         Ok(()) => Ok(started),
         Err(why) => {
             drop((started.stdin, started.stdout));
@@ -187,8 +193,8 @@ pub fn rehearse(launcher: &Launcher, config: &ProcessConfig) -> Result<(), Strin
 }
 
 impl Started {
-    /// Hears that all holds, tells the guard, and lets it go on.
-    async fn pass_stage(&mut self) -> Result<(), String> {
+    /// Hears that all holds, tells the guard, and lets it go on when that is on record.
+    async fn pass_stage(&mut self, recorded: impl Future<Output = Result<(), String>>) -> Result<(), String> {
         let mut line = String::new();
         let mut word = (&mut self.stdout).take(WORD_BYTES_MAX);
         let heard = tokio::time::timeout(STAGE_WAIT, word.read_line(&mut line)).await;
@@ -199,6 +205,7 @@ impl Started {
             return Err(line.trim_end().to_owned());
         }
         self.process.guard.add(self.process.pid).await.map_err(|error| format!("guard it: {error}"))?;
+        recorded.await?;
         let go = async {
             self.stdin.write_all(b"\n").await?;
             self.stdin.flush().await

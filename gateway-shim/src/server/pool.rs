@@ -6,7 +6,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,11 +32,14 @@ use crate::{
     clock,
     config::{ProcessConfig, Start},
     gateway::Gateway,
-    random,
+    random, writer,
 };
 
 /// A process that stands ready and lives so long is no failure any more.
 const STEADY: Duration = Duration::from_secs(60);
+
+/// What cannot be recorded now is tried again after so long, where nobody waits for it: a ledger or a disk comes back in minutes.
+const RECORD_WAIT: Duration = Duration::from_secs(5);
 
 /// Whom a process is for; nobody where the shim does not tell members apart.
 pub type Owner = Option<MemberId>;
@@ -53,6 +59,8 @@ pub enum Refused {
     GivenUp,
     /// It failed to start now.
     Failed,
+    /// That it starts cannot be put on record, so it does not.
+    Unrecorded,
 }
 
 impl Refused {
@@ -65,6 +73,7 @@ impl Refused {
             Self::Later(_) => "the MCP server failed to start; try again later",
             Self::GivenUp => "the MCP server fails to start; ask the operator of this gateway",
             Self::Failed => "the MCP server cannot be started",
+            Self::Unrecorded => "the gateway cannot record that the MCP server starts; try again later",
         }
     }
 }
@@ -334,17 +343,24 @@ impl Pool {
             Err(NotNow::Until(until)) => return Err(Refused::Later(until - now)),
             Err(NotNow::GivenUp) => return Err(Refused::GivenUp),
         }
-        match launch(&self.launcher, &self.guard, &self.config).await {
+        let refused = AtomicBool::new(false);
+        let recorded = async {
+            let recorded = self.record(ServerState::Started, Exit::default()).await;
+            refused.store(recorded.is_err(), Ordering::Relaxed);
+            recorded.map_err(|why| format!("put on record that it starts: {why}"))
+        };
+        match launch(&self.launcher, &self.guard, &self.config, recorded).await {
             Ok(started) => {
                 self.lock().starts += 1;
-                self.record(ServerState::Started, Exit::default()).await;
                 Ok(started)
             }
+            // No failure of the server's.
+            Err(_) if refused.load(Ordering::Relaxed) => Err(Refused::Unrecorded),
             Err(why) => {
                 let failures = self.failed();
                 tracing::error!(server = %self.name, failures, asked, "failed to {why}");
                 self.note(ServerState::Crashed, Exit::default());
-                self.record(ServerState::Crashed, Exit::default()).await;
+                self.record(ServerState::Crashed, Exit::default()).await.ok();
                 Err(Refused::Failed)
             }
         }
@@ -368,7 +384,8 @@ impl Pool {
     async fn end(&self, process: Process, state: ServerState) {
         let exit = process.end(Duration::from_secs(self.config.stop_s_max)).await;
         self.note(state, exit);
-        self.record(state, exit).await;
+        // It has ended all the same, and the log says so.
+        self.record(state, exit).await.ok();
     }
 
     fn note(&self, ended: ServerState, exit: Exit) {
@@ -377,7 +394,8 @@ impl Pool {
         state.last = Some(Ended { at_us: clock::now_us(), state: ended, exit });
     }
 
-    async fn record(&self, state: ServerState, exit: Exit) {
+    /// Puts it on record; one that is let go and declared as dropped is as good as that.
+    async fn record(&self, state: ServerState, exit: Exit) -> Result<(), writer::Refused> {
         let life = wire::ServerLife {
             server: self.name.clone(),
             state: state as i32,
@@ -385,8 +403,13 @@ impl Pool {
             signal: exit.signal,
         };
         let event = wire::GatewayEvent { at: clock::now_us(), event: Some(Event::ServerLife(life)) };
-        if let Err(refused) = self.gateway.record(Kind::GatewayEvent(event)).await {
-            tracing::error!(%refused, state = state.as_str_name(), "the life of a server is not recorded");
+        match self.gateway.record(Kind::GatewayEvent(event)).await {
+            Ok(_) => Ok(()),
+            Err(refused) => {
+                let server = &self.name;
+                tracing::error!(%server, %refused, state = state.as_str_name(), "the life of a server is not recorded");
+                if refused == writer::Refused::Dropped { Ok(()) } else { Err(refused) }
+            }
         }
     }
 
@@ -406,10 +429,20 @@ impl Pool {
                 },
                 Ok(()) => {
                     // Whoever stops this server waits for this one, too, from before it runs.
-                    let _counted = Counted::new(&self);
-                    if let Ok(started) = self.launch(false).await {
-                        self.tend(started).await;
-                        self.lock().probed = None;
+                    let counted = Counted::new(&self);
+                    match self.launch(false).await {
+                        Ok(started) => {
+                            self.tend(started).await;
+                            self.lock().probed = None;
+                        }
+                        Err(Refused::Unrecorded) => {
+                            drop(counted);
+                            tokio::select! {
+                                () = clock::sleep(RECORD_WAIT) => {}
+                                () = self.wake.notified() => {}
+                            }
+                        }
+                        Err(_) => {}
                     }
                 }
             }
@@ -520,7 +553,7 @@ pub struct Lease {
     place: Place,
     pid: i32,
     end: Arc<Notify>,
-    answered: std::sync::atomic::AtomicBool,
+    answered: AtomicBool,
 }
 
 impl Lease {
@@ -531,7 +564,7 @@ impl Lease {
 
     /// It has answered its first request, so this server can be started.
     pub fn answered(&self) {
-        if !self.answered.swap(true, std::sync::atomic::Ordering::Relaxed) {
+        if !self.answered.swap(true, Ordering::Relaxed) {
             self.place.pool.lock().backoff.clear();
         }
     }
@@ -539,7 +572,7 @@ impl Lease {
     /// Sees to the end of its process, whose pipes are closed.
     pub async fn end(self, process: Process, state: ServerState) {
         let pool = Arc::clone(&self.place.pool);
-        if state != ServerState::Stopped && !self.answered.load(std::sync::atomic::Ordering::Relaxed) {
+        if state != ServerState::Stopped && !self.answered.load(Ordering::Relaxed) {
             pool.failed();
         }
         pool.end(process, state).await;

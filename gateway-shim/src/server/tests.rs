@@ -216,3 +216,14 @@ async fn a_process_that_stands_ready_is_asked_to_end_before_it_is_made_to() {
     let last = pool.status().last.expect("it has ended");
     assert_eq!((last.state, last.exit.signal), (wire::ServerState::Stopped, None), "{pid} was made to end");
 }
+
+/// The shim takes no record any more.
+#[tokio::test]
+async fn what_cannot_be_recorded_does_not_run_and_is_no_failure_of_the_server() {
+    let bench = Bench::new().await;
+    let pool = bench.add(&["cat"], |_| ());
+    bench.gateway.drain().await.unwrap();
+    assert_eq!(pool.start(ONE).await.err(), Some(Refused::Unrecorded));
+    let status = pool.status();
+    assert_eq!((status.doing, status.processes.len(), status.starts, status.failures), (Doing::Idle, 0, 0, 0));
+}
