@@ -1,7 +1,8 @@
 """Ships one record through `gateway-shim relay`: docs/SHIPPING.md walks through it.
 
     pip install -r requirements.txt
-    python ship.py 127.0.0.1:7501          or   python ship.py unix:/run/custody/relay.sock
+    python ship.py 127.0.0.1:7501
+    python ship.py unix:/run/custody/relay.sock spool/relay.secret
 """
 
 import pathlib
@@ -33,7 +34,7 @@ def stubs():
     return record_pb2, relay_pb2, relay_pb2_grpc
 
 
-def main(target):
+def main(target, secret=None):
     record_pb2, relay_pb2, relay_pb2_grpc = stubs()
     call = record_pb2.Call(
         phase=record_pb2.PHASE_COMPLETE,
@@ -52,19 +53,21 @@ def main(target):
         response_bytes=80,
     )
     request = relay_pb2.PutRequest(record=record_pb2.Record(call=call))
+    # Over a Unix socket the relay asks for what stands in a file of its folder, which programs in a sandbox cannot read.
+    shows = [("authorization", "Bearer " + pathlib.Path(secret).read_text().strip())] if secret else []
     # Over a Unix socket gRPC would call the host by the socket's path, which HTTP/2 servers in Rust refuse.
     with grpc.insecure_channel(target, options=[("grpc.default_authority", "localhost")]) as channel:
         relay = relay_pb2_grpc.RelayStub(channel)
         try:
-            put = relay.Put(request, timeout=10)
+            put = relay.Put(request, timeout=10, metadata=shows)
         except grpc.RpcError as error:
             again = error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
             sys.exit(f"{error.code().name}: {error.details()} ({'try again later' if again else 'do not try again'})")
         print(f"{put.gateway.hex()}/{put.epoch.hex()}/{put.number}")
         # Many records go over one stream; their names come in the same order.
-        for put in relay.Ship(iter([request, request]), timeout=10):
+        for put in relay.Ship(iter([request, request]), timeout=10, metadata=shows):
             print(f"{put.gateway.hex()}/{put.epoch.hex()}/{put.number}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7501")
+    main(*(sys.argv[1:] or ["127.0.0.1:7501"]))

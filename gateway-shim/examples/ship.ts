@@ -1,10 +1,12 @@
 // Ships one record through `gateway-shim relay`: docs/SHIPPING.md walks through it.
 //
 //     npm ci
-//     node ship.ts 127.0.0.1:7501        or   node ship.ts unix:/run/custody/relay.sock
+//     node ship.ts 127.0.0.1:7501
+//     node ship.ts unix:/run/custody/relay.sock spool/relay.secret
 //
 // Node 22.18 or later runs TypeScript as it is.
 
+import fs from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import * as grpc from "@grpc/grpc-js";
@@ -21,6 +23,10 @@ const api = grpc.loadPackageDefinition(definition) as any;
 
 const target = process.argv[2] ?? "127.0.0.1:7501";
 const relay = new api.custody.v1.Relay(target, grpc.credentials.createInsecure());
+
+// Over a Unix socket the relay asks for what stands in a file of its folder, which programs in a sandbox cannot read.
+const shows = new grpc.Metadata();
+if (process.argv[3]) shows.set("authorization", `Bearer ${fs.readFileSync(process.argv[3], "utf8").trim()}`);
 
 const request = {
   record: {
@@ -55,11 +61,11 @@ function fail(error: grpc.ServiceError): never {
   process.exit(1);
 }
 
-relay.Put(request, { deadline: Date.now() + 10_000 }, (error: grpc.ServiceError | null, put: Put) => {
+relay.Put(request, shows, { deadline: Date.now() + 10_000 }, (error: grpc.ServiceError | null, put: Put) => {
   if (error) fail(error);
   print(put);
   // Many records go over one stream; their names come in the same order.
-  const stream = relay.Ship({ deadline: Date.now() + 10_000 });
+  const stream = relay.Ship(shows, { deadline: Date.now() + 10_000 });
   stream.on("data", print);
   stream.on("error", fail);
   stream.on("end", () => relay.close());

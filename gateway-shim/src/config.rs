@@ -440,6 +440,16 @@ impl Config {
         self.control_dir().join(crate::control::SOCKET)
     }
 
+    /// What whoever asks there shows.
+    pub fn control_cookie(&self) -> PathBuf {
+        self.control_dir().join(crate::control::COOKIE)
+    }
+
+    /// What whoever hands over records at `relay.socket` shows.
+    pub fn relay_secret(&self) -> PathBuf {
+        self.control_dir().join(crate::relay::SECRET)
+    }
+
     /// Who this gateway is.
     pub fn name(&self) -> Name {
         Name {

@@ -1,6 +1,7 @@
 //! The control socket of a running shim: `control.sock`, in the folder that is this shim's alone.
 //!
-//! What must hold: only the shim's own account (or root) reaches it, by the socket's mode; there is one shim for each folder,
+//! What must hold: only the shim's own account (or root) reaches it, by the socket's mode, and of what runs under that account only
+//! what can read this folder, by the [`cookie`](crate::cookie) in it, another one with each start; there is one shim for each folder,
 //! held by a lock that ends with the process, so that a socket without one is stale and is replaced; whoever asks for a change is
 //! known by the socket's peer, whatever they say; connections have the limits of `listen.rs`, requests one of their own.
 //!
@@ -16,13 +17,14 @@ use custody::wire::{
 };
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{Request, Response, Status, service::interceptor::InterceptedService, transport::Server};
 
 use crate::{
     access::Engine,
     catalog::Catalog,
     clock,
     config::Config,
+    cookie::Cookie,
     durable,
     gateway::Gateway,
     listen::{self, Carried, Load},
@@ -37,6 +39,8 @@ mod status;
 
 /// Name of the socket in its folder.
 pub const SOCKET: &str = "control.sock";
+/// Name of the file beside it whose content its callers show.
+pub const COOKIE: &str = "control.cookie";
 /// Held as long as a shim uses the folder.
 const LOCK: &str = "control.lock";
 /// Longest request in bytes: an access policy of tens of thousands of members.
@@ -51,6 +55,7 @@ const PATH_BYTES_MAX: usize = 107;
 /// The socket, taken.
 pub struct Socket {
     listener: UnixListener,
+    cookie: Cookie,
     place: Place,
 }
 
@@ -81,15 +86,18 @@ impl Socket {
             false => "hint: may this account write there?",
         };
         let named = |why| format!("listen on the socket {}: {why}; {hint}", path.display());
+        // Before anybody can ask: who finds the socket finds its cookie.
+        let cookie = Cookie::fresh(&config.control_cookie()).map_err(named)?;
         let listener = durable::bind_private(&path, |socket| UnixListener::bind(socket)).map_err(named)?;
-        Ok(Self { listener, place: Place { path, _lock: lock } })
+        Ok(Self { listener, cookie, place: Place { path, _lock: lock } })
     }
 
     /// Answers until it is dropped.
     pub async fn serve(self, controlled: Controlled) {
         let service = ControlServer::new(controlled).max_decoding_message_size(REQUEST_BYTES_MAX);
+        let Self { listener, cookie, place } = self;
+        let service = InterceptedService::new(service, cookie);
         let router = Server::builder().max_concurrent_streams(STREAMS_MAX).add_service(service);
-        let Self { listener, place } = self;
         let incoming = UnixListenerStream::new(listener);
         let connections = listen::bounded(incoming, listen::PREFACE_BYTES, listen::HEAD_LIMIT);
         tracing::info!(socket = %place.path.display(), "control socket listens");
@@ -103,6 +111,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         // Whoever comes now finds no shim, and not one that does not answer. One that stays behind is stale.
         std::fs::remove_file(&self.path).ok();
+        std::fs::remove_file(self.path.with_file_name(COOKIE)).ok();
     }
 }
 
@@ -205,4 +214,4 @@ impl Control for Controlled {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -247,6 +247,14 @@ pub fn create_dir(folder: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
+/// The same with the mode of everything that is this shim's alone.
+///
+/// # Errors
+/// As the file system says.
+pub fn create_private_dir(folder: &Path) -> io::Result<()> {
+    create_dir(folder, MODE_FOLDER)
+}
+
 /// Makes a socket at `path` that is its owner's alone from its first moment: `bind` makes it in a folder that nobody else
 /// can enter, and it is moved out only with its mode set. What stands at `path` is replaced.
 ///

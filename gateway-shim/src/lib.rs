@@ -16,6 +16,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod cookie;
 pub mod durable;
 pub mod files;
 pub mod flight;

@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use gateway_shim::{
     access::{ChangeError, Engine},
     cli::{self, At, EXIT_CONFIG, EXIT_FAILED, EXIT_FORK, EXIT_REFUSED, EXIT_UNSHIPPED, Failed, Verb},
-    config::{Config, RelayConfig, ServeConfig},
+    config::{Config, ServeConfig},
     control, files,
     gateway::{Ended, Gateway},
     metrics, relay, serve,
@@ -50,8 +50,8 @@ async fn serving(at: At) -> cli::Done {
 
 async fn relaying(at: At) -> cli::Done {
     let config = at.load()?;
-    let relaying = config.relay.clone().ok_or_else(|| Failed::missing("relay"))?;
-    live(config, WayIn::Relay(relaying)).await
+    config.relay.as_ref().ok_or_else(|| Failed::missing("relay"))?;
+    live(config, WayIn::Relay).await
 }
 
 fn in_runtime(life: impl Future<Output = cli::Done>) -> cli::Done {
@@ -66,7 +66,7 @@ fn in_runtime(life: impl Future<Output = cli::Done>) -> cli::Done {
 /// What the configuration says of a way in.
 enum WayIn {
     Serve(Box<ServeConfig>),
-    Relay(RelayConfig),
+    Relay,
 }
 
 /// A way in whose address is taken.
@@ -76,7 +76,7 @@ enum Port {
 }
 
 impl Port {
-    async fn take(way_in: WayIn) -> Result<Self, Failed> {
+    async fn take(way_in: WayIn, config: &Config) -> Result<Self, Failed> {
         match way_in {
             WayIn::Serve(serving) => {
                 let listener = TcpListener::bind(serving.listen).await;
@@ -86,8 +86,8 @@ impl Port {
                 };
                 Ok(Self::Serve(listener.map_err(named)?, serving))
             }
-            WayIn::Relay(relaying) => {
-                let port = relay::Port::bind(&relaying).await;
+            WayIn::Relay => {
+                let port = relay::Port::bind(config).await;
                 port.map(Self::Relay).map_err(|why| Failed::new(EXIT_FAILED, why))
             }
         }
@@ -102,7 +102,7 @@ async fn live(config: Config, way_in: WayIn) -> cli::Done {
     // Before anything is written: all that can be refused, and the ports.
     cli::files(&config)?;
     files::ensure(files::needed(&config)).map_err(|why| Failed::new(EXIT_FAILED, why))?;
-    let port = Port::take(way_in).await?;
+    let port = Port::take(way_in, &config).await?;
     let socket = control::Socket::bind(&config).map_err(|why| Failed::new(EXIT_FAILED, why))?;
     let metrics = metrics::Port::bind(&config).await.map_err(|why| Failed::new(EXIT_FAILED, why))?;
     let gateway = Gateway::open(&config)?;

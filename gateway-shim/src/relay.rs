@@ -1,7 +1,8 @@
 //! `gateway-shim relay`: gateways in any language hand over plain records on this machine; here they are numbered, signed,
 //! spooled and shipped.
 //!
-//! What must hold: only loopback or a Unix socket of mode 0600 is listened on; a record is answered when it is durable; what
+//! What must hold: only loopback or a Unix socket of mode 0600 is listened on; over the socket whoever hands over a record shows
+//! the secret of this relay ([`cookie`](crate::cookie)), which a server in its sandbox cannot read; a record is answered when it is durable; what
 //! is not a record that a gateway may write is refused with the rule that it breaks, never repaired; connections have the
 //! limits of `listen.rs`.
 
@@ -23,12 +24,14 @@ use tokio_stream::{
 };
 use tonic::{
     Request, Response, Status, Streaming,
+    service::interceptor::InterceptedService,
     transport::{Server, server::Connected},
 };
 
 use crate::{
     clock,
-    config::RelayConfig,
+    config::Config,
+    cookie::Cookie,
     durable,
     gateway::{Gateway, Recording},
     listen::{self, Carried, Load},
@@ -40,6 +43,8 @@ mod admit;
 pub use admit::CALLER_NUMBERS_FROM;
 use admit::check;
 
+/// Name of the file, in the folder that is this relay's alone, with what callers over the socket show.
+pub const SECRET: &str = "relay.secret";
 /// Records of one stream that are on their way to the disk at once: they share a sync.
 const SHIP_AT_ONCE: usize = 256;
 /// What one stream may send ahead, in bytes. HTTP/2 counts small frames against half of the connection's window, 256 bytes
@@ -148,8 +153,8 @@ fn until_refused<T>(
 pub enum Port {
     /// Loopback.
     Tcp(TcpListener),
-    /// And its path.
-    Unix(UnixListener, PathBuf),
+    /// Its path, and what its callers show.
+    Unix(UnixListener, PathBuf, Cookie),
 }
 
 impl Port {
@@ -157,13 +162,18 @@ impl Port {
     ///
     /// # Errors
     /// When it cannot be taken; in words, with the next move.
-    pub async fn bind(config: &RelayConfig) -> Result<Self, String> {
-        if let Some(path) = &config.socket {
-            let bound = listen_unix(path);
+    pub async fn bind(config: &Config) -> Result<Self, String> {
+        let of_relay = config.relay.as_ref();
+        if let Some(path) = of_relay.and_then(|relay| relay.socket.as_ref()) {
             let named = |why| format!("listen on the socket {}: {why}; hint: relay.socket names it", path.display());
-            return bound.map(|listener| Self::Unix(listener, path.clone())).map_err(named);
+            durable::create_private_dir(config.control_dir()).map_err(named)?;
+            // It stays the same from one start to the next: callers stay, too.
+            let secret = Cookie::kept(&config.relay_secret())?;
+            return listen_unix(path).map(|listener| Self::Unix(listener, path.clone(), secret)).map_err(named);
         }
-        let Some(address) = config.listen else { return Err("listen: relay has neither listen nor socket".into()) };
+        let Some(address) = of_relay.and_then(|relay| relay.listen) else {
+            return Err("listen: relay has neither listen nor socket".into());
+        };
         let bound = TcpListener::bind(address).await;
         bound.map(Self::Tcp).map_err(|why| {
             format!("listen on {address}: {why}; hint: does one run there already? relay.listen names the address")
@@ -185,13 +195,13 @@ impl Port {
         wait: Duration,
         head_limit: Duration,
     ) -> Result<(), BoxError> {
-        let router = Server::builder()
+        let service = RelayServer::new(RelayService::new(gateway)).max_decoding_message_size(REQUEST_BYTES_MAX);
+        let mut server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(STREAMS_MAX)
             .http2_keepalive_interval(Some(ALIVE_AFTER))
-            .http2_keepalive_timeout(Some(ALIVE_AFTER))
-            .add_service(RelayServer::new(RelayService::new(gateway)).max_decoding_message_size(REQUEST_BYTES_MAX));
+            .http2_keepalive_timeout(Some(ALIVE_AFTER));
         let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
         let graceful = async move {
             stop.await;
@@ -203,7 +213,8 @@ impl Port {
             clock::sleep(wait).await;
         };
         match self {
-            Self::Unix(listener, path) => {
+            Self::Unix(listener, path, secret) => {
+                let router = server.add_service(InterceptedService::new(service, secret));
                 tracing::info!(socket = %path.display(), "relay listens");
                 let incoming = UnixListenerStream::new(listener);
                 let connections = listen::bounded(incoming, listen::PREFACE_BYTES, head_limit);
@@ -214,6 +225,7 @@ impl Port {
                 std::fs::remove_file(path)?;
             }
             Self::Tcp(listener) => {
+                let router = server.add_service(service);
                 tracing::info!(address = %listener.local_addr()?, "relay listens");
                 let incoming = TcpListenerStream::new(listener);
                 let connections = listen::bounded(incoming, listen::PREFACE_BYTES, head_limit);

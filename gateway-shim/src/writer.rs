@@ -119,6 +119,8 @@ pub struct Writer {
     deliveries: Deliveries,
     /// Records let go since the journal last counted them.
     dropped: u64,
+    /// Why: the gravest of what these were let go for.
+    drop_reason: DropReason,
     counted_at: Instant,
     /// When it was last tried to set the spool's reserve aside again.
     reserve_at: Instant,
@@ -188,6 +190,7 @@ impl Writer {
             owed: VecDeque::new(),
             deliveries,
             dropped: 0,
+            drop_reason: DropReason::SpoolFull,
             counted_at: Instant::now(),
             reserve_at: Instant::now(),
             woke: false,
@@ -339,11 +342,11 @@ impl Writer {
     fn count_dropped(&mut self, write: Write) -> Result<(), SpoolError> {
         if self.dropped > 0 {
             self.in_an_epoch()?;
-            let reason = DropReason::SpoolFull as i32;
+            let reason = self.drop_reason as i32;
             write(&mut self.spool, Entry::Dropped(Dropped { count: self.dropped, reason }))?;
         }
         // Only now: a count that found the disk full is still to be declared.
-        (self.dropped, self.counted_at) = (0, Instant::now());
+        (self.dropped, self.drop_reason, self.counted_at) = (0, DropReason::SpoolFull, Instant::now());
         Ok(())
     }
 

@@ -50,7 +50,7 @@ fn bash(script: &str, directory: &Path) -> ProcessConfig {
 }
 
 async fn start(config: &ProcessConfig) -> Result<Started, String> {
-    launch(&launcher(), &Guard::new(launcher()), config).await
+    launch(&launcher(), &Guard::new(launcher()), config, std::future::ready(Ok(()))).await
 }
 
 /// What a process says until it ends by itself.
@@ -110,6 +110,16 @@ async fn a_process_gets_what_it_is_given_and_nothing_else() {
     assert_eq!(limits, ["3072", "77", "524288", "64", "0"], "{said}");
 }
 
+/// Who leads a session can join no other group, so that it and its group are always what is signalled.
+#[tokio::test]
+async fn a_process_leads_its_session_and_its_group() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let said =
+        said(&bash("read -r pid _ _ _ group session _ < /proc/$$/stat; echo $pid $group $session", dir.path())).await;
+    let ids: Vec<_> = said.split_whitespace().collect();
+    assert!(ids.len() == 3 && ids.iter().all(|id| *id == ids[0]), "{said}");
+}
+
 /// Each line of the script says whether something was done.
 const TRIES: &str = r#"
 try() { if eval "$2" >/dev/null 2>&1; then echo "$1 done"; else echo "$1 refused"; fi; }
@@ -125,6 +135,9 @@ try connect-allowed 'exec 3<>/dev/tcp/127.0.0.1/$ALLOWED'
 try connect-elsewhere 'exec 3<>/dev/tcp/127.0.0.1/$ELSEWHERE'
 try signal-outside 'kill -0 $PPID'
 try signal-own 'sleep 60 & kill $!'
+try read-cookie 'cat "$OUTSIDE/control.cookie"'
+try read-environment 'cat "/proc/$PPID/environ"'
+try read-memory 'cat "/proc/$PPID/maps"'
 try in-a-child 'bash -c "cat $OUTSIDE/file"'
 "#;
 
@@ -135,6 +148,7 @@ async fn tries(profile: Profile) -> Vec<String> {
         std::fs::create_dir(folder).expect("a folder");
         std::fs::File::create(folder.join("file")).expect("a file");
     }
+    gateway_shim::cookie::Cookie::fresh(&outside.join(gateway_shim::control::COOKIE)).expect("a cookie");
     let listeners = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
     let [allowed, elsewhere] = [0, 1].map(|at: usize| listeners[at].local_addr().expect("an address").port());
     let mut config = bash(TRIES, dir.path());
@@ -157,7 +171,7 @@ async fn tries(profile: Profile) -> Vec<String> {
 #[tokio::test]
 async fn without_a_sandbox_a_server_may_do_all_that_the_shim_may() {
     let tried = tries(Profile::None).await;
-    assert!(tried.len() == 13 && tried.iter().filter(|line| line.ends_with("done")).count() == 12, "{tried:?}");
+    assert!(tried.len() == 16 && tried.iter().filter(|line| line.ends_with("done")).count() == 15, "{tried:?}");
 }
 
 #[tokio::test]
@@ -176,6 +190,9 @@ async fn a_confined_server_reaches_what_is_named() {
         "connect-elsewhere refused",
         "signal-outside refused",
         "signal-own done",
+        "read-cookie refused",
+        "read-environment refused",
+        "read-memory refused",
         "in-a-child refused",
     ];
     assert_eq!(tried, expected, "{}", sandbox::report().join("\n"));
@@ -197,6 +214,10 @@ async fn a_read_only_server_writes_what_is_named() {
         "connect-elsewhere refused",
         "signal-outside refused",
         "signal-own done",
+        // So it can speak over the control socket: SHIPPING.md says so.
+        "read-cookie done",
+        "read-environment refused",
+        "read-memory refused",
         "in-a-child done",
     ];
     assert_eq!(tried, expected);
@@ -219,7 +240,9 @@ async fn what_cannot_be_kept_starts_nothing() {
         let error = start(&config).await.expect_err("it does not start");
         assert!(error.contains(why) && error.contains("hint:"), "{error}");
     }
-    assert!(!mark.exists());
+    let unrecorded = std::future::ready(Err("put it on record".to_owned()));
+    let error = launch(&launcher(), &Guard::new(launcher()), &config, unrecorded).await.expect_err("it does not start");
+    assert!(error.contains("on record") && !mark.exists(), "{error}");
 }
 
 /// The shim that said nothing more is gone: nobody would end this server.

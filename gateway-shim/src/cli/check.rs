@@ -70,7 +70,7 @@ pub(super) async fn run(args: CheckArgs) -> Done {
     let now_us = clock::now_us();
     let mut look = Look::default();
     look.add(How::Ok, "configuration", "can be read");
-    for warning in config.warnings() {
+    for warning in config.warnings().into_iter().chain(super::config::exposed(&config)) {
         look.add(How::Note, "configuration", warning);
     }
     keys(&config, now_us, &mut look);

@@ -5,11 +5,12 @@ use std::{path::PathBuf, time::Duration};
 use custody::wire::{self, control_client::ControlClient};
 use tonic::{
     Response, Status,
+    service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
 
 use super::{EXIT_FAILED, Failed};
-use crate::{config::Config, control};
+use crate::{config::Config, control, cookie::Shown};
 
 /// How long a connection may take: on one machine milliseconds.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -18,7 +19,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running shim.
 pub(super) struct Running {
-    remote: ControlClient<Channel>,
+    remote: ControlClient<InterceptedService<Channel, Shown>>,
     socket: PathBuf,
 }
 
@@ -43,7 +44,10 @@ impl Running {
         let channel = tokio::time::timeout(CONNECT_LIMIT, endpoint.connect()).await;
         match channel {
             Ok(Ok(channel)) => {
-                let remote = ControlClient::new(channel).max_encoding_message_size(control::REQUEST_BYTES_MAX);
+                // Behind the connection: the shim that answers has written it by now.
+                let cookie = Shown::read(&config.control_cookie()).map_err(|why| Failed::new(EXIT_FAILED, why))?;
+                let remote = ControlClient::with_interceptor(channel, cookie)
+                    .max_encoding_message_size(control::REQUEST_BYTES_MAX);
                 Ok(Self { remote: remote.max_decoding_message_size(control::ANSWER_BYTES_MAX), socket })
             }
             Ok(Err(_)) => Err(nobody("nobody answers there")),

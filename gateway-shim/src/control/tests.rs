@@ -3,9 +3,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use custody::wire::{self, Decision, Outcome, Phase, control_client::ControlClient, record::Kind};
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use super::*;
+use crate::cookie::Shown;
 use crate::testing::{
     TempDir,
     server::{Server, Trick},
@@ -34,9 +35,19 @@ pub(crate) fn config(dir: &TempDir) -> Config {
     config
 }
 
-async fn status(config: &Config) -> ShimStatusResponse {
+/// Somebody who can read the shim's folder.
+async fn client(config: &Config) -> ControlClient<InterceptedService<Channel, Shown>> {
+    let cookie = Shown::read(&config.control_cookie()).unwrap();
+    ControlClient::with_interceptor(connection(config).await, cookie)
+}
+
+async fn connection(config: &Config) -> Channel {
     let endpoint = Endpoint::from_shared(format!("unix:{}", config.control_socket().display())).unwrap();
-    let mut client = ControlClient::new(endpoint.connect().await.unwrap());
+    endpoint.connect().await.unwrap()
+}
+
+async fn status(config: &Config) -> ShimStatusResponse {
+    let mut client = client(config).await;
     client.status(ShimStatusRequest {}).await.unwrap().into_inner()
 }
 
@@ -54,6 +65,39 @@ async fn the_socket_is_its_owners_alone_and_there_is_one_for_each_folder() {
     // What a shim leaves that was killed: the socket, without the lock.
     drop(std::os::unix::net::UnixListener::bind(config.control_socket()).unwrap());
     Socket::bind(&config).unwrap();
+}
+
+/// A server in its sandbox can open the socket, and read no file beside it.
+#[tokio::test]
+async fn whoever_shows_no_cookie_of_this_start_is_told_nothing_and_changes_nothing() {
+    let (server, dir) = (Server::start().await, TempDir::new());
+    let (gateway, config) = (server.gateway(&dir).await, config(&dir));
+    let bound = || Socket::bind(&config).unwrap();
+    let controlled = || Controlled::new(gateway.clone(), config.clone(), Servers::default(), None, None);
+    let serving = tokio::spawn(bound().serve(controlled()));
+    let before = Shown::read(&config.control_cookie()).unwrap();
+    status(&config).await;
+    serving.abort();
+    drop(serving.await);
+    assert!(!config.control_cookie().exists(), "it is of no use any more");
+    let serving = tokio::spawn(bound().serve(controlled()));
+    // What the start before was shown, and nothing at all.
+    let mut stale = ControlClient::with_interceptor(connection(&config).await, before);
+    let mut nobody = ControlClient::new(connection(&config).await);
+    let unauthenticated = |why: Status| {
+        assert_eq!(why.code(), tonic::Code::Unauthenticated, "{why}");
+        assert!(why.message().contains("hint: "), "{why}");
+    };
+    unauthenticated(stale.status(ShimStatusRequest {}).await.map(drop).unwrap_err());
+    unauthenticated(nobody.status(ShimStatusRequest {}).await.map(drop).unwrap_err());
+    unauthenticated(nobody.list_processes(ListProcessesRequest {}).await.map(drop).unwrap_err());
+    unauthenticated(nobody.change_processes(ChangeProcessesRequest::default()).await.map(drop).unwrap_err());
+    unauthenticated(nobody.plan_access(PlanAccessRequest::default()).await.map(drop).unwrap_err());
+    unauthenticated(nobody.apply_access(ApplyAccessRequest::default()).await.map(drop).unwrap_err());
+    unauthenticated(nobody.change_access(ChangeAccessRequest::default()).await.map(drop).unwrap_err());
+    unauthenticated(nobody.members(ShimMembersRequest {}).await.map(drop).unwrap_err());
+    status(&config).await;
+    serving.abort();
 }
 
 #[tokio::test]
@@ -125,8 +169,7 @@ async fn a_change_over_the_socket_is_on_record_with_the_account_that_asked() {
     let engine = Engine::open(paths, gateway.clone()).await.unwrap();
     let controlled = Controlled::new(gateway.clone(), config.clone(), Servers::default(), Some(engine), None);
     let serving = tokio::spawn(Socket::bind(&config).unwrap().serve(controlled));
-    let endpoint = Endpoint::from_shared(format!("unix:{}", config.control_socket().display())).unwrap();
-    let mut client = ControlClient::new(endpoint.connect().await.unwrap());
+    let mut client = client(&config).await;
     let why = wire::AccessWhy { actor: String::new(), reason: "joined".into(), ticket: "T-1".into() };
     let owner = wire::MemberAdd { member: vec![1; 16].into(), groups: vec!["all".into()], ..Default::default() };
     let added = client.change_access(add(&why, owner)).await.unwrap().into_inner();
@@ -183,7 +226,7 @@ async fn a_tool_leaves_quarantine_by_whoever_asked_and_for_a_reason() {
         let tools = format!(r#"{{"tools":[{{"name":"send","description":"{description}"}}]}}"#);
         let message = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{tools}}}"#);
         let Ok(list::Answer::List(list)) = list::read(list::Kind::Tools, &message.into()) else { panic!() };
-        catalog.observe("mail", policy, list::Kind::Tools, &[Arc::from(list)], true).await.unwrap();
+        catalog.observe("mail", policy, list::Kind::Tools, &[Arc::from(list)], Some([0; 8])).await.unwrap();
     }
     let controlled = Controlled::new(gateway.clone(), config.clone(), Servers::default(), None, Some(catalog.clone()));
     let serving = tokio::spawn(Socket::bind(&config).unwrap().serve(controlled));

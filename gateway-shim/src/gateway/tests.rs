@@ -413,6 +413,8 @@ async fn what_a_full_spool_lets_go_is_declared() {
     assert_eq!(tools(&server), expected);
     let ledger = server.shared.ledger.lock().unwrap();
     assert_eq!(ledger.stored.iter().map(|stored| stored.batch.header.dropped).sum::<u64>(), 7);
+    let reasons: Vec<_> = ledger.stored.iter().filter_map(|stored| stored.batch.header.drop_reason).collect();
+    assert!(!reasons.is_empty() && reasons.iter().all(|reason| *reason == wire::DropReason::FailOpen), "{reasons:?}");
     assert_eq!(deliveries(&ledger.records()), vec![wire::DeliveryState::FailOpen]);
 }
 

@@ -288,7 +288,10 @@ fn message(object: Object<'_, 6>, length: usize) -> Result<Message, Malformed> {
             let task = params.task.filter(|_| method == "notifications/tasks");
             let meta = params.meta.unwrap_or_default();
             let subscription = meta.subscription.as_ref().and_then(key);
-            let resource = params.uri.filter(|_| method == "notifications/resources/updated");
+            let resource = match method == "notifications/resources/updated" {
+                true => of_params("uri", params.uri)?,
+                false => None,
+            };
             Ok(Message::Notification { method, cancels, progress, task, subscription, resource })
         }
         (None, Some(id)) => {

@@ -7,9 +7,13 @@ use custody::{
 use std::path::PathBuf;
 
 use tokio::sync::oneshot;
-use tonic::Code;
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 
 use super::*;
+use crate::cookie::Shown;
 use crate::testing::{TempDir, server::Server as LedgerServer, within};
 
 fn put(call: wire::Call) -> PutRequest {
@@ -36,7 +40,8 @@ async fn records_are_taken_over_a_socket_of_the_owner_alone() {
     // A socket that a killed relay left behind is taken over.
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
-    let (config, serving) = (RelayConfig { listen: None, socket: Some(socket.clone()) }, gateway.clone());
+    let (config, serving) = (config(&dir, &socket), gateway.clone());
+    let secret = config.relay_secret();
     let relay = tokio::spawn(async move {
         let stopped = async {
             stopped.await.ok();
@@ -45,11 +50,17 @@ async fn records_are_taken_over_a_socket_of_the_owner_alone() {
     });
     let target = format!("unix://{}", socket.display());
     let mut client = loop {
-        match tonic::transport::Endpoint::from_shared(target.clone()).unwrap().connect().await {
-            Ok(channel) => break RelayClient::new(channel),
+        match Endpoint::from_shared(target.clone()).unwrap().connect().await {
+            Ok(channel) => break RelayClient::with_interceptor(channel, Shown::read(&secret).unwrap()),
             Err(_) => tokio::task::yield_now().await,
         }
     };
+    // Whoever may open the socket and not read the secret: a server in its sandbox.
+    let mut nobody = RelayClient::new(Endpoint::from_shared(target).unwrap().connect().await.unwrap());
+    let refused = nobody.put(put(call())).await.unwrap_err();
+    assert!(refused.code() == Code::Unauthenticated && refused.message().contains("hint: "), "{refused}");
+    let refused = nobody.ship(tokio_stream::iter([put(call())])).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let first = client.put(put(call())).await.unwrap().into_inner();
     // So many that the disk is slower than the caller: who is slowed down is not cut off.
@@ -96,7 +107,7 @@ async fn records_are_taken_over_a_socket_of_the_owner_alone() {
 /// A relay on a socket in this folder, whose callers may take so long to begin.
 async fn listening(dir: &TempDir, ledger: &LedgerServer, limit: Duration) -> (tokio::task::JoinHandle<()>, PathBuf) {
     let (gateway, socket) = (ledger.gateway(dir).await, dir.path().join("relay.sock"));
-    let config = RelayConfig { listen: None, socket: Some(socket.clone()) };
+    let config = config(dir, &socket);
     let port = Port::bind(&config).await.unwrap();
     let relay = tokio::spawn(async move {
         port.serve_with(gateway, std::future::pending(), Duration::ZERO, limit).await.unwrap();
@@ -104,9 +115,16 @@ async fn listening(dir: &TempDir, ledger: &LedgerServer, limit: Duration) -> (to
     (relay, socket)
 }
 
-async fn client(socket: &Path) -> RelayClient<tonic::transport::Channel> {
+/// A relay whose folder is in this one.
+fn config(dir: &TempDir, socket: &Path) -> Config {
+    let relay = Some(crate::config::RelayConfig { listen: None, socket: Some(socket.to_owned()) });
+    Config { relay, ..crate::control::tests::config(dir) }
+}
+
+async fn client(socket: &Path) -> RelayClient<InterceptedService<Channel, Shown>> {
     let target = format!("unix://{}", socket.display());
-    RelayClient::new(tonic::transport::Endpoint::from_shared(target).unwrap().connect().await.unwrap())
+    let secret = Shown::read(&socket.with_file_name("state").join(SECRET)).unwrap();
+    RelayClient::with_interceptor(Endpoint::from_shared(target).unwrap().connect().await.unwrap(), secret)
 }
 
 /// All places are taken, by whoever says nothing and by whoever said what every client says first: the next one is answered

@@ -172,7 +172,17 @@ mod tests {
         let (member, token) = (MemberId([member; 16]), Some([1; 16]));
         let caller = Caller::anybody(member, token);
         let (server, method, name) = ("test".into(), "tools/call".into(), Some("slow".into()));
-        Asked { caller, server, method, name, from_server: false, request_bytes: 0, round: 1, list: None, resources: Vec::new() }
+        Asked {
+            caller,
+            server,
+            method,
+            name,
+            from_server: false,
+            request_bytes: 0,
+            round: 1,
+            list: None,
+            resources: Vec::new(),
+        }
     }
 
     #[test]

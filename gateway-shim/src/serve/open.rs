@@ -53,11 +53,6 @@ impl Asked {
         }
     }
 
-    /// Method and name that it is decided on.
-    pub(super) fn of(&self) -> (&str, Option<&str>) {
-        (&self.method, self.name.as_deref())
-    }
-
     /// All that must be allowed for it: the request itself first, then what it would have the server tell of.
     pub(super) fn asks(&self) -> impl Iterator<Item = Ask<'_>> {
         let of_resource = |uri| Ask { method: admit::OF_RESOURCE, name: Some(uri), ..self.ask() };

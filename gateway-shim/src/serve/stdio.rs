@@ -2,8 +2,8 @@
 //!
 //! What must hold: a process is begun by `initialize` and ends with its session, or is one member's and takes all that this
 //! member asks without a session; it speaks with nobody else. Whatever waits for a process that ends is answered; an answer
-//! is lost only with its connection, and nothing of a request is left behind it. How a process lives is decided in
-//! `server/`.
+//! is lost only with its connection, and nothing of a request is left behind it; a process that is begun for a request is seen to
+//! its end or to its session, also when that request's connection is gone meanwhile. How a process lives is decided in `server/`.
 
 use std::{
     collections::HashMap,
@@ -83,6 +83,23 @@ fn refused(refused: &Refused) -> NoProcess {
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, refused.text())
+}
+
+/// A session that nobody has asked anything: unless somebody takes it, it ends.
+struct Unasked(Option<Arc<Session>>);
+
+impl Unasked {
+    fn take(mut self) -> Result<Arc<Session>, NoProcess> {
+        self.0.take().ok_or_else(|| refused(&Refused::Failed))
+    }
+}
+
+impl Drop for Unasked {
+    fn drop(&mut self) {
+        if let Some(session) = self.0.take() {
+            session.end();
+        }
+    }
 }
 
 const NO_SESSION: NoProcess = (StatusCode::BAD_REQUEST, "Bad Request: no session; begin with initialize");
@@ -205,9 +222,14 @@ impl Stdio {
 
     /// A session of its own, with a process of its own.
     async fn begin(self: &Arc<Self>, proxy: &Arc<Proxy>, owner: Owner) -> Result<Arc<Session>, NoProcess> {
-        let (started, lease) = self.pool.start(owner).await.map_err(|why| refused(&why))?;
-        let id = hex(&random::bytes::<16>());
-        Ok(self.run(proxy, Kind::OfClient(id), started, lease))
+        let (stdio, proxy) = (Arc::clone(self), Arc::clone(proxy));
+        // In a task of its own, which goes on without whoever asked: half of a start would be a process that nobody ends.
+        let begun = tokio::spawn(async move {
+            let (started, lease) = stdio.pool.start(owner).await?;
+            let id = hex(&random::bytes::<16>());
+            Ok(Unasked(Some(stdio.run(&proxy, Kind::OfClient(id), started, lease))))
+        });
+        begun.await.unwrap_or(Err(Refused::Failed)).map_err(|why| refused(&why))?.take()
     }
 
     /// The process that takes what this member asks without a session; a new one if there is none.
@@ -224,27 +246,48 @@ impl Stdio {
             Arc::clone(shared.entry(owner).or_default())
         };
         // One starts it, and the others wait for that.
-        let mut place = shared.lock().await;
+        let place = shared.lock_owned().await;
         if let Some(session) = place.upgrade().filter(|session| !session.has_ended()) {
             return Ok(session);
         }
+        let (stdio, proxy) = (Arc::clone(self), Arc::clone(proxy));
+        // As `begin` does.
+        let begun = tokio::spawn(async move { stdio.begin_sessionless(&proxy, owner, place).await });
+        begun.await.unwrap_or_else(|_| Err(refused(&Refused::Failed)))
+    }
+
+    /// Starts a process and asks it whether it answers without a session; it holds the place of this member meanwhile.
+    async fn begin_sessionless(
+        self: &Arc<Self>,
+        proxy: &Arc<Proxy>,
+        owner: Owner,
+        mut place: tokio::sync::OwnedMutexGuard<Weak<Session>>,
+    ) -> Result<Arc<Session>, NoProcess> {
         let (mut started, lease) = self.pool.start(owner).await.map_err(|why| refused(&why))?;
-        let state = match probe::probe(&mut started, self.pool.ready_wait()).await {
-            Probed::Answers => {
+        let probed = tokio::select! {
+            probed = probe::probe(&mut started, self.pool.ready_wait()) => Some(probed),
+            () = lease.asked_to_end() => None,
+        };
+        let state = match probed {
+            None => ServerState::Stopped,
+            Some(Probed::Answers) => {
                 self.pool.learn_sessionless(true);
                 let session = self.run(proxy, Kind::Sessionless, started, lease);
                 *place = Arc::downgrade(&session);
                 return Ok(session);
             }
-            Probed::Declines => ServerState::Stopped,
+            Some(Probed::Declines) => ServerState::Stopped,
             // It may be one that says nothing to what it does not know.
-            Probed::Silent if self.pool.sessionless().is_none() => ServerState::Stopped,
-            Probed::Silent => ServerState::Unreachable,
-            Probed::Ended => ServerState::Crashed,
+            Some(Probed::Silent) if self.pool.sessionless().is_none() => ServerState::Stopped,
+            Some(Probed::Silent) => ServerState::Unreachable,
+            Some(Probed::Ended) => ServerState::Crashed,
         };
         let Started { process, stdin, stdout } = started;
         drop((stdin, stdout));
         lease.end(process, state).await;
+        if probed.is_none() {
+            return Err(refused(&Refused::Stopped));
+        }
         if state == ServerState::Stopped {
             self.pool.learn_sessionless(false);
             return Err(NO_SESSION);

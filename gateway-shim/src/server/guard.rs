@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::{
     io::AsyncWriteExt as _,
     process::{Child, ChildStdin, Command},
@@ -50,6 +50,7 @@ pub fn guard() -> io::Result<u8> {
     for group in groups.into_iter().filter_map(Pid::from_raw) {
         // It may be gone by now.
         kill_process_group(group, Signal::KILL).ok();
+        kill_process(group, Signal::KILL).ok();
     }
     drop(kept);
     drop(entered);

@@ -1,9 +1,10 @@
 //! Starts and ends one process of a server.
 //!
-//! What must hold: it begins as the shim run again ([`stage`]), in a group of its own, with the environment that the
-//! configuration gives and PATH, and its stderr goes nowhere, because it may repeat arguments and results; the guard knows
-//! its group before the server runs. It ends in steps: its stdin is closed; then SIGTERM to the group; then SIGKILL, which
-//! whatever is left of the group gets in any case, before its number can be another's.
+//! What must hold: it begins as the shim run again ([`stage`]), which makes a session and a group of its own, with the environment
+//! that the configuration gives and PATH, and its stderr goes nowhere, because it may repeat arguments and results; the guard knows
+//! its group before the server runs, and so does the record that it begins. It ends in steps: its stdin is closed; then SIGTERM
+//! to it and to the group; then SIGKILL, which whatever is left of the group gets in any case, before its number can be another's.
+//! Nobody waits for ever for what the kernel does not end.
 
 use std::{
     ffi::OsString,
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, ChildStdin, ChildStdout},
@@ -30,6 +31,9 @@ use crate::config::ProcessConfig;
 const WORD_BYTES_MAX: u64 = 16 << 10;
 /// Time of the stage, which touches a few dozen files; a machine under load may take long.
 const STAGE_WAIT: Duration = Duration::from_secs(30);
+
+/// Time of the kernel for a process after SIGKILL. One that waits for a disk that does not answer ends when that does.
+const KILL_WAIT: Duration = Duration::from_secs(10);
 
 const SAID_NOTHING: &str = "run it: what prepares it said nothing";
 
@@ -85,6 +89,13 @@ impl Launcher {
         }
     }
 
+    /// Without the stage nobody makes the group.
+    fn group(&self, command: &mut Command) {
+        if !self.has_stage() {
+            command.process_group(0);
+        }
+    }
+
     fn has_stage(&self) -> bool {
         match self {
             Self::Program(_) => true,
@@ -113,11 +124,16 @@ pub struct Process {
     guard: Guard,
 }
 
-/// Starts a process.
+/// Starts a process, once `recorded` has put on record that it runs.
 ///
 /// # Errors
-/// In words: what was asked of it cannot be kept, or it cannot be run. Nothing is left of it then.
-pub async fn launch(launcher: &Launcher, guard: &Guard, config: &ProcessConfig) -> Result<Started, String> {
+/// In words: what was asked of it cannot be kept, or it cannot be run or recorded. Nothing is left of it then.
+pub async fn launch(
+    launcher: &Launcher,
+    guard: &Guard,
+    config: &ProcessConfig,
+    recorded: impl Future<Output = Result<(), String>>,
+) -> Result<Started, String> {
     let mut command = launcher.command(config).map_err(|error| format!("run it: {error}"))?;
     let environment = config.whole_environment()?;
     command.env_clear().envs(&environment);
@@ -125,16 +141,18 @@ pub async fn launch(launcher: &Launcher, guard: &Guard, config: &ProcessConfig) 
         command.env("PATH", path);
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    launcher.group(&mut command);
     let mut command = tokio::process::Command::from(command);
-    let mut child = command.process_group(0).kill_on_drop(true).spawn().map_err(|error| format!("run it: {error}"))?;
+    let mut child = command.kill_on_drop(true).spawn().map_err(|error| format!("run it: {error}"))?;
     let found = (child.stdin.take(), child.stdout.take(), child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())));
     let (Some(stdin), Some(stdout), Some(pid)) = found else { return Err("run it: it ended at once".to_owned()) };
     let process = Process { child, pid, guard: guard.clone() };
     let mut started = Started { process, stdin, stdout: BufReader::new(stdout) };
-    if !launcher.has_stage() {
-        return Ok(started);
-    }
-    match started.pass_stage().await {
+    let passed = match launcher.has_stage() {
+        true => started.pass_stage(recorded).await,
+        false => recorded.await,
+    };
+    match passed {
         Ok(()) => Ok(started),
         Err(why) => {
             drop((started.stdin, started.stdout));
@@ -152,7 +170,7 @@ fn prepared(launcher: &Launcher, config: &ProcessConfig) -> Result<Command, Stri
     if let Some(path) = std::env::var_os("PATH").filter(|_| !environment.contains_key("PATH")) {
         command.env("PATH", path);
     }
-    command.stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
     Ok(command)
 }
 
@@ -175,8 +193,8 @@ pub fn rehearse(launcher: &Launcher, config: &ProcessConfig) -> Result<(), Strin
 }
 
 impl Started {
-    /// Hears that all holds, tells the guard, and lets it go on.
-    async fn pass_stage(&mut self) -> Result<(), String> {
+    /// Hears that all holds, tells the guard, and lets it go on when that is on record.
+    async fn pass_stage(&mut self, recorded: impl Future<Output = Result<(), String>>) -> Result<(), String> {
         let mut line = String::new();
         let mut word = (&mut self.stdout).take(WORD_BYTES_MAX);
         let heard = tokio::time::timeout(STAGE_WAIT, word.read_line(&mut line)).await;
@@ -187,6 +205,7 @@ impl Started {
             return Err(line.trim_end().to_owned());
         }
         self.process.guard.add(self.process.pid).await.map_err(|error| format!("guard it: {error}"))?;
+        recorded.await?;
         let go = async {
             self.stdin.write_all(b"\n").await?;
             self.stdin.flush().await
@@ -228,19 +247,35 @@ impl Process {
     }
 
     /// Ends it, once its stdin was closed: it has `wait` to end by itself, as long after SIGTERM, and none after SIGKILL.
-    pub async fn end(mut self, wait: Duration) -> Exit {
+    pub async fn end(self, wait: Duration) -> Exit {
         for signal in [Signal::TERM, Signal::KILL] {
             if tokio::time::timeout(wait, exited(self.pid)).await.is_ok() {
                 break;
             }
-            // Nobody is left in it, or it ends.
-            kill_process_group(self.pid, signal).ok();
+            self.signal(signal);
         }
+        let ended = tokio::time::timeout(KILL_WAIT, exited(self.pid)).await;
+        // Before it is reaped: until then no other process and no other group has this number.
+        self.signal(Signal::KILL);
+        if ended.is_err() {
+            tracing::error!(pid = %self.pid, "a process has not ended 10 s after SIGKILL; the kernel ends it when it can");
+            // Whenever that is; until then the guard knows of it.
+            tokio::spawn(self.reap());
+            return Exit::default();
+        }
+        self.reap().await
+    }
+
+    /// To it and to all of its group: some of these may be gone.
+    fn signal(&self, signal: Signal) {
+        kill_process_group(self.pid, signal).ok();
+        kill_process(self.pid, signal).ok();
+    }
+
+    async fn reap(mut self) -> Exit {
         exited(self.pid).await;
-        // Before it is reaped: until then no other group has this number.
-        kill_process_group(self.pid, Signal::KILL).ok();
-        let status = self.child.wait().await;
+        // While the number is its own still: the guard signals nobody else.
         self.guard.remove(self.pid).await;
-        status.map(Exit::from).unwrap_or_default()
+        self.child.wait().await.map(Exit::from).unwrap_or_default()
     }
 }

@@ -32,11 +32,14 @@ use crate::{
     clock,
     config::{ProcessConfig, Start},
     gateway::Gateway,
-    random,
+    random, writer,
 };
 
 /// A process that stands ready and lives so long is no failure any more.
 const STEADY: Duration = Duration::from_secs(60);
+
+/// What cannot be recorded now is tried again after so long, where nobody waits for it: a ledger or a disk comes back in minutes.
+const RECORD_WAIT: Duration = Duration::from_secs(5);
 
 /// Whom a process is for; nobody where the shim does not tell members apart.
 pub type Owner = Option<MemberId>;
@@ -56,6 +59,8 @@ pub enum Refused {
     GivenUp,
     /// It failed to start now.
     Failed,
+    /// That it starts cannot be put on record, so it does not.
+    Unrecorded,
 }
 
 impl Refused {
@@ -68,6 +73,7 @@ impl Refused {
             Self::Later(_) => "the MCP server failed to start; try again later",
             Self::GivenUp => "the MCP server fails to start; ask the operator of this gateway",
             Self::Failed => "the MCP server cannot be started",
+            Self::Unrecorded => "the gateway cannot record that the MCP server starts; try again later",
         }
     }
 }
@@ -163,6 +169,8 @@ struct State {
     places: HashMap<Owner, usize>,
     running: BTreeMap<i32, Held>,
     spare: Option<(Started, u64)>,
+    /// The process that is to stand ready, while it is asked whether it can, and until it has ended if it cannot.
+    probed: Option<(i32, u64)>,
     /// Whether this server answers requests without a session; unknown before it was asked.
     sessionless: Option<bool>,
     starts: u64,
@@ -193,6 +201,7 @@ impl Pool {
             places: HashMap::new(),
             running: BTreeMap::new(),
             spare: None,
+            probed: None,
             sessionless: None,
             starts: 0,
             crashes: 0,
@@ -279,7 +288,7 @@ impl Pool {
             end.ask();
         }
         if let Some((spare, _)) = spare {
-            self.end(spare.process, ServerState::Stopped).await;
+            self.let_go(spare, ServerState::Stopped).await;
         }
         let mut taken = self.taken.subscribe();
         // Bounded by the life of processes that were asked to end.
@@ -305,6 +314,7 @@ impl Pool {
             .iter()
             .map(|(pid, held)| Listed { pid: *pid, since_us: held.since_us, owner: held.owner, spare: false })
             .collect();
+        processes.extend(state.probed.map(|(pid, since_us)| Listed { pid, since_us, owner: None, spare: false }));
         let spare = state.spare.as_ref();
         processes.extend(spare.map(|(started, since_us)| Listed {
             pid: started.process.pid().as_raw_nonzero().get(),
@@ -377,17 +387,24 @@ impl Pool {
             Err(NotNow::Until(until)) => return Err(Refused::Later(until - now)),
             Err(NotNow::GivenUp) => return Err(Refused::GivenUp),
         }
-        match launch(&self.launcher, &self.guard, &self.config).await {
+        let refused = AtomicBool::new(false);
+        let recorded = async {
+            let recorded = self.record(ServerState::Started, Exit::default()).await;
+            refused.store(recorded.is_err(), Ordering::Relaxed);
+            recorded.map_err(|why| format!("put on record that it starts: {why}"))
+        };
+        match launch(&self.launcher, &self.guard, &self.config, recorded).await {
             Ok(started) => {
                 self.lock().starts += 1;
-                self.record(ServerState::Started, Exit::default()).await;
                 Ok(started)
             }
+            // No failure of the server's.
+            Err(_) if refused.load(Ordering::Relaxed) => Err(Refused::Unrecorded),
             Err(why) => {
                 let failures = self.failed();
                 tracing::error!(server = %self.name, failures, asked, "failed to {why}");
                 self.note(ServerState::Crashed, Exit::default());
-                self.record(ServerState::Crashed, Exit::default()).await;
+                self.record(ServerState::Crashed, Exit::default()).await.ok();
                 Err(Refused::Failed)
             }
         }
@@ -400,11 +417,19 @@ impl Pool {
         state.backoff.failures()
     }
 
+    /// Closes the pipes of a process that nobody uses, which asks it to end, and ends it.
+    async fn let_go(&self, started: Started, state: ServerState) {
+        let Started { process, stdin, stdout } = started;
+        drop((stdin, stdout));
+        self.end(process, state).await;
+    }
+
     /// Ends a process whose pipes are closed, and puts on record how it went.
     async fn end(&self, process: Process, state: ServerState) {
         let exit = process.end(Duration::from_secs(self.config.stop_s_max)).await;
         self.note(state, exit);
-        self.record(state, exit).await;
+        // It has ended all the same, and the log says so.
+        self.record(state, exit).await.ok();
     }
 
     fn note(&self, ended: ServerState, exit: Exit) {
@@ -413,7 +438,8 @@ impl Pool {
         state.last = Some(Ended { at_us: clock::now_us(), state: ended, exit });
     }
 
-    async fn record(&self, state: ServerState, exit: Exit) {
+    /// Puts it on record; one that is let go and declared as dropped is as good as that.
+    async fn record(&self, state: ServerState, exit: Exit) -> Result<(), writer::Refused> {
         let life = wire::ServerLife {
             server: self.name.clone(),
             state: state as i32,
@@ -421,8 +447,13 @@ impl Pool {
             signal: exit.signal,
         };
         let event = wire::GatewayEvent { at: clock::now_us(), event: Some(Event::ServerLife(life)) };
-        if let Err(refused) = self.gateway.record(Kind::GatewayEvent(event)).await {
-            tracing::error!(%refused, state = state.as_str_name(), "the life of a server is not recorded");
+        match self.gateway.record(Kind::GatewayEvent(event)).await {
+            Ok(_) => Ok(()),
+            Err(refused) => {
+                let server = &self.name;
+                tracing::error!(%server, %refused, state = state.as_str_name(), "the life of a server is not recorded");
+                if refused == writer::Refused::Dropped { Ok(()) } else { Err(refused) }
+            }
         }
     }
 
@@ -441,8 +472,21 @@ impl Pool {
                     () = self.wake.notified() => {}
                 },
                 Ok(()) => {
-                    if let Ok(started) = self.launch(false).await {
-                        self.tend(started).await;
+                    // Whoever stops this server waits for this one, too, from before it runs.
+                    let counted = Counted::new(&self);
+                    match self.launch(false).await {
+                        Ok(started) => {
+                            self.tend(started).await;
+                            self.lock().probed = None;
+                        }
+                        Err(Refused::Unrecorded) => {
+                            drop(counted);
+                            tokio::select! {
+                                () = clock::sleep(RECORD_WAIT) => {}
+                                () = self.wake.notified() => {}
+                            }
+                        }
+                        Err(_) => {}
                     }
                 }
             }
@@ -457,23 +501,25 @@ impl Pool {
 
     /// Holds a process ready until somebody takes it or it ends.
     async fn tend(&self, mut started: Started) {
+        let since_us = clock::now_us();
+        self.lock().probed = Some((started.process.pid().as_raw_nonzero().get(), since_us));
         if self.sessionless().is_none() {
             let probed = tokio::select! {
                 probed = probe::probe(&mut started, self.ready_wait()) => Some(probed),
                 () = self.until_stopped() => None,
             };
-            let Some(probed) = probed else { return self.end(started.process, ServerState::Stopped).await };
+            let Some(probed) = probed else { return self.let_go(started, ServerState::Stopped).await };
             match probed {
                 Probed::Answers => self.learn_sessionless(true),
                 Probed::Declines => self.learn_sessionless(false),
                 // It knows nothing of requests without a session. What it makes of one nobody knows: it is not used.
                 Probed::Silent => {
                     self.learn_sessionless(false);
-                    return self.end(started.process, ServerState::Stopped).await;
+                    return self.let_go(started, ServerState::Stopped).await;
                 }
                 Probed::Ended => {
                     self.failed();
-                    return self.end(started.process, ServerState::Crashed).await;
+                    return self.let_go(started, ServerState::Crashed).await;
                 }
             }
         }
@@ -483,12 +529,12 @@ impl Pool {
             if state.stopped {
                 Some(started)
             } else {
-                state.spare = Some((started, clock::now_us()));
+                (state.spare, state.probed) = (Some((started, since_us)), None);
                 None
             }
         };
         if let Some(started) = stopped {
-            return self.end(started.process, ServerState::Stopped).await;
+            return self.let_go(started, ServerState::Stopped).await;
         }
         let mut steady = std::pin::pin!(clock::sleep(STEADY));
         let mut is_steady = false;
@@ -505,8 +551,24 @@ impl Pool {
         let spare = self.lock().spare.take();
         if let Some((started, _)) = spare {
             self.failed();
-            self.end(started.process, ServerState::Crashed).await;
+            self.let_go(started, ServerState::Crashed).await;
         }
+    }
+}
+
+/// Counts among what somebody who stops the server waits for, without a place.
+struct Counted<'a>(&'a Pool);
+
+impl<'a> Counted<'a> {
+    fn new(pool: &'a Pool) -> Self {
+        pool.taken.send_modify(|taken| *taken += 1);
+        Self(pool)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.taken.send_modify(|taken| *taken -= 1);
     }
 }
 

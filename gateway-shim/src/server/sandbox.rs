@@ -14,6 +14,8 @@ use landlock::{
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, Scope,
 };
 
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
 use crate::config::{Profile, Sandbox};
 
 /// The rights that are asked for: those of the newest kernel interface that the tests have run on. What a newer one adds
@@ -66,6 +68,15 @@ const SYSTEM: &[&str] = &[
     "/dev/urandom",
     "/dev/zero",
 ];
+/// What root may do around a sandbox, and no MCP server needs: to look into other processes (`/proc/PID/environ`, where the kernel asks
+/// for one of the first three and then does not ask Landlock), to change the kernel, and to open files by their numbers.
+const AROUND: CapabilitySet = CapabilitySet::SYS_PTRACE
+    .union(CapabilitySet::PERFMON)
+    .union(CapabilitySet::SYS_ADMIN)
+    .union(CapabilitySet::BPF)
+    .union(CapabilitySet::SYS_MODULE)
+    .union(CapabilitySet::SYS_RAWIO)
+    .union(CapabilitySet::DAC_READ_SEARCH);
 /// Devices that keep nothing.
 const DEVICES: &[&str] = &["/dev/null", "/dev/full"];
 
@@ -145,7 +156,15 @@ pub fn restrict(rules: &Rules, best_effort: bool) -> Result<(), String> {
         }
         made.restrict_self()
     };
-    kept().map(drop).map_err(refused)
+    kept().map(drop).map_err(refused)?;
+    // After that it may gain nothing by what it runs (`no_new_privs`), so what it gives up is gone for good.
+    give_up(AROUND).map_err(|error| format!("restrict it: it cannot give up rights of root: {error}"))
+}
+
+fn give_up(lost: CapabilitySet) -> std::io::Result<()> {
+    let CapabilitySets { effective, permitted, inheritable } = capabilities(None)?;
+    let [effective, permitted, inheritable] = [effective, permitted, inheritable].map(|had| had.difference(lost));
+    Ok(set_capabilities(None, CapabilitySets { effective, permitted, inheritable })?)
 }
 
 type Opened = Vec<(PathFd, BitFlags<AccessFs>)>;

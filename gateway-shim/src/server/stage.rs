@@ -1,6 +1,7 @@
 //! What a server's process does before it becomes the server: the shim, run again, in a process of its own.
 //!
-//! What must hold: nothing of the server has run before all of its limits and its sandbox hold; it runs only once the shim
+//! What must hold: nothing of the server has run before all of its limits and its sandbox hold; it leads a session of its own, so
+//! that it can join no other group than its own, which is what the shim and the guard end; it runs only once the shim
 //! has said so, which it does after the guard knows of the process; no descriptor but its three pipes goes along. The plan
 //! is an argument and holds no secret. One line on stdout says how it went, and the next byte there is the server's.
 
@@ -15,7 +16,7 @@ use std::{
     process::Command,
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::sandbox;
@@ -65,6 +66,7 @@ fn go_ahead() -> io::Result<()> {
 
 fn prepare(plan: &str, command: &[String]) -> Result<Command, String> {
     close_inherited().map_err(|error| format!("close what it inherited: {error}"))?;
+    setsid().map_err(|error| format!("begin a session of its own: {error}"))?;
     let plan: Plan = serde_json::from_str(plan).map_err(|error| format!("read its plan: {error}"))?;
     let (name, arguments) = command.split_first().ok_or("run it: there is no command")?;
     let directory = plan.directory.display();

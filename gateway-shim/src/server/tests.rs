@@ -207,3 +207,56 @@ async fn one_stands_ready_and_whoever_takes_it_makes_room_for_the_next() {
     let count = |state| states.iter().filter(|seen| **seen == state).count();
     assert_eq!((count(Started), count(Crashed), count(Stopped)), (3, 1, 2));
 }
+
+/// It says nothing: whoever looks sees it, and whoever stops the server waits for its end.
+#[tokio::test]
+async fn a_process_that_is_asked_whether_it_can_stand_ready_is_listed_and_stopped() {
+    let bench = Bench::new().await;
+    let pool = bench.add(&["cat"], |config| (config.start, config.ready_s_max) = (Start::Always, 600));
+    // What `cat` says is no answer.
+    within(async {
+        while pool.status().processes.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let status = pool.status();
+    assert_eq!((status.doing, status.processes.len(), status.processes[0].spare), (Doing::Running, 1, false));
+    within(bench.servers.stop_all()).await;
+    let status = pool.status();
+    assert_eq!((status.doing, status.processes.len()), (Doing::Stopped, 0));
+    let last = status.last.expect("it has ended");
+    assert_eq!(last.state, wire::ServerState::Stopped);
+    // By itself, or over a pipe that nobody reads any more.
+    assert!(!matches!(last.exit.signal, Some(9 | 15)), "{last:?}: its stdin was left open");
+    assert_eq!(bench.states().await, [wire::ServerState::Started, wire::ServerState::Stopped]);
+}
+
+/// One that nobody uses ends by itself when its stdin is closed, however long it may take.
+#[tokio::test]
+async fn a_process_that_stands_ready_is_asked_to_end_before_it_is_made_to() {
+    let bench = Bench::new().await;
+    let pool = bench.add(&["sh", "-c", ANSWERS], |config| config.start = Start::Always);
+    within(async {
+        while !pool.status().processes.iter().any(|process| process.spare) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let pid = pool.status().processes[0].pid;
+    // As nobody uses it, only the end of its stdin can end it so.
+    within(bench.servers.stop_all()).await;
+    let last = pool.status().last.expect("it has ended");
+    assert_eq!((last.state, last.exit.signal), (wire::ServerState::Stopped, None), "{pid} was made to end");
+}
+
+/// The shim takes no record any more.
+#[tokio::test]
+async fn what_cannot_be_recorded_does_not_run_and_is_no_failure_of_the_server() {
+    let bench = Bench::new().await;
+    let pool = bench.add(&["cat"], |_| ());
+    bench.gateway.drain().await.unwrap();
+    assert_eq!(pool.start(ONE).await.err(), Some(Refused::Unrecorded));
+    let status = pool.status();
+    assert_eq!((status.doing, status.processes.len(), status.starts, status.failures), (Doing::Idle, 0, 0, 0));
+}

@@ -180,7 +180,10 @@ impl State {
             }
             Entry::Dropped(dropped) => {
                 self.next_number += dropped.count;
-                self.drop_reason = DropReason::try_from(dropped.reason).ok();
+                // What one header declares has one reason, the gravest.
+                if self.drop_reason != Some(DropReason::FailOpen) {
+                    self.drop_reason = DropReason::try_from(dropped.reason).ok();
+                }
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use custody::wire::{self, DeliveryState, gateway_event::Event, record::Kind};
+use custody::wire::{self, DeliveryState, DropReason, gateway_event::Event, record::Kind};
 
 use super::{
     OWED_MAX, Refused, Writer,
@@ -104,7 +104,7 @@ impl Writer {
         match done {
             Err(SpoolError::Full) if when_full == WhenFull::FailOpen => {
                 self.delivery(name, DeliveryState::FailOpen)?;
-                self.dropped += 1;
+                self.let_go(DropReason::FailOpen);
                 Ok(Err(Refused::Dropped))
             }
             Err(SpoolError::Full) => {
@@ -166,7 +166,15 @@ impl Writer {
     pub(super) fn owe(&mut self, kind: Kind) {
         match self.owed.len() < OWED_MAX {
             true => self.owed.push_back(kind),
-            false => self.dropped += 1,
+            false => self.let_go(DropReason::SpoolFull),
+        }
+    }
+
+    /// One record is let go. A header has one reason for all that it declares: that a call passed unrecorded is the graver one.
+    fn let_go(&mut self, reason: DropReason) {
+        self.dropped += 1;
+        if reason == DropReason::FailOpen {
+            self.drop_reason = reason;
         }
     }
 

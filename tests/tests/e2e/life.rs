@@ -126,3 +126,43 @@ fn servers_are_shown_stopped_and_started_and_none_outlives_the_shim() {
     wait_for_the_end_of(&second);
     drop(ledger);
 }
+
+/// The kernel lets it open the shim's control socket, and the shim's own program may be among what it can run.
+#[test]
+fn a_confined_server_cannot_speak_as_the_operator_of_its_gateway() {
+    let home = Home::new("takeover", "");
+    let ledger = home.start();
+    let (port, program) = (free_port(), binary("gateway-shim"));
+    let shim = Shim::with(&home, "operator", "");
+    std::fs::create_dir(shim.dir.join("inside")).unwrap();
+    let verbs = ["member list", "server list", "member grant --everyone --tools * --reason ok", "status"];
+    let tries: String = verbs
+        .iter()
+        .map(|verb| {
+            format!("\"$SHIM\" {verb} --config inside/shim.toml >> inside/said 2>&1; echo \"code $?\" >> inside/said; ")
+        })
+        .collect();
+    let script = format!("set -f; {tries} echo end >> inside/said; sleep 1000");
+    let folder = shim.dir.to_str().unwrap();
+    let server = format!(
+        "dir = \"{folder}/state\"\naccess = \"{folder}/access.toml\"\n[servers.turncoat]\ncommand = [\"sh\", \"-c\", {script:?}]\n\
+         start = \"always\"\nready_s_max = 600\nstop_s_max = 1\n[servers.turncoat.environment]\nSHIM = {program:?}\n\
+         [servers.turncoat.sandbox]\nprofile = \"confined\"\nread = [{program:?}]\nwrite = [\"inside\"]\n"
+    );
+    let serving = |config: &str| format!("{config}[serve]\nlisten = \"127.0.0.1:{port}\"\n{server}");
+    write(
+        &shim.dir.join("inside/shim.toml"),
+        serving(&std::fs::read_to_string(shim.dir.join("shim.toml")).unwrap()).as_bytes(),
+    );
+    let process = serve(&shim, port, &server, "version = 1\n");
+    let said = soon(|| {
+        let said = std::fs::read_to_string(shim.dir.join("inside/said")).unwrap_or_default();
+        said.ends_with("end\n").then_some(said)
+    });
+    assert_eq!(said.matches("code 1").count(), verbs.len(), "{said}");
+    assert_eq!(said.matches("control.cookie: Permission denied").count(), verbs.len(), "{said}");
+    assert_eq!(std::fs::read_to_string(shim.dir.join("access.toml")).unwrap(), "version = 1\n");
+    // Who runs the gateway can, with the same words.
+    shim.say(&["member", "list", "--config", "shim.toml"]);
+    drop((process, ledger));
+}

@@ -77,18 +77,19 @@ async fn what_the_examples_ship_is_proven_by_the_names_that_they_print() {
     let port = free_port();
     let over_tcp = Shim::enrol(&home, "over-tcp", &format!("listen = \"127.0.0.1:{port}\""));
     let over_socket = Shim::enrol(&home, "over-socket", "socket = \"relay.sock\"");
+    let [socket, secret] = ["relay.sock", "state/spool/relay.secret"].map(|name| over_socket.dir.join(name));
     let targets = [
-        (&over_tcp, format!("127.0.0.1:{port}")),
-        (&over_socket, format!("unix:{}", path(&over_socket.dir.join("relay.sock")))),
+        (&over_tcp, vec![format!("127.0.0.1:{port}")]),
+        (&over_socket, vec![format!("unix:{}", path(&socket)), path(&secret).to_owned()]),
     ];
     let mut names = Vec::new();
     for ((example, program), number) in examples(&home).into_iter().zip(1..) {
         for (shim, target) in &targets {
             let relay = shim.start();
             let mut command = Command::new(program.get_program());
-            let said = done(example, &command.args(program.get_args()).arg(target).output().unwrap());
+            let said = done(example, &command.args(program.get_args()).args(target).output().unwrap());
             let printed: Vec<String> = said.lines().map(str::to_owned).collect();
-            assert_eq!(printed.len(), 3, "{example} over {target}, run {number}: {said}");
+            assert_eq!(printed.len(), 3, "{example} over {target:?}, run {number}: {said}");
             names.extend(printed.into_iter().map(|name| (example, name)));
             end(&relay);
         }

@@ -193,3 +193,52 @@ async fn a_process_that_does_not_answer_its_first_request_is_ended() {
     let lives = lives(&bench.records().await);
     assert_eq!((lives.len(), lives[1].0), (2, wire::ServerState::Unreachable));
 }
+
+/// Whoever asked is gone before the process has said what it is: it is listed, can be stopped, and its end is on record.
+#[tokio::test]
+async fn a_process_that_is_asked_for_a_client_which_left_is_seen_to_its_end() {
+    let bench = bench_of("while read -r line; do :; done", "ready_s_max = 600\nstop_s_max = 1\n").await;
+    let listed = || bench.front.processes().list()[0].processes.len();
+    let begun = async {
+        while listed() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let id = json!(1);
+    tokio::select! {
+        answer = bench.ask(&id, "tools/call", "x") => panic!("it says nothing, and was answered: {answer:?}"),
+        () = within(begun) => {}
+    }
+    // Its connection is closed by now. Whether the shim has seen that or not:
+    within(bench.front.processes().stop_all()).await;
+    assert_eq!(listed(), 0);
+    use wire::ServerState::{Started, Stopped};
+    let states: Vec<_> = lives(&bench.records().await).into_iter().map(|life| life.0).collect();
+    assert_eq!(states, [Started, Stopped]);
+}
+
+/// A client leaves at any moment of a start.
+#[tokio::test]
+async fn no_process_is_left_of_a_session_whose_client_left_while_it_began() {
+    let bench =
+        bench_of("while read -r line; do :; done", "ready_s_max = 600\nstop_s_max = 1\nmember_sessions_max = 64\n")
+            .await;
+    for turns in (0..600).step_by(20) {
+        let some_turns = async {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = some_turns => {}
+            answer = bench.post(&[], HELLO) => panic!("it says nothing, and was answered: {answer:?}"),
+        }
+    }
+    within(bench.front.processes().stop_all()).await;
+    let lives = lives(&bench.records().await);
+    use wire::ServerState::{Started, Stopped};
+    let count = |state| lives.iter().filter(|life| life.0 == state).count();
+    assert_eq!(count(Started), count(Stopped), "{lives:?}");
+    assert_eq!(count(Started) + count(Stopped), lives.len(), "{lives:?}");
+}
