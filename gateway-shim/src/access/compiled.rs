@@ -12,6 +12,9 @@ use super::{
     token::{self, Presented},
 };
 
+/// Reserved name of the refusal of what a change takes away that is asked for and not on record yet.
+const CHANGE_PENDING: &str = "shim/change-pending";
+
 /// A policy, and what finds its rules.
 #[derive(Debug)]
 pub(super) struct Compiled {
@@ -21,6 +24,8 @@ pub(super) struct Compiled {
     members: HashMap<MemberId, Known>,
     session: Arc<str>,
     default_deny: Arc<str>,
+    /// Of changes that are asked for and not on record yet: what they take away is refused already, what they add is not there.
+    also: Vec<Compiled>,
 }
 
 /// A member, as requests need one.
@@ -41,12 +46,33 @@ impl Compiled {
             members: policy.members.iter().map(known).collect(),
             session: access::SESSION.into(),
             default_deny: access::DEFAULT_DENY.into(),
+            also: Vec::new(),
             policy,
         }
     }
 
+    /// This policy, and of what it allows only what all of these allow too.
+    pub(super) fn narrowed(policies: &[Arc<Policy>]) -> Self {
+        let mut all = policies.iter().map(|policy| Self::new(Arc::clone(policy)));
+        let first = all.next().unwrap_or_else(|| Self::new(Arc::default()));
+        Self { also: all.collect(), ..first }
+    }
+
     /// Says who calls, by a token, or by what an identity provider vouched for.
     pub(super) fn authenticate(
+        &self,
+        authorization: Option<&str>,
+        provider: Option<&Provider>,
+        now_us: u64,
+    ) -> Result<Caller, Unauthenticated> {
+        let caller = self.known(authorization, provider, now_us)?;
+        match self.also.iter().find_map(|other| other.seen(&caller, now_us).err()) {
+            Some(kind) => Err(Unauthenticated { kind, caller: Some(caller) }),
+            None => Ok(caller),
+        }
+    }
+
+    fn known(
         &self,
         authorization: Option<&str>,
         provider: Option<&Provider>,
@@ -101,11 +127,20 @@ impl Compiled {
     }
 
     pub(super) fn judge(&self, caller: &Caller, ask: &Ask<'_>) -> Judgement {
+        let judgement = self.decide(caller, ask);
+        let taken = |other: &Self| !other.decide(&other.caller(caller), ask).allowed;
+        if judgement.allowed && self.also.iter().any(taken) {
+            return Judgement { allowed: false, rule: CHANGE_PENDING.into(), ..judgement };
+        }
+        judgement
+    }
+
+    fn decide(&self, caller: &Caller, ask: &Ask<'_>) -> Judgement {
         let mut found = self.rules.find(&caller.member, &caller.groups, ask.server, ask.name);
         let first = found.find_map(|place| self.policy.rules.get(place).filter(|rule| fits(rule, caller, ask)));
         let (allowed, rule) = match first {
             Some(rule) => (rule.allow, &rule.id),
-            None if access::SESSION_METHODS.contains(&ask.method) && self.may_reach(caller, ask.server) => {
+            None if access::SESSION_METHODS.contains(&ask.method) && self.reaches(caller, ask.server) => {
                 (true, &self.session)
             }
             None => (false, &self.default_deny),
@@ -114,6 +149,10 @@ impl Compiled {
     }
 
     pub(super) fn may_reach(&self, caller: &Caller, server: &str) -> bool {
+        self.reaches(caller, server) && self.also.iter().all(|other| other.reaches(&other.caller(caller), server))
+    }
+
+    fn reaches(&self, caller: &Caller, server: &str) -> bool {
         let mut denied: Vec<&str> = Vec::new();
         let mine = self.rules.of(&caller.member, &caller.groups).filter_map(|place| self.policy.rules.get(place));
         for rule in mine.filter(|rule| applies(&rule.scope, caller)) {
@@ -138,6 +177,16 @@ impl Compiled {
     }
 
     pub(super) fn still_allowed(&self, caller: &Caller, ask: &Ask<'_>, now_us: u64) -> Result<(), Cut> {
+        let gone = [self].into_iter().chain(&self.also).find_map(|policy| policy.seen(caller, now_us).err());
+        if let Some(kind) = gone {
+            return Err(Cut::Unauthenticated(Unauthenticated { kind, caller: Some(caller.clone()) }));
+        }
+        let judgement = self.judge(&self.caller(caller), ask);
+        if judgement.allowed { Ok(()) } else { Err(Cut::Denied(judgement)) }
+    }
+
+    /// Whether whoever was known once still is.
+    fn seen(&self, caller: &Caller, now_us: u64) -> Result<(), Why> {
         let by_token = match caller.token.map(|id| self.policy.tokens.get(&id)) {
             Some(None) => Some(Why::Revoked),
             Some(Some(token)) if token.revoked => Some(Why::Revoked),
@@ -150,14 +199,18 @@ impl Compiled {
             if other { Some(Why::Revoked) } else { over.then_some(Why::Expired) }
         });
         let known = self.members.get(&caller.member).filter(|known| !known.revoked);
-        let (None, Some(known)) = (by_token.or(by_word), known) else {
-            let kind = by_token.or(by_word).unwrap_or(Why::Revoked);
-            return Err(Cut::Unauthenticated(Unauthenticated { kind, caller: Some(caller.clone()) }));
-        };
-        let groups = known.with(caller.vouched.as_ref().map_or(&[], |vouched| vouched.groups.as_slice()));
-        let caller = Caller { groups, ..caller.clone() };
-        let judgement = self.judge(&caller, ask);
-        if judgement.allowed { Ok(()) } else { Err(Cut::Denied(judgement)) }
+        match (by_token.or(by_word), known) {
+            (Some(kind), _) => Err(kind),
+            (None, None) => Err(Why::Revoked),
+            (None, Some(_)) => Ok(()),
+        }
+    }
+
+    /// The same caller, in the groups that this policy and a provider say.
+    fn caller(&self, caller: &Caller) -> Caller {
+        let more = caller.vouched.as_ref().map_or(&[][..], |vouched| vouched.groups.as_slice());
+        let groups = self.members.get(&caller.member).map(|known| known.with(more));
+        Caller { groups: groups.unwrap_or_default(), ..caller.clone() }
     }
 }
 
