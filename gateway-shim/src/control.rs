@@ -9,9 +9,9 @@
 use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use custody::wire::{
-    AbandonAccessRequest, AccessChanged, AccessPlan, AccessShown, ApplyAccessRequest, ChangeAccessRequest, ChangeProcessesRequest, ListProcessesRequest,
-    ListProcessesResponse, PlanAccessRequest, ServerProcesses, ShimMembersRequest, ShimMembersResponse,
-    ShimStatusRequest, ShimStatusResponse, ShowAccessRequest,
+    AbandonAccessRequest, AccessChanged, AccessPlan, AccessShown, ApplyAccessRequest, ChangeAccessRequest,
+    ChangeProcessesRequest, ListProcessesRequest, ListProcessesResponse, PlanAccessRequest, ServerProcesses,
+    ShimMembersRequest, ShimMembersResponse, ShimStatusRequest, ShimStatusResponse, ShowAccessRequest,
     control_server::{Control, ControlServer},
 };
 use tokio::net::UnixListener;

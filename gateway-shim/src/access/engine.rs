@@ -261,7 +261,14 @@ impl Engine {
             state.waiting.push_back(waiting);
         }
         state.written = !first;
-        let engine = Self(Arc::new(Inner { paths, files, recorder, access, state: Mutex::new(state), regrouped: Arc::default() }));
+        let engine = Self(Arc::new(Inner {
+            paths,
+            files,
+            recorder,
+            access,
+            state: Mutex::new(state),
+            regrouped: Arc::default(),
+        }));
         engine.begin(first).await?;
         Ok(engine)
     }

@@ -92,7 +92,10 @@ impl Running {
     }
 
     /// Gives up what waits.
-    pub(super) async fn abandon_access(&self, asked: wire::AbandonAccessRequest) -> Result<wire::AccessChanged, Failed> {
+    pub(super) async fn abandon_access(
+        &self,
+        asked: wire::AbandonAccessRequest,
+    ) -> Result<wire::AccessChanged, Failed> {
         self.answered(self.remote.clone().abandon_access(asked)).await
     }
 

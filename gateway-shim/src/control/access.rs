@@ -49,13 +49,18 @@ fn optional(bytes: &[u8], of: &str) -> Result<Option<MemberId>, Status> {
 fn reason(why: Option<wire::AccessWhy>, uid: Option<u32>) -> Result<Reason, Status> {
     let why = why.unwrap_or_default();
     let reserved = |name: &str| {
-        ["start", custody::access::IDENTITY_PROVIDER].contains(&name) || name.starts_with("uid:") || name.starts_with("shim/")
+        ["start", custody::access::IDENTITY_PROVIDER].contains(&name)
+            || name.starts_with("uid:")
+            || name.starts_with("shim/")
     };
     let actor = match (why.actor.as_str(), uid) {
         ("", Some(uid)) => Actor::System(format!("uid:{uid}")),
         ("", None) => return Err(unfit("this system does not say whose the connection is", "--actor names who asks")),
         (named, _) if reserved(named) => {
-            return Err(unfit("--actor is a reserved name", "a member's id, the name of a system, or none for your account"));
+            return Err(unfit(
+                "--actor is a reserved name",
+                "a member's id, the name of a system, or none for your account",
+            ));
         }
         (named, _) => MemberId::from_hex(named).map_or_else(|| Actor::System(named.to_owned()), Actor::Member),
     };
@@ -109,7 +114,9 @@ pub(super) async fn apply(
 ) -> Result<wire::AccessChanged, Status> {
     let over = match asked.over.len() {
         0 => None,
-        _ => Some(<[u8; 32]>::try_from(asked.over.as_ref()).map_err(|_| unfit("--over is no digest", "64 hex digits"))?),
+        _ => {
+            Some(<[u8; 32]>::try_from(asked.over.as_ref()).map_err(|_| unfit("--over is no digest", "64 hex digits"))?)
+        }
     };
     let meant = Allowance { over, restore_revoked: asked.restore_revoked };
     let done = there(engine)?.apply(asked.text, meant, reason(asked.why, uid)?).await.map_err(refused)?;

@@ -146,7 +146,7 @@ async fn a_change_over_the_socket_is_on_record_with_the_account_that_asked() {
     for named in ["uid:0", "start", "identity-provider", "shim/own", "ab".repeat(16).as_str()] {
         let why = wire::AccessWhy { actor: named.into(), ..why.clone() };
         let by = wire::MemberAdd { member: vec![3; 16].into(), ..Default::default() };
-        let refused = client.change_access(self::add(&why, by)).await.unwrap_err();
+        let refused = client.change_access(add(&why, by)).await.unwrap_err();
         assert!(refused.message().contains("--actor") && refused.message().contains("hint: "), "{refused}");
     }
     gateway.drain().await.unwrap();
@@ -190,7 +190,12 @@ async fn the_directory_is_told_who_is_in_which_groups() {
     };
     let person = |name: &str, groups: &[&str]| {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-        Verb::Add(wire::MemberAdd { name: name.into(), address: "ada@example.com".into(), groups, ..Default::default() })
+        Verb::Add(wire::MemberAdd {
+            name: name.into(),
+            address: "ada@example.com".into(),
+            groups,
+            ..Default::default()
+        })
     };
     let asked = || server.shared.script.lock().unwrap().enrolled.clone();
     // Whatever was said last of the groups.

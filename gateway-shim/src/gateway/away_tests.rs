@@ -311,7 +311,12 @@ async fn changes_of_access_have_their_place_where_calls_find_none() {
             ..Default::default()
         })
     };
-    let life = wire::ServerLife { server: "s".into(), state: wire::ServerState::Stopped as i32, exit_code: None, signal: None };
+    let life = wire::ServerLife {
+        server: "s".into(),
+        state: wire::ServerState::Stopped as i32,
+        exit_code: None,
+        signal: None,
+    };
     let life = Kind::GatewayEvent(wire::GatewayEvent { at: 1, event: Some(Event::ServerLife(life)) });
     for when_full in [WhenFull::FailClosed, WhenFull::Spool, WhenFull::FailOpen] {
         let (server, dir) = (Server::start().await, TempDir::new());

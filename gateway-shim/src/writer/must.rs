@@ -36,9 +36,8 @@ impl Writer {
         }
         let counted: Vec<Counted> = kinds.iter().filter_map(Counted::of).collect();
         let records: Vec<Bytes> = kinds.into_iter().map(|kind| Bytes::from(record::encode(kind))).collect();
-        let known = |bytes: &Bytes| {
-            record::check(bytes).is_ok_and(|kind| kind.may_be_written_by(wire::Role::Gateway, false))
-        };
+        let known =
+            |bytes: &Bytes| record::check(bytes).is_ok_and(|kind| kind.may_be_written_by(wire::Role::Gateway, false));
         if !records.iter().all(known) {
             return Ok(Err(Refused::NotARecord));
         }

@@ -46,7 +46,9 @@ impl Engine {
             match gateway.tell_groups(member, &groups).await {
                 Ok(_) => {}
                 // Nobody whom the directory knows: an id that was made by hand.
-                Err(EnrolError::Refused(why)) => tracing::debug!(%member, why, "the ledger takes no groups of a member"),
+                Err(EnrolError::Refused(why)) => {
+                    tracing::debug!(%member, why, "the ledger takes no groups of a member")
+                }
                 Err(_) => break,
             }
             told.insert(member.to_string(), groups);

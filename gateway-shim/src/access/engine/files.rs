@@ -201,7 +201,9 @@ pub(super) struct Kept {
 impl Kept {
     pub(super) fn read(paths: &Paths, files: &dyn Files) -> Result<Self, ChangeError> {
         let path = paths.kept();
-        let Some(text) = files.read(&path).map_err(|error| not_read(&path, &error))? else { return Ok(Self::default()) };
+        let Some(text) = files.read(&path).map_err(|error| not_read(&path, &error))? else {
+            return Ok(Self::default());
+        };
         serde_json::from_str(&text).map_err(|_| {
             ChangeError::Refused(format!(
                 "read {}: it is not what this version wrote; hint: it keeps tokens that were revoked from coming back; \
@@ -227,7 +229,8 @@ impl Kept {
             member.map(|member| member.groups.clone()).unwrap_or_default()
         };
         // A service is nobody that the directory knows.
-        let person = |policy: &Policy, id: &MemberId| policy.members.get(id).is_none_or(|member| member.owner.is_none());
+        let person =
+            |policy: &Policy, id: &MemberId| policy.members.get(id).is_none_or(|member| member.owner.is_none());
         let all: BTreeSet<MemberId> = old.members.keys().chain(new.members.keys()).copied().collect();
         let changed = all.into_iter().filter(|id| person(new, id) && of(old, id) != of(new, id));
         self.regrouped.extend(changed.map(|id| id.to_string()));
@@ -239,10 +242,10 @@ impl Kept {
         let known: BTreeSet<String> = old.members.keys().map(ToString::to_string).collect();
         let issued: BTreeSet<String> = old.tokens.keys().map(|id| hex(id)).collect();
         let ended = |ended: &BTreeSet<String>, id: &String| ended.contains(id);
-        let members = new.0.iter().filter(|id| {
-            !members.contains(*id) && (ended(&self.members, id) || known.contains(*id))
-        });
-        let tokens = new.1.iter().filter(|id| !tokens.contains(*id) && (ended(&self.tokens, id) || issued.contains(*id)));
+        let members =
+            new.0.iter().filter(|id| !members.contains(*id) && (ended(&self.members, id) || known.contains(*id)));
+        let tokens =
+            new.1.iter().filter(|id| !tokens.contains(*id) && (ended(&self.tokens, id) || issued.contains(*id)));
         let members = members.map(|id| format!("member {id} was revoked and would come back"));
         members.chain(tokens.map(|id| format!("token {id} was revoked and would come back"))).collect()
     }

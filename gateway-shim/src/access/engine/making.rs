@@ -59,7 +59,8 @@ impl std::fmt::Display for Stuck {
     }
 }
 
-const GOES_ON: &str = "hint: make room for records and files; it goes on by itself within seconds, or at the next start";
+const GOES_ON: &str =
+    "hint: make room for records and files; it goes on by itself within seconds, or at the next start";
 
 impl Engine {
     /// The first steps of a life: what was in force, and what was being changed.
@@ -303,8 +304,7 @@ impl Engine {
 
     /// Whether the workspace's file says what is in force, or may be made to.
     async fn follows(&self, pending: &Pending) -> Result<bool, String> {
-        let (path, to, was) =
-            (self.0.paths.workspace.clone(), pending.to.workspace.clone(), pending.file_was.clone());
+        let (path, to, was) = (self.0.paths.workspace.clone(), pending.to.workspace.clone(), pending.file_was.clone());
         self.on_disk(move |files| {
             // One that cannot be read is not replaced either.
             let text = files.read(&path).ok().flatten();

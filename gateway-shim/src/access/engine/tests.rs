@@ -249,7 +249,10 @@ async fn a_verb_that_takes_something_out_leaves_the_comments_of_others() {
     }
     let text = machine.file(&paths().workspace).unwrap();
     let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part}: {text}"));
-    assert!(at("The order matters") < at("\"no\"") && at("\"no\"") < at("# One.") && at("# One.") < at("\"one\""), "{text}");
+    assert!(
+        at("The order matters") < at("\"no\"") && at("\"no\"") < at("# One.") && at("# One.") < at("\"one\""),
+        "{text}"
+    );
     assert!(text.contains("\"a\", # ops\n") && text.contains("\"c\", # on call\n") && !text.contains("of b"), "{text}");
     for verb in [leave("c"), leave("a"), Edit::RuleRemove { id: "no".into() }, Edit::RuleRemove { id: "one".into() }] {
         edited(&engine, verb).await;
@@ -396,7 +399,9 @@ async fn what_cannot_be_recorded_is_not_in_force_and_goes_on_with_the_next_chang
     machine.put(&paths().workspace, &policy().replace("mail/*", "*"));
     let digest = engine.access().digest();
     machine.left.store(1, SeqCst);
-    let Err(ChangeError::Unfinished(said)) = engine.apply(None, Allowance::default(), why()).await else { panic!("it was recorded") };
+    let Err(ChangeError::Unfinished(said)) = engine.apply(None, Allowance::default(), why()).await else {
+        panic!("it was recorded")
+    };
     assert!(said.contains("it is not in force; hint"), "{said}");
     assert_eq!(engine.access().digest(), digest);
     machine.left.store(usize::MAX, SeqCst);

@@ -153,13 +153,15 @@ fn what_waits_narrows_and_does_no_more() {
             let groups = |policy: &Policy| {
                 policy.members.get(&member).map(|member| member.groups.iter().cloned().collect()).unwrap_or_default()
             };
-            let [caller, then] = [&old, &new].map(|policy| Caller { member, groups: groups(policy), ..somebody.clone() });
+            let [caller, then] =
+                [&old, &new].map(|policy| Caller { member, groups: groups(policy), ..somebody.clone() });
             let server = pick(&mut dice, &["a", "b", "c", "aa"]);
             let name = pick(&mut dice, &["x", "y", "xy", ""]);
             let method = pick(&mut dice, &["tools/call", "tools/list", "resources/read", "initialize"]);
             let asked =
                 Ask { server: &server, method: &method, name: Some(&name), from_server: false, request_bytes: 0 };
-            let (was, is, now) = (before.judge(&caller, &asked), after.judge(&then, &asked), both.judge(&caller, &asked));
+            let (was, is, now) =
+                (before.judge(&caller, &asked), after.judge(&then, &asked), both.judge(&caller, &asked));
             assert_eq!(now.allowed, was.allowed && is.allowed, "SEED={seed} {caller:?} {asked:?}");
             let rule = if was.allowed && !is.allowed { "shim/change-pending" } else { &*was.rule };
             assert_eq!((&*now.rule, now.policy), (rule, old.digest), "SEED={seed} {caller:?} {asked:?}");
