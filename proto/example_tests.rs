@@ -1,5 +1,5 @@
 //! The worked examples of `docs/FORMAT.md`, in hex, made from fixed values: one record on its way from bytes to checkpoint
-//! (section 15), and a directory entry (5.4). `CUSTODY_BLESS=1` writes them again.
+//! (section 15), a directory entry (5.4), and an access policy (5.6). `CUSTODY_BLESS=1` writes them again.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -175,12 +175,97 @@ fn directory_example() -> String {
     format!("\n{}\n", lines.concat())
 }
 
+/// A policy, the records of its first start, and calls with what is decided of them.
+fn access_example() -> String {
+    let (ada, agent, token) = ([0xa1; 16], [0xa2; 16], [0xa3; 16]);
+    let policy = format!(
+        "version = 1\n[members.{}]\ngroups = [\"dev\"]\n[agents.{}]\n[[rules]]\nid = \"no-rm\"\neffect = \"deny\"\neveryone = \
+         true\ntools = [\"*/rm\"]\n[[rules]]\nid = \"dev\"\neffect = \"allow\"\ngroups = [\"dev\"]\ntools = [\"files/*\"]\n[[tokens]]\nid \
+         = \"{}\"\nsha256 = \"{}\"\nmember = \"{0}\"\nagent = \"{1}\"\nissued_at = 2026-01-01T00:00:00Z\nexpires_at = \
+         2026-01-02T00:00:00Z\n",
+        hex(&ada),
+        hex(&agent),
+        hex(&token),
+        "00".repeat(32)
+    );
+    let digest = crate::access::policy_digest(policy.as_bytes(), None);
+    let rule = |id: &str, effect, group: Option<&str>, tool: &str| wire::AccessRule {
+        id: id.into(),
+        effect,
+        groups: group.map(Into::into).into_iter().collect(),
+        tools: vec![tool.into()],
+        methods: vec!["tools/call".into()],
+        ..Default::default()
+    };
+    let change = |action: wire::AccessAction| wire::AccessChange {
+        at: 1_767_225_600_000_000,
+        action: action as i32,
+        actor: Some(wire::access_change::Actor::ActorSystem("start".into())),
+        reason: "first".into(),
+        policy_digest_after: Bytes::copy_from_slice(&digest),
+        ..Default::default()
+    };
+    let member = Some(Bytes::copy_from_slice(&ada));
+    let of_agent = Some(Bytes::copy_from_slice(&agent));
+    use wire::AccessAction as Action;
+    let rules = [rule("no-rm", 2, None, "*/rm"), rule("dev", 1, Some("dev"), "files/*")];
+    let placed = |place: u32| wire::AccessChange {
+        rule: rules.get(place as usize).cloned(),
+        place: Some(place),
+        ..change(Action::RuleAdded)
+    };
+    let changes = [
+        wire::AccessChange { agent: of_agent.clone(), ..change(Action::AgentAdded) },
+        wire::AccessChange { member: member.clone(), ..change(Action::MemberAdded) },
+        wire::AccessChange { member: member.clone(), group: "dev".into(), ..change(Action::GroupJoined) },
+        wire::AccessChange {
+            member,
+            agent: of_agent,
+            token: Some(Bytes::copy_from_slice(&token)),
+            expires_at: Some(1_767_312_000_000_000),
+            ..change(Action::TokenIssued)
+        },
+        placed(0),
+        placed(1),
+        change(Action::PolicyApplied),
+    ];
+    let mut out = String::from("\n");
+    policy.lines().for_each(|line| writeln!(out, "    {line}").unwrap());
+    out.push('\n');
+    step(&mut out, "digest of the policy", &digest);
+    let mut state = crate::access::State::default();
+    for change in changes {
+        let name = change.action().as_str_name().trim_start_matches("ACCESS_ACTION_").to_owned();
+        let bytes = record::encode(Kind::AccessChange(change.clone()));
+        record::check(&bytes).unwrap();
+        step(&mut out, &format!("`{name}`"), &bytes);
+        state.replay(&change);
+    }
+    assert_eq!(state.digest, Some(digest));
+    out.push_str("| server | method | names | decision | rule |\n| --- | --- | --- | --- | --- |\n");
+    for (server, method, name) in [
+        ("files", "tools/call", Some("read")),
+        ("files", "tools/call", Some("rm")),
+        ("mail", "tools/call", Some("send")),
+        ("files", "resources/read", Some("file:///a")),
+        ("files", "ping", None),
+        ("mail", "tools/list", None),
+    ] {
+        let (decision, rule) = state.decide(&MemberId(ada), 1_767_225_600_000_001, server, name, method).unwrap();
+        let decision = if decision == wire::Decision::Allowed { "`allowed`" } else { "`denied`" };
+        let name = name.map_or_else(String::new, |name| format!("`{name}`"));
+        writeln!(out, "| `{server}` | `{method}` | {name} | {decision} | `{rule}` |").unwrap();
+    }
+    out.push('\n');
+    out
+}
+
 #[test]
 fn the_worked_examples_in_the_manual_are_made_again() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/FORMAT.md");
     let manual = fs::read_to_string(&path).unwrap();
     let mut made = manual.clone();
-    for (name, example) in [("directory", directory_example()), ("worked", example())] {
+    for (name, example) in [("directory", directory_example()), ("access", access_example()), ("worked", example())] {
         let [begin, end] = ["begin", "end"].map(|edge| format!("<!-- {name} example: {edge} -->\n"));
         let (before, rest) = made.split_once(&begin).unwrap();
         let (_, after) = rest.split_once(&end).unwrap();

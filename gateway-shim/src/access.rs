@@ -10,8 +10,9 @@
 //! [`Engine::policy`] is what is in force, to list members and tokens from; [`Engine::differs`] is for the status.
 //!
 //! What must hold: nothing is allowed that no rule allows; the first rule that fits decides, the organisation's before the
-//! workspace's own; what is in force is swapped as a whole, so that no request sees half of a change; no token, and nothing
-//! by which a person is known, is in what this module logs, records, or shows as an error.
+//! workspace's own; what is in force is swapped as a whole, so that no request sees half of a change; what a verb takes away
+//! is refused as soon as it was asked for, also while nothing can be recorded, and what it adds is there once it is on record;
+//! no token, and nothing by which a person is known, is in what this module logs, records, or shows as an error.
 
 use std::{
     collections::HashMap,
@@ -35,7 +36,7 @@ mod token;
 
 use compiled::Compiled;
 pub use edit::{Edit, NewRule};
-pub use engine::{ChangeError, Changed, Engine, Paths, Plan, Recorder, check};
+pub use engine::{Allowance, ChangeError, Changed, Engine, Paths, Plan, Recorder, Shown, check};
 use limits::Counting;
 pub use limits::Slot;
 pub use oidc::{IdentityProvider, subject_digest};

@@ -30,7 +30,7 @@ use crate::{
 mod enrol;
 mod link;
 
-pub use enrol::{EnrolError, QUEUE_MAX, Question, Questions, WAIT as ENROL_WAIT, enrol};
+pub use enrol::{EnrolError, QUEUE_MAX, Question, Questions, WAIT as ENROL_WAIT, enrol, enrolment};
 use link::CONNECT_WAIT;
 pub use link::{Link, Tls};
 

@@ -10,9 +10,10 @@
 use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use custody::wire::{
-    AcceptToolRequest, AccessChanged, AccessPlan, ApplyAccessRequest, ChangeAccessRequest, ChangeProcessesRequest,
-    ListProcessesRequest, ListProcessesResponse, ListQuarantinedRequest, ListQuarantinedResponse, PlanAccessRequest,
-    QuarantinedTool, ServerProcesses, ShimMembersRequest, ShimMembersResponse, ShimStatusRequest, ShimStatusResponse,
+    AbandonAccessRequest, AcceptToolRequest, AccessChanged, AccessPlan, AccessShown, ApplyAccessRequest,
+    ChangeAccessRequest, ChangeProcessesRequest, ListProcessesRequest, ListProcessesResponse, ListQuarantinedRequest,
+    ListQuarantinedResponse, PlanAccessRequest, QuarantinedTool, ServerProcesses, ShimMembersRequest,
+    ShimMembersResponse, ShimStatusRequest, ShimStatusResponse, ShowAccessRequest,
     control_server::{Control, ControlServer},
 };
 use tokio::net::UnixListener;
@@ -187,6 +188,16 @@ impl Control for Controlled {
     async fn apply_access(&self, request: Request<ApplyAccessRequest>) -> Result<Response<AccessChanged>, Status> {
         let (_carried, uid) = (carried(&request), uid(&request));
         access::apply(self.access.as_ref(), uid, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn show_access(&self, request: Request<ShowAccessRequest>) -> Result<Response<AccessShown>, Status> {
+        let _carried = carried(&request);
+        access::show(self.access.as_ref()).await.map(Response::new)
+    }
+
+    async fn abandon_access(&self, request: Request<AbandonAccessRequest>) -> Result<Response<AccessChanged>, Status> {
+        let (_carried, uid) = (carried(&request), uid(&request));
+        access::abandon(self.access.as_ref(), uid, request.into_inner()).await.map(Response::new)
     }
 
     async fn change_access(&self, request: Request<ChangeAccessRequest>) -> Result<Response<AccessChanged>, Status> {

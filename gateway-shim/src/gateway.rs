@@ -242,6 +242,16 @@ impl Gateway {
         self.desk.lose(number);
     }
 
+    /// Records changes of access or of the life of servers, all of them, one behind the other with nothing between, or none.
+    /// They are durable when this returns. They have their place also where calls find none.
+    ///
+    /// # Errors
+    /// [`Refused`]: but for [`Refused::Stopped`], none of them is on record.
+    pub async fn record_all(&self, kinds: Vec<Kind>) -> Result<(), Refused> {
+        self.ready()?;
+        self.desk.record_all(kinds)?.await.map_err(|_| Refused::Stopped)
+    }
+
     /// A call begins. In strict mode its intent is durable when this returns, in relaxed mode it is written, so that it
     /// outlives this process, and durable within 5 ms. So it may be forwarded. Phase, outcome and call number are set here.
     ///
@@ -265,8 +275,28 @@ impl Gateway {
     /// # Errors
     /// [`EnrolError`], with the next move.
     pub async fn enrol_member(&self, name: &str, address: &str, groups: &[String]) -> Result<MemberId, EnrolError> {
+        self.ask(client::enrolment(name, address, groups)?).await
+    }
+
+    /// The same id, and nothing that is known of the person is changed.
+    ///
+    /// # Errors
+    /// [`EnrolError`], with the next move.
+    pub async fn member_of(&self, address: &str) -> Result<MemberId, EnrolError> {
+        self.ask(wire::EnrolMember { id_alone: true, ..client::enrolment("", address, &[])? }).await
+    }
+
+    /// All groups of a member in this gateway's workspace, for the ledger's directory.
+    ///
+    /// # Errors
+    /// [`EnrolError`], with the next move.
+    pub async fn tell_groups(&self, member: MemberId, groups: &[String]) -> Result<MemberId, EnrolError> {
+        self.ask(wire::EnrolMember { member: member.into(), groups: groups.to_vec(), ..Default::default() }).await
+    }
+
+    async fn ask(&self, asked: wire::EnrolMember) -> Result<MemberId, EnrolError> {
         self.ready().map_err(|_| EnrolError::Stopped)?;
-        client::enrol(&self.questions, client::ENROL_WAIT, (name, address, groups)).await
+        client::enrol(&self.questions, client::ENROL_WAIT, asked).await
     }
 
     fn ready(&self) -> Result<(), Refused> {

@@ -286,8 +286,22 @@ impl Spool {
     /// Whether a record of so many bytes may come: it is written twice, once by itself and once in its batch. While the
     /// reserve is given none may.
     pub fn has_room(&self, bytes: usize) -> bool {
-        let need = (bytes as u64 + 2 * PENDING_COST) * 2 + self.state.pending_bytes + self.limits.reserve_bytes;
-        self.reserve.is_there() && self.bytes() + need <= self.limits.bytes_max
+        self.has_room_for(1, bytes)
+    }
+
+    /// The same for so many records.
+    pub fn has_room_for(&self, records: usize, bytes: usize) -> bool {
+        self.reserve.is_there() && self.fits(records, bytes, self.limits.reserve_bytes)
+    }
+
+    /// Whether so many records may come that are owed: they may use half of what is kept free of others, and the reserve.
+    pub fn has_owed_room_for(&self, records: usize, bytes: usize) -> bool {
+        self.fits(records, bytes, self.limits.reserve_bytes / 2)
+    }
+
+    fn fits(&self, records: usize, bytes: usize, free: u64) -> bool {
+        let need = (bytes as u64 + 2 * PENDING_COST * records as u64) * 2 + self.state.pending_bytes + free;
+        self.bytes() + need <= self.limits.bytes_max
     }
 
     /// Sets the reserve aside again, if it was given and there is room now.

@@ -38,6 +38,7 @@ mod delivery;
 mod desk;
 mod epoch;
 mod kinds;
+mod must;
 mod rewind;
 mod settings;
 mod shown;
@@ -318,6 +319,10 @@ impl Writer {
     }
 
     fn record(&mut self, mut kind: Kind) -> Result<Result<(RecordName, Durable), Refused>, SpoolError> {
+        if must::must(&kind) {
+            let done = self.record_all(vec![kind])?;
+            return Ok(done.and_then(|(name, durable)| Ok((name.ok_or(Refused::NotARecord)?, durable))));
+        }
         if let Kind::Call(call) = &mut kind
             && call.call_number == 0
         {

@@ -12,6 +12,9 @@ use super::{
     token::{self, Presented},
 };
 
+/// Reserved name of the refusal of what a change takes away that is asked for and not on record yet.
+const CHANGE_PENDING: &str = "shim/change-pending";
+
 /// A policy, and what finds its rules.
 #[derive(Debug)]
 pub(super) struct Compiled {
@@ -21,6 +24,8 @@ pub(super) struct Compiled {
     members: HashMap<MemberId, Known>,
     session: Arc<str>,
     default_deny: Arc<str>,
+    /// Of changes that are asked for and not on record yet: what they take away is refused already, what they add is not there.
+    also: Vec<Compiled>,
 }
 
 /// A member, as requests need one.
@@ -41,12 +46,33 @@ impl Compiled {
             members: policy.members.iter().map(known).collect(),
             session: access::SESSION.into(),
             default_deny: access::DEFAULT_DENY.into(),
+            also: Vec::new(),
             policy,
         }
     }
 
+    /// This policy, and of what it allows only what all of these allow too.
+    pub(super) fn narrowed(policies: &[Arc<Policy>]) -> Self {
+        let mut all = policies.iter().map(|policy| Self::new(Arc::clone(policy)));
+        let first = all.next().unwrap_or_else(|| Self::new(Arc::default()));
+        Self { also: all.collect(), ..first }
+    }
+
     /// Says who calls, by a token, or by what an identity provider vouched for.
     pub(super) fn authenticate(
+        &self,
+        authorization: Option<&str>,
+        provider: Option<&Provider>,
+        now_us: u64,
+    ) -> Result<Caller, Unauthenticated> {
+        let caller = self.known(authorization, provider, now_us)?;
+        match self.also.iter().find_map(|other| other.seen(&caller, now_us).err()) {
+            Some(kind) => Err(Unauthenticated { kind, caller: Some(caller) }),
+            None => Ok(caller),
+        }
+    }
+
+    fn known(
         &self,
         authorization: Option<&str>,
         provider: Option<&Provider>,
@@ -101,11 +127,20 @@ impl Compiled {
     }
 
     pub(super) fn judge(&self, caller: &Caller, ask: &Ask<'_>) -> Judgement {
+        let judgement = self.decide(caller, ask);
+        let taken = |other: &Self| !other.decide(&other.caller(caller), ask).allowed;
+        if judgement.allowed && self.also.iter().any(taken) {
+            return Judgement { allowed: false, rule: CHANGE_PENDING.into(), ..judgement };
+        }
+        judgement
+    }
+
+    fn decide(&self, caller: &Caller, ask: &Ask<'_>) -> Judgement {
         let mut found = self.rules.find(&caller.member, &caller.groups, ask.server, ask.name);
         let first = found.find_map(|place| self.policy.rules.get(place).filter(|rule| fits(rule, caller, ask)));
         let (allowed, rule) = match first {
             Some(rule) => (rule.allow, &rule.id),
-            None if access::SESSION_METHODS.contains(&ask.method) && self.may_reach(caller, ask.server) => {
+            None if access::SESSION_METHODS.contains(&ask.method) && self.reaches(caller, ask.server) => {
                 (true, &self.session)
             }
             None => (false, &self.default_deny),
@@ -119,6 +154,10 @@ impl Compiled {
     }
 
     pub(super) fn may_reach(&self, caller: &Caller, server: &str) -> bool {
+        self.reaches(caller, server) && self.also.iter().all(|other| other.reaches(&other.caller(caller), server))
+    }
+
+    fn reaches(&self, caller: &Caller, server: &str) -> bool {
         let mut denied: Vec<&str> = Vec::new();
         let mine = self.rules.of(&caller.member, &caller.groups).filter_map(|place| self.policy.rules.get(place));
         for rule in mine.filter(|rule| applies(&rule.scope, caller)) {
@@ -147,29 +186,44 @@ impl Compiled {
     /// # Errors
     /// Why they are nobody any more; that a time is over is looked at in [`Self::still_allowed`].
     pub(super) fn again(&self, caller: &Caller) -> Result<Caller, Why> {
+        [self].into_iter().chain(&self.also).try_for_each(|policy| policy.is_known(caller))?;
+        Ok(self.caller(caller))
+    }
+
+    pub(super) fn still_allowed(&self, caller: &Caller, ask: &Ask<'_>, now_us: u64) -> Result<(), Cut> {
+        let gone = [self].into_iter().chain(&self.also).find_map(|policy| policy.seen(caller, now_us).err());
+        let again = gone.map_or_else(|| self.again(caller), Err);
+        let nobody = |kind| Cut::Unauthenticated(Unauthenticated { kind, caller: Some(caller.clone()) });
+        let judgement = self.judge(&again.map_err(nobody)?, ask);
+        if judgement.allowed { Ok(()) } else { Err(Cut::Denied(judgement)) }
+    }
+
+    /// Whether whoever was known once still is, and their time is not over.
+    fn seen(&self, caller: &Caller, now_us: u64) -> Result<(), Why> {
+        let token = caller.token.and_then(|id| self.policy.tokens.get(&id)).map(|token| token.expires_at);
+        let vouched = caller.vouched.as_ref().map(|vouched| vouched.ends_at);
+        self.is_known(caller)?;
+        let is_over = [token, vouched].into_iter().flatten().any(|ends_at| ends_at <= now_us);
+        if is_over { Err(Why::Expired) } else { Ok(()) }
+    }
+
+    fn is_known(&self, caller: &Caller) -> Result<(), Why> {
         let token = caller.token.map(|id| self.policy.tokens.get(&id));
         let is_good =
             token.is_none_or(|token| token.is_some_and(|token| !token.revoked && token.member == caller.member));
         let vouched = caller.vouched.as_ref();
         let is_same = vouched.is_none_or(|vouched| vouched.member(&self.policy) == Some(caller.member));
-        let known = self.members.get(&caller.member).filter(|known| is_good && is_same && !known.revoked);
-        let known = known.ok_or(Why::Revoked)?;
-        // What a provider says of groups counts only where it did before: once it was told.
-        let told = vouched.map_or(&[][..], |vouched| vouched.groups.as_slice());
-        let told: Vec<String> = told.iter().filter(|group| caller.groups.contains(group)).cloned().collect();
-        Ok(Caller { groups: known.with(&told), ..caller.clone() })
+        let known = self.members.get(&caller.member).is_some_and(|known| !known.revoked);
+        if known && is_good && is_same { Ok(()) } else { Err(Why::Revoked) }
     }
 
-    pub(super) fn still_allowed(&self, caller: &Caller, ask: &Ask<'_>, now_us: u64) -> Result<(), Cut> {
-        let token = caller.token.and_then(|id| self.policy.tokens.get(&id)).map(|token| token.expires_at);
-        let ends_at = [token, caller.vouched.as_ref().map(|vouched| vouched.ends_at)].into_iter().flatten().min();
-        let again = match ends_at.is_some_and(|at| at <= now_us) {
-            true => Err(Why::Expired),
-            false => self.again(caller),
-        };
-        let nobody = |kind| Cut::Unauthenticated(Unauthenticated { kind, caller: Some(caller.clone()) });
-        let judgement = self.judge(&again.map_err(nobody)?, ask);
-        if judgement.allowed { Ok(()) } else { Err(Cut::Denied(judgement)) }
+    /// The same caller, in the groups that this policy says, and a provider; that counts only where it did before: once it was
+    /// told.
+    fn caller(&self, caller: &Caller) -> Caller {
+        let said = caller.vouched.as_ref().map_or(&[][..], |vouched| vouched.groups.as_slice());
+        let told: Vec<String> = said.iter().filter(|group| caller.groups.contains(group)).cloned().collect();
+        let groups = self.members.get(&caller.member).map(|known| known.with(&told));
+        Caller { groups: groups.unwrap_or_default(), ..caller.clone() }
     }
 }
 

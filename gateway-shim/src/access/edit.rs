@@ -4,7 +4,7 @@
 //! checked like any other before it is in force.
 
 use custody::id::{MemberId, hex};
-use toml_edit::{Array, ArrayOfTables, Datetime, DocumentMut, Item, Table, TableLike, value};
+use toml_edit::{Array, ArrayOfTables, Datetime, Decor, DocumentMut, Item, RawString, Table, TableLike, value};
 
 use super::{
     policy::{DAY_US, Policy, Subject},
@@ -88,6 +88,26 @@ pub enum Edit {
     },
 }
 
+impl Edit {
+    /// Whether it is there to take something away. Then that is refused at once, whatever cannot be recorded.
+    pub(super) fn takes(&self) -> bool {
+        match self {
+            Self::MemberRevoke { .. }
+            | Self::GroupLeave { .. }
+            | Self::Deny(_)
+            | Self::RuleRemove { .. }
+            | Self::TokenRotate { .. }
+            | Self::MemberRotate { .. }
+            | Self::TokenRevoke { .. } => true,
+            Self::MemberAdd { .. }
+            | Self::GroupJoin { .. }
+            | Self::AgentAdd { .. }
+            | Self::Grant(_)
+            | Self::TokenIssue { .. } => false,
+        }
+    }
+}
+
 /// A rule to be made.
 #[derive(Clone, Debug, Default)]
 pub struct NewRule {
@@ -147,7 +167,8 @@ impl Editing<'_> {
                 let known = self.member(*member)?.groups.contains(group);
                 refuse(!known, || format!("{member} is not in that group; hint: member list shows the groups"))?;
                 let groups = array(self.entry("members", &member.to_string())?, "groups")?;
-                groups.retain(|known| known.as_str() != Some(group));
+                let at = groups.iter().position(|known| known.as_str() == Some(group));
+                at.into_iter().for_each(|at| remove_from(groups, at));
                 Ok(())
             }
             Edit::AgentAdd { agent } => {
@@ -166,7 +187,7 @@ impl Editing<'_> {
                 };
                 let tokens = self.policy.tokens.iter().filter(|(_, token)| good(token));
                 let tokens: Vec<[u8; 16]> = tokens.map(|(id, _)| *id).collect();
-                refuse(tokens.is_empty(), || format!("{member} has no good token; hint: token issue"))?;
+                refuse(tokens.is_empty(), || format!("{member} has no good token; hint: member token makes one"))?;
                 tokens.into_iter().try_for_each(|token| self.token_rotate(token, *overlap_s))
             }
             Edit::TokenRevoke { token } => self.end(*token, None),
@@ -186,7 +207,7 @@ impl Editing<'_> {
         groups: &[String],
         subject: Option<Subject>,
     ) -> Result<(), String> {
-        refuse(self.member(id).is_ok(), || format!("{id} is a member already; hint: group join, token issue"))?;
+        refuse(self.member(id).is_ok(), || format!("{id} is a member already; hint: member join, member token"))?;
         let mut member = Table::new();
         member.insert("groups", value(groups.iter().collect::<Array>()));
         if let Some(owner) = owner {
@@ -259,6 +280,12 @@ impl Editing<'_> {
         if effect == "deny" {
             // A table without a place would be written behind whatever was visited before it.
             table.set_position(rules.get(0).and_then(Table::position));
+            if let Some(first) = rules.get_mut(0) {
+                // What stands above the first rule for all of them stays above all of them.
+                let (of_all, own) = above(first);
+                first.decor_mut().set_prefix(if of_all.is_empty() { own } else { format!("\n{own}") });
+                table.decor_mut().set_prefix(if of_all.trim().is_empty() { "\n".to_owned() } else { of_all });
+            }
             rules.insert(0, table);
         } else {
             rules.push(table);
@@ -270,7 +297,20 @@ impl Editing<'_> {
         let rules = self.tables("rules")?;
         let at = rules.iter().position(|rule| rule.get("id").and_then(Item::as_str) == Some(id));
         let at = at.ok_or_else(|| "the workspace has no rule of that id; hint: access show lists them".to_owned())?;
+        let of_others = rules.get(at).map(|rule| above(rule).0).filter(|text| !text.trim().is_empty());
         rules.remove(at);
+        let Some(of_others) = of_others else { return Ok(()) };
+        // What stands above a blank line is not about this rule alone: it goes to what comes next.
+        match rules.get_mut(at) {
+            Some(next) => {
+                let own = prefix(next.decor());
+                next.decor_mut().set_prefix(of_others + own.trim_start_matches('\n'));
+            }
+            None => {
+                let rest = self.document.trailing().as_str().unwrap_or_default().to_owned();
+                self.document.set_trailing(of_others + &rest);
+            }
+        }
         Ok(())
     }
 
@@ -289,7 +329,7 @@ impl Editing<'_> {
         };
         let known = self.policy.agents.contains_key(&agent)
             || self.document.get("agents").is_some_and(|agents| agents.get(agent.to_string().as_str()).is_some());
-        refuse(!known, || format!("{agent} is no agent; hint: agent add, or no agent for a new one"))?;
+        refuse(!known, || format!("{agent} is no agent; hint: member list shows those of tokens; none for a new one"))?;
         self.issue(member, agent, days * DAY_US)
     }
 
@@ -362,6 +402,45 @@ impl Editing<'_> {
 fn array<'a>(entry: &'a mut dyn TableLike, key: &str) -> Result<&'a mut Array, String> {
     let array = entry.entry(key).or_insert(value(Array::new())).as_array_mut();
     array.ok_or_else(|| format!("{key} is no array; {BY_HAND}"))
+}
+
+fn prefix(decor: &Decor) -> String {
+    decor.prefix().and_then(RawString::as_str).unwrap_or_default().to_owned()
+}
+
+/// What stands above a table: down to the last blank line, and what is behind it.
+fn above(table: &Table) -> (String, String) {
+    let text = prefix(table.decor());
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let behind = lines.iter().rposition(|line| line.trim().is_empty()).map_or(0, |at| at + 1);
+    let (of_all, own) = lines.split_at(behind);
+    (of_all.concat(), own.concat())
+}
+
+/// Takes an element out of an array. A comment behind an element, on its line, is about that element; to the parser it stands
+/// before the next one.
+fn remove_from(array: &mut Array, at: usize) {
+    let removed = array.remove(at);
+    let before = prefix(removed.decor());
+    // Of what stood before it the first line is the predecessor's; of what stands before the next, the first line was its own.
+    let of_predecessor = before.split('\n').next().unwrap_or_default().to_owned();
+    let joined = |next: &str| match next.find('\n') {
+        Some(end) => format!("{of_predecessor}{}", next.get(end..).unwrap_or_default()),
+        None if of_predecessor.contains('#') => format!("{of_predecessor}\n"),
+        None if before.contains('\n') => before.clone(),
+        None => of_predecessor.clone(),
+    };
+    match array.get_mut(at) {
+        Some(next) => {
+            let now = joined(&prefix(next.decor()));
+            next.decor_mut().set_prefix(now);
+        }
+        None => {
+            let rest = array.trailing().as_str().unwrap_or_default().to_owned();
+            let rest = if rest.contains('\n') || of_predecessor.contains('#') { joined(&rest) } else { rest };
+            array.set_trailing(rest);
+        }
+    }
 }
 
 fn refuse(wrong: bool, why: impl FnOnce() -> String) -> Result<(), String> {

@@ -2,14 +2,18 @@
 //!
 //! What is in force is a copy of the policy in a folder of the gateway's own. A change goes these steps, each durable before
 //! the next begins: the whole change is written down ([`Paths::pending`]); its records are made; it is live; the copy is
-//! replaced; the workspace's file too, if a verb made the change and the file was as what was in force; what was written
-//! down goes. From the first step on the change will be made: whatever finds one written down, a start or the next change,
-//! goes all the steps again. Records made twice have the same digests and say the same (FORMAT.md, 5.6).
+//! replaced; the workspace's file too, if a verb made the change and the file is as what was in force; what was written
+//! down goes. From the first step on the change will be made: whatever finds one written down, a start, the next change, or
+//! [`AGAIN`], goes on with the step that is next (`making.rs`). Records made twice have the same digests and say the same
+//! (FORMAT.md, 5.6).
 //!
-//! What must hold: nothing is live whose records are not durable; a change that nobody wrote down was not made; two changes
-//! are made one after the other.
+//! What must hold: nothing is added that is not on record; what a verb takes away is refused as soon as it was asked for,
+//! whatever cannot be recorded or written, and a start goes on with the narrower of what was and what was asked for; a change
+//! that was refused leaves nothing; a change that nobody wrote down was not made; two changes are made one after the other;
+//! a file that people edit is replaced only if it is as the engine knows it.
 
 use std::{
+    collections::VecDeque,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
@@ -21,7 +25,7 @@ use custody::{
     wire::{AccessChange, record::Kind},
 };
 use futures::future::BoxFuture;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::{
     Access, IdentityProvider, Policy, Provider, Vouched,
@@ -32,10 +36,13 @@ use super::{
 };
 use crate::{clock, config::Faults, durable, gateway::Gateway, writer::Refused};
 
+mod directory;
 mod files;
+mod making;
 
 pub use files::Paths;
-use files::{Files, Pending, Real, Texts, as_written, not_read, there, wanted};
+use files::{Files, Kept, Pending, Real, Texts, as_written, digest_of, not_read, there, wanted};
+use making::Waiting;
 
 /// Members whose groups may wait to be recorded: with more, what a provider says of groups does not count yet.
 const NEWS_MAX: usize = 1_024;
@@ -43,12 +50,18 @@ const NEWS_MAX: usize = 1_024;
 /// How often counts of the day are written down: so much of them a crash may take.
 pub(super) const KEEP_EVERY: Duration = Duration::from_secs(60);
 
+/// How often a change that could not be finished is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Changes that may wait for their records: somebody revokes by hand. Each is decided on with every request.
+const WAITING_MAX: usize = 64;
+
 /// Why a change is not made, or not wholly. Each text ends with the next move.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ChangeError {
     /// Nothing was changed.
     Refused(String),
-    /// It is written down, and goes on with the next change or start. It is in force only if the text says so.
+    /// It is written down, and whether it is on record is not known. It is in force only if the text says so.
     Unfinished(String),
 }
 
@@ -71,6 +84,10 @@ impl From<Faults> for ChangeError {
 pub struct Changed {
     /// A line for each part, for people.
     pub lines: Vec<String>,
+    /// What they must know besides, each with the next move.
+    pub warnings: Vec<String>,
+    /// It is not finished: what of it is live already, and what not yet.
+    pub unfinished: Option<String>,
     /// Tokens that were made, to be shown once.
     pub tokens: Vec<OneTimeToken>,
     /// Digest of what is in force now.
@@ -82,38 +99,81 @@ pub struct Changed {
 pub struct Plan {
     /// A line for each part. None: what the policy says stays as it is.
     pub lines: Vec<String>,
+    /// What an application would be refused for, unless it is said that it is meant.
+    pub warnings: Vec<String>,
     /// Digest of what is in force.
     pub before: [u8; 32],
     /// Digest of what would be.
     pub after: [u8; 32],
 }
 
+/// What whoever applies a policy says that they mean.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Allowance {
+    /// They saw what is in force, by its digest: their text may undo what verbs did.
+    pub over: Option<[u8; 32]>,
+    /// Members and tokens that were revoked may come back.
+    pub restore_revoked: bool,
+}
+
+/// What is in force, for people.
+pub struct Shown {
+    /// The workspace's text.
+    pub text: String,
+    /// A line for each part of it, and of the organisation's.
+    pub lines: Vec<String>,
+    /// Its digest.
+    pub digest: [u8; 32],
+}
+
 /// What makes records durable: the gateway.
 pub trait Recorder: Send + Sync {
-    /// Records all of these, in their order. They are durable when this returns.
+    /// Records all of these, in their order, or, if it is refused but for [`Refused::Stopped`], none. They are durable when this
+    /// returns.
     fn record(&self, changes: Vec<AccessChange>) -> BoxFuture<'_, Result<(), Refused>>;
 }
 
 impl Recorder for Gateway {
     fn record(&self, changes: Vec<AccessChange>) -> BoxFuture<'_, Result<(), Refused>> {
-        Box::pin(async move {
-            let mut on_their_way = Vec::with_capacity(changes.len());
-            for change in changes {
-                on_their_way.push(self.submit(Kind::AccessChange(change)).await?);
-            }
-            for recording in on_their_way {
-                recording.durable().await?;
-            }
-            Ok(())
-        })
+        Box::pin(self.record_all(changes.into_iter().map(Kind::AccessChange).collect()))
     }
 }
 
-/// What is in force, and the change that is being made, if one is.
+/// What is in force, and the changes that are being made.
 struct State {
     texts: Texts,
     policy: Arc<Policy>,
-    unfinished: Option<Pending>,
+    /// The oldest first; each begins where the one before it ends.
+    waiting: VecDeque<Waiting>,
+    /// The file of those says so.
+    written: bool,
+    /// The first of them is live; its files are not replaced.
+    live: bool,
+    kept: Kept,
+    /// What people must know of what was done last.
+    warnings: Vec<String>,
+    /// Tokens of changes that a start found, which nobody was shown.
+    unseen: Vec<[u8; 16]>,
+}
+
+impl State {
+    fn new(texts: Texts, policy: Arc<Policy>, kept: Kept) -> Self {
+        Self {
+            texts,
+            policy,
+            waiting: VecDeque::new(),
+            written: true,
+            live: false,
+            kept,
+            warnings: Vec::new(),
+            unseen: Vec::new(),
+        }
+    }
+
+    /// What the next change begins from.
+    fn newest(&self) -> (&Texts, &Arc<Policy>) {
+        self.waiting.back().map_or((&self.texts, &self.policy), |last| (&last.pending.to, &last.policy))
+    }
 }
 
 struct Inner {
@@ -122,6 +182,8 @@ struct Inner {
     recorder: Box<dyn Recorder>,
     access: Access,
     state: Mutex<State>,
+    /// Groups of members became others.
+    regrouped: Arc<Notify>,
 }
 
 /// The one that changes the policy. Cheap to clone.
@@ -129,20 +191,28 @@ struct Inner {
 pub struct Engine(Arc<Inner>);
 
 impl Engine {
-    /// Puts in force what was in force before; completes a change that was being made. The very first start applies the
-    /// workspace's file, and the organisation's.
+    /// Puts in force what was in force before; completes changes that were being made, now or as soon as that is possible. The
+    /// very first start applies the workspace's file, and the organisation's.
     ///
     /// # Errors
     /// [`ChangeError`].
     pub async fn open(paths: Paths, gateway: Gateway) -> Result<Self, ChangeError> {
         durable::create_dir(&paths.dir, 0o700).map_err(|error| not_read(&paths.dir, &error))?;
-        let engine = Self::open_with(paths, Box::new(Real), Box::new(gateway)).await?;
-        let weak = Arc::downgrade(&engine.0);
+        let engine = Self::open_with(paths, Box::new(Real), Box::new(gateway.clone())).await?;
+        tokio::spawn(directory::follow(Arc::downgrade(&engine.0), gateway));
+        let (counting, again) = (Arc::downgrade(&engine.0), Arc::downgrade(&engine.0));
         tokio::spawn(async move {
             loop {
                 clock::sleep(KEEP_EVERY).await;
-                let Some(inner) = weak.upgrade() else { return };
+                let Some(inner) = counting.upgrade() else { return };
                 Self(inner).keep_counts().await;
+            }
+        });
+        tokio::spawn(async move {
+            loop {
+                clock::sleep(AGAIN).await;
+                let Some(inner) = again.upgrade() else { return };
+                Self(inner).again().await;
             }
         });
         Ok(engine)
@@ -169,10 +239,8 @@ impl Engine {
             Some(workspace) => Some(Texts { workspace, organisation: read(&paths.organisation_in_force())? }),
             None => None,
         };
-        let next = match (&written, &in_force) {
-            (None, None) => Some(Pending::first(wanted(&paths, &*files)?)),
-            _ => written.clone(),
-        };
+        let first = written.is_none() && in_force.is_none();
+        let next = if first { Some(vec![Pending::first(wanted(&paths, &*files)?)]) } else { written.clone() };
         let texts = in_force.unwrap_or_else(|| Texts { workspace: "version = 1\n".to_owned(), organisation: None });
         let policy = match texts.parse() {
             // A crash may have left one file of the two replaced, which need not fit the other.
@@ -185,11 +253,22 @@ impl Engine {
         if let Some(kept) = read(&paths.counts())?.and_then(|text| serde_json::from_str(&text).ok()) {
             access.0.counting.go_on(kept, clock::now_us());
         }
-        let state = State { texts, policy, unfinished: None };
-        let engine = Self(Arc::new(Inner { paths, files, recorder, access, state: Mutex::new(state) }));
-        if let Some(next) = next {
-            engine.make(&mut *engine.0.state.lock().await, next, written.is_none()).await?;
+        let mut state = State::new(texts, policy, Kept::read(&paths, &*files)?);
+        for pending in next.into_iter().flatten() {
+            state.unseen.extend(pending.unseen.iter().filter_map(|id| <[u8; 16]>::try_from(unhex(id)?).ok()));
+            let waiting = Waiting::new(state.newest().1, pending)?;
+            state.waiting.push_back(waiting);
         }
+        state.written = !first;
+        let engine = Self(Arc::new(Inner {
+            paths,
+            files,
+            recorder,
+            access,
+            state: Mutex::new(state),
+            regrouped: Arc::default(),
+        }));
+        engine.begin(first).await?;
         Ok(engine)
     }
 
@@ -215,12 +294,21 @@ impl Engine {
         Arc::clone(&self.0.state.lock().await.policy)
     }
 
+    /// What is in force, for people.
+    pub async fn shown(&self) -> Shown {
+        let state = self.0.state.lock().await;
+        let lines = plan(&Policy::default(), &state.policy).into_iter().map(|change| change.line);
+        let lines = lines.map(|line| line.trim_start_matches("+ ").to_owned()).collect();
+        Shown { text: state.texts.workspace.clone(), lines, digest: state.policy.digest }
+    }
+
     /// What applying the files as they are now would change.
     ///
     /// # Errors
     /// [`ChangeError`].
     pub async fn plan(&self) -> Result<Plan, ChangeError> {
-        self.plan_of(wanted(&self.0.paths, &*self.0.files)?.workspace).await
+        let to = wanted(&self.0.paths, &*self.0.files)?;
+        self.planned(to, false).await
     }
 
     /// What applying this text as the workspace's policy would change, under the organisation's file as it is now.
@@ -228,20 +316,36 @@ impl Engine {
     /// # Errors
     /// [`ChangeError`].
     pub async fn plan_of(&self, workspace: String) -> Result<Plan, ChangeError> {
-        let policy = self.with_organisation(workspace)?.parse()?;
-        let now = self.policy().await;
-        let lines = plan(&now, &policy).into_iter().map(|change| change.line).collect();
-        Ok(Plan { lines, before: now.digest, after: policy.digest })
+        self.planned(self.with_organisation(workspace)?, true).await
     }
 
-    /// Whether the files differ from what is in force, or cannot be read: something to tell, never applied by itself.
+    async fn planned(&self, to: Texts, brought: bool) -> Result<Plan, ChangeError> {
+        let policy = to.parse()?;
+        let state = self.0.state.lock().await;
+        let lines = plan(&state.policy, &policy).into_iter().map(|change| change.line).collect();
+        let undone = state.undoes(&to, brought).then(|| undoes_words(&state.policy.digest));
+        let back = state.kept.back(&state.policy, &policy);
+        let back = back.into_iter().map(|line| format!("{line}; hint: --restore-revoked, if that is meant"));
+        let warnings = undone.into_iter().chain(back).collect();
+        Ok(Plan { lines, warnings, before: state.policy.digest, after: policy.digest })
+    }
+
+    /// What is to be told of the files and of changes that are not finished; none of it is applied by itself.
     pub async fn differs(&self) -> Option<String> {
         let hint = "hint: gateway-shim access plan shows the difference, access apply puts it in force";
-        match wanted(&self.0.paths, &*self.0.files) {
-            Ok(texts) if texts == self.0.state.lock().await.texts => None,
+        let state = self.0.state.lock().await;
+        let waiting = (!state.waiting.is_empty()).then(|| state.waiting_words());
+        let differs = match wanted(&self.0.paths, &*self.0.files) {
+            Ok(texts) if texts == *state.newest().0 => None,
+            Ok(_) if state.kept.behind => Some(format!(
+                "the access policy's file is not what is in force, and lacks what verbs changed; {}",
+                undone_hint()
+            )),
             Ok(_) => Some(format!("the access policy's file is not what is in force; {hint}")),
             Err(error) => Some(error.to_string()),
-        }
+        };
+        let all: Vec<String> = waiting.into_iter().chain(differs).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// Puts the workspace's and the organisation's files in force as they are now; with `workspace`, this text instead of
@@ -249,18 +353,26 @@ impl Engine {
     ///
     /// # Errors
     /// [`ChangeError`].
-    pub async fn apply(&self, workspace: Option<String>, why: Reason) -> Result<Changed, ChangeError> {
+    pub async fn apply(
+        &self,
+        workspace: Option<String>,
+        meant: Allowance,
+        why: Reason,
+    ) -> Result<Changed, ChangeError> {
         is_recordable(&why)?;
+        let brought = workspace.is_some();
         let to = match workspace {
             Some(text) => self.with_organisation(text)?,
             None => wanted(&self.0.paths, &*self.0.files)?,
         };
         let engine = self.clone();
         whole(tokio::spawn(async move {
-            let mut state = engine.ready().await?;
+            let mut state = engine.ready(false).await?;
+            state.knows(&why)?;
+            let policy = to.parse()?;
+            state.may_apply(&to, &policy, brought, meant)?;
             let pending = Pending { whole: true, ..pending(&state, to, &why) };
-            let (lines, digest) = engine.make(&mut state, pending, true).await?;
-            Ok(Changed { lines, tokens: Vec::new(), digest })
+            engine.make(&mut state, pending, Vec::new()).await
         }))
         .await
     }
@@ -273,94 +385,38 @@ impl Engine {
         is_recordable(&why)?;
         let engine = self.clone();
         whole(tokio::spawn(async move {
-            let mut state = engine.ready().await?;
-            let (texts, policy) = (state.texts.clone(), Arc::clone(&state.policy));
-            let edited = aside(move || edit(&texts.workspace, &policy, &verb, clock::now_us())).await?;
+            let takes = verb.takes();
+            let mut state = engine.ready(takes).await?;
+            state.knows(&why)?;
+            let (texts, policy) = (state.newest().0.clone(), Arc::clone(state.newest().1));
+            let old = texts.workspace.clone();
+            let edited = aside(move || edit(&old, &policy, &verb, clock::now_us())).await?;
             let Edited { text, tokens, rotated } = edited.map_err(ChangeError::Refused)?;
-            let to = Texts { workspace: text, ..state.texts.clone() };
-            let file = engine.0.files.read(&engine.0.paths.workspace);
-            let file_too = file.is_ok_and(|file| file.as_ref() == Some(&state.texts.workspace));
+            let file_was = Some(digest_of(&texts.workspace));
+            let to = Texts { workspace: text, ..texts };
             let rotated = rotated.into_iter().map(|(id, end)| (hex(&id), end)).collect();
-            let pending = Pending { file_too, rotated, ..pending(&state, to, &why) };
-            let (lines, digest) = engine.make(&mut state, pending, true).await?;
-            Ok(Changed { lines, tokens, digest })
+            let unseen = tokens.iter().map(|token| hex(&token.id())).collect();
+            let pending = Pending { takes, file_was, rotated, unseen, ..pending(&state, to, &why) };
+            engine.make(&mut state, pending, tokens).await
         }))
         .await
     }
 
-    /// The state, once a change that was not finished is.
-    async fn ready(&self) -> Result<tokio::sync::MutexGuard<'_, State>, ChangeError> {
-        let mut state = self.0.state.lock().await;
-        if let Some(pending) = state.unfinished.clone() {
-            self.make(&mut state, pending, false).await?;
-        }
-        Ok(state)
-    }
-
-    /// Makes a change, from the step on that is next. `new`: it is not written down yet.
-    async fn make(
-        &self,
-        state: &mut State,
-        pending: Pending,
-        new: bool,
-    ) -> Result<(Vec<String>, [u8; 32]), ChangeError> {
-        let old = Arc::clone(&state.policy);
-        let ready = aside(move || Ready::new(&old, pending)).await??;
-        let Ready { pending, text, policy, compiled, changes } = ready;
-        if new {
-            // A crash before this returns leaves all as it was; behind it the change is made, now or at the next start.
-            self.write_down(text).await?;
-        }
-        state.unfinished = Some(pending.clone());
-        if state.texts != pending.to || pending.before.is_none() {
-            let (at, why) = (clock::now_us(), pending.why());
-            let before = pending.before.as_deref().and_then(unhex).and_then(|digest| digest.try_into().ok());
-            let records = changes.iter().map(|change| change.record(at, &why, before, policy.digest)).collect();
-            self.0.recorder.record(records).await.map_err(|refused| {
-                ChangeError::Unfinished(format!(
-                    "record the change: {refused}; it is not in force; hint: it goes on with the next change or start"
-                ))
-            })?;
-        }
-        // All records are durable, so it may be seen.
-        self.0.access.swap(compiled);
-        (state.texts, state.policy) = (pending.to.clone(), Arc::clone(&policy));
-        self.replace(&pending).await.map_err(|why| {
-            ChangeError::Unfinished(format!(
-                "write what is in force: {why}; the change is in force; hint: mend the folder, the next change or start goes on"
-            ))
-        })?;
-        state.unfinished = None;
-        let lines = changes.into_iter().map(|change| change.line).filter(|line| !line.is_empty()).collect();
-        Ok((lines, policy.digest))
-    }
-
-    /// The first step. A write that fails may have left what it wrote all the same, so it is taken back.
-    async fn write_down(&self, text: String) -> Result<(), ChangeError> {
-        let Err(why) = self.write(self.0.paths.pending(), text).await else { return Ok(()) };
-        match self.remove(self.0.paths.pending()).await {
-            Ok(()) => Err(ChangeError::Refused(format!(
-                "write down the change: {why}; hint: nothing was changed, mend the folder and try again"
-            ))),
-            Err(_) => Err(ChangeError::Unfinished(format!(
-                "write down the change: {why}; it is not in force; hint: mend the folder; the next start may make it"
-            ))),
-        }
-    }
-
-    /// The last steps: the files, and what was written down goes.
-    async fn replace(&self, pending: &Pending) -> Result<(), String> {
-        let Inner { paths, .. } = &*self.0;
-        match &pending.to.organisation {
-            Some(text) => self.write(paths.organisation_in_force(), text.clone()).await?,
-            None => self.remove(paths.organisation_in_force()).await?,
-        }
-        // Only with this one is what is in force another: the organisation's stands already.
-        self.write(paths.in_force(), pending.to.workspace.clone()).await?;
-        if pending.file_too {
-            self.write(paths.workspace.clone(), pending.to.workspace.clone()).await?;
-        }
-        self.remove(paths.pending()).await
+    /// Whether a verb would be taken as things are now.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub async fn may(&self, verb: Edit, why: &Reason) -> Result<(), ChangeError> {
+        is_recordable(why)?;
+        let state = self.0.state.lock().await;
+        state.knows(why)?;
+        let (texts, policy) = (state.newest().0.clone(), Arc::clone(state.newest().1));
+        let edited = aside(move || {
+            let edited = edit(&texts.workspace, &policy, &verb, clock::now_us());
+            edited.map(|edited| Texts { workspace: edited.text, ..texts })
+        });
+        edited.await?.map_err(ChangeError::Refused)?.parse()?;
+        Ok(())
     }
 
     fn with_organisation(&self, workspace: String) -> Result<Texts, ChangeError> {
@@ -382,13 +438,67 @@ impl Engine {
     }
 
     /// Waits for the disk without holding up anybody.
-    async fn on_disk(
+    async fn on_disk<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&dyn Files) -> Result<(), String> + Send + 'static,
-    ) -> Result<(), String> {
+        work: impl FnOnce(&dyn Files) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
         let inner = Arc::clone(&self.0);
         tokio::task::spawn_blocking(move || work(&*inner.files)).await.map_err(|error| error.to_string())?
     }
+}
+
+impl State {
+    /// Whether applying this would undo what verbs did: the file was left behind, or the text was brought from elsewhere.
+    fn undoes(&self, to: &Texts, brought: bool) -> bool {
+        let behind = if brought { self.kept.verbs } else { self.kept.behind };
+        behind && to.workspace != self.texts.workspace
+    }
+
+    fn may_apply(&self, to: &Texts, policy: &Policy, brought: bool, meant: Allowance) -> Result<(), ChangeError> {
+        let refused = |why: String| Err(ChangeError::Refused(format!("apply the policy: {why}")));
+        match meant.over {
+            Some(over) if over != self.policy.digest => {
+                let now = hex(&self.policy.digest);
+                return refused(format!("in force is {now}, and no longer what --over names; hint: access plan anew"));
+            }
+            None if self.undoes(to, brought) => return refused(undoes_words(&self.policy.digest)),
+            _ => {}
+        }
+        let back = self.kept.back(&self.policy, policy);
+        if back.is_empty() || meant.restore_revoked {
+            return Ok(());
+        }
+        refused(format!("{}; hint: take them out, or say --restore-revoked if that is meant", back.join("; ")))
+    }
+
+    /// A member who is named as the one who asks is one.
+    fn knows(&self, why: &Reason) -> Result<(), ChangeError> {
+        let Actor::Member(id) = &why.actor else { return Ok(()) };
+        let known = self.policy.members.get(id).is_some_and(|member| !member.revoked);
+        let hint = "hint: member list shows the ids; without --actor it is the account that types this";
+        if known { Ok(()) } else { Err(ChangeError::Refused(format!("--actor {id} is no member; {hint}"))) }
+    }
+
+    fn waiting_words(&self) -> String {
+        let count = self.waiting.len();
+        format!(
+            "{count} changes of the access policy are asked for and not finished: what they take away is refused already, \
+             what they add is not there yet; hint: make room for records and files, then they go on by themselves"
+        )
+    }
+}
+
+fn undone_hint() -> &'static str {
+    "hint: gateway-shim access show --text prints what is in force, to bring both together; access plan shows the rest"
+}
+
+fn undoes_words(digest: &[u8; 32]) -> String {
+    let over = hex(digest);
+    format!(
+        "it was not made from what is in force: it lacks what verbs changed since, and would undo that; {}; with --over {over} \
+         it is applied all the same",
+        undone_hint()
+    )
 }
 
 /// Whether a start finds a policy that it can put in force: what was in force, or the files before the very first start.
@@ -416,6 +526,7 @@ async fn tell(engine: Weak<Inner>, mut told: mpsc::Receiver<(MemberId, Arc<Vouch
         let Some(member) = state.policy.members.get(&id).filter(|member| !member.revoked) else { continue };
         let why = Reason {
             actor: Actor::System(custody::access::IDENTITY_PROVIDER.to_owned()),
+            account: None,
             code: "groups".to_owned(),
             ticket: String::new(),
         };
@@ -426,24 +537,6 @@ async fn tell(engine: Weak<Inner>, mut told: mpsc::Receiver<(MemberId, Arc<Vouch
             tracing::warn!(%refused, "what the identity provider says of a member's groups is not recorded");
             inner.access.forget_groups(Some(id));
         }
-    }
-}
-
-/// A change that was looked at: it can be made.
-struct Ready {
-    pending: Pending,
-    text: String,
-    policy: Arc<Policy>,
-    compiled: Compiled,
-    changes: Vec<Change>,
-}
-
-impl Ready {
-    fn new(old: &Policy, pending: Pending) -> Result<Self, ChangeError> {
-        let policy = Arc::new(pending.to.parse()?);
-        let changes = changes(old, &policy, &pending);
-        let text = serde_json::to_string(&pending).map_err(|error| ChangeError::Refused(error.to_string()))?;
-        Ok(Self { pending, text, compiled: Compiled::new(Arc::clone(&policy)), policy, changes })
     }
 }
 
@@ -463,32 +556,19 @@ fn pending(state: &State, to: Texts, why: &Reason) -> Pending {
         Actor::System(name) => (None, Some(name.clone())),
     };
     Pending {
-        version: 1,
-        before: Some(hex(&state.policy.digest)),
+        before: Some(hex(&state.newest().1.digest)),
         to,
         actor_member,
         actor_system,
+        account: why.account,
         reason: why.code.clone(),
         ticket: why.ticket.clone(),
         whole: false,
-        file_too: false,
+        takes: false,
+        file_was: None,
         rotated: Vec::new(),
+        unseen: Vec::new(),
     }
-}
-
-/// The parts of a change.
-fn changes(old: &Policy, new: &Policy, pending: &Pending) -> Vec<Change> {
-    let nothing = Policy::default();
-    let mut changes = plan(if pending.before.is_some() { old } else { &nothing }, new);
-    for (id, end) in &pending.rotated {
-        if let Some(id) = unhex(id).and_then(|id| id.try_into().ok()) {
-            changes = changes.into_iter().map(|change| change.rotated(id, *end)).collect();
-        }
-    }
-    if pending.whole {
-        changes.push(Change::applied());
-    }
-    changes
 }
 
 /// What goes into the record of a change has the form that a record asks for.

@@ -33,6 +33,8 @@ pub struct Change {
 pub struct Reason {
     /// The member or the system that does it.
     pub actor: Actor,
+    /// The account of whoever asked, as the gateway's system says; none for what the gateway does by itself.
+    pub account: Option<u32>,
     /// A code; a token of at most 64 bytes.
     pub code: String,
     /// Reference of a ticket; a token, or empty.
@@ -90,6 +92,7 @@ impl Change {
                 Actor::Member(id) => access_change::Actor::ActorMember((*id).into()),
                 Actor::System(name) => access_change::Actor::ActorSystem(name.clone()),
             }),
+            actor_account: why.account,
             reason: why.code.clone(),
             ticket: why.ticket.clone(),
             policy_digest_before: before.map(|digest| Bytes::copy_from_slice(&digest)),

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use custody::{id::hex, wire};
+use custody::{
+    id::{hex, unhex},
+    wire,
+};
 
 use super::{
     At, Done, EXIT_FAILED, Failed,
@@ -34,7 +37,42 @@ pub enum AccessVerb {
         why: Why,
         /// Instead of the file that the configuration names.
         file: Option<PathBuf>,
+        /// Digest of what is in force, as `access plan` prints it: applies a file that lacks what verbs changed since it was
+        /// made, and undoes that.
+        #[arg(long)]
+        over: Option<Digest>,
+        /// Lets members and tokens that were revoked come back.
+        #[arg(long)]
+        restore_revoked: bool,
     },
+    /// Shows what is in force: members, agents, tokens by their ids, rules in their order, limits, servers.
+    Show {
+        #[command(flatten)]
+        at: At,
+        /// The workspace's text, as a file has it.
+        #[arg(long)]
+        text: bool,
+    },
+    /// Gives up changes that could not be recorded and wait; what they take away is given back.
+    Abandon {
+        #[command(flatten)]
+        at: At,
+        #[command(flatten)]
+        why: Why,
+    },
+}
+
+/// 64 hex digits.
+#[derive(Clone, Copy, Debug)]
+pub struct Digest([u8; 32]);
+
+impl std::str::FromStr for Digest {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bytes = unhex(text).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or("a digest is 64 lower-case hex digits; `access plan` shows it")
+    }
 }
 
 /// Who makes a change, and why: it stands in the records for ever.
@@ -46,7 +84,8 @@ pub struct Why {
     /// Reference of a ticket, of the same characters.
     #[arg(long, default_value = "")]
     ticket: String,
-    /// Id of the member who makes it, or a name of a system; without it `uid:N`, the account that types this.
+    /// Id of the member who makes it, or a name of a system; without it `uid:N`, the account that types this, which is on record
+    /// in any case.
     #[arg(long, default_value = "")]
     actor: String,
 }
@@ -64,11 +103,24 @@ pub(super) async fn run(verb: AccessVerb) -> Done {
             let text = file.as_deref().map(read).transpose()?;
             let plan = Running::connect(&at.load()?).await?.plan_access(text).await?;
             print(&planned(&plan));
+            plan.warnings.iter().for_each(|warning| say(&format!("WARNING: {warning}")));
         }
-        AccessVerb::Apply { at, why, file } => {
+        AccessVerb::Apply { at, why, file, over, restore_revoked } => {
             let text = file.as_deref().map(read).transpose()?;
-            let asked = wire::ApplyAccessRequest { why: Some(why.into()), text };
-            tell(&Running::connect(&at.load()?).await?.apply_access(asked).await?);
+            let over = over.map(|Digest(digest)| digest.to_vec().into()).unwrap_or_default();
+            let asked = wire::ApplyAccessRequest { why: Some(why.into()), text, over, restore_revoked };
+            return Ok(tell(&Running::connect(&at.load()?).await?.apply_access(asked).await?));
+        }
+        AccessVerb::Show { at, text } => {
+            let shown = Running::connect(&at.load()?).await?.show_access().await?;
+            match text {
+                true => print(shown.text.trim_end_matches('\n')),
+                false => print(&format!("{}\nin force {}", shown.lines.join("\n"), hex(&shown.digest))),
+            }
+        }
+        AccessVerb::Abandon { at, why } => {
+            let asked = wire::AbandonAccessRequest { why: Some(why.into()) };
+            return Ok(tell(&Running::connect(&at.load()?).await?.abandon_access(asked).await?));
         }
     }
     Ok(0)
@@ -97,8 +149,9 @@ fn planned(plan: &wire::AccessPlan) -> String {
     }
 }
 
-/// What a change did. A token goes to standard output, alone, so that it can be kept without what is said about it.
-pub(super) fn tell(changed: &wire::AccessChanged) {
+/// What a change did, and the exit code. A token goes to standard output, alone, so that it can be kept without what is said
+/// about it.
+pub(super) fn tell(changed: &wire::AccessChanged) -> u8 {
     for line in &changed.lines {
         say(line);
     }
@@ -109,4 +162,12 @@ pub(super) fn tell(changed: &wire::AccessChanged) {
     for token in &changed.tokens {
         print(token);
     }
+    for warning in &changed.warnings {
+        say(&format!("WARNING: {warning}"));
+    }
+    if changed.unfinished.is_empty() {
+        return 0;
+    }
+    say(&format!("failed to {}", changed.unfinished));
+    EXIT_FAILED
 }

@@ -230,8 +230,7 @@ pub(super) async fn run(verb: MemberVerb) -> Done {
     if !changed.member.is_empty() {
         say(&format!("member {}", hex(&changed.member)));
     }
-    tell(&changed);
-    Ok(0)
+    Ok(tell(&changed))
 }
 
 /// The verb for the one that is named.

@@ -90,6 +90,19 @@ impl Running {
         self.answered(self.remote.clone().apply_access(asked)).await
     }
 
+    /// What is in force.
+    pub(super) async fn show_access(&self) -> Result<wire::AccessShown, Failed> {
+        self.answered(self.remote.clone().show_access(wire::ShowAccessRequest {})).await
+    }
+
+    /// Gives up what waits.
+    pub(super) async fn abandon_access(
+        &self,
+        asked: wire::AbandonAccessRequest,
+    ) -> Result<wire::AccessChanged, Failed> {
+        self.answered(self.remote.clone().abandon_access(asked)).await
+    }
+
     /// Edits the policy in force.
     pub(super) async fn change_access(&self, asked: wire::ChangeAccessRequest) -> Result<wire::AccessChanged, Failed> {
         self.answered(self.remote.clone().change_access(asked)).await

@@ -135,6 +135,19 @@ impl Questions {
     }
 }
 
+/// A question about the person of an address.
+///
+/// # Errors
+/// [`EnrolError::Unfit`].
+pub fn enrolment(name: &str, address: &str, groups: &[String]) -> Result<wire::EnrolMember, EnrolError> {
+    let unfit = |why: directory::Unfit| EnrolError::Unfit(why.0);
+    let address = Address::parse(address).map_err(unfit)?;
+    let name = directory::parse_name(name).map_err(unfit)?;
+    directory::groups_with(&[], custody::id::WorkspaceId::ZERO, groups).map_err(unfit)?;
+    let (address, groups) = (address.as_str().to_owned(), groups.to_vec());
+    Ok(wire::EnrolMember { address, name, groups, ..Default::default() })
+}
+
 /// Asks until there is an answer, or the time is over.
 ///
 /// # Errors
@@ -142,13 +155,8 @@ impl Questions {
 pub async fn enrol(
     queue: &mpsc::Sender<Question>,
     wait: Duration,
-    (name, address, groups): (&str, &str, &[String]),
+    asked: wire::EnrolMember,
 ) -> Result<MemberId, EnrolError> {
-    let unfit = |why: directory::Unfit| EnrolError::Unfit(why.0);
-    let address = Address::parse(address).map_err(unfit)?;
-    let name = directory::parse_name(name).map_err(unfit)?;
-    directory::groups_with(&[], custody::id::WorkspaceId::ZERO, groups).map_err(unfit)?;
-    let asked = wire::EnrolMember { number: 0, address: address.as_str().to_owned(), name, groups: groups.to_vec() };
     let mut later = None;
     let answered = tokio::time::timeout(wait, async {
         loop {
@@ -223,10 +231,10 @@ mod tests {
     #[tokio::test]
     async fn a_ledger_that_is_away_is_named_with_the_next_move() {
         let (queue, waits) = mpsc::channel(QUEUE_MAX);
-        let away = enrol(&queue, Duration::from_millis(1), ("", "ada", &[])).await.unwrap_err();
+        let away = enrol(&queue, Duration::from_millis(1), enrolment("", "ada", &[]).unwrap()).await.unwrap_err();
         assert_eq!(away, EnrolError::Away);
         assert!(away.to_string().contains("hint:") && !away.to_string().contains("ada"), "{away}");
         drop(waits);
-        assert_eq!(enrol(&queue, WAIT, ("", "ada", &[])).await, Err(EnrolError::Stopped));
+        assert_eq!(enrol(&queue, WAIT, enrolment("", "ada", &[]).unwrap()).await, Err(EnrolError::Stopped));
     }
 }

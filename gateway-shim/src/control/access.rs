@@ -9,7 +9,7 @@ use custody::{
 use tonic::Status;
 
 use crate::{
-    access::{Actor, ChangeError, Changed, Edit, Engine, NewRule, Reason},
+    access::{Actor, Allowance, ChangeError, Changed, Edit, Engine, NewRule, Reason},
     gateway::Gateway,
     random,
 };
@@ -44,15 +44,27 @@ fn optional(bytes: &[u8], of: &str) -> Result<Option<MemberId>, Status> {
     if bytes.is_empty() { Ok(None) } else { id(bytes, of).map(|id| Some(MemberId(id))) }
 }
 
-/// Who changes it, and why.
+/// Who changes it, and why. The account is on record whoever is named besides; no name may be that of an account, or of what
+/// the shim does by itself.
 pub(super) fn reason(why: Option<wire::AccessWhy>, uid: Option<u32>) -> Result<Reason, Status> {
     let why = why.unwrap_or_default();
+    let reserved = |name: &str| {
+        ["start", custody::access::IDENTITY_PROVIDER].contains(&name)
+            || name.starts_with("uid:")
+            || name.starts_with("shim/")
+    };
     let actor = match (why.actor.as_str(), uid) {
         ("", Some(uid)) => Actor::System(format!("uid:{uid}")),
         ("", None) => return Err(unfit("this system does not say whose the connection is", "--actor names who asks")),
+        (named, _) if reserved(named) => {
+            return Err(unfit(
+                "--actor is a reserved name",
+                "a member's id, the name of a system, or none for your account",
+            ));
+        }
         (named, _) => MemberId::from_hex(named).map_or_else(|| Actor::System(named.to_owned()), Actor::Member),
     };
-    Ok(Reason { actor, code: why.reason, ticket: why.ticket })
+    Ok(Reason { actor, account: uid, code: why.reason, ticket: why.ticket })
 }
 
 fn changed(changed: &Changed, member: Option<MemberId>) -> wire::AccessChanged {
@@ -61,7 +73,25 @@ fn changed(changed: &Changed, member: Option<MemberId>) -> wire::AccessChanged {
         tokens: changed.tokens.iter().map(crate::access::OneTimeToken::reveal).collect(),
         digest: changed.digest.to_vec().into(),
         member: member.map(Into::into).unwrap_or_default(),
+        warnings: changed.warnings.clone(),
+        unfinished: changed.unfinished.clone().unwrap_or_default(),
     }
+}
+
+/// What is in force.
+pub(super) async fn show(engine: Option<&Engine>) -> Result<wire::AccessShown, Status> {
+    let shown = there(engine)?.shown().await;
+    Ok(wire::AccessShown { text: shown.text, lines: shown.lines, digest: shown.digest.to_vec().into() })
+}
+
+/// Gives up what waits.
+pub(super) async fn abandon(
+    engine: Option<&Engine>,
+    uid: Option<u32>,
+    asked: wire::AbandonAccessRequest,
+) -> Result<wire::AccessChanged, Status> {
+    let done = there(engine)?.abandon(reason(asked.why, uid)?).await.map_err(refused)?;
+    Ok(changed(&done, None))
 }
 
 /// What an application would change.
@@ -72,7 +102,8 @@ pub(super) async fn plan(engine: Option<&Engine>, asked: wire::PlanAccessRequest
         None => engine.plan().await,
     };
     let plan = plan.map_err(|why| Status::failed_precondition(format!("plan a change: {why}")))?;
-    Ok(wire::AccessPlan { lines: plan.lines, before: plan.before.to_vec().into(), after: plan.after.to_vec().into() })
+    let (before, after) = (plan.before.to_vec().into(), plan.after.to_vec().into());
+    Ok(wire::AccessPlan { lines: plan.lines, before, after, warnings: plan.warnings })
 }
 
 /// Applies a policy.
@@ -81,7 +112,14 @@ pub(super) async fn apply(
     uid: Option<u32>,
     asked: wire::ApplyAccessRequest,
 ) -> Result<wire::AccessChanged, Status> {
-    let done = there(engine)?.apply(asked.text, reason(asked.why, uid)?).await.map_err(refused)?;
+    let over = match asked.over.len() {
+        0 => None,
+        _ => {
+            Some(<[u8; 32]>::try_from(asked.over.as_ref()).map_err(|_| unfit("--over is no digest", "64 hex digits"))?)
+        }
+    };
+    let meant = Allowance { over, restore_revoked: asked.restore_revoked };
+    let done = there(engine)?.apply(asked.text, meant, reason(asked.why, uid)?).await.map_err(refused)?;
     Ok(changed(&done, None))
 }
 
@@ -104,7 +142,18 @@ pub(super) async fn change(
         }
         _ => None,
     };
-    let done = engine.edit(edit, why).await.map_err(refused)?;
+    let revoked = if let Edit::MemberRevoke { member } = &edit { Some(*member) } else { None };
+    let mut done = engine.edit(edit, why).await.map_err(refused)?;
+    if let Some(owner) = revoked {
+        let policy = engine.policy().await;
+        let services = policy.members.iter().filter(|(_, member)| member.owner == Some(owner) && !member.revoked);
+        done.warnings.extend(services.map(|(id, _)| {
+            format!(
+                "{owner} answers for the service {id}, whose tokens go on; hint: gateway-shim member revoke {id}, or another \
+                 owner in the file"
+            )
+        }));
+    }
     Ok(changed(&done, whose))
 }
 
@@ -139,8 +188,9 @@ fn rule(made: wire::RuleMade) -> Result<NewRule, Status> {
     })
 }
 
-/// Asks the ledger who it is, puts the member into the policy, and makes a token. Said again after a failure in between it goes
-/// on: the ledger gives the same id, and a member without a token gets one by `member rotate` or `member token`.
+/// Asks the ledger who it is, puts the member into the policy, and makes a token. The ledger's directory is told a name and
+/// groups once the policy would take the member. Said again after a failure in between it goes on: the ledger gives the same id,
+/// and a member without a token gets one by `member rotate` or `member token`.
 async fn add(
     engine: &Engine,
     gateway: &Gateway,
@@ -148,20 +198,30 @@ async fn add(
     why: Reason,
 ) -> Result<wire::AccessChanged, Status> {
     let owner = optional(&add.owner, "owner")?;
+    let ledgers = |why: crate::client::EnrolError| Status::failed_precondition(why.to_string());
+    let asks = add.member.is_empty() && !add.address.is_empty();
     let member = match (add.member.is_empty(), add.address.is_empty()) {
         (false, _) => member(&add.member)?,
-        (true, false) => {
-            let enrolled = gateway.enrol_member(&add.name, &add.address, &add.groups).await;
-            enrolled.map_err(|why| Status::failed_precondition(why.to_string()))?
-        }
+        (true, false) => gateway.member_of(&add.address).await.map_err(ledgers)?,
         // A service is nobody that the ledger's directory knows.
         (true, true) if owner.is_some() => MemberId(random::bytes()),
         (true, true) => {
             return Err(unfit("it is not said who is added", "--person FILE, --member ID, or --service --owner ID"));
         }
     };
-    let made = Edit::MemberAdd { member, owner, groups: add.groups, subject: None };
-    let mut done = engine.edit(made, why.clone()).await.map_err(refused)?;
+    let made = Edit::MemberAdd { member, owner, groups: add.groups.clone(), subject: None };
+    if asks {
+        engine.may(made.clone(), &why).await.map_err(refused)?;
+        gateway.enrol_member(&add.name, &add.address, &add.groups).await.map_err(ledgers)?;
+    }
+    let mut done = match engine.edit(made, why.clone()).await {
+        Ok(done) => done,
+        Err(why) => {
+            // What the ledger was told is not so.
+            engine.regroup(member).await;
+            return Err(refused(why));
+        }
+    };
     if !add.without_token {
         let days = Some(add.days).filter(|days| *days > 0);
         let issued = engine.edit(Edit::TokenIssue { member, agent: None, days }, why).await;
@@ -170,8 +230,10 @@ async fn add(
             Status::aborted(format!("make a token: {why}; the member {member} is added; {hint}"))
         })?;
         done.lines.extend(issued.lines);
-        (done.tokens, done.digest) = (issued.tokens, issued.digest);
+        done.warnings.extend(issued.warnings);
+        (done.tokens, done.digest, done.unfinished) = (issued.tokens, issued.digest, issued.unfinished);
     }
+    done.warnings.dedup();
     Ok(changed(&done, Some(member)))
 }
 

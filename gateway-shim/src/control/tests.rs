@@ -187,6 +187,12 @@ async fn a_change_over_the_socket_is_on_record_with_the_account_that_asked() {
         let refused = client.change_access(self::add(&why, add)).await.unwrap_err();
         assert!(refused.message().contains(says) && refused.message().contains("hint: "), "{refused}");
     }
+    for named in ["uid:0", "start", "identity-provider", "shim/own", "ab".repeat(16).as_str()] {
+        let why = wire::AccessWhy { actor: named.into(), ..why.clone() };
+        let by = wire::MemberAdd { member: vec![3; 16].into(), ..Default::default() };
+        let refused = client.change_access(add(&why, by)).await.unwrap_err();
+        assert!(refused.message().contains("--actor") && refused.message().contains("hint: "), "{refused}");
+    }
     gateway.drain().await.unwrap();
     let records = server.shared.ledger.lock().unwrap().records();
     let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir.path()).unwrap());
@@ -200,12 +206,69 @@ async fn a_change_over_the_socket_is_on_record_with_the_account_that_asked() {
             && change.reason == "joined"
         {
             let actor = wire::access_change::Actor::ActorSystem(format!("uid:{uid}"));
-            assert_eq!((change.actor, change.ticket.as_str()), (Some(actor), "T-1"));
+            assert_eq!((change.actor, change.ticket.as_str(), change.actor_account), (Some(actor), "T-1", Some(uid)));
             changes += 1;
         }
     }
     assert!(changes >= 3, "the member, its group and its token: {changes}");
     serving.abort();
+}
+
+/// The ledger's directory follows the groups; an addition that the policy refuses changes nothing there; and whoever answers for
+/// a service is named when they are revoked.
+#[tokio::test]
+async fn the_directory_is_told_who_is_in_which_groups() {
+    use wire::change_access_request::Verb;
+
+    let (server, dir) = (Server::start().await, TempDir::new());
+    server.shared.script.lock().unwrap().enrolments = (0..40).map(|_| Some(Ok([5; 16]))).collect();
+    let (gateway, config) = (server.gateway(&dir).await, config(&dir));
+    let file = dir.path().join("access.toml");
+    durable::replace(&file, b"version = 1\n").unwrap();
+    let paths = crate::access::Paths { dir: config.control_dir().to_owned(), workspace: file, organisation: None };
+    let engine = Engine::open(paths, gateway.clone()).await.unwrap();
+    let do_it = async |verb| {
+        let why = wire::AccessWhy { reason: "test".into(), ..Default::default() };
+        let asked = ChangeAccessRequest { why: Some(why), verb: Some(verb) };
+        access::change(Some(&engine), &gateway, Some(1), asked).await
+    };
+    let person = |name: &str, groups: &[&str]| {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        Verb::Add(wire::MemberAdd {
+            name: name.into(),
+            address: "ada@example.com".into(),
+            groups,
+            ..Default::default()
+        })
+    };
+    let asked = || server.shared.script.lock().unwrap().enrolled.clone();
+    // Whatever was said last of the groups.
+    let told = async |groups: &[&str]| {
+        within(async {
+            while asked().iter().rfind(|asked| !asked.member.is_empty()).is_none_or(|asked| asked.groups != *groups) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    do_it(person("Ada", &["dev"])).await.unwrap();
+    let first: Vec<_> = asked().into_iter().take(2).map(|asked| (asked.id_alone, asked.name)).collect();
+    assert_eq!(first, [(true, String::new()), (false, "Ada".to_owned())]);
+    told(&["dev"]).await;
+    let of = |group: &str| wire::GroupOf { member: vec![5; 16].into(), group: group.into() };
+    do_it(Verb::Join(of("prod"))).await.unwrap();
+    told(&["dev", "prod"]).await;
+    do_it(Verb::Leave(of("dev"))).await.unwrap();
+    told(&["prod"]).await;
+    assert!(do_it(person("Somebody Else", &["zzz"])).await.unwrap_err().message().contains("already"));
+    assert!(asked().iter().all(|asked| asked.name != "Somebody Else" && !asked.groups.contains(&"zzz".to_owned())));
+    let service = wire::MemberAdd { owner: vec![5; 16].into(), groups: vec!["bots".into()], ..Default::default() };
+    do_it(Verb::Add(service)).await.unwrap();
+    let revoked = do_it(Verb::RevokeMember(vec![5; 16].into())).await.unwrap();
+    assert!(revoked.warnings[0].contains("answers for the service") && revoked.warnings[0].contains("hint: "));
+    told(&[]).await;
+    assert!(asked().iter().all(|asked| !asked.groups.contains(&"bots".to_owned())), "a service is no person");
+    gateway.drain().await.unwrap();
 }
 
 fn add(why: &wire::AccessWhy, add: wire::MemberAdd) -> ChangeAccessRequest {

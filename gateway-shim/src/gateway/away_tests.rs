@@ -296,3 +296,58 @@ fn jumped(records: &[Bytes]) -> bool {
         matches!(kind, Some(Kind::GatewayEvent(wire::GatewayEvent { event: Some(Event::ClockJump(_)), .. })))
     })
 }
+
+/// Neither a ledger that takes nothing under `fail_closed` nor a full spool stops who takes access away, or the life of
+/// servers; a group of changes is written whole, with nothing between, or not at all.
+#[tokio::test]
+async fn changes_of_access_have_their_place_where_calls_find_none() {
+    let change = |group: &str| {
+        Kind::AccessChange(wire::AccessChange {
+            at: 1,
+            action: wire::AccessAction::GroupJoined as i32,
+            actor: Some(wire::access_change::Actor::ActorSystem("start".into())),
+            reason: "test".into(),
+            member: Some(vec![1; 16].into()),
+            group: group.into(),
+            policy_digest_after: vec![2; 32].into(),
+            ..Default::default()
+        })
+    };
+    let life = wire::ServerLife {
+        server: "s".into(),
+        state: wire::ServerState::Stopped as i32,
+        exit_code: None,
+        signal: None,
+    };
+    let life = Kind::GatewayEvent(wire::GatewayEvent { at: 1, event: Some(Event::ServerLife(life)) });
+    for when_full in [WhenFull::FailClosed, WhenFull::Spool, WhenFull::FailOpen] {
+        let (server, dir) = (Server::start().await, TempDir::new());
+        server.kill();
+        let mut parts = server.parts(&dir);
+        parts.settings.when_full = when_full;
+        if when_full == WhenFull::FailClosed {
+            parts.settings.away_max = Duration::ZERO;
+        }
+        let limits = spool::Limits { bytes_max: 400_000, file_bytes_max: 50_000, reserve_bytes: 200_000 };
+        let gateway = Gateway::start(Box::new(Recorder::default()), limits, parts).unwrap();
+        let refused = loop {
+            match gateway.begin(call("some")).await {
+                Ok(running) => running.end(Ending::of(Outcome::Ok)),
+                Err(refused) => break refused,
+            }
+        };
+        gateway.record_all((0..20).map(|number| change(&number.to_string())).collect()).await.unwrap();
+        gateway.record(life.clone()).await.unwrap();
+        let still = gateway.begin(call("some")).await.map(drop).unwrap_err();
+        assert_eq!(still, refused, "{when_full:?}");
+        assert_eq!(gateway.record_all(vec![Kind::Call(call("x"))]).await, Err(Refused::NotARecord));
+        // There is an end to it, and then none of a group is there.
+        let mut groups = 0;
+        while gateway.record_all((0..500).map(|number| change(&number.to_string())).collect()).await.is_ok() {
+            groups += 1;
+        }
+        let next = gateway.progress();
+        let wanted = gateway.record_all((0..500).map(|number| change(&number.to_string())).collect()).await;
+        assert_eq!(wanted, Err(Refused::SpoolFull), "after {groups} groups, {next:?}");
+    }
+}

@@ -295,7 +295,9 @@ impl Proxy {
             }
             let task = request.task.as_deref().ok_or_else(Refusal::no_such_task)?;
             let task = self.links.task(task, caller).map_err(|_| Refusal::no_such_task())?;
-            return Ok(Continued { begun: Some(task.asked), ..Continued::default() });
+            // Whoever reads the record finds there what it was decided as.
+            let link = linked(task.call, LinkKind::Task);
+            return Ok(Continued { begun: Some(task.asked), link, ..Continued::default() });
         }
         let Some(state) = &request.state else { return Ok(Continued::default()) };
         let of = (request.method.as_str(), request.name.as_deref());

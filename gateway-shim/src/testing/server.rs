@@ -66,7 +66,8 @@ pub(crate) struct Script {
     pub(crate) refused: Option<(KeyId, RejectReason)>,
     /// Every batch that came, as it came.
     pub(crate) came: Vec<Bytes>,
-    /// Answers to who somebody is: an id, or a refusal for so many milliseconds; `None` ends the stream.
+    /// Answers to who somebody is: an id, or a refusal for so many milliseconds; `None` ends the stream. With none left
+    /// all are refused.
     pub(crate) enrolments: VecDeque<Option<Result<[u8; 16], u32>>>,
     /// What was asked.
     pub(crate) enrolled: Vec<wire::EnrolMember>,
@@ -256,7 +257,7 @@ impl Shared {
         let mut script = self.script.lock().unwrap();
         let number = asked.number;
         script.enrolled.push(asked);
-        let answer = match script.enrolments.pop_front()?? {
+        let answer = match script.enrolments.pop_front().unwrap_or(Some(Err(0)))? {
             Ok(member) => Answer::Member(Bytes::copy_from_slice(&member)),
             Err(retry_after_ms) => Answer::Refusal(wire::MemberRefusal { retry_after_ms, detail: "a test".into() }),
         };

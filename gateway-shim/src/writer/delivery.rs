@@ -118,7 +118,7 @@ impl Writer {
 
     /// Records a change of how records are delivered; the reserve of the spool has room for that. While the disk is full, a
     /// change for the worse waits for space, and there is none for the better.
-    fn delivery(&mut self, server: &str, state: DeliveryState) -> Result<(), SpoolError> {
+    pub(super) fn delivery(&mut self, server: &str, state: DeliveryState) -> Result<(), SpoolError> {
         if self.deliveries.states.get(server).copied().unwrap_or(DeliveryState::Flowing) == state {
             return Ok(());
         }

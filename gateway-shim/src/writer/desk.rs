@@ -88,6 +88,14 @@ impl Desk {
         self.with(|writer| writer.record(kind))?
     }
 
+    /// Records that have their place however full it is, all of them or none; none of them waits behind others.
+    ///
+    /// # Errors
+    /// [`Refused`]: but for [`Refused::Stopped`], none of them is on record.
+    pub(crate) fn record_all(&self, kinds: Vec<Kind>) -> Result<Durable, Refused> {
+        self.with(|writer| writer.record_all(kinds))?.map(|(_, durable)| durable)
+    }
+
     /// Batches to send, by order; read without the writer.
     ///
     /// # Errors

@@ -15,12 +15,22 @@ use prost::Message as _;
 use super::{Because, By, Directory, Refusal, Told, ending, entry, event, opened};
 use crate::{clock, keys, store::MemberRow};
 
+/// Of whom something is said.
+#[derive(Clone, Debug)]
+pub enum Whose {
+    /// Of the person with this address, who gets an id if it is new.
+    Address(Address),
+    /// Of a member that there is.
+    Member(MemberId),
+}
+
 /// What somebody says of a person.
 #[derive(Clone, Debug)]
 pub struct Enrolment {
     /// Whose.
-    pub address: Address,
-    /// Empty: what is known stays.
+    pub whose: Whose,
+    /// Empty: what is known stays. From a gateway a name is taken for whoever has none: it must not take away one that another
+    /// workspace brought.
     pub name: String,
     /// All groups of the person in this workspace; `None`: what is known stays.
     pub groups: Option<(WorkspaceId, Vec<String>)>,
@@ -40,17 +50,29 @@ impl Enrolment {
         if let Some((workspace, groups)) = &groups {
             directory::groups_with(&[], *workspace, groups).map_err(never)?;
         }
-        Ok(Self { address, name, groups, by })
+        Ok(Self { whose: Whose::Address(address), name, groups, by })
+    }
+
+    /// Groups of a member that there is.
+    ///
+    /// # Errors
+    /// [`Refusal::Never`], without the text itself.
+    pub fn of_member(member: MemberId, groups: (WorkspaceId, Vec<String>), by: By) -> Result<Self, Refusal> {
+        let fit = directory::groups_with(&[], groups.0, &groups.1);
+        fit.map_err(|why: directory::Unfit| Refusal::Never(why.to_string()))?;
+        Ok(Self { whose: Whose::Member(member), name: String::new(), groups: Some(groups), by })
     }
 
     /// What the entry says from now on.
     fn applied(&self, known: Option<&DirectoryContents>) -> Result<DirectoryContents, Refusal> {
-        let mut contents = known.cloned().unwrap_or_else(|| DirectoryContents {
-            version: FORMAT_VERSION,
-            address: self.address.as_str().to_owned(),
-            ..Default::default()
-        });
-        if !self.name.is_empty() {
+        let address = match &self.whose {
+            Whose::Address(address) => address.as_str().to_owned(),
+            Whose::Member(_) => String::new(),
+        };
+        let new = DirectoryContents { version: FORMAT_VERSION, address, ..Default::default() };
+        let mut contents = known.cloned().unwrap_or(new);
+        let may_name = matches!(self.by, By::Admin(_)) || contents.name.is_empty();
+        if !self.name.is_empty() && may_name {
             contents.name.clone_from(&self.name);
         }
         if let Some((workspace, groups)) = &self.groups {
@@ -115,7 +137,13 @@ impl Directory {
     }
 
     fn plan(&mut self, enrolment: &Enrolment, plan: &mut Plan) -> Result<MemberId, Refusal> {
-        let found = plan.made.get(&enrolment.address).copied().or_else(|| self.index.with_address(&enrolment.address));
+        let found = match &enrolment.whose {
+            Whose::Address(address) => plan.made.get(address).copied().or_else(|| self.index.with_address(address)),
+            Whose::Member(member) if self.row(*member)?.is_none() => {
+                return Err(Refusal::Never("nobody has this id".to_owned()));
+            }
+            Whose::Member(member) => Some(*member),
+        };
         let known = match found {
             Some(member) => Some((member, self.newest(member, plan)?)),
             None => None,
@@ -129,7 +157,9 @@ impl Directory {
             }
             None => {
                 let member = self.spare.pop().unwrap_or_else(|| MemberId(keys::random()));
-                plan.made.insert(enrolment.address.clone(), member);
+                if let Whose::Address(address) = &enrolment.whose {
+                    plan.made.insert(address.clone(), member);
+                }
                 (member, 0)
             }
         };

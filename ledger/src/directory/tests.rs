@@ -91,6 +91,38 @@ fn entries(store: &Store) -> Vec<DirectoryEntry> {
     records(store).into_iter().filter_map(entry).collect()
 }
 
+/// A gateway names whoever has no name, and takes away no name that another workspace brought; it says groups of its own
+/// workspace by the id alone; and asking who somebody is changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_overwrites_no_name_and_says_groups_by_the_id() {
+    let dir = Dir::new("name");
+    let rig = Rig::start(&dir.0).await.unwrap();
+    let (shown, refused) = with(&rig, |directory| {
+        let ada = enrol(directory, &[(A, "", "ada@example.com", &["dev"])]).remove(0).unwrap();
+        assert_eq!(enrol(directory, &[(A, "Ada", "ada@example.com", &["dev"])]).remove(0), Ok(ada));
+        assert_eq!(enrol(directory, &[(B, "Somebody Else", "ada@example.com", &["ops"])]).remove(0), Ok(ada));
+        let mut ask = |enrolment: Enrolment| {
+            let (tell, told) = std::sync::mpsc::sync_channel(1);
+            directory.enrol(vec![(enrolment, Box::new(move |member| tell.send(member).unwrap()))]);
+            told.recv().unwrap()
+        };
+        let by = |(workspace, gateway): (WorkspaceId, GatewayId)| By::Gateway(workspace, gateway);
+        assert_eq!(ask(Enrolment::new("ada@example.com", "", None, by(B)).unwrap()), Ok(ada));
+        let groups = (A.0, vec!["on-call".to_owned()]);
+        assert_eq!(ask(Enrolment::of_member(ada, groups.clone(), by(A)).unwrap()), Ok(ada));
+        let refused = ask(Enrolment::of_member(MemberId([9; 16]), groups, by(A)).unwrap());
+        let shown = directory.show("ada@example.com", &because()).unwrap().remove(0);
+        (shown, refused)
+    })
+    .await;
+    assert!(matches!(refused, Err(Refusal::Never(_))), "{refused:?}");
+    let contents = shown.contents.unwrap();
+    assert_eq!((contents.name.as_str(), contents.address.as_str()), ("Ada", "ada@example.com"));
+    assert_eq!(contents.groups, [format!("{}/on-call", A.0), format!("{}/ops", B.0)]);
+    assert_eq!(entries(&rig.store()).len(), 4, "who only asks writes nothing");
+    rig.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_address_is_one_member_whoever_asks() {
     let dir = Dir::new("one");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use custody::{
-    id::{GatewayId, WorkspaceId},
+    id::{GatewayId, MemberId, WorkspaceId},
     wire::{self, EnrolMember, from_ledger::Message, member_enrolled::Answer},
 };
 use tokio::sync::mpsc;
@@ -64,8 +64,13 @@ impl Pump {
             return Err(never(REMOVED));
         }
         self.inner.take_asked((workspace, gateway)).map_err(|wait| Refusal::Later(wait, "it asks too often".into()))?;
-        let groups = Some((workspace, asked.groups.clone()));
-        let enrolment = Enrolment::new(&asked.address, &asked.name, groups, By::Gateway(workspace, gateway))?;
+        let (by, groups) = (By::Gateway(workspace, gateway), (workspace, asked.groups.clone()));
+        let enrolment = match MemberId::try_from(asked.member.as_ref()) {
+            Ok(member) => Enrolment::of_member(member, groups, by)?,
+            Err(_) if !asked.member.is_empty() => return Err(never("an id has 16 bytes")),
+            Err(_) if asked.id_alone => Enrolment::new(&asked.address, "", None, by)?,
+            Err(_) => Enrolment::new(&asked.address, &asked.name, Some(groups), by)?,
+        };
         let later = || Refusal::Later(1_000, "too many questions wait".to_owned());
         let place = Arc::clone(&self.asked).try_acquire_owned().map_err(|_| later())?;
         let (outbox, number) = (self.outbox.clone(), asked.number);
@@ -84,7 +89,7 @@ impl Pump {
     }
 }
 
-fn message(number: u64, member: Result<custody::id::MemberId, Refusal>) -> Message {
+fn message(number: u64, member: Result<MemberId, Refusal>) -> Message {
     let refusal = |retry_after_ms, detail| Answer::Refusal(wire::MemberRefusal { retry_after_ms, detail });
     let answer = match member {
         Ok(member) => Answer::Member(member.into()),

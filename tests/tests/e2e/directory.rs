@@ -18,7 +18,7 @@ use custody_tests::{
 /// Asks the ledger who somebody is.
 async fn say(session: &Session, number: u64, name: &str, address: &str, groups: &[&str]) {
     let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-    let asked = EnrolMember { number, name: name.into(), address: address.into(), groups };
+    let asked = EnrolMember { number, name: name.into(), address: address.into(), groups, ..Default::default() };
     session.say(from_gateway::Message::EnrolMember(asked)).await.unwrap();
 }
 

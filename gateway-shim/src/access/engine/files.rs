@@ -1,11 +1,13 @@
-//! The files of an access policy: what people edit, what is in force, and a change that is being made.
+//! The files of an access policy: what people edit, what is in force, changes that are being made, and what of the past decides
+//! what may be applied.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
 };
 
-use custody::id::MemberId;
+use custody::id::{MemberId, hex};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -13,6 +15,9 @@ use super::{
     ChangeError,
 };
 use crate::{config::Faults, durable};
+
+/// Version of the file of changes.
+const VERSION: u32 = 2;
 
 /// Where the files of a policy are.
 #[derive(Clone, Debug)]
@@ -41,7 +46,12 @@ impl Paths {
         self.dir.join("access.counts.json")
     }
 
-    /// A change that is being made.
+    /// What of the past decides what may be applied.
+    pub fn kept(&self) -> PathBuf {
+        self.dir.join("access.kept.json")
+    }
+
+    /// Changes that are being made.
     pub fn pending(&self) -> PathBuf {
         self.dir.join("access.change.json")
     }
@@ -91,40 +101,55 @@ impl Texts {
     }
 }
 
+/// Changes that are being made, as they are written down, the oldest first.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Written {
+    pub(super) version: u32,
+    pub(super) changes: Vec<Pending>,
+}
+
 /// A change that is being made, as it is written down.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Pending {
-    pub(super) version: u32,
     /// None: the first policy of this gateway.
     pub(super) before: Option<String>,
     pub(super) to: Texts,
     pub(super) actor_member: Option<String>,
     pub(super) actor_system: Option<String>,
+    /// The account that asked.
+    pub(super) account: Option<u32>,
     pub(super) reason: String,
     pub(super) ticket: String,
     /// A whole policy was applied.
     pub(super) whole: bool,
-    /// The workspace's file is replaced as well.
-    pub(super) file_too: bool,
+    /// It takes something away: that is live before it is on record.
+    pub(super) takes: bool,
+    /// The workspace's file is replaced as well if its SHA-256 is this.
+    pub(super) file_was: Option<String>,
     /// Tokens that others take the place of: id and end.
     pub(super) rotated: Vec<(String, Option<u64>)>,
+    /// Tokens that it makes and that nobody was shown yet.
+    pub(super) unseen: Vec<String>,
 }
 
 impl Pending {
     /// That of a gateway that had no policy.
     pub(super) fn first(to: Texts) -> Self {
         Self {
-            version: 1,
             before: None,
             to,
             actor_member: None,
             actor_system: Some("start".to_owned()),
             reason: "first".to_owned(),
             ticket: String::new(),
+            account: None,
             whole: true,
-            file_too: false,
+            takes: false,
+            file_was: None,
             rotated: Vec::new(),
+            unseen: Vec::new(),
         }
     }
 
@@ -133,22 +158,110 @@ impl Pending {
         let system = || Actor::System(self.actor_system.clone().unwrap_or_else(|| "unknown".to_owned()));
         Reason {
             actor: member.map_or_else(system, Actor::Member),
+            account: self.account,
             code: self.reason.clone(),
             ticket: self.ticket.clone(),
         }
     }
 }
 
-/// A change that was written down.
-pub(super) fn as_written(paths: &Paths, text: &str) -> Result<Pending, ChangeError> {
-    let pending = serde_json::from_str::<Pending>(text).ok().filter(|pending| pending.version == 1);
-    pending.ok_or_else(|| {
+/// The changes that were written down.
+pub(super) fn as_written(paths: &Paths, text: &str) -> Result<Vec<Pending>, ChangeError> {
+    let written = serde_json::from_str::<Written>(text).ok().filter(|written| written.version == VERSION);
+    written.map(|written| written.changes).ok_or_else(|| {
         ChangeError::Refused(format!(
             "read {}: it is no change that this version wrote; hint: start the version that did, or remove the file to stay \
              with what is in force",
             paths.pending().display()
         ))
     })
+}
+
+/// As the file has them.
+pub(super) fn to_write(changes: Vec<Pending>) -> Result<String, String> {
+    serde_json::to_string(&Written { version: VERSION, changes }).map_err(|error| error.to_string())
+}
+
+/// What of the past decides what may be applied: a file does not undo by accident what was done since it was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kept {
+    /// Verbs changed what is in force since a policy was applied.
+    pub(super) verbs: bool,
+    /// The workspace's file does not have all that they changed.
+    pub(super) behind: bool,
+    /// Members that were there, and are not.
+    pub(super) members: BTreeSet<String>,
+    /// Tokens that were good, and are not.
+    pub(super) tokens: BTreeSet<String>,
+    /// Members whose groups the ledger's directory was not told yet.
+    pub(super) regrouped: BTreeSet<String>,
+}
+
+impl Kept {
+    pub(super) fn read(paths: &Paths, files: &dyn Files) -> Result<Self, ChangeError> {
+        let path = paths.kept();
+        let Some(text) = files.read(&path).map_err(|error| not_read(&path, &error))? else {
+            return Ok(Self::default());
+        };
+        serde_json::from_str(&text).map_err(|_| {
+            ChangeError::Refused(format!(
+                "read {}: it is not what this version wrote; hint: it keeps tokens that were revoked from coming back; \
+                 restore it, or remove it if none may",
+                path.display()
+            ))
+        })
+    }
+
+    /// What is in force becomes something else.
+    pub(super) fn changes(&mut self, old: &Policy, new: &Policy) {
+        let (old, new) = (ids(old), ids(new));
+        self.members.extend(old.0.difference(&new.0).cloned());
+        self.tokens.extend(old.1.difference(&new.1).cloned());
+        self.members.retain(|id| !new.0.contains(id));
+        self.tokens.retain(|id| !new.1.contains(id));
+    }
+
+    /// Whose groups become others.
+    pub(super) fn tell_groups(&mut self, old: &Policy, new: &Policy) {
+        let of = |policy: &Policy, id: &MemberId| {
+            let member = policy.members.get(id).filter(|member| !member.revoked);
+            member.map(|member| member.groups.clone()).unwrap_or_default()
+        };
+        // A service is nobody that the directory knows.
+        let person =
+            |policy: &Policy, id: &MemberId| policy.members.get(id).is_none_or(|member| member.owner.is_none());
+        let all: BTreeSet<MemberId> = old.members.keys().chain(new.members.keys()).copied().collect();
+        let changed = all.into_iter().filter(|id| person(new, id) && of(old, id) != of(new, id));
+        self.regrouped.extend(changed.map(|id| id.to_string()));
+    }
+
+    /// What was revoked, or taken away, and would come back: a line each.
+    pub(super) fn back(&self, old: &Policy, new: &Policy) -> Vec<String> {
+        let ((members, tokens), new) = (ids(old), ids(new));
+        let known: BTreeSet<String> = old.members.keys().map(ToString::to_string).collect();
+        let issued: BTreeSet<String> = old.tokens.keys().map(|id| hex(id)).collect();
+        let ended = |ended: &BTreeSet<String>, id: &String| ended.contains(id);
+        let members =
+            new.0.iter().filter(|id| !members.contains(*id) && (ended(&self.members, id) || known.contains(*id)));
+        let tokens =
+            new.1.iter().filter(|id| !tokens.contains(*id) && (ended(&self.tokens, id) || issued.contains(*id)));
+        let members = members.map(|id| format!("member {id} was revoked and would come back"));
+        members.chain(tokens.map(|id| format!("token {id} was revoked and would come back"))).collect()
+    }
+}
+
+/// Members who may call, and tokens that are good but for their time.
+fn ids(policy: &Policy) -> (BTreeSet<String>, BTreeSet<String>) {
+    let active = |id: &MemberId| policy.members.get(id).is_some_and(|member| !member.revoked);
+    let members = policy.members.keys().filter(|id| active(id)).map(ToString::to_string).collect();
+    let tokens = policy.tokens.iter().filter(|(_, token)| !token.revoked && active(&token.member));
+    (members, tokens.map(|(id, _)| hex(id)).collect())
+}
+
+/// As `file_was` has it.
+pub(super) fn digest_of(text: &str) -> String {
+    hex(&custody::hash::sha256(&[text.as_bytes()]))
 }
 
 /// The files as they are now.

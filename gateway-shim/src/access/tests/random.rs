@@ -137,11 +137,48 @@ fn the_quick_decision_is_the_contracts() {
     assert!(decided.len() == 4 && decided.values().all(|times| *times > 300), "{decided:?}");
 }
 
+/// While a change waits, nothing is allowed that either of both does not allow, and no more is refused than that.
+#[test]
+fn what_waits_narrows_and_does_no_more() {
+    let seed = seed();
+    let mut dice = Dice::new(seed);
+    let somebody = alice("").1;
+    let (mut narrowed, mut same) = (0, 0);
+    for _ in 0..300 {
+        let (old, new) = (Arc::new(policy(&mut dice)), Arc::new(policy(&mut dice)));
+        let [before, after] = [&old, &new].map(|policy| Compiled::new(Arc::clone(policy)));
+        let both = Compiled::narrowed(&[Arc::clone(&old), Arc::clone(&new)]);
+        for _ in 0..40 {
+            let member = id(dice.below(7));
+            let groups = |policy: &Policy| {
+                policy.members.get(&member).map(|member| member.groups.iter().cloned().collect()).unwrap_or_default()
+            };
+            let [caller, then] =
+                [&old, &new].map(|policy| Caller { member, groups: groups(policy), ..somebody.clone() });
+            let server = pick(&mut dice, &["a", "b", "c", "aa"]);
+            let name = pick(&mut dice, &["x", "y", "xy", ""]);
+            let method = pick(&mut dice, &["tools/call", "tools/list", "resources/read", "initialize"]);
+            let asked =
+                Ask { server: &server, method: &method, name: Some(&name), from_server: false, request_bytes: 0 };
+            let (was, is, now) =
+                (before.judge(&caller, &asked), after.judge(&then, &asked), both.judge(&caller, &asked));
+            assert_eq!(now.allowed, was.allowed && is.allowed, "SEED={seed} {caller:?} {asked:?}");
+            let rule = if was.allowed && !is.allowed { "shim/change-pending" } else { &*was.rule };
+            assert_eq!((&*now.rule, now.policy), (rule, old.digest), "SEED={seed} {caller:?} {asked:?}");
+            let reach = before.may_reach(&caller, &server) && after.may_reach(&then, &server);
+            assert_eq!(both.may_reach(&caller, &server), reach, "SEED={seed} {caller:?} {server}");
+            narrowed += u32::from(was.allowed && !is.allowed);
+            same += u32::from(now.allowed);
+        }
+    }
+    assert!(narrowed > 100 && same > 100, "{narrowed} {same}");
+}
+
 #[test]
 fn the_records_of_a_change_say_all_of_it() {
     let seed = seed();
     let mut dice = Dice::new(seed);
-    let why = Reason { actor: Actor::System("test".into()), code: "test".into(), ticket: String::new() };
+    let why = Reason { actor: Actor::System("test".into()), account: None, code: "test".into(), ticket: String::new() };
     for _ in 0..600 {
         let (old, new) = (policy(&mut dice), policy(&mut dice));
         let records = |from: &Policy, to: &Policy, at, before| -> Vec<_> {

@@ -210,8 +210,11 @@ async fn a_task_is_of_whoever_began_it_and_its_end_is_linked_to_its_call() {
         })
         .collect();
     let began = calls.iter().find(|call| call.outcome() == Outcome::Deferred).unwrap();
-    let ended: Vec<_> = calls.iter().filter(|call| call.link.is_some()).collect();
+    let (ended, asked): (Vec<&wire::Call>, Vec<_>) =
+        calls.iter().copied().filter(|call| call.link.is_some()).partition(|call| summary(call).1 == "slow");
     assert_eq!(ended.len(), 1, "a task ends once");
+    // What is asked about it is decided as what began it, and names that.
+    assert!(!asked.is_empty() && asked.iter().all(|call| call.link == ended[0].link), "{asked:?}");
     let link = ended[0].link.as_ref().unwrap();
     assert_eq!((link.kind(), link.call_number), (wire::LinkKind::Task, began.call_number));
     assert_eq!((summary(ended[0]).1.as_str(), ended[0].outcome()), ("slow", Outcome::ToolError));
