@@ -127,7 +127,9 @@ pub(crate) async fn run(shim: &Running) -> Done {
     loading.abort();
     for (what, of) in [("first refusal", times.refused), ("stream cut", times.cut), ("command", times.command)] {
         let at = |share| of.value_at_quantile(share) as f64 / 1e3;
-        print(&json!({"revocation": what, "count": of.len(), "p50_ms": at(0.5), "p99_ms": at(0.99), "most_ms": at(1.0)}));
+        print(
+            &json!({"revocation": what, "count": of.len(), "p50_ms": at(0.5), "p99_ms": at(0.99), "most_ms": at(1.0)}),
+        );
     }
     Ok(())
 }
