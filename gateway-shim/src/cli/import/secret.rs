@@ -89,7 +89,7 @@ pub(super) fn hides_one(text: &str) -> bool {
     let behind = |(at, _): (usize, &str)| text.get(at + 1..).unwrap_or_default().trim_start_matches(['"', '\'', ' ']);
     looks_like_one(text)
         || text.split(ends).any(looks_like_one)
-        || text.match_indices(['=', ':']).map(behind).any(looks_like_one)
+        || text.match_indices(['=', ':']).map(behind).any(begins_like_one)
         || pairs(text).any(|(name, value)| !is_variable_of_a_shell(value) && (named(name) || looks_like_one(value)))
 }
 
@@ -105,8 +105,7 @@ fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.match_indices(['=', ':']).filter_map(|(at, sign)| {
         let (before, after) = (text.get(..at)?, text.get(at + sign.len()..)?);
         let before = before.trim_end_matches(['"', '\'', ' ', '\\']);
-        let begins = before.rfind(|letter: char| !letter.is_ascii_alphanumeric() && !"_-.".contains(letter));
-        let name = before.get(begins.map_or(0, |begins| begins + 1)..)?;
+        let name = before.rsplit(|letter: char| !letter.is_ascii_alphanumeric() && !"_-.".contains(letter)).next()?;
         let after = after.trim_start_matches(['"', '\'', ' ', '\\']);
         let value = after.split(|letter: char| letter.is_whitespace() || "\"'`,;&|)}]".contains(letter)).next()?;
         // A volume of a container, the scheme of an address, the digest of an image: no name and its value.
@@ -130,8 +129,11 @@ fn is_variable_of_a_shell(value: &str) -> bool {
 
 /// Whether the value as it stands does.
 fn looks_like_one(value: &str) -> bool {
-    let known = BEGINNINGS.iter().any(|begins| value.starts_with(begins) && value.len() > begins.len() + 4);
-    known || has_password(value) || is_random(value)
+    begins_like_one(value) || has_password(value) || is_random(value)
+}
+
+fn begins_like_one(value: &str) -> bool {
+    BEGINNINGS.iter().any(|begins| value.starts_with(begins) && value.len() > begins.len() + 4)
 }
 
 /// `scheme://name:password@host`, or a token for a name, wherever it stands.
@@ -173,6 +175,7 @@ mod tests {
             ("ARGUMENT", "X-Of-Ours: Bearer hunter2"),
             ("ARGUMENT", "LANG=C TOKEN='hunter2' exec node server.js"),
             ("ARGUMENT", "{\"url\": \"x\", \"clientSecret\": \"hunter2\"}"),
+            ("ARGUMENT", "{\"schl\u{fc}ssel\u{e9}Token\":\"x\",\"\u{fc}token\": \"hunter2\"}"),
             ("ARGUMENT", "git+https://ghp_abcdefgh@git.example/a/b"),
             ("ARGUMENT", "https://blob.example/a?sv=1&sig=hunter2"),
         ] {
