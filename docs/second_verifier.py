@@ -10,6 +10,10 @@ FORMAT.md. It prefers the plain way to the fast one.
     pip install blake3 cryptography zstandard          (Python 3.11 or later)
     second_verifier.py verify ARCHIVE --policy policy.json [--known FILE ...] [--as-of TIME_US] [--at-size N] --json
     second_verifier.py evidence FILE --policy policy.json --json
+    second_verifier.py names ARCHIVE --policy policy.json --disclosure FILE --json
+
+`names` opens the directory entries of a disclosure file (5.4, 5.7) in an archive whose log and workspace `ledger` hold; the exit code is then 1
+if something is wrong with an entry or the file.
 
 Exit codes: 0 all required claims verified, 1 something refuted, 2 undecided or unreadable, 64 wrong usage.
 """
@@ -33,8 +37,9 @@ from types import SimpleNamespace
 
 import zstandard
 from blake3 import blake3
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 U64_MAX = 2**64 - 1
 TIME_MAX = 253402300799999999
@@ -1356,6 +1361,7 @@ class Run:
         self.shown, self.strangers = set(), set()  # known files that the archive has, and of other signers
         self.owing = set()  # workspaces in scope that have records, or were not verified to their end
         self.known_faults, self.open_epochs = [], []
+        self.people = None  # records of the workspace `ledger`, if somebody asks for names
         self.counts = dict.fromkeys(("log_entries", "workspaces", "segments", "segments_in_period",
                                      "segments_not_examined", "batches", "records", "equivocations", "statements",
                                      "heads_not_checked", "findings"), 0)
@@ -1802,6 +1808,8 @@ class Segments:
         segment.find_in_period()
         segment.verify_in_place()
         self.check_roster(segment)
+        if self.run.people is not None and self.chain.name == "ledger":
+            self.run.people += [record for leaf in segment.leaves if leaf.kind == "BATCH" for record in leaf.content.records]
         self.last_verified, self.day = seal.segment, seal.first_received_at // DAY_US
         self.count(segment)
         return None
@@ -2526,6 +2534,120 @@ def verify_evidence(data, policy):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# 5.4 and 5.7 Directory entries and disclosure files
+
+DISCLOSURE_BYTES_MAX, DISCLOSED_MAX = 2_097_152, 10_000
+WHITE = "".join(map(chr, [*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]))
+
+
+def hchacha20(key, nonce):
+    """The key under which XChaCha20 uses the last 8 bytes of its nonce (draft-irtf-cfrg-xchacha-03, 2.2)."""
+    whole = b"expand 32-byte k" + key + nonce
+    words = [int.from_bytes(whole[at:at + 4], "little") for at in range(0, 64, 4)]
+
+    def mix(a, b, c, d):
+        for (x, y, z), turn in (((a, b, d), 16), ((c, d, b), 12), ((a, b, d), 8), ((c, d, b), 7)):
+            words[x] = (words[x] + words[y]) & 0xFFFFFFFF
+            turned = words[z] ^ words[x]
+            words[z] = (turned << turn | turned >> 32 - turn) & 0xFFFFFFFF
+
+    for _ in range(10):
+        for column in range(4):
+            mix(column, 4 + column, 8 + column, 12 + column)
+        for at in range(4):
+            mix(at, 4 + (at + 1) % 4, 8 + (at + 2) % 4, 12 + (at + 3) % 4)
+    return b"".join(word.to_bytes(4, "little") for word in words[:4] + words[12:])
+
+
+def contents_in_form(contents):
+    address, name = contents.address or "", contents.name or ""
+    local, at, domain = address.partition("@")
+    in_form(0 < len(address) <= 320 and all("!" <= letter <= "~" for letter in address), "an address is of ASCII")
+    in_form(address == address.lower(), "an address has no capitals")
+    in_form(not at or (local and domain and "@" not in domain and not domain.endswith(".")), "an address has two sides")
+    in_form(name == name.strip(WHITE), "a name has no white space at its ends")
+    in_form(all(unicodedata.category(letter) != "Cc" for letter in name), "a name has no control character")
+    groups = [group.encode() for group in contents.groups]
+    in_form(all(re.fullmatch(rb"[0-9a-f]{32}/[A-Za-z0-9_./:@+-]{1,128}", group) for group in groups), "a group")
+    in_form(all(before < after for before, after in itertools.pairwise(groups)), "groups ascend, each once")
+
+
+def open_entry(origin, entry, key):
+    """What is found of an entry (5.7), and its contents."""
+    origin = origin.encode()
+    if entry.key_commitment != keyed("member-key", lp(origin) + entry.member + key):
+        return "other key", None
+    beside = b"custody/v1/directory-entry\x00" + lp(origin) + entry.member + u64be(entry.revision)
+    try:
+        cipher = ChaCha20Poly1305(hchacha20(key, entry.nonce[:16]))
+        contents = decode("DirectoryContents", cipher.decrypt(bytes(4) + entry.nonce[16:], entry.ciphertext, beside))
+        contents_in_form(contents)
+    except (InvalidTag, Malformed, Future):
+        return "broken", None
+    return "opened", contents
+
+
+def parse_disclosure(data):
+    in_form(len(data) <= DISCLOSURE_BYTES_MAX and data.endswith(b"\n"), "a disclosure file of at most 2 MiB, whose last line ends")
+    try:
+        first, origin, *lines = data[:-1].decode().split("\n")
+    except (UnicodeDecodeError, ValueError) as error:
+        raise Malformed("a disclosure file has two lines and more") from error
+    in_form(first == "custody/v1/names" and origin, "the first lines of a disclosure file")
+    members = {}
+    for line in lines:
+        parts = line.split(" ")
+        in_form(len(parts) == 3, "a line is member, revision and key")
+        member = hex_of(parts[0], 16)
+        in_form(not members or max(members) < member, "members ascend")
+        members[member] = (canonical_number(parts[1]), hex_of(parts[2], 32))
+    in_form(1 <= len(members) <= DISCLOSED_MAX, "1 to 10,000 members")
+    return origin, members
+
+
+def names_of(records, origin, members):
+    """What the entries say of each member of a disclosure file, and what is wrong with them."""
+    known = {member: {"state": "not opened", "revision": None, "erased": False, "wrong": []} for member in members}
+    for record in map(parse_record, records):
+        if record.kind == "ledger_event" and record.ledger_event.kind == "ERASURE" and record.ledger_event.member in known:
+            known[record.ledger_event.member]["erased"] = True
+        entry = record.directory_entry if record.kind == "directory_entry" else None
+        if entry is None or entry.member not in known:
+            continue
+        one = known[entry.member]
+        if one["revision"] is not None and entry.revision <= one["revision"]:
+            one["wrong"].append(f"revision {entry.revision} is not above the one before")
+            continue
+        found, contents = open_entry(origin, entry, members[entry.member][1])
+        one.update(state="opened" if contents else "not opened", revision=entry.revision)
+        one.update({name: contents and getattr(contents, name) for name in ("name", "address", "groups")})
+        if not contents:
+            one["wrong"].append(f"revision {entry.revision}: {found}")
+    for member, (revision, _) in members.items():
+        one = known[member]
+        if one["revision"] is None:
+            one["wrong"].append("the archive has no entry")
+        elif one["revision"] < revision:
+            one["wrong"].append("the archive ends before the file was made")
+    return {member.hex(): one for member, one in known.items()}
+
+
+def open_names(run, data):
+    try:
+        origin, members = parse_disclosure(data)
+    except Malformed as error:
+        raise NoVerdict(f"unusable disclosure file: {error}") from error
+    if origin != run.policy.origin:
+        raise NoVerdict(f"the disclosure file is of {origin}")
+    run.people = []
+    verdict = verdict_of(run, verify_archive(run))
+    if run.faults:
+        return verdict
+    names = names_of(run.people, origin, members)
+    return {"exit_code": int(any(one["wrong"] for one in names.values())), **faults_of([]), "names": names}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
 
@@ -2552,7 +2674,10 @@ def arguments():
         archive.add_argument(name, type=number_argument)
     evidence = commands.add_parser("evidence", help="check an evidence file")
     evidence.add_argument("file", type=Path)
-    for command in (archive, evidence):
+    names = commands.add_parser("names", help="open the entries of a disclosure file")
+    names.add_argument("archive", type=Path)
+    names.add_argument("--disclosure", type=Path, required=True)
+    for command in (archive, evidence, names):
         command.add_argument("--policy", type=Path, required=True)
         command.add_argument("--json", action="store_true", help="print the verdict as JSON")
     return parser.parse_args()
@@ -2572,6 +2697,8 @@ def run_command(args):
         raise NoVerdict(f"unusable policy: {error}") from error
     if args.command == "evidence":
         return verify_evidence(read_file(args.file), policy)
+    if args.command == "names":
+        return open_names(Run(Archive(args.archive), policy, [], int(time.time() * 1_000_000)), read_file(args.disclosure))
     known = [parse_known(f"policy {i}", data) for i, data in enumerate(policy.known)]
     known += [parse_known(str(path), read_file(path)) for path in args.known]
     as_of = int(time.time() * 1_000_000) if args.as_of is None else args.as_of
@@ -2592,6 +2719,8 @@ def main():
         fault = verdict["first_fault"]
         for claim, state in verdict.get("claims", {}).items():
             print(f"{claim}: {state}")
+        for member, one in verdict.get("names", {}).items():
+            print(member, one["state"], one.get("name") or "", one.get("address") or "", *one["wrong"], sep="  ")
         print(f"first fault: {fault['check']} at {fault['place']}" if fault else verdict.get("error", "no fault"))
     sys.exit(verdict["exit_code"])
 

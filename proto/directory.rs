@@ -149,6 +149,18 @@ pub fn parse_contents(bytes: &[u8]) -> Result<wire::DirectoryContents, NotStrict
     strict::decode(&table::DIRECTORY_CONTENTS, bytes)
 }
 
+/// Whether contents in strict form are as a writer makes them: each person, name and group in its one form.
+pub fn contents_in_form(contents: &wire::DirectoryContents) -> bool {
+    let group = |group: &String| {
+        let named = group.split_once('/').filter(|(workspace, _)| WorkspaceId::from_hex(workspace).is_some());
+        named.is_some_and(|(_, name)| (1..=GROUP_BYTES_MAX).contains(&name.len()) && strict::is_token(name))
+    };
+    Address::parse(&contents.address).is_ok_and(|address| address.0 == contents.address)
+        && parse_name(&contents.name).is_ok_and(|name| name == contents.name)
+        && contents.groups.iter().all(group)
+        && contents.groups.is_sorted_by(|before, after| before < after)
+}
+
 /// First line of a disclosure file.
 const DISCLOSURE: &str = "custody/v1/names";
 /// Greatest number of members that one file opens.

@@ -96,6 +96,26 @@ impl Slot {
     }
 }
 
+/// Removes what a process that was killed left of its writes of `path`: these files hold what the file held once, or was to hold.
+/// They do not come back. Nobody else may be writing it.
+///
+/// # Errors
+/// Those of the file system; some may then still be there.
+pub fn remove_temporaries(path: &Path) -> io::Result<()> {
+    let folder = parent(path);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let begins = format!("{name}{TEMPORARY_MARK}");
+    let mut found = false;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(&begins) {
+            remove(&entry.path())?;
+            found = true;
+        }
+    }
+    if found { sync_dir(folder) } else { Ok(()) }
+}
+
 /// Whether a file of this name was on its way to its own name when its process ended.
 pub fn is_temporary(name: &str) -> bool {
     name.contains(TEMPORARY_MARK)
@@ -342,6 +362,22 @@ mod tests {
         sync_existing(root, &root.join("x/y/c")).unwrap();
         let expected = [("sync", "x/y/c"), ("sync-folder", "x/y"), ("sync-folder", "x"), ("sync-folder", "")];
         assert_eq!(steps("sync_existing"), expected.map(|(step, path)| (step, root.join(path))));
+    }
+
+    #[test]
+    fn what_a_killed_write_left_is_removed_for_good_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, path) = (folder.path(), folder.path().join("a"));
+        for name in ["a", "a.tmp.7.0", "a.tmp.7.1", "ab.tmp.7.0", "a.tmp"] {
+            File::create(root.join(name)).unwrap();
+        }
+        recorder::watch(root);
+        remove_temporaries(&path).unwrap();
+        assert_eq!(names(root), ["a", "a.tmp", "ab.tmp.7.0"]);
+        let steps = recorder::take(root);
+        assert_eq!(steps.last(), Some(&("sync-folder", root.to_owned())), "a power cut brings them back: {steps:?}");
+        remove_temporaries(&path).unwrap();
+        assert!(recorder::take(root).is_empty(), "nothing is to be done");
     }
 
     #[test]

@@ -255,6 +255,15 @@ pub fn replace_secret(path: &Path, secret: &[u8], passphrase: Option<&Passphrase
     store_secret(path, secret, passphrase, durable::write)
 }
 
+/// Removes what a process that was killed left of its writes of a secret, which is the secret itself or what it was. Nobody else
+/// may be writing it.
+///
+/// # Errors
+/// As [`store_new`].
+pub fn remove_unfinished(path: &Path) -> Result<(), KeyError> {
+    durable::remove_temporaries(path).map_err(|why| KeyError { path: path.to_owned(), fault: Fault::Write(why) })
+}
+
 fn store_secret(
     path: &Path,
     secret: &[u8],

@@ -107,7 +107,8 @@ pub enum Family {
     Queue,
     /// index → log entry bytes.
     Log,
-    /// digest of a forensic receipt that was found valid → workspace, position of the call that showed it first.
+    /// digest of a forensic receipt that was found valid, or digest and "withheld" of one that was not kept whole → workspace,
+    /// position of the call that showed it first.
     Receipts,
     /// member → [`MemberRow`]: the newest directory entry, written with its record.
     Members,

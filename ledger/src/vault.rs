@@ -1,7 +1,7 @@
 //! The vault: members' keys, in a file of their own outside the store and the archive.
 //!
 //! What must hold: each change is on disk before it is answered; a key that was destroyed is in no file of this folder any
-//! more. It is the second state that matters beside the archive, so it has a backup of its own, and restoring that is
+//! more, whatever a process that was killed left there ([`Vault::sweep`]). It is the second state that matters beside the archive, so it has a backup of its own, and restoring that is
 //! followed by the erasures that the archive records. (File systems and disks may keep old blocks: the manual says to put
 //! the vault on an encrypted volume.)
 
@@ -96,6 +96,15 @@ impl Vault {
         Ok(Self { path, passphrase, keys })
     }
 
+    /// Removes what a process that was killed left of its writes: each has keys, those too that are destroyed later. For the one
+    /// process that writes this vault, before it goes on with it; a backup beside it only reads.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub fn sweep(&self) -> Result<(), VaultError> {
+        Ok(keys::remove_unfinished(&self.path)?)
+    }
+
     /// The key of a member; `None` if there is none or it was destroyed.
     pub fn key(&self, member: MemberId) -> Option<&[u8; 32]> {
         self.keys.get(&member).map(|key| &**key)
@@ -132,6 +141,8 @@ impl Vault {
     /// # Errors
     /// [`VaultError`]; the keys are then still there.
     pub fn destroy(&mut self, members: &[MemberId]) -> Result<usize, VaultError> {
+        // A write of this process that failed may have left one, too. Before the write: if it fails, nothing has changed.
+        self.sweep()?;
         let gone: Vec<_> = members.iter().filter_map(|member| self.keys.remove_entry(member)).collect();
         if gone.is_empty() {
             return Ok(0);
@@ -168,6 +179,8 @@ impl Vault {
         keys.retain(|member, _| !erased.contains(member));
         let left_out = before - keys.len();
         let vault = Self { path: folder.join(FILE), passphrase, keys };
+        // Nothing of the vault that was there before may have its erased members' keys.
+        vault.sweep()?;
         keys::store_secret_new(&vault.path, &vault.encode(), vault.passphrase.as_ref())?;
         Ok((vault, left_out))
     }
@@ -264,6 +277,38 @@ mod tests {
         assert_eq!(left_out, 1);
         let restored = Vault::open(&new, None).unwrap();
         assert_eq!((restored.key(one), restored.key(two)), (None, Some(&kept)));
+    }
+
+    /// As a kill at the rename leaves it: a file beside the vault with everybody's keys.
+    #[test]
+    fn no_file_that_a_killed_write_left_keeps_a_destroyed_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (MemberId([1; 16]), MemberId([2; 16]));
+        let mut vault = Vault::create(folder.path(), None).unwrap();
+        vault.add(&[one, two]).unwrap();
+        let (first, copy) = (hex(vault.key(one).unwrap()), folder.path().join("backup"));
+        vault.back_up(&copy, None).unwrap();
+        let left =
+            |number: u32| fs::copy(folder.path().join(FILE), folder.path().join(format!("{FILE}.tmp.7.{number}")));
+        let anywhere = || {
+            let files = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+            files.filter(|path| *path != copy).any(|path| fs::read_to_string(path).unwrap().contains(&first))
+        };
+
+        left(0).unwrap();
+        Vault::open(folder.path(), None).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "whoever only reads removes nothing");
+        vault.destroy(&[one]).unwrap();
+        assert!(!anywhere(), "after an erasure");
+
+        fs::copy(&copy, folder.path().join(format!("{FILE}.tmp.7.1"))).unwrap();
+        fs::remove_file(folder.path().join(FILE)).unwrap();
+        let (vault, _) = Vault::restore(folder.path(), None, &copy, None, &BTreeSet::from([one])).unwrap();
+        assert!(!anywhere(), "after a restore");
+
+        fs::copy(&copy, folder.path().join(format!("{FILE}.tmp.7.2"))).unwrap();
+        vault.sweep().unwrap();
+        assert!(!anywhere(), "after a start");
     }
 
     #[test]

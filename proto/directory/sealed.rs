@@ -8,7 +8,7 @@ use chacha20poly1305::{
 };
 use prost::Message as _;
 
-use super::{CONTENTS_BYTES_MAX, Unfit, associated_data, key_commitment, parse_contents};
+use super::{CONTENTS_BYTES_MAX, Unfit, associated_data, contents_in_form, key_commitment, parse_contents};
 use crate::{id::MemberId, wire};
 
 /// Why an entry does not open.
@@ -16,7 +16,7 @@ use crate::{id::MemberId, wire};
 pub enum Unopened {
     /// It is another member's, or commits to another key.
     OtherKey,
-    /// It commits to this key, and does not decrypt with it, or to nothing in strict form: whoever wrote it did it wrong.
+    /// It commits to this key, and does not decrypt with it, or to nothing in form: whoever wrote it did it wrong.
     Broken,
 }
 
@@ -24,7 +24,7 @@ impl std::fmt::Display for Unopened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::OtherKey => "the entry commits to another key",
-            Self::Broken => "the entry commits to this key and does not open with it",
+            Self::Broken => "the entry commits to this key and does not open with it, or not to contents in form",
         })
     }
 }
@@ -74,5 +74,6 @@ pub fn open(
     let nonce: [u8; 24] = entry.nonce.as_ref().try_into().map_err(|_| Unopened::Broken)?;
     let payload = Payload { msg: &entry.ciphertext, aad: &associated_data(origin, member, entry.revision) };
     let opened = XChaCha20Poly1305::new(&(*key).into()).decrypt(&XNonce::from(nonce), payload);
-    parse_contents(&opened.map_err(|_| Unopened::Broken)?).map_err(|_| Unopened::Broken)
+    let contents = parse_contents(&opened.map_err(|_| Unopened::Broken)?).map_err(|_| Unopened::Broken)?;
+    if contents_in_form(&contents) { Ok(contents) } else { Err(Unopened::Broken) }
 }

@@ -80,6 +80,42 @@ fn an_entry_opens_for_its_member_key_and_revision_alone() {
     assert_eq!(open(ORIGIN, member, &key, &moved), Err(Unopened::Broken));
 }
 
+/// Two auditors would else see two people in one address, or a group twice: an entry opens to what a writer makes, or it is broken.
+#[test]
+fn an_entry_opens_to_contents_in_form_alone() {
+    let (member, key) = (MemberId([0xa1; 16]), [0x4b; 32]);
+    let opens = |said: &wire::DirectoryContents| {
+        let entry = seal((ORIGIN, member, 0), &key, [7; 24], 1, said).unwrap();
+        open(ORIGIN, member, &key, &entry)
+    };
+    let good = contents("Ada Lovelace", 2);
+    assert!(contents_in_form(&good) && opens(&good).is_ok());
+    assert!(opens(&contents("", 0)).is_ok(), "a name may be absent");
+    let group = |name: &str| format!("{}/{name}", "11".repeat(16));
+    let with = |change: &dyn Fn(&mut wire::DirectoryContents)| {
+        let mut said = good.clone();
+        change(&mut said);
+        said
+    };
+    for (what, bad) in [
+        ("a capital", with(&|said| said.address = "Ada@example.com".into())),
+        ("white space around the address", with(&|said| said.address = "ada@example.com ".into())),
+        ("no address", with(&|said| said.address = String::new())),
+        ("a letter beyond ASCII", with(&|said| said.address = "\u{430}da@example.com".into())),
+        ("a control character", with(&|said| said.name = "Ada\u{85}Eve".into())),
+        ("white space at an end", with(&|said| said.name = "Ada\u{a0}".into())),
+        ("descending groups", with(&|said| said.groups.reverse())),
+        ("a group twice", with(&|said| said.groups = vec![group("a"), group("a")])),
+        ("a group without its workspace", with(&|said| said.groups = vec!["dev".into()])),
+        ("a workspace in capitals", with(&|said| said.groups = vec![format!("{}/a", "AB".repeat(16))])),
+        ("a group without a name", with(&|said| said.groups = vec![group("")])),
+        ("a group in words", with(&|said| said.groups = vec![group("in words")])),
+        ("a longer group", with(&|said| said.groups = vec![group(&"x".repeat(GROUP_BYTES_MAX + 1))])),
+    ] {
+        assert_eq!(opens(&bad), Err(Unopened::Broken), "{what}");
+    }
+}
+
 #[test]
 fn an_entry_holds_so_much_and_no_more() {
     let mut said = contents("", 0);

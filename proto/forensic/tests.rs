@@ -103,7 +103,31 @@ fn another_spelling_is_the_same_receipt() {
     for bad in ["[]", "null", "{\"a\":1,\"a\":1}", "{\"a\":{\"b\":1,\"b\":1}}", "{\"a\":NaN}", "{\"a\":\"\\ud800\"}"] {
         assert!(with(bad).is_err(), "{bad}");
     }
-    assert!(with(&format!("{{\"a\":{}{}}}", "[".repeat(20), "]".repeat(20))).is_err());
+    for bad in ["Infinity", "-Infinity", "[NaN]", "\"\\udc00\\ud800\""] {
+        assert!(with(&format!("{{\"a\":{bad}}}")).is_err(), "{bad}");
+    }
+}
+
+/// The bounds are of what was received, and a number counts as a level, as an object does.
+#[test]
+fn sixteen_levels_and_sixteen_kibibytes_are_the_most() {
+    let with = |metadata: &str| {
+        let (signer, signature) = (STANDARD.encode([1; 32]), STANDARD.encode([2; 64]));
+        let hash = "00".repeat(32);
+        format!(
+            r#"{{"signature":"{signature}","metadata":{metadata},"public_key":"{signer}","timestamp":"t","payload_hash":"{hash}"}}"#
+        )
+    };
+    // `metadata` is of level 1, what `a` names of level 2.
+    let deep =
+        |arrays: usize, inside: &str| with(&format!("{{\"a\":{}{inside}{}}}", "[".repeat(arrays), "]".repeat(arrays)));
+    for (json, read) in [(deep(15, ""), true), (deep(16, ""), false), (deep(14, "1"), true), (deep(15, "1"), false)] {
+        assert_eq!(Receipt::parse(json.as_bytes()).is_ok(), read, "{json}");
+    }
+    let short = with("{}");
+    let spaced = |bytes: usize| format!("{}{short}", " ".repeat(bytes - short.len()));
+    assert!(Receipt::parse(spaced(JSON_BYTES_MAX).as_bytes()).is_ok());
+    assert!(Receipt::parse(spaced(JSON_BYTES_MAX + 1).as_bytes()).is_err(), "although its canonical text is short");
 }
 
 #[test]

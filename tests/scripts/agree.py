@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 SECOND = Path(__file__).resolve().parents[2] / "docs" / "second_verifier.py"
 # Seconds: far more than it takes on a busy machine.
@@ -128,7 +129,27 @@ def folder_for_archives():
     return memory if roomy else None
 
 
+def opens_the_example():
+    """Whether the second verifier opens the directory entry of FORMAT.md 5.4 with its key, and with no other."""
+    second = load_once()
+    page = SECOND.with_name("FORMAT.md").read_text(encoding="utf-8")
+    example = page.partition("<!-- directory example: begin -->")[2].partition("<!-- directory example: end -->")[0]
+    commitment, _, contents, ciphertext = map(bytes.fromhex, example.split())
+    origin, key = "log.example/custody", bytes([0x4B] * 32)
+    entry = SimpleNamespace(member=bytes([0xA1] * 16), revision=2, nonce=bytes([0xBF] * 24),
+                            key_commitment=commitment, ciphertext=ciphertext)
+    opened = second.open_entry(origin, entry, key)
+    other = second.open_entry(origin, entry, bytes(32))
+    entry.revision = 3
+    moved = second.open_entry(origin, entry, key)
+    right = opened == ("opened", second.decode("DirectoryContents", contents))
+    return right and other == ("other key", None) and moved == ("broken", None)
+
+
 def main():
+    if not opens_the_example():
+        print("the second verifier does not open the directory entry of FORMAT.md 5.4, or opens it with another key")
+        return 1
     golden, verifier = sys.argv[1:3]
     with tempfile.TemporaryDirectory(dir=folder_for_archives()) as temporary:
         root = Path(sys.argv[3] if len(sys.argv) > 3 else temporary)

@@ -181,7 +181,8 @@ mod tests {
     const KEY: [u8; 32] = [0x4b; 32];
 
     fn entry(key: &[u8; 32], revision: u64, name: &str) -> wire::DirectoryEntry {
-        let contents = wire::DirectoryContents { version: 1, name: name.into(), ..Default::default() };
+        let (name, address) = (name.into(), "ada@example.com".into());
+        let contents = wire::DirectoryContents { version: 1, name, address, ..Default::default() };
         directory::seal((ORIGIN, MEMBER, revision), key, [7; 24], 1, &contents).unwrap()
     }
 

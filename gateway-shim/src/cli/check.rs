@@ -230,16 +230,24 @@ fn access(config: &Config, now_us: u64, look: &mut Look) {
 
 async fn one_server(config: &Config, name: &str, server: &ServerConfig, offline: bool) -> Result<String, String> {
     if let Some(url) = &server.url {
+        let place = place(url);
         if !offline {
-            return serve::probe(name, url, server).await.map(|speaks| format!("{url}: {speaks}"));
+            return serve::probe(name, url, server).await.map(|speaks| format!("{place}: {speaks}"));
         }
-        return Ok(format!("{url}: not asked (--offline)"));
+        return Ok(format!("{place}: not asked (--offline)"));
     }
     server.process().whole_environment().map_err(|why| format!("failed to {why}"))?;
     let alone = std::iter::once((name.to_owned(), server.clone())).collect();
     let alone = Config { servers: alone, serve: None, ..config.clone() };
     serve::check(&alone).map_err(|faults| faults.0.join("; "))?;
     Ok(format!("{} can be started", server.command.first().map(String::as_str).unwrap_or_default()))
+}
+
+/// Scheme, host and port of an address: some have a secret in their path or query.
+fn place(url: &str) -> String {
+    let url: hyper::Uri = url.parse().unwrap_or_default();
+    let host = url.authority().map_or("", |authority| authority.as_str().rsplit('@').next().unwrap_or_default());
+    format!("{}://{host}", url.scheme_str().unwrap_or_default())
 }
 
 /// Whether something that `import` could not know is still open.
@@ -291,10 +299,24 @@ mod tests {
             found(How::Ok, "configuration", "can be read"),
             found(How::Note, "configuration", "fork.second is missing; hint: a folder on another machine"),
             found(How::Wrong, "TLS key", "use the key file tls.key: others may read it; hint: chmod 600"),
-            found(How::Ok, "server search", "https://search.example/mcp: answers, with sessions (up to 2025-11-25)"),
+            found(How::Ok, "server search", "https://search.example: answers, with sessions (up to 2025-11-25)"),
         ];
         insta::assert_snapshot!(report(&all));
         assert!(report(&all[..1]).ends_with("nothing is wrong"));
+    }
+
+    #[tokio::test]
+    async fn no_part_of_an_address_that_may_be_secret_is_said() {
+        let text = "[servers.a]\nurl = \"https://CANARY:CANARY@zap.example:8443/s/CANARY/mcp?key=CANARY\"\n";
+        let config =
+            Config::parse(&super::super::init::configuration(&super::super::init::Facts::default(), text)).unwrap();
+        let said = one_server(&config, "a", &config.servers["a"], true).await.unwrap();
+        assert_eq!(said, "https://zap.example:8443: not asked (--offline)");
+        let text = "[servers.a]\nurl = \"http://CANARY:CANARY@127.0.0.1:1/s/CANARY/mcp?key=CANARY\"\n";
+        let config =
+            Config::parse(&super::super::init::configuration(&super::super::init::Facts::default(), text)).unwrap();
+        let said = one_server(&config, "a", &config.servers["a"], false).await.unwrap_err();
+        assert!(!said.contains("CANARY"), "{said}");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! `gateway-shim import`: the servers of an MCP client's configuration, as sections of `shim.toml`, and what changes in meaning.
 //!
-//! What must hold: no secret enters `shim.toml`, the report or a log: it goes into a file of mode 0600, or is to be filled in;
-//! nothing is overwritten, and nothing of the client's file is changed; whatever cannot be taken over as it was is said. What is
+//! What must hold: no secret enters `shim.toml`, the report or a log: it goes into a file of mode 0600, or is to be filled in, and
+//! `shim.toml` is its owner's alone all the same; nothing is overwritten, and nothing of the client's file is changed; whatever cannot be taken over as it was is said. What is
 //! decided is pure (`read.rs`, `convert.rs`), what is written is here.
 
 use std::path::{Path, PathBuf};
@@ -87,7 +87,8 @@ fn write(dir: &Path, before: Option<String>, taken: &Taken) -> Result<(), Failed
     let sections = taken.toml();
     match before {
         Some(before) => durable::replace(&path, format!("{}\n\n{sections}", before.trim_end()).as_bytes()),
-        None => durable::create_new(&path, init::configuration(&init::Facts::default(), &sections).as_bytes(), false),
+        // Its owner's alone, as its secrets are: what was left out of an address is put back there by hand.
+        None => durable::create_new(&path, init::configuration(&init::Facts::default(), &sections).as_bytes(), true),
     }
     .map_err(failed(&path))?;
     let policy = dir.join(init::POLICY);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
@@ -22,6 +23,8 @@ use super::{
 };
 use crate::{clock, durable, exit::ExitReason, keys::SECRET_MODE};
 
+/// Longest text about a person, in bytes: a name and an address.
+const PERSON_BYTES_MAX: u64 = 4_096;
 /// Members that the ledger opens at a time.
 const DISCLOSED_AT_ONCE: usize = 256;
 
@@ -44,6 +47,66 @@ impl Why {
     }
 }
 
+/// Somebody. Names and addresses are never arguments, which everybody on a machine sees and a shell keeps.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Who {
+    /// Id of the member.
+    member: Option<String>,
+    /// File with a line, the person's address or name; `-` for standard input.
+    #[arg(long)]
+    person: Option<PathBuf>,
+}
+
+impl Who {
+    fn read(self) -> Result<String, Fault> {
+        match (self.member, self.person) {
+            (_, Some(path)) => match lines(&path)?.as_slice() {
+                [who] => Ok(who.clone()),
+                other => Err(not_a_person(&path, other.len(), "one line, the address or the name")),
+            },
+            (member, None) => Ok(id(&member.unwrap_or_default())?.to_string()),
+        }
+    }
+}
+
+/// Name and address. What is wrong with them is said without them.
+fn read_person(path: &Path) -> Result<(String, String), Fault> {
+    match lines(path)?.as_slice() {
+        [address] => Ok((String::new(), address.clone())),
+        [name, address] => Ok((name.clone(), address.clone())),
+        other => Err(not_a_person(path, other.len(), "two lines, the name and the address, or the address alone")),
+    }
+}
+
+fn lines(path: &Path) -> Result<Vec<String>, Fault> {
+    let (mut text, most) = (String::new(), PERSON_BYTES_MAX);
+    let from = if is_standard_input(path) { Path::new("/dev/stdin") } else { path };
+    let read = std::fs::File::open(from).and_then(|file| file.take(most + 1).read_to_string(&mut text));
+    let failed =
+        |why: &dyn std::fmt::Display| Fault::failure(format!("failed to read who it is from {}: {why}", shown(path)));
+    read.map_err(|why| failed(&why))?;
+    if text.len() as u64 > most {
+        return Err(failed(&format!("it is longer than {most} bytes")));
+    }
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+fn is_standard_input(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn shown(path: &Path) -> String {
+    if is_standard_input(path) { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+fn not_a_person(path: &Path, lines: usize, hint: &str) -> Fault {
+    Fault::new(
+        ExitReason::Usage,
+        format!("failed to read who it is from {}: it has {lines} lines\nhint: {hint}", shown(path)),
+    )
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum MemberCommand {
     /// All members by id: known, erased, or without a key.
@@ -60,8 +123,8 @@ pub(super) enum MemberCommand {
     Show {
         #[command(flatten)]
         at: At,
-        /// Id, address or name.
-        who: String,
+        #[command(flatten)]
+        who: Who,
         #[command(flatten)]
         why: Why,
     },
@@ -69,11 +132,10 @@ pub(super) enum MemberCommand {
     Add {
         #[command(flatten)]
         at: At,
-        /// E-mail address, or another by which the organisation knows the person.
-        address: String,
-        /// The person's name; without it the one that is known stays.
-        #[arg(long, default_value = "")]
-        name: String,
+        /// File with two lines, the person's name and address; `-` for standard input. With the address alone the name that is
+        /// known stays. The address is that of e-mail, or another by which the organisation knows the person.
+        #[arg(long)]
+        person: PathBuf,
         /// Workspace that the groups are of, by name or id. Without it the groups that are known stay.
         #[arg(long)]
         workspace: Option<String>,
@@ -114,15 +176,15 @@ pub(super) async fn run(command: MemberCommand) -> Done {
     match command {
         MemberCommand::List { at, names, why } => list(&at, names, why.because()?).await,
         MemberCommand::Show { at, who, why } => {
-            let because = why.because()?;
+            let (who, because) = (who.read()?, why.because()?);
             let mut ledger = Ledger::connect(at.load()?).await?;
             let shown = ledger.members_named(wire::ShowMemberRequest { who, because: Some(because) }).await?;
             let workspaces = workspaces(&mut ledger).await?;
             shown.iter().for_each(|member| show(member, &workspaces));
             Ok(())
         }
-        MemberCommand::Add { at, address, name, workspace, group, why } => {
-            let because = why.because()?;
+        MemberCommand::Add { at, person, workspace, group, why } => {
+            let ((name, address), because) = (read_person(&person)?, why.because()?);
             let mut ledger = Ledger::connect(at.load()?).await?;
             let workspace = match workspace {
                 Some(name) => ledger.workspace(&name).await?.into(),
@@ -144,7 +206,12 @@ pub(super) async fn run(command: MemberCommand) -> Done {
 }
 
 fn id(text: &str) -> Result<MemberId, Fault> {
-    let bad = || Fault::new(ExitReason::Usage, "a member's id has 32 hex digits\nhint: ledger member show ADDRESS");
+    let bad = || {
+        Fault::new(
+            ExitReason::Usage,
+            "a member's id has 32 hex digits\nhint: ledger member show --person FILE says it of an address or a name in FILE (`-`: standard input)",
+        )
+    };
     MemberId::from_hex(text).ok_or_else(bad)
 }
 
@@ -268,4 +335,36 @@ async fn disclose(at: &At, members: &[String], out: &Path, because: wire::Becaus
     ));
     say("the auditor opens the names with: verifier names ARCHIVE --policy policy.json --disclosure FILE");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_is_read_from_a_file_and_what_is_wrong_is_said_without_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("person");
+        let put = |text: &str| durable::write(&path, text.as_bytes(), SECRET_MODE).unwrap();
+        put("Ada Lovelace\n ada@example.com \n\n");
+        assert_eq!(read_person(&path).unwrap(), ("Ada Lovelace".to_owned(), "ada@example.com".to_owned()));
+        put("ada@example.com");
+        assert_eq!(read_person(&path).unwrap(), (String::new(), "ada@example.com".to_owned()));
+        let who = |member: Option<&str>, person| Who { member: member.map(str::to_owned), person };
+        assert_eq!(who(None, Some(path.clone())).read().unwrap(), "ada@example.com");
+        for text in ["", "Ada\nada@example.com\nmore"] {
+            put(text);
+            for why in [read_person(&path).unwrap_err(), who(None, Some(path.clone())).read().unwrap_err()] {
+                assert!(
+                    why.text.contains("hint: ") && !why.text.contains("Ada") && !why.text.contains("more"),
+                    "{}",
+                    why.text
+                );
+            }
+        }
+        // As an argument there is an id and nothing else.
+        assert_eq!(who(Some(&"a1".repeat(16)), None).read().unwrap(), "a1".repeat(16));
+        let why = who(Some("ada@example.com"), None).read().unwrap_err().text;
+        assert!(why.contains("--person") && !why.contains("ada"), "{why}");
+    }
 }

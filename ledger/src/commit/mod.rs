@@ -249,7 +249,7 @@ struct Group<'a> {
     statements: HashMap<[u8; 24], (Bytes, u64)>,
     receipts: BTreeMap<StreamId, Vec<wire::BatchInclusion>>,
     /// Digests of forensic receipts that this group shows for the first time.
-    shown: HashSet<[u8; 32]>,
+    shown: HashSet<Vec<u8>>,
     rejections: Vec<(StreamId, Message)>,
     touched: BTreeSet<WorkspaceId>,
     /// Given back when the group is answered.

@@ -2,7 +2,7 @@
 //! said in records of the ledger's own, one for each batch and finding; nothing is refused for it.
 //!
 //! What must hold: a receipt is `valid` once. Whoever shows it again, for another call or in another workspace, shows a
-//! replay; a receipt that was never valid takes nobody's place.
+//! replay, whether it is kept whole there or not; a receipt that was never valid takes the place of no valid one.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,8 @@ use crate::{
 
 /// Positions that a finding names; the rest is counted. With the batch's number and that count they fill a record's details.
 const POSITIONS_MAX: usize = 14;
+/// Behind its digest in the key of a receipt that was shown, and not kept whole.
+const WITHHELD: &[u8] = b"withheld";
 
 /// As records have it. Each has its own name there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,14 +77,16 @@ impl Writer {
             let lost = StoreError::Damaged("a workspace");
             let chain = &self.workspaces.get(&header.workspace).ok_or(lost)?.chain;
             let position = first_position + u64::from(shown.record);
-            let mut finding = judge(shown, chain);
-            if finding == Finding::Valid {
-                let before = self.parts.store.value(Family::Receipts, shown.digest)?;
-                match before.is_none() && group.shown.insert(shown.digest) {
-                    true => group.change.put(Family::Receipts, shown.digest, numbered(header.workspace, position)),
-                    false => finding = Finding::Replayed,
+            let finding = match judge(shown, chain) {
+                Finding::Valid => self.first_shown(Finding::Valid, shown.digest.to_vec(), position, header, group)?,
+                Finding::Withheld if self.was_shown(&shown.digest, group)? => Finding::Replayed,
+                // A row of its own: what nobody can verify is not the first showing of what somebody can.
+                Finding::Withheld => {
+                    let key = [&shown.digest[..], WITHHELD].concat();
+                    self.first_shown(Finding::Withheld, key, position, header, group)?
                 }
-            }
+                finding => finding,
+            };
             found.entry(finding).or_default().push(position);
         }
         for (finding, positions) in found {
@@ -96,6 +100,27 @@ impl Writer {
             });
         }
         Ok(())
+    }
+
+    fn was_shown(&self, key: &[u8], group: &Group<'_>) -> Result<bool, StoreError> {
+        Ok(group.shown.contains(key) || self.parts.store.value(Family::Receipts, key)?.is_some())
+    }
+
+    /// What was found, if nothing was shown under this key before; else a replay.
+    fn first_shown(
+        &self,
+        finding: Finding,
+        key: Vec<u8>,
+        position: u64,
+        header: &Header,
+        group: &mut Group<'_>,
+    ) -> Result<Finding, StoreError> {
+        if self.was_shown(&key, group)? {
+            return Ok(Finding::Replayed);
+        }
+        group.change.put(Family::Receipts, &key, numbered(header.workspace, position));
+        group.shown.insert(key);
+        Ok(finding)
     }
 }
 

@@ -98,6 +98,8 @@ pub(super) async fn open(config: &Config) -> Result<Opened, Ended> {
             why => Ended::store("open the store", &why),
         })?;
     let store = Arc::new(store);
+    // Whoever has the store is the one who writes the vault.
+    vault.sweep().map_err(|why| Ended::unusable(&why))?;
     let limit = Duration::from_secs(config.archive.request_seconds_max);
     let broken = |why: StoreError| Ended::store("read the store", &why);
     let used = |name: &str| store.number(name).map_err(broken);

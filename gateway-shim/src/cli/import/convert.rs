@@ -7,10 +7,12 @@ use serde_json::{Map, Value};
 use super::{
     FILL_IN,
     read::{Configuration, Found},
-    secret::{is_secret, looks_like_one, names_one},
+    secret::{hides_one, is_secret, names_one},
 };
 use crate::config::{BETWEEN, is_variable};
 
+mod container;
+mod http;
 mod words;
 
 use words::{Replaced, pinned, replaced};
@@ -121,16 +123,14 @@ fn one(all: &Configuration, found: &Found, names: &mut BTreeSet<String>) -> Resu
     }
     let command = command(&found.entry);
     match (url.is_empty(), command.is_empty()) {
-        (false, _) => of.http(url, found.entry.get("headers").and_then(Value::as_object)),
-        (true, false) => {
-            match bridged(&command) {
-                Some((url, headers)) => {
-                    of.change("it was reached through mcp-remote, a bridge on each person's machine; the shim reaches it itself".into());
-                    of.http(&url, Some(&headers));
-                }
-                None => of.stdio(&command, &found.entry),
-            }
+        (false, _) => {
+            let headers = found.entry.get("headers").and_then(Value::as_object).cloned();
+            of.http(url, &headers.unwrap_or_default(), all.client.replaces())?;
         }
+        (true, false) => match http::bridged(&command) {
+            Some(bridged) => of.bridge(bridged, &found.entry)?,
+            None => of.stdio(&command, &found.entry),
+        },
         (true, true) => return Err("it has neither url nor command; hint: does the client itself use it?".into()),
     }
     of.rest(&found.entry);
@@ -141,19 +141,6 @@ fn command(entry: &Map<String, Value>) -> Vec<String> {
     let program = entry.get("command").and_then(Value::as_str).filter(|program| !program.is_empty());
     let arguments = entry.get("args").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     program.into_iter().chain(arguments).map(str::to_owned).collect()
-}
-
-/// The address behind a local bridge, and the headers that it is given.
-fn bridged(command: &[String]) -> Option<(String, Map<String, Value>)> {
-    let at = command.iter().position(|word| word == "mcp-remote" || word.starts_with("mcp-remote@"))?;
-    let rest = command.get(at + 1..)?;
-    let url = rest.iter().find(|word| word.starts_with("https://") || word.starts_with("http://"))?.clone();
-    let headers = rest.windows(2).filter_map(|pair| match pair {
-        [option, value] if option == "--header" => value.split_once(':'),
-        _ => None,
-    });
-    let headers = headers.map(|(name, value)| (name.trim().to_owned(), Value::String(value.trim().to_owned())));
-    Some((url, headers.collect()))
 }
 
 /// A name that may stand in records, paths and before tools; each once.
@@ -238,103 +225,38 @@ impl Converting<'_> {
         }
     }
 
-    fn http(&mut self, url: &str, headers: Option<&Map<String, Value>>) {
-        let Replaced { text, open } = self.replaced(url);
-        let (plain, query) = text.split_once('?').map_or((text.as_str(), ""), |(plain, query)| (plain, query));
-        let secret =
-            query.split('&').filter_map(|pair| pair.split_once('=')).any(|(name, value)| is_secret(name, value));
-        let kept = if secret || looks_like_one(&text) { without_user(plain) } else { text.clone() };
-        if kept != text {
-            self.left("its URL held a secret, which was left out of shim.toml; hint: does the server take it in a header? then \
-                        servers.NAME.credential has it"
-                .into());
-        }
-        self.line("url", &kept);
-        self.open("its url", &open);
-        let mut credential = false;
-        for (name, value) in headers.into_iter().flatten() {
-            let value = value.as_str().unwrap_or_default();
-            if !is_secret(name, value) && !value.contains("${") {
-                self.change(format!(
-                    "the header {} is not sent any more: the shim sends its own and one credential",
-                    printable(name)
-                ));
-            } else if credential {
-                self.left(format!(
-                    "the header {} is not taken over: the shim sends one credential; hint: which of them counts?",
-                    printable(name)
-                ));
-            } else {
-                credential = true;
-                self.credential(name, value);
-            }
-        }
-    }
-
-    /// The secret goes into a file, or stays in the shim's environment.
-    fn credential(&mut self, name: &str, value: &str) {
-        let (prefix, secret) = ["Bearer ", "Basic ", "token "]
-            .iter()
-            .find_map(|prefix| Some((*prefix, value.strip_prefix(prefix)?)))
-            .unwrap_or(("", value));
-        let mut lines = vec![format!("header = {}", quoted(name)), format!("prefix = {}", quoted(prefix))];
-        let variable = secret.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
-        let variable = variable.map(|name| name.strip_prefix("env:").unwrap_or(name)).filter(|name| is_variable(name));
-        match variable.filter(|_| self.all.client.replaces()) {
-            Some(variable) => {
-                lines.push(format!("environment = {}", quoted(variable)));
-                self.left(format!(
-                    "give the shim the variable {variable}: the client took it from each person's own environment"
-                ));
-            }
-            None => {
-                let path = format!("{SECRETS}/{}.token", self.out.name);
-                let Replaced { text, open } = self.replaced(secret);
-                lines.push(format!("file = {}", quoted(&path)));
-                self.open(&path, &open);
-                self.out.files.push((path.clone(), text));
-                self.change(format!(
-                    "the secret of the header {} is in {path} now, mode 0600, and the shim sends it for everybody",
-                    printable(name)
-                ));
-            }
-        }
-        self.out.tables.push(("credential".to_owned(), lines));
-    }
-
     fn stdio(&mut self, command: &[String], entry: &Map<String, Value>) {
+        let (command, moved) = container::without_secrets(command);
+        let mut variables = entry.get("env").and_then(Value::as_object).cloned().unwrap_or_default();
+        variables.extend(moved.into_iter().map(|(name, value)| (name, Value::String(value))));
         let (mut words, mut after_secret) = (Vec::new(), false);
         for (at, word) in command.iter().enumerate() {
             let Replaced { text, open } = self.replaced(word);
-            let (option, value) = text.split_once('=').unwrap_or(("", &text));
-            let hidden =
-                at > 0 && (after_secret || looks_like_one(value) || (option.starts_with('-') && names_one(option)));
+            let hidden = after_secret || hides_one(&text);
             after_secret = text.starts_with('-') && !text.contains('=') && names_one(&text);
             if hidden {
                 self.left(format!(
                     "argument {at} looks like a secret and was left out: everybody on a machine sees arguments; hint: most servers \
                      take it from a variable, in environment_file; else put it in the place of {FILL_IN}"
                 ));
-                let kept = if option.is_empty() { FILL_IN.to_owned() } else { format!("{option}={FILL_IN}") };
-                words.push(quoted(&kept));
-            } else {
-                self.open(&format!("argument {at} of its command"), &open);
-                words.push(quoted(&text));
+                words.push(quoted(&without_secret(&text)));
+                continue;
             }
-            let relative = text.starts_with("./") || text.starts_with("../");
-            if relative {
+            self.open(&format!("argument {at} of its command"), &open);
+            words.push(quoted(&text));
+            if text.starts_with("./") || text.starts_with("../") {
                 self.left(format!("argument {at}, {}, is a path from the client's folder; hint: write the whole path, or servers.NAME.directory", printable(&text)));
             }
         }
         self.out.lines.push(format!("command = [{}]", words.join(", ")));
-        if let Some(package) = pinned(command) {
+        if let Some(package) = pinned(&command) {
             self.left(format!(
                 "it runs whatever version of {} the registry has that day; hint: pin one, {}, and see with access what changes",
                 printable(&package.name),
                 package.hint
             ));
         }
-        self.environment(entry.get("env").and_then(Value::as_object));
+        self.environment(&variables);
         self.environment_file(entry.get("envFile").and_then(Value::as_str));
         if let Some(folder) = entry.get("cwd").and_then(Value::as_str) {
             let Replaced { text, open } = self.replaced(folder);
@@ -346,10 +268,10 @@ impl Converting<'_> {
         }
     }
 
-    fn environment(&mut self, variables: Option<&Map<String, Value>>) {
+    fn environment(&mut self, variables: &Map<String, Value>) {
         let (mut plain, mut secret, mut moved) = (Vec::new(), String::new(), Vec::new());
         let path = format!("{SECRETS}/{}.env", self.out.name);
-        for (name, value) in variables.into_iter().flatten() {
+        for (name, value) in variables {
             let value = match value {
                 Value::String(value) => value.clone(),
                 Value::Null => continue,
@@ -415,11 +337,12 @@ impl Converting<'_> {
     }
 }
 
-/// An address without a name and a password in it.
-fn without_user(url: &str) -> String {
-    match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
-        Some((scheme, rest)) => format!("{scheme}://{rest}"),
-        None => url.to_owned(),
+/// An argument without its secret: of `--option=value` the option stays.
+fn without_secret(word: &str) -> String {
+    let plain = |option: &str| option.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    match word.split_once('=').filter(|(option, _)| option.starts_with('-') && plain(option)) {
+        Some((option, _)) => format!("{option}={FILL_IN}"),
+        None => FILL_IN.to_owned(),
     }
 }
 

@@ -132,6 +132,43 @@ async fn each_receipt_is_judged_and_a_replay_is_found_wherever_it_is_shown() {
     rig.stop().await;
 }
 
+/// A server whose receipts are kept by their digests alone, which is the default, is no place to show one again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_is_found_where_the_receipt_is_withheld_too() {
+    let dir = Dir::new("receipts-withheld");
+    let mut rig = Rig::start(&dir.0).await.unwrap();
+    let (one, mut first) = rig.workspace(5).await;
+    let (two, mut second) = rig.workspace(6).await;
+    let (good, other) = (receipt("simple"), receipt("random-0"));
+    for id in [one, two] {
+        rig.say(id, enrol_signer(&good)).await.unwrap();
+    }
+    rig.cut().await;
+    // Within one batch: valid, then by its digest; by its digest twice, then whole.
+    let shown = [(&good, true), (&good, false), (&other, false), (&other, false), (&other, true)];
+    let at = show(&rig, &mut first, 1, shown.map(|(receipt, whole)| call(receipt, whole)).to_vec()).await;
+    let mut expected = vec![
+        ("valid".to_owned(), one, vec![at, at + 4]),
+        ("replayed".to_owned(), one, vec![at + 1, at + 3]),
+        ("withheld".to_owned(), one, vec![at + 2]),
+    ];
+    assert_eq!(findings(&rig), expected);
+
+    // In another workspace, and after a restart.
+    rig.stop().await;
+    rig = Rig::start(&dir.0).await.unwrap();
+    let late = receipt("random-1");
+    let shown = [&good, &other, &late].map(|receipt| call(receipt, false));
+    let at = show(&rig, &mut second, 2, shown.to_vec()).await;
+    expected.push(("replayed".to_owned(), two, vec![at, at + 1]));
+    expected.push(("withheld".to_owned(), two, vec![at + 2]));
+    assert_eq!(findings(&rig), expected);
+    let at = show(&rig, &mut second, 3, vec![call(&late, false)]).await;
+    expected.push(("replayed".to_owned(), two, vec![at]));
+    assert_eq!(findings(&rig), expected);
+    rig.stop().await;
+}
+
 /// What a batch brings about has a bound, whatever it shows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_of_replays_is_one_finding_that_counts_them() {
