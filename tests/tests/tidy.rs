@@ -109,6 +109,7 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
             "gateway-shim/src/cli/running.rs",
             "gateway-shim/src/client",
             "gateway-shim/src/control",
+            "gateway-shim/src/cookie.rs",
             "gateway-shim/src/relay",
             "ledger/src/admin",
             "ledger/src/cli/admin.rs",
