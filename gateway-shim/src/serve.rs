@@ -219,7 +219,8 @@ impl Front {
         parts.headers.remove(header::AUTHORIZATION);
         let came = Came { caller, headers: parts.headers };
         if server.is_none() {
-            return self.handle_all(load, parts.method, came, body).await;
+            // What is asked of one server does not carry the room that this takes.
+            return Box::pin(self.handle_all(load, parts.method, came, body)).await;
         }
         let Some(proxy) = proxy else {
             let refusal = Refusal::no_method(StatusCode::NOT_FOUND, "there is no such server here");
