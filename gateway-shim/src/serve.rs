@@ -229,7 +229,8 @@ impl Front {
             return self.refuse(named, Some(&came.caller), Refusal::unclear_header()).await;
         }
         if server.is_none() {
-            return self.handle_all(load, parts.method, came, body).await;
+            // What is asked of one server does not carry the room that this takes.
+            return Box::pin(self.handle_all(load, parts.method, came, body)).await;
         }
         let Some(proxy) = &proxy else {
             let refusal = Refusal::no_method(StatusCode::NOT_FOUND, "there is no such server here");
