@@ -30,7 +30,7 @@ fn tools(tools: &Value) -> Arc<List> {
 /// Of the member with the id of sevens.
 fn reason(code: &str) -> Reason {
     let actor = crate::access::Actor::Member(custody::id::MemberId([7; 16]));
-    Reason { actor, code: code.into(), ticket: "SEC-7".into() }
+    Reason { actor, code: code.into(), ticket: "SEC-7".into(), account: None }
 }
 
 fn call(arguments: &Value) -> Vec<u8> {

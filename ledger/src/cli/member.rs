@@ -232,13 +232,6 @@ fn groups(member: &wire::Member, workspaces: &HashMap<String, String>) -> String
     groups.join(" ")
 }
 
-/// In the order of the names that people read; the entry has that of ids.
-fn groups(member: &wire::Member, workspaces: &HashMap<String, String>) -> String {
-    let mut groups: Vec<String> = member.groups.iter().map(|one| group(one, workspaces)).collect();
-    groups.sort();
-    groups.join(" ")
-}
-
 fn state(member: &wire::Member) -> String {
     match member.state() {
         MemberState::Known => "known".to_owned(),

@@ -10,7 +10,7 @@ const V: View = [0; 8];
 
 /// Somebody.
 fn why() -> Reason {
-    Reason { actor: Actor::System("review".into()), code: "reviewed".into(), ticket: "SEC-7".into() }
+    Reason { actor: Actor::System("review".into()), code: "reviewed".into(), ticket: "SEC-7".into(), account: None }
 }
 
 /// What has changed, in words.

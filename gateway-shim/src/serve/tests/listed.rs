@@ -210,7 +210,7 @@ async fn a_changed_tool_reaches_nobody_until_it_is_accepted() {
     }
     assert_eq!(shop.called.load(Relaxed), called, "it has reached the server");
     let (actor, code, ticket) = (access::Actor::System("review".into()), "reviewed".into(), String::new());
-    let why = access::Reason { actor, code, ticket };
+    let why = access::Reason { actor, code, ticket, account: None };
     bench.front.catalog().accept("test", "send", None, &why).await.unwrap();
     assert_eq!(bench.tools(2, &token).await["result"]["tools"].as_array().unwrap().len(), 2);
     assert!(bench.call("send", &json!({})).await["result"].is_object());
