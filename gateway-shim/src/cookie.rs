@@ -40,7 +40,7 @@ impl Cookie {
     pub fn fresh(path: &Path) -> io::Result<Self> {
         // Not replaced: a file keeps its mode then, whatever it is.
         match durable::remove(path) {
-            Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+            Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
             _ => Self::made(path),
         }
     }
