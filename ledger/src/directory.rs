@@ -33,7 +33,7 @@ mod look;
 #[cfg(test)]
 mod tests;
 
-pub use enrol::Enrolment;
+pub use enrol::{Enrolment, Whose};
 pub use look::{MemberView, Standing};
 
 /// Questions that may wait: more than one write takes, of all gateways together.
