@@ -126,6 +126,39 @@ fn findings(home: &Home) -> BTreeMap<u64, String> {
     found
 }
 
+/// The records of the workspace, once each call has the receipt that was shown, and the finding that is due.
+fn judged(home: &Home, vectors: &Value) -> Vec<Value> {
+    let found = findings(home);
+    let records = shown(&home.archive(), &home.policy(), &format!("{WORKSPACE}/0.."));
+    let calls: Vec<_> = records.iter().filter(|record| record["record"]["method"] == "tools/call").collect();
+    let seen = calls.iter().map(|call| {
+        let receipt = &call["record"]["receipt"];
+        let finding = found.get(&call["position"].as_u64().unwrap()).map_or("none", String::as_str);
+        (call["record"]["tool"].as_str().unwrap(), finding, receipt["whole"].is_string())
+    });
+    let expected = [
+        ("absent", "none", false),
+        ("in-result", "valid", true),
+        ("in-header", "valid", true),
+        ("in-both", "valid", true),
+        ("changed", "bad", true),
+        ("again", "replayed", true),
+        ("withheld", "withheld", false),
+        ("rotated", "unknown-key", false),
+        ("rotated", "valid", true),
+        ("later", "revoked", false),
+    ];
+    assert_eq!(seen.collect::<Vec<_>>(), expected);
+    for call in &calls {
+        let tool = call["record"]["tool"].as_str().unwrap();
+        let (_, in_result, in_header) = TOOLS.iter().find(|(of, ..)| *of == tool).unwrap();
+        // Where both have one, the result's is on record.
+        let Some(name) = in_result.or(*in_header) else { continue };
+        assert_eq!(call["record"]["receipt"]["digest"], hex(&to_wire(vectors, name).digest), "{tool}");
+    }
+    records
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_tool_signed_is_in_the_record_and_what_the_ledger_found_is_in_the_archive() {
     let vectors = vectors();
@@ -169,34 +202,7 @@ async fn what_a_tool_signed_is_in_the_record_and_what_the_ledger_found_is_in_the
     home.say(&["cut"]);
     check_ledger(&home.archive(), &home.policy(), &Expected::default());
 
-    let found = findings(&home);
-    let records = shown(&home.archive(), &home.policy(), &format!("{WORKSPACE}/0.."));
-    let calls: Vec<_> = records.iter().filter(|record| record["record"]["method"] == "tools/call").collect();
-    let seen = calls.iter().map(|call| {
-        let receipt = &call["record"]["receipt"];
-        let finding = found.get(&call["position"].as_u64().unwrap()).map_or("none", String::as_str);
-        (call["record"]["tool"].as_str().unwrap(), finding, receipt["whole"].is_string())
-    });
-    let expected = [
-        ("absent", "none", false),
-        ("in-result", "valid", true),
-        ("in-header", "valid", true),
-        ("in-both", "valid", true),
-        ("changed", "bad", true),
-        ("again", "replayed", true),
-        ("withheld", "withheld", false),
-        ("rotated", "unknown-key", false),
-        ("rotated", "valid", true),
-        ("later", "revoked", false),
-    ];
-    assert_eq!(seen.collect::<Vec<_>>(), expected);
-    for call in &calls {
-        let tool = call["record"]["tool"].as_str().unwrap();
-        let (_, in_result, in_header) = TOOLS.iter().find(|(of, ..)| *of == tool).unwrap();
-        // Where both have one, the result's is on record.
-        let Some(name) = in_result.or(*in_header) else { continue };
-        assert_eq!(call["record"]["receipt"]["digest"], hex(&to_wire(&vectors, name).digest), "{tool}");
-    }
+    let records = judged(&home, &vectors);
     // What an auditor of this workspace gets has the receipts, too.
     let out = home.dir.join("exported");
     verifier(&[
