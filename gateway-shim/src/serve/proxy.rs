@@ -598,7 +598,8 @@ impl Shared {
         refusal.rule.as_ref().clone_into(&mut call.rule);
         let policy = refusal.policy.as_deref().copied().unwrap_or_else(|| self.access.digest());
         call.access_policy_digest = Some(policy.to_vec().into());
-        self.tally(call, refusal.outcome).await;
+        // On the heap: it is part of what every request waits for.
+        Box::pin(self.tally(call, refusal.outcome)).await;
     }
 
     /// Records so many refusals as one; what cannot be recorded is declared as dropped.

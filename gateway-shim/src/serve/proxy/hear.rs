@@ -50,14 +50,14 @@ impl Proxy {
             // Whose session it was is forgotten, and nobody may be asked.
             (None, None) => return Err(Refusal::not_yours()),
         };
-        if !self.open.may_ask(session) {
-            tracing::warn!("a request of the server does not go on: too many wait for the client in this session");
-            return Err(Refused::Busy.into());
-        }
         let mut call = self.shared.describe(&self.name, Some(request), &speaker, Some(&caller), bytes as u64);
         call.mode = wire::Mode::from(self.config.mode) as i32;
         call.from_server = true;
         call.link = linked(by.filter(|by| !is_stream(by)).and_then(Running::name), LinkKind::Nested);
+        if !self.open.may_ask(session) {
+            let busy = Refusal::busy("too many requests wait for the client in this session");
+            return Err(self.refused(call, busy).await);
+        }
         let asked = admit::asked_back(&self.name, &caller, &request.method, bytes as u64);
         if session.is_empty() {
             // Nobody's answer could be told from that of another member.
@@ -90,7 +90,7 @@ impl Proxy {
         }
         if let Some(next) = next {
             let asked = tokio::select! {
-                asked = self.asks_within(running, &next.asks) => asked,
+                asked = Box::pin(self.asks_within(running, &next.asks)) => asked,
                 () = running.cut() => return Some(running.error(CODE_REVOKED, REVOKED)),
             };
             if let Err(Unasked(outcome, code, text)) = asked {
