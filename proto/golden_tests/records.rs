@@ -156,6 +156,7 @@ pub(super) fn access_changes() -> Vec<Vec<u8>> {
         expires_at: Some(AT + 86_400_000_000),
         policy_digest_before: Some(fill::<32>(0xb8)),
         place: Some(2),
+        actor_account: Some(1_000),
         ..bare(AccessAction::RuleAdded)
     };
     let denying = wire::AccessChange { rule: Some(rule(Decision::Denied)), ..bare(AccessAction::RuleRemoved) };
