@@ -48,6 +48,7 @@ mod sessions;
 mod stdio;
 mod tally;
 pub(crate) mod tls;
+mod told;
 mod upstream;
 mod watched;
 

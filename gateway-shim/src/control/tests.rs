@@ -293,8 +293,7 @@ async fn a_tool_leaves_quarantine_by_whoever_asked_and_for_a_reason() {
     }
     let controlled = Controlled::new(gateway.clone(), config.clone(), Servers::default(), None, Some(catalog.clone()));
     let serving = tokio::spawn(Socket::bind(&config).unwrap().serve(controlled));
-    let endpoint = Endpoint::from_shared(format!("unix:{}", config.control_socket().display())).unwrap();
-    let mut client = ControlClient::new(endpoint.connect().await.unwrap());
+    let mut client = client(&config).await;
     let listed = client.list_quarantined(ListQuarantinedRequest {}).await.unwrap().into_inner().tools;
     let [tool] = listed.as_slice() else { panic!("{listed:?}") };
     assert_eq!((tool.server.as_str(), tool.tool.as_str()), ("mail", "send"));

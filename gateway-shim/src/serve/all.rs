@@ -132,7 +132,7 @@ impl Front {
             self.shared.refuse(call, &refusal).await;
             return Err(refusal);
         }
-        super::proxy::allowed(&mut call, &judgement);
+        super::told::allowed(&mut call, &judgement);
         (call.phase, call.outcome) = (wire::Phase::Complete as i32, Outcome::Ok as i32);
         self.shared.gateway.record(Kind::Call(call)).await.map(drop).map_err(Refusal::from)
     }

@@ -35,6 +35,11 @@ use crate::{
     random, writer,
 };
 
+mod lease;
+
+pub use lease::Lease;
+use lease::{Counted, Place};
+
 /// A process that stands ready and lives so long is no failure any more.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -553,82 +558,5 @@ impl Pool {
             self.failed();
             self.let_go(started, ServerState::Crashed).await;
         }
-    }
-}
-
-/// Counts among what somebody who stops the server waits for, without a place.
-struct Counted<'a>(&'a Pool);
-
-impl<'a> Counted<'a> {
-    fn new(pool: &'a Pool) -> Self {
-        pool.taken.send_modify(|taken| *taken += 1);
-        Self(pool)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.taken.send_modify(|taken| *taken -= 1);
-    }
-}
-
-/// A place among the processes that there may be, and the process that has it.
-struct Place {
-    pool: Arc<Pool>,
-    owner: Owner,
-    pid: Option<i32>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut state = self.pool.lock();
-        // At once with its place, so that whoever finds none free sees what is ending.
-        if let Some(pid) = self.pid {
-            state.running.remove(&pid);
-        }
-        if let Some(own) = state.places.get_mut(&self.owner) {
-            *own -= 1;
-            if *own == 0 {
-                state.places.remove(&self.owner);
-            }
-        }
-        drop(state);
-        self.pool.taken.send_modify(|taken| *taken -= 1);
-    }
-}
-
-/// The right to one process; whoever holds it sees to the process's end.
-pub struct Lease {
-    place: Place,
-    end: Arc<End>,
-    answered: AtomicBool,
-}
-
-impl Lease {
-    /// How somebody asks for the process's end.
-    pub fn ending(&self) -> Arc<End> {
-        Arc::clone(&self.end)
-    }
-
-    /// Returns when somebody asks for the process's end.
-    pub async fn asked_to_end(&self) {
-        self.end.told.notified().await;
-    }
-
-    /// It has answered its first request, so this server can be started.
-    pub fn answered(&self) {
-        if !self.answered.swap(true, Ordering::Relaxed) {
-            self.place.pool.lock().backoff.clear();
-        }
-    }
-
-    /// Sees to the end of its process, whose pipes are closed.
-    pub async fn end(self, process: Process, state: ServerState) {
-        self.end.ask();
-        let pool = Arc::clone(&self.place.pool);
-        if state != ServerState::Stopped && !self.answered.load(Ordering::Relaxed) {
-            pool.failed();
-        }
-        pool.end(process, state).await;
     }
 }
