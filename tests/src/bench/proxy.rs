@@ -60,8 +60,10 @@ async fn answer(mut stream: TcpStream) -> Done {
                 "serverInfo": {"name": "fixed", "version": "1"}}),
             "server/discover" => json!({"resultType": "complete", "supportedVersions": ["2026-07-28"],
                 "capabilities": {"tools": {}}, "ttlMs": 3_600_000, "cacheScope": "public"}),
-            "tools/list" => json!({"resultType": "complete", "ttlMs": 3_600_000, "cacheScope": "public",
-                "tools": ["echo", "stream"].map(|name| json!({"name": name, "description": "fixed", "inputSchema": {"type": "object"}}))}),
+            "tools/list" => {
+                let tools = ["echo", "stream"].map(|name| json!({"name": name, "inputSchema": {"type": "object"}}));
+                json!({"resultType": "complete", "ttlMs": 3_600_000, "cacheScope": "public", "tools": tools})
+            }
             "tools/call" if request["params"]["name"] == "stream" => {
                 // One event, and then nothing, until the caller goes.
                 let event = ": a stream\n\n";
