@@ -36,6 +36,9 @@ async fn main() -> Done {
             "usage: bench limits|ingest|headline|sustained|size|archive|many|copy|proxy FOLDER [ARGUMENT…]".into()
         );
     };
+    if section == "relay" {
+        return proxy::relay(folder).await;
+    }
     let folder = std::path::Path::new(folder);
     match section.as_str() {
         "limits" => limits::run(folder),

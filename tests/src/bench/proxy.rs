@@ -6,7 +6,7 @@
 //! fdatasync takes is measured in every round, on the disk of the spools.
 
 use std::{
-    io::Write as _,
+    io::{BufRead as _, Write as _},
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -102,8 +102,16 @@ pub(crate) async fn message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Don
     }
 }
 
-/// A relay of bytes in this process: what one more hop costs at the least.
-async fn relay(listener: TcpListener, to: SocketAddr) {
+/// A relay of bytes, in a process of its own as every proxy is: what one more hop costs at the least. Says its port first.
+pub(crate) async fn relay(to: &str) -> Done {
+    let to: SocketAddr = to.parse()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    print(&json!(listener.local_addr()?.port()));
+    relay_on(listener, to).await;
+    Ok(())
+}
+
+async fn relay_on(listener: TcpListener, to: SocketAddr) {
     while let Ok((mut near, _)) = listener.accept().await {
         tokio::spawn(async move {
             let Ok(mut far) = TcpStream::connect(to).await else { return };
@@ -112,6 +120,24 @@ async fn relay(listener: TcpListener, to: SocketAddr) {
             drop((set, tokio::io::copy_bidirectional(&mut near, &mut far).await));
         });
     }
+}
+
+/// Ends with its handle.
+struct Relay(std::process::Child);
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop((self.0.kill(), self.0.wait()));
+    }
+}
+
+fn start_relay(to: SocketAddr) -> Done<(Relay, SocketAddr)> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    let mut child = Relay(command.args(["relay", &to.to_string()]).stdout(std::process::Stdio::piped()).spawn()?);
+    let mut line = String::new();
+    std::io::BufReader::new(child.0.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+    Ok((child, SocketAddr::from((Ipv4Addr::LOCALHOST, line.trim().parse()?))))
 }
 
 /// Where one arm's calls go.
@@ -241,9 +267,7 @@ pub(crate) async fn run(folder: &Path, rounds: u64) -> Done {
     let upstream = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let upstream_address = upstream.local_addr()?;
     tokio::spawn(serve(upstream));
-    let relaying = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let relay_address = relaying.local_addr()?;
-    tokio::spawn(relay(relaying, upstream_address));
+    let (_relay, relay_address) = start_relay(upstream_address)?;
 
     let setup = Setup::new(folder, upstream_address)?;
     let plain = |name, address| Arm { name, address, path: "/mcp".to_owned(), tool: "echo", head: String::new() };

@@ -73,7 +73,7 @@ async fn until_cut(arm: Arm, began: tokio::sync::oneshot::Sender<()>) -> Done<In
     loop {
         let from = buffer.len();
         let end = stream.read_buf(&mut buffer).await? == 0;
-        if end || buffer[from..].windows(7).any(|window| window == b"revoked") {
+        if end || buffer[from..].windows(7).any(|window| window == b"cut off") {
             return Ok(Instant::now());
         }
     }
