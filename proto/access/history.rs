@@ -3,8 +3,13 @@
 //! What must hold: order is position, never time. A time only says how many of the changes count: all up to the last one, in
 //! their order, that was made by then.
 
+use std::collections::BTreeSet;
+
 use super::State;
-use crate::wire::AccessChange;
+use crate::{
+    id::Epoch,
+    wire::{AccessAction, AccessChange},
+};
 
 /// A record of a change, with its place.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,13 +18,21 @@ pub struct Recorded {
     pub position: u64,
     /// The ledger's clock.
     pub received_at: u64,
+    /// The life of the gateway that it is of.
+    pub epoch: Epoch,
     /// What it says.
     pub change: AccessChange,
 }
 
 /// All records of one gateway's changes, in the order of their positions.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct History(Vec<Recorded>);
+pub struct History {
+    records: Vec<Recorded>,
+    /// Numbers of those behind which another record of their epoch stands, of whatever kind.
+    followed: BTreeSet<usize>,
+    /// Numbers of those before which records may be missing.
+    after_loss: BTreeSet<usize>,
+}
 
 /// One change: records that take effect together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,8 +41,10 @@ pub struct Change<'a> {
     pub first: &'a Recorded,
     /// All of them.
     pub records: &'a [Recorded],
-    /// A crash, or a full spool, cut it short, and it was written once more: only then it took effect.
+    /// A crash cut it short, and it was written once more: only then it took effect.
     pub cut_short: bool,
+    /// Nothing says that these are all of its records: it is the end of what its epoch has, and no change goes on from it.
+    pub is_open: bool,
 }
 
 impl Change<'_> {
@@ -57,40 +72,43 @@ impl Change<'_> {
 impl History {
     /// Takes the gateway's next record.
     pub fn push(&mut self, record: Recorded) {
-        self.0.push(record);
+        self.records.push(record);
+    }
+
+    /// The gateway's next record, of this epoch, is another than of a change: one of the same epoch before it has ended.
+    pub fn followed(&mut self, epoch: Epoch) {
+        let last = self.records.len().checked_sub(1);
+        let of_it = self.records.last().is_some_and(|last| last.epoch == epoch);
+        self.followed.extend(last.filter(|_| of_it));
+    }
+
+    /// Before the gateway's next record, others may be missing.
+    pub fn lost(&mut self) {
+        self.after_loss.insert(self.records.len());
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.records.is_empty()
     }
 
     /// The changes, in their order.
     pub fn changes(&self) -> Vec<Change<'_>> {
-        let of_one = |a: &Recorded, b: &Recorded| {
-            let (a, b) = (&a.change, &b.change);
-            a.at == b.at
-                && a.policy_digest_before == b.policy_digest_before
-                && a.policy_digest_after == b.policy_digest_after
-        };
-        let change = |records| Some(Change { first: <[Recorded]>::first(records)?, records, cut_short: false });
-        let mut changes: Vec<Change<'_>> = self.0.chunk_by(of_one).filter_map(change).collect();
-        // From the last one back: what the next change of the policy is, and the most records that it was written with.
-        let mut next: Option<(&AccessChange, usize)> = None;
-        for change in changes.iter_mut().rev() {
-            let said = &change.first.change;
-            let (before, after) = (&said.policy_digest_before, &said.policy_digest_after);
-            if before.as_ref() == Some(after) {
-                // It changes no policy. That of an identity provider may come between, while the old policy is in force.
-                next = next.filter(|(of, _)| of.policy_digest_before == *before);
-                continue;
-            }
-            let same = |of: &AccessChange| of.policy_digest_before == *before && of.policy_digest_after == *after;
-            let (records, again) =
-                (change.records.len(), next.map_or(0, |(of, records)| if same(of) { records } else { 0 }));
-            change.cut_short = records < again;
-            next = Some((said, records.max(again)));
+        let of_one = |a: &Recorded, b: &Recorded| a.change.at == b.change.at && a.epoch == b.epoch && same(a, b);
+        let mut changes = Vec::new();
+        let mut end = 0_usize;
+        // Of each: whether it is at the end of its epoch, and whether records may be missing behind it.
+        let mut ends = Vec::new();
+        for records in self.records.chunk_by(of_one) {
+            end = end.saturating_add(records.len());
+            let (Some(first), Some(last)) = (records.first(), records.last()) else { continue };
+            let goes_on = self.records.get(end).is_some_and(|next| next.epoch == last.epoch);
+            let is_whole = last.change.action() == AccessAction::PolicyApplied;
+            let is_end = !goes_on && !is_whole && !end.checked_sub(1).is_some_and(|at| self.followed.contains(&at));
+            changes.push(Change { first, records, cut_short: false, is_open: is_end });
+            ends.push((is_end, self.after_loss.contains(&end)));
         }
+        judge(&mut changes, &ends);
         changes
     }
 
@@ -98,6 +116,40 @@ impl History {
     pub fn at(&self, at: u64) -> State {
         let changes = self.changes();
         in_force(changes.iter().take(count_until(&changes, at)))
+    }
+}
+
+/// Whether both change the same policy into the same.
+fn same(a: &Recorded, b: &Recorded) -> bool {
+    let (a, b) = (&a.change, &b.change);
+    a.policy_digest_before == b.policy_digest_before && a.policy_digest_after == b.policy_digest_after
+}
+
+/// From the last one back: which were cut short, and which are open.
+fn judge(changes: &mut [Change<'_>], ends: &[(bool, bool)]) {
+    // The next change of the policy, and the most records that it was written with.
+    let mut next: Option<(&Recorded, usize)> = None;
+    let mut behind: Option<&Recorded> = None;
+    for (change, (is_end, is_lost)) in changes.iter_mut().zip(ends).rev() {
+        let first = change.first;
+        let goes_on = |next: &Recorded| {
+            same(next, first) || (!is_lost && next.change.policy_digest_before.as_deref() == Some(change.after()))
+        };
+        change.is_open &= !behind.is_some_and(goes_on);
+        behind = Some(first);
+        if *is_lost {
+            // What undid it may be missing, so it may have taken effect.
+            next = None;
+        }
+        if change.before() == Some(change.after()) {
+            // It changes no policy. That of an identity provider may come between, while the old policy is in force.
+            next = next.filter(|(of, _)| of.change.policy_digest_before.as_deref() == change.before());
+            continue;
+        }
+        let again = next.map_or(0, |(of, records)| if same(of, first) { records } else { 0 });
+        let records = change.records.len();
+        change.cut_short = *is_end && records < again;
+        next = Some((first, records.max(again)));
     }
 }
 

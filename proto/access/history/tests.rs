@@ -24,6 +24,8 @@ struct World {
 struct Told {
     at: u64,
     records: Vec<AccessChange>,
+    /// Which life of the gateway: a crash ends one.
+    epoch: u8,
     /// What is in force once it was, whatever comes later.
     in_force: (State, Option<[u8; 32]>),
     kind: Kind,
@@ -204,7 +206,16 @@ impl World {
             ..change.clone()
         };
         let digest = if kind == Kind::CutShort { self.digest } else { Some(digests.1) };
-        self.told.push(Told { at, records: records.iter().map(whole).collect(), in_force: (model, digest), kind });
+        let last = self.told.last();
+        let crashed = matches!(kind, Kind::Again) || last.is_some_and(|last| last.kind == Kind::CutShort);
+        let epoch = last.map_or(0, |last| last.epoch.wrapping_add(u8::from(crashed)));
+        self.told.push(Told {
+            at,
+            records: records.iter().map(whole).collect(),
+            epoch,
+            in_force: (model, digest),
+            kind,
+        });
         self.digest = digest;
     }
 
@@ -263,7 +274,8 @@ impl World {
         for (_, told) in self.told.iter().enumerate().filter(|(at, _)| Some(*at) != without) {
             for change in &told.records {
                 self.position += 1;
-                history.push(Recorded { position: self.position, received_at: 0, change: change.clone() });
+                let epoch = Epoch([told.epoch; 16]);
+                history.push(Recorded { position: self.position, received_at: 0, epoch, change: change.clone() });
             }
         }
         history
@@ -272,7 +284,7 @@ impl World {
 
 type Parts<'a> = (
     &'a std::collections::BTreeMap<MemberId, Member>,
-    &'a std::collections::BTreeSet<MemberId>,
+    &'a BTreeSet<MemberId>,
     &'a std::collections::BTreeMap<String, Vec<String>>,
     &'a std::collections::BTreeMap<Bytes, Holder>,
     &'a Rules,

@@ -107,10 +107,15 @@ fn of_gateway(workspace: &Workspace, gateway: GatewayId, heard: &Heard, question
     let count = count_until(&changes, end);
     let (counted, later) = changes.split_at(count);
     let state = in_force(counted);
-    let mut doubts = doubts(&workspace.name, heard, (counted, later), &state, end);
+    // Of what was in force at a time, or from then on.
+    let begin = match question.when {
+        When::At(_) => count,
+        When::Between(begin, _) => count_until(&changes, begin).min(count),
+    };
+    let mut doubts = doubts(&workspace.name, heard, (counted, later), (&state, begin), end);
     let mut listed = Vec::new();
-    if let When::Between(begin, _) = question.when {
-        listed = list(counted, count_until(&changes, begin), question);
+    if let When::Between(..) = question.when {
+        listed = list(counted, begin, question);
         if listed.iter().any(|change| change.has_gap) && !doubts.iter().any(|doubt| doubt.name == GAP) {
             doubts.push(Doubt { name: GAP, text: gap(&workspace.name) });
         }
@@ -141,36 +146,31 @@ fn gap(workspace: &str) -> String {
     )
 }
 
-/// What makes it uncertain that this was in force at that time.
+/// What makes it uncertain that this was in force at that time, or that nothing else changed since the change with number
+/// `begin` was the next.
 fn doubts(
     workspace: &str,
     heard: &Heard,
     (counted, later): (&[Change<'_>], &[Change<'_>]),
-    state: &State,
+    (state, begin): (&State, usize),
     at: u64,
 ) -> Vec<Doubt> {
     let mut doubts = Vec::new();
     let mut doubt = |name, text| doubts.push(Doubt { name, text });
     let next = later.iter().find(|change| !change.cut_short);
-    let from = counted.last().map_or(0, Change::last_position);
+    let last_of = |changes: &[Change<'_>]| changes.last().map_or(0, Change::last_position);
+    let since = last_of(counted.get(..begin).unwrap_or_default());
     let to = next.map_or(u64::MAX, |next| next.first.position);
-    let continues = next.is_some_and(|next| {
-        next.before().is_some() && next.before() == state.digest.as_ref().map(<[u8; 32]>::as_slice)
-    });
-    let broken = heard.breaks.iter().filter(|at| from < at.position && at.position <= to && !continues);
-    if heard.begun_at > at && counted.is_empty() {
-        // What is not kept may be of before its first batch that is here.
-        if broken.clone().any(|at| at.why == Why::NotKept) {
-            doubt("not-kept", not_kept());
-        }
-        return doubts;
-    }
-    if counted.is_empty() {
+    let had_not_begun = heard.begun_at > at && counted.is_empty();
+    let reasons = reasons(heard, since..to, had_not_begun);
+    if !had_not_begun && counted.is_empty() {
         doubt("no-policy", "no record says what its access policy was by then".to_owned());
-    } else if !state.is_whole() {
+    } else if !had_not_begun && !state.is_whole() {
         doubt(GAP, gap(workspace));
     }
-    if let Some(next) = next.filter(|next| !counted.is_empty() && next.before().is_some() && !continues) {
+    let goes_on = |next: &Change<'_>| next.before() == state.digest.as_ref().map(<[u8; 32]>::as_slice);
+    let is_asked = had_not_begun || !counted.is_empty();
+    if let Some(next) = next.filter(|next| is_asked && next.before().is_some() && !goes_on(next)) {
         let place = format!("{workspace}/{}", next.first.position);
         doubt(
             "gap-after",
@@ -179,8 +179,11 @@ fn doubts(
             ),
         );
     }
-    let mut reasons: Vec<Why> = broken.map(|at| at.why).collect();
-    reasons.dedup();
+    if let Some(open) = open(counted) {
+        let place = format!("{workspace}/{}", open.last_position());
+        let text = format!("no record says that the change which ends at {place} has no more records than are here");
+        doubt("last-change-open", text);
+    }
     for why in reasons {
         match why {
             Why::StateLost => {
@@ -193,7 +196,10 @@ fn doubts(
             Why::NotKept => doubt("not-kept", not_kept()),
         }
     }
-    if let Some(position) = heard.foreign.iter().find(|position| from <= **position && **position < to) {
+    if had_not_begun {
+        return doubts;
+    }
+    if let Some(position) = heard.foreign.iter().find(|position| since <= **position && **position < to) {
         let text =
             format!("a call at {workspace}/{position} was decided by an access policy that no record before it has");
         doubt("other-policy", text);
@@ -203,6 +209,33 @@ fn doubts(
         doubt("not-heard-since", text);
     }
     doubts
+}
+
+/// Why records may be missing behind one position and up to the other: also where the next change goes on from this policy, for
+/// what was lost may have undone what it did itself.
+fn reasons(heard: &Heard, range: std::ops::Range<u64>, had_not_begun: bool) -> Vec<Why> {
+    let mut reasons = Vec::new();
+    for gone in heard.breaks.iter().filter(|gone| range.start < gone.position && gone.position <= range.end) {
+        // What is not kept may be of before its first batch that is here; what it lost later is not.
+        let counts = !had_not_begun || gone.why == Why::NotKept || gone.position <= heard.begun_position;
+        if counts && !reasons.contains(&gone.why) {
+            reasons.push(gone.why);
+        }
+    }
+    reasons
+}
+
+/// The last change of which more records may be missing, since it last began anew.
+fn open<'a, 'h>(counted: &'a [Change<'h>]) -> Option<&'a Change<'h>> {
+    for change in counted.iter().rev().filter(|change| !change.cut_short) {
+        if change.is_open {
+            return Some(change);
+        }
+        if change.before().is_none() {
+            break;
+        }
+    }
+    None
 }
 
 fn not_kept() -> String {
@@ -285,7 +318,7 @@ fn is_asked_for(change: &Listed, state: &State, question: &Question) -> bool {
 
 impl Made {
     fn of(change: &Change<'_>) -> Option<Self> {
-        let Recorded { position, received_at, change: said } = change.first;
+        let Recorded { position, received_at, change: said, .. } = change.first;
         Some(Self {
             first: *position,
             last: change.last_position(),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use custody::{
     access::{History, Recorded},
-    id::{GatewayId, WorkspaceId},
+    id::{Epoch, GatewayId, WorkspaceId},
     record::{self, RecordKind},
     segment::{Content, Seal},
     statement::RESERVED_NAME,
@@ -41,6 +41,8 @@ pub(super) struct Heard {
     pub(super) foreign: Vec<u64>,
     /// When it signed the first batch that is here, by its clock; unless the archive ends or begins there, nothing was before.
     pub(super) begun_at: u64,
+    /// Where that one is.
+    pub(super) begun_position: u64,
     /// When it signed the last one, and when that was received.
     pub(super) heard_at: u64,
     pub(super) received_at: u64,
@@ -78,6 +80,7 @@ enum Part {
 
 struct Batch {
     gateway: GatewayId,
+    epoch: Epoch,
     position: u64,
     why: Option<Why>,
     created_at: u64,
@@ -89,6 +92,8 @@ enum Found {
     Change(Box<Recorded>),
     /// A call names the policy that decided.
     Policy(u64, Digest),
+    /// Another record than of a change: the first in the segment, or since the last change.
+    Other,
 }
 
 /// The access changes of the workspaces in scope, but the ledger's own, where there can be none.
@@ -115,7 +120,7 @@ pub(super) fn read(
                 match part {
                     Ok(Part::NotKept) => {
                         let gone = Break { position: next, why: Why::NotKept };
-                        workspace.gateways.values_mut().for_each(|heard| heard.breaks.push(gone));
+                        workspace.gateways.values_mut().for_each(|heard| heard.lose(gone));
                         not_kept.push(gone);
                     }
                     Ok(Part::Batches(batches)) => {
@@ -132,15 +137,25 @@ pub(super) fn read(
     Ok(read)
 }
 
+impl Heard {
+    fn lose(&mut self, gone: Break) {
+        self.breaks.push(gone);
+        self.history.lost();
+    }
+}
+
 /// Takes a batch, after all before it. Of a gateway that is new here, what is not kept may have more.
 fn take(gateways: &mut BTreeMap<GatewayId, Heard>, batch: Batch, not_kept: &[Break]) {
     let heard = gateways.entry(batch.gateway).or_insert_with(|| Heard {
         begun_at: batch.created_at,
+        begun_position: batch.position,
         breaks: not_kept.to_vec(),
         ..Heard::default()
     });
     (heard.heard_at, heard.received_at) = (batch.created_at, batch.received_at);
-    heard.breaks.extend(batch.why.map(|why| Break { position: batch.position, why }));
+    if let Some(why) = batch.why {
+        heard.lose(Break { position: batch.position, why });
+    }
     for found in batch.found {
         match found {
             Found::Change(recorded) => {
@@ -148,6 +163,7 @@ fn take(gateways: &mut BTreeMap<GatewayId, Heard>, batch: Batch, not_kept: &[Bre
                 heard.is_foreign = false;
                 heard.history.push(*recorded);
             }
+            Found::Other => heard.history.followed(batch.epoch),
             Found::Policy(position, digest) => {
                 if !heard.is_foreign && !heard.digests.contains(&digest) {
                     heard.is_foreign = true;
@@ -180,17 +196,21 @@ fn part(objects: &impl Archive, seal: &Seal) -> Result<Part, Failure> {
                 _ => None,
             };
             let named = named.entry(header.gateway).or_default();
-            let mut found = Vec::new();
+            let (mut found, epoch) = (Vec::new(), header.epoch);
             for (position, bytes) in (position..).zip(&batch.records) {
                 let odd = |why: NotStrict| Failure::Unreadable(format!("the record at position {position}: {why}"));
-                match record::kind(bytes) {
+                let kind = record::kind(bytes);
+                if kind != Some(RecordKind::AccessChange) && !std::mem::replace(&mut named.other, true) {
+                    found.push(Found::Other);
+                }
+                match kind {
                     Some(RecordKind::AccessChange) => {
                         let Some(Kind::AccessChange(change)) = record::decode(bytes).map_err(odd)?.kind else {
                             continue;
                         };
                         *named = Named::default();
                         let received_at = entry.leaf.received_at;
-                        found.push(Found::Change(Box::new(Recorded { position, received_at, change })));
+                        found.push(Found::Change(Box::new(Recorded { position, received_at, epoch, change })));
                     }
                     Some(RecordKind::Call) => {
                         found.extend(named.see(bytes).map(|digest| Found::Policy(position, digest)));
@@ -199,17 +219,19 @@ fn part(objects: &impl Archive, seal: &Seal) -> Result<Part, Failure> {
                 }
             }
             let (gateway, created_at) = (header.gateway, header.created_at);
-            batches.push(Batch { gateway, position, why, created_at, received_at: entry.leaf.received_at, found });
+            let received_at = entry.leaf.received_at;
+            batches.push(Batch { gateway, epoch, position, why, created_at, received_at, found });
         }
     }
     Ok(Part::Batches(batches))
 }
 
-/// Policies that calls of a gateway name, in this segment, since the last change.
+/// What was seen of a gateway in this segment since the last change: policies that calls name, and any other record.
 #[derive(Default)]
 struct Named {
     last: Digest,
     seen: BTreeSet<Digest>,
+    other: bool,
 }
 
 /// Tag 20, wire type 2, 32 bytes.

@@ -171,7 +171,11 @@ fn write_heard(out: &mut String, mark: &str, of: &OfGateway) -> fmt::Result {
 
 fn write_state(out: &mut String, of: &OfGateway, answer: &Answer, question: &Question, at: u64) -> fmt::Result {
     let (Some(digest), Some(since)) = (of.state.digest, &of.since) else {
-        let why = if of.is_begun { "no access policy of it is on record" } else { "it had not begun" };
+        let why = match (of.is_begun, of.doubts.is_empty()) {
+            (true, _) => "no access policy of it is on record",
+            (false, true) => "it had not begun",
+            (false, false) => "it had not begun, as far as its records here say",
+        };
         return writeln!(out, "  Then       {why}");
     };
     writeln!(out, "  Policy     {}", hex(&digest))?;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     FILL_IN,
     read::{Configuration, Found},
-    secret::{hides_one, is_secret, names_one},
+    secret::{hides_one, is_of_who, is_secret, names_one},
 };
 use crate::config::{BETWEEN, is_variable};
 
@@ -229,11 +229,16 @@ impl Converting<'_> {
         let (command, moved) = container::without_secrets(command);
         let mut variables = entry.get("env").and_then(Value::as_object).cloned().unwrap_or_default();
         variables.extend(moved.into_iter().map(|(name, value)| (name, Value::String(value))));
-        let (mut words, mut after_secret) = (Vec::new(), false);
+        let is_container = container::is_one(&command);
+        let (mut words, mut after_secret, mut option) = (Vec::new(), false, String::new());
         for (at, word) in command.iter().enumerate() {
             let Replaced { text, open } = self.replaced(word);
-            let hidden = after_secret || hides_one(&text);
-            after_secret = text.starts_with('-') && !text.contains('=') && names_one(&text);
+            let hidden = after_secret || hides_one(&text) || (!is_container && is_of_who(&option, &text));
+            // A container's `-eNAME` is whole: what follows is no value of it.
+            let is_joined = is_container && text.starts_with("-e") && text.len() > 2;
+            let is_option = text.starts_with('-') && !text.contains('=') && !is_joined;
+            after_secret = is_option && names_one(&text);
+            option = if is_option { text.clone() } else { String::new() };
             if hidden {
                 self.left(format!(
                     "argument {at} looks like a secret and was left out: everybody on a machine sees arguments; hint: most servers \

@@ -86,6 +86,11 @@ fn a_secret_is_seen_wherever_it_stands() {
             "gateway": {"command": "npx", "args": ["-y", "g@3", "--header", "Authorization: Bearer CANARY", "--header=X-Api-Key: CANARY"]},
             "path": {"command": "npx", "args": ["mcp-remote@0.1.2", "https://mcp.example/api/s/CANARYZjA5YzU4ZTktMmQ3Ny00/mcp"]},
             "mysql": {"command": "uvx", "args": ["mysql==1", "--dsn", "mysql://u:CANARY@h/db?charset=utf8", "./a?token=CANARY"]},
+            "proxy": {"command": "uvx", "args": ["mcp-proxy==1.0", "--transport", "streamablehttp", "https://mcp.example/s/CANARYZjA5YzU4ZTkt2/mcp"]},
+            "hook": {"command": "npx", "args": ["-y", "hook@1"], "env": {"SLACK_URL": "https://hooks.example/services/T1/B1/CANARY1234abcdEFGH1234"}},
+            "my": {"command": "my-mcp", "args": ["-u", "root", "-pCANARY", "--user", "admin:CANARY", "--pin", "CANARY", "--basic", "el:CANARY"]},
+            "es": {"command": "es-mcp", "args": ["pg://a:CANARY/w@db/x"], "env": {"ES_LOGIN": "el:CANARY", "TOKENS": "CANARY", "OUR_PATS": "CANARY", "PASSCODE": "CANARY", "PASSKEY": "CANARY"}},
+            "joined": {"command": "docker", "args": ["run", "-eAPI_KEY", "-eTOKEN", "-u", "node:node", "mcp/foo:1.2"]},
             "shell": {"command": "sh", "args": ["-c", "TOKEN=CANARY exec node server.js"]},
             "line": {"command": "TOKEN=CANARY node", "env": {"HEADERS": "{\"Authorization\": \"CANARYthree\"}"}},
             "user": {"url": "https://CANARY:CANARY@mcp.example/CANARY0123456789/mcp?a=1&sig=CANARY#CANARY"}
@@ -97,6 +102,10 @@ fn a_secret_is_seen_wherever_it_stands() {
     assert_eq!(kept("secrets/dock.env"), Some("API_KEY=CANARYone\nDB_PASSWORD=CANARYtwo\n"));
     assert!(
         said.contains(r#"command = ["docker", "run", "-e", "API_KEY", "--env=DB_PASSWORD", "mcp/foo:1.2"]"#),
+        "{said}"
+    );
+    assert!(
+        said.contains(r#"command = ["docker", "run", "-eAPI_KEY", "-eTOKEN", "-u", "node:node", "mcp/foo:1.2"]"#),
         "{said}"
     );
     assert!(said.contains(r#"command = ["npx", "-y", "g@3", "--header", "FILL-IN", "--header=FILL-IN"]"#), "{said}");

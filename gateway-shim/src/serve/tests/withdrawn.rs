@@ -1,5 +1,11 @@
 //! What was begun goes on only as long as its member may do it: tasks, rounds, and what a subscription tells of.
 
+use custody::{
+    access::Rules,
+    id::MemberId,
+    wire::{AccessRule, Decision},
+};
+
 use super::{
     members::waits,
     modern::{body, headers, modern_server},
@@ -140,6 +146,17 @@ async fn nobody_listens_to_a_resource_that_they_may_not_subscribe_to() {
             (none(), Outcome::Revoked),
         ]
     );
+    // As a reader of the records holds it against the rules (FORMAT.md, 5.6): by the resource, not by the method.
+    let rule = AccessRule {
+        effect: Decision::Allowed as i32,
+        tools: vec!["test/of://a".to_owned()],
+        methods: vec!["resources/subscribe".to_owned()],
+        ..AccessRule::default()
+    };
+    let (rules, member) = (Rules(vec![rule]), MemberId::try_from(calls[0].member.as_deref().unwrap()).unwrap());
+    let decided = |method| rules.decide(&member, &[], "test", Some("of://b"), method);
+    assert_eq!((calls[0].decision(), calls[0].rule.as_str()), decided("resources/subscribe"));
+    assert_eq!(decided("subscriptions/listen").0, Decision::Allowed);
     let number = calls[4].extensions.iter().find(|one| one.key == "shim/resources").unwrap();
     assert_eq!(number.value, Some(wire::extension::Value::Number(1)));
 }

@@ -3,11 +3,16 @@
 use super::super::secret::is_secret;
 use crate::config::is_variable;
 
+/// Whether the command starts one.
+pub(super) fn is_one(command: &[String]) -> bool {
+    let program = command.first().and_then(|program| program.rsplit(['/', '\\']).next()).unwrap_or_default();
+    ["docker", "podman", "docker.exe", "podman.exe"].contains(&program)
+}
+
 /// The command without the values of secrets, and these with their names: `-e NAME` alone takes the value from the environment
 /// of whoever starts the container.
 pub(super) fn without_secrets(command: &[String]) -> (Vec<String>, Vec<(String, String)>) {
-    let program = command.first().and_then(|program| program.rsplit(['/', '\\']).next()).unwrap_or_default();
-    if !["docker", "podman", "docker.exe", "podman.exe"].contains(&program) {
+    if !is_one(command) {
         return (command.to_owned(), Vec::new());
     }
     let (mut words, mut moved, mut after) = (Vec::new(), Vec::new(), false);
