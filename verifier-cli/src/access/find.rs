@@ -186,13 +186,15 @@ fn doubts(
     }
     for why in reasons {
         match why {
-            Why::StateLost => {
-                doubt("state-lost", "it lost its state after that, and what it was set back to is not known".into())
-            }
-            Why::Rewound => {
-                doubt("rewound", "it was set back to an earlier state after that, and to which is not known".into())
-            }
-            Why::Dropped => doubt("dropped", "it declared that it had lost records after that".into()),
+            Why::StateLost => doubt(
+                "state-lost",
+                "it lost its state before its next change, and what it was set back to is not known".into(),
+            ),
+            Why::Rewound => doubt(
+                "rewound",
+                "it was set back to an earlier state before its next change, and to which is not known".into(),
+            ),
+            Why::Dropped => doubt("dropped", "it declared, before its next change, that it had lost records".into()),
             Why::NotKept => doubt("not-kept", not_kept()),
         }
     }
