@@ -235,11 +235,11 @@ impl Access {
         }
     }
 
-    /// Whether the caller may ask this. Who they are is looked at again, by what is in force now: between their first words and
-    /// this the body of a request, or a server, may have taken its time.
+    /// Whether the caller may ask this. Who they are is looked at again, by what is in force now, and whether their time is over:
+    /// between their first words and this the body of a request, or a server, may have taken its time.
     pub fn judge(&self, caller: &Caller, ask: &Ask<'_>) -> Judgement {
         let now = self.now();
-        match now.again(caller) {
+        match now.again(caller, clock::now_us()) {
             Ok(caller) => now.judge(&caller, ask),
             Err(why) => now.nobody(why),
         }
@@ -249,7 +249,7 @@ impl Access {
     /// and it is worth showing.
     pub fn may_reach(&self, caller: &Caller, server: &str) -> bool {
         let now = self.now();
-        now.again(caller).is_ok_and(|caller| now.may_reach(&caller, server))
+        now.again(caller, clock::now_us()).is_ok_and(|caller| now.may_reach(&caller, server))
     }
 
     /// Takes a place for an allowed request, if it is within all limits that apply; counts it.
@@ -257,11 +257,11 @@ impl Access {
     /// # Errors
     /// [`OverLimit`], the first in the policy's order.
     pub fn enter(&self, caller: &Caller, ask: &Ask<'_>) -> Result<Slot, OverLimit> {
-        let now = self.now();
+        let (now, now_us) = (self.now(), clock::now_us());
         // Whoever is nobody any more was refused by the judgement before, or is cut.
-        let again = now.again(caller);
+        let again = now.again(caller, now_us);
         let caller = again.as_ref().unwrap_or(caller);
-        self.0.counting.enter(now.limits(caller, ask), caller, ask, clock::now_us())
+        self.0.counting.enter(now.limits(caller, ask), caller, ask, now_us)
     }
 
     /// Counts the changes of what is in force: whoever holds something open asks [`Self::still_allowed`] at each.

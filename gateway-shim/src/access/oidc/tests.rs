@@ -20,8 +20,8 @@ const ISSUER: &str = "https://login.example.org/";
 const ALICE: &str = "a11ce000000000000000000000000001";
 const BOB: &str = "b0b00000000000000000000000000001";
 const AGENT: &str = "a9000000000000000000000000000001";
-/// 2026-11-22.
-const NOW_S: u64 = 1_795_312_800;
+/// 2096-11-22: what asks the clock must find no JWT's end behind it.
+const NOW_S: u64 = 4_004_388_000;
 const NOW: u64 = NOW_S * 1_000_000;
 /// A name, in characters that no record may hold.
 const SUBJECT: &str = "jörg.müller@example.org";
