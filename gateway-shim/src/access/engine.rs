@@ -535,7 +535,7 @@ async fn tell(engine: Weak<Inner>, mut told: mpsc::Receiver<(MemberId, Arc<Vouch
         let records = changes.iter().map(|change| change.record(at, &why, Some(digest), digest)).collect();
         if let Err(refused) = inner.recorder.record(records).await {
             tracing::warn!(%refused, "what the identity provider says of a member's groups is not recorded");
-            inner.access.forget_groups(Some(id));
+            inner.access.forget_groups(id);
         }
     }
 }
