@@ -39,6 +39,7 @@ use crate::{clock, config::Faults, durable, gateway::Gateway, writer::Refused};
 mod directory;
 mod files;
 mod making;
+mod since;
 
 pub use files::Paths;
 use files::{Files, Kept, Pending, Real, Texts, as_written, digest_of, not_read, there, wanted};
@@ -308,7 +309,7 @@ impl Engine {
     /// [`ChangeError`].
     pub async fn plan(&self) -> Result<Plan, ChangeError> {
         let to = wanted(&self.0.paths, &*self.0.files)?;
-        self.planned(to, false).await
+        self.planned(to).await
     }
 
     /// What applying this text as the workspace's policy would change, under the organisation's file as it is now.
@@ -316,15 +317,15 @@ impl Engine {
     /// # Errors
     /// [`ChangeError`].
     pub async fn plan_of(&self, workspace: String) -> Result<Plan, ChangeError> {
-        self.planned(self.with_organisation(workspace)?, true).await
+        self.planned(self.with_organisation(workspace)?).await
     }
 
-    async fn planned(&self, to: Texts, brought: bool) -> Result<Plan, ChangeError> {
+    async fn planned(&self, to: Texts) -> Result<Plan, ChangeError> {
         let policy = to.parse()?;
         let state = self.0.state.lock().await;
         let lines = plan(&state.policy, &policy).into_iter().map(|change| change.line).collect();
-        let undone = state.undoes(&to, brought).then(|| undoes_words(&state.policy.digest));
-        let back = state.kept.back(&state.policy, &policy);
+        let undone = state.kept.since.lacking(&policy).map(|lacking| undoes_words(&lacking, &state.policy.digest));
+        let back = state.kept.back(&state.policy, &policy, clock::now_us());
         let back = back.into_iter().map(|line| format!("{line}; hint: --restore-revoked, if that is meant"));
         let warnings = undone.into_iter().chain(back).collect();
         Ok(Plan { lines, warnings, before: state.policy.digest, after: policy.digest })
@@ -337,7 +338,7 @@ impl Engine {
         let waiting = (!state.waiting.is_empty()).then(|| state.waiting_words());
         let differs = match wanted(&self.0.paths, &*self.0.files) {
             Ok(texts) if texts == *state.newest().0 => None,
-            Ok(_) if state.kept.behind => Some(format!(
+            Ok(texts) if texts.parse().is_ok_and(|policy| state.kept.since.lacking(&policy).is_some()) => Some(format!(
                 "the access policy's file is not what is in force, and lacks what verbs changed; {}",
                 undone_hint()
             )),
@@ -360,7 +361,6 @@ impl Engine {
         why: Reason,
     ) -> Result<Changed, ChangeError> {
         is_recordable(&why)?;
-        let brought = workspace.is_some();
         let to = match workspace {
             Some(text) => self.with_organisation(text)?,
             None => wanted(&self.0.paths, &*self.0.files)?,
@@ -370,7 +370,7 @@ impl Engine {
             let mut state = engine.ready(false).await?;
             state.knows(&why)?;
             let policy = to.parse()?;
-            state.may_apply(&to, &policy, brought, meant)?;
+            state.may_apply(&policy, meant)?;
             let pending = Pending { whole: true, ..pending(&state, to, &why) };
             engine.make(&mut state, pending, Vec::new()).await
         }))
@@ -448,23 +448,18 @@ impl Engine {
 }
 
 impl State {
-    /// Whether applying this would undo what verbs did: the file was left behind, or the text was brought from elsewhere.
-    fn undoes(&self, to: &Texts, brought: bool) -> bool {
-        let behind = if brought { self.kept.verbs } else { self.kept.behind };
-        behind && to.workspace != self.texts.workspace
-    }
-
-    fn may_apply(&self, to: &Texts, policy: &Policy, brought: bool, meant: Allowance) -> Result<(), ChangeError> {
+    /// Whether applying this undoes nothing that verbs did, and brings nothing back, or that is meant.
+    fn may_apply(&self, policy: &Policy, meant: Allowance) -> Result<(), ChangeError> {
         let refused = |why: String| Err(ChangeError::Refused(format!("apply the policy: {why}")));
-        match meant.over {
-            Some(over) if over != self.policy.digest => {
+        match (meant.over, self.kept.since.lacking(policy)) {
+            (Some(over), _) if over != self.policy.digest => {
                 let now = hex(&self.policy.digest);
                 return refused(format!("in force is {now}, and no longer what --over names; hint: access plan anew"));
             }
-            None if self.undoes(to, brought) => return refused(undoes_words(&self.policy.digest)),
+            (None, Some(lacking)) => return refused(undoes_words(&lacking, &self.policy.digest)),
             _ => {}
         }
-        let back = self.kept.back(&self.policy, policy);
+        let back = self.kept.back(&self.policy, policy, clock::now_us());
         if back.is_empty() || meant.restore_revoked {
             return Ok(());
         }
@@ -492,11 +487,10 @@ fn undone_hint() -> &'static str {
     "hint: gateway-shim access show --text prints what is in force, to bring both together; access plan shows the rest"
 }
 
-fn undoes_words(digest: &[u8; 32]) -> String {
+fn undoes_words(lacking: &str, digest: &[u8; 32]) -> String {
     let over = hex(digest);
     format!(
-        "it was not made from what is in force: it lacks what verbs changed since, and would undo that; {}; with --over {over} \
-         it is applied all the same",
+        "it lacks what verbs changed since, {lacking}, and would undo that; {}; with --over {over} it is applied all the same",
         undone_hint()
     )
 }

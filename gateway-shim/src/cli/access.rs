@@ -10,7 +10,7 @@ use custody::{
 
 use super::{
     At, Done, EXIT_FAILED, Failed,
-    output::{print, say},
+    output::{print, print_exactly, say},
     running::Running,
 };
 use crate::access::policy::TEMPLATE;
@@ -114,7 +114,7 @@ pub(super) async fn run(verb: AccessVerb) -> Done {
         AccessVerb::Show { at, text } => {
             let shown = Running::connect(&at.load()?).await?.show_access().await?;
             match text {
-                true => print(shown.text.trim_end_matches('\n')),
+                true => print_exactly(&shown.text),
                 false => print(&format!("{}\nin force {}", shown.lines.join("\n"), hex(&shown.digest))),
             }
         }

@@ -239,9 +239,11 @@ impl Engine {
         let Some(head) = state.waiting.front().filter(|_| !state.live) else { return };
         let (to, policy) = (head.pending.to.clone(), Arc::clone(&head.policy));
         state.kept.changes(&state.policy, &policy);
-        let whole = head.pending.whole;
         state.kept.tell_groups(&state.policy, &policy);
-        state.kept.verbs = !whole && (state.kept.verbs || head.pending.before.is_some());
+        match head.pending.whole {
+            true => state.kept.since.applied(&policy, clock::now_us()),
+            false => state.kept.since.verb(&state.policy, &policy),
+        }
         (state.texts, state.policy, state.live) = (to, policy, true);
         // Only a task that panicked does not return it.
         self.narrow(state).await.ok();
@@ -278,21 +280,15 @@ impl Engine {
             Some(text) => self.write(paths.organisation_in_force(), text.clone()).await?,
             None => self.remove(paths.organisation_in_force()).await?,
         }
-        state.kept.behind = !self.follows(&pending).await?;
         self.keep(state).await?;
         // Only with this one is what is in force another: the organisation's stands already.
         self.write(paths.in_force(), pending.to.workspace.clone()).await?;
-        if pending.file_was.is_some() {
-            // Looked at once more: somebody may have saved it just now.
-            let follows = self.follows(&pending).await?;
-            if follows {
-                self.write(paths.workspace.clone(), pending.to.workspace.clone()).await?;
-            } else if !state.kept.behind {
-                state.kept.behind = true;
-                self.keep(state).await?;
-            }
+        // Looked at now, because somebody may have saved it just before.
+        let follows = self.follows(&pending).await?;
+        if follows && pending.file_was.is_some() {
+            self.write(paths.workspace.clone(), pending.to.workspace.clone()).await?;
         }
-        if state.kept.behind {
+        if !follows {
             state.warnings.push(format!(
                 "{} is not as what was in force, so it was left as it is and LACKS this change; {}",
                 paths.workspace.display(),

@@ -244,3 +244,77 @@ async fn whoever_is_named_as_the_one_who_asks_is_a_member_and_the_account_is_on_
     assert_eq!((last.actor.as_ref(), last.actor_account), (Some(&alice), Some(1_000)));
     assert_eq!(records[0].actor_account, None, "nobody asked for the first");
 }
+
+/// The file follows each verb; then a deployment copies the version of a repository over it, or brings that version.
+#[tokio::test]
+async fn an_old_text_undoes_no_verb_wherever_it_comes_from() {
+    let machine = machine();
+    let engine = two(&machine).await;
+    let token = token_of(&engine, ALICE).await;
+    let old = machine.file(&paths().workspace).unwrap();
+    let deny = NewRule { everyone: true, tools: vec!["mail/send".into()], ..NewRule::default() };
+    let join = |group: &str| Edit::GroupJoin { member: member(BOB), group: group.into() };
+    let leave = Edit::GroupLeave { member: member(ALICE), group: "staff".into() };
+    for verb in [Edit::Deny(deny), join("night"), leave, Edit::RuleRemove { id: "staff".into() }] {
+        assert!(edited(&engine, verb).await.warnings.is_empty(), "the file follows");
+    }
+    // An edit of something else, of what is in force, is applied; what verbs did is not forgotten by that.
+    let labels = "[servers.files]\nowner = \"team\"\n";
+    let edit = machine.file(&paths().workspace).unwrap() + labels;
+    machine.put(&paths().workspace, &edit);
+    engine.apply(None, Allowance::default(), why()).await.unwrap_or_else(|error| panic!("{error}"));
+    let engine = open(&machine).await.unwrap();
+    machine.put(&paths().workspace, &old);
+    for text in [None, Some(old.clone())] {
+        let Err(ChangeError::Refused(said)) = engine.apply(text, Allowance::default(), why()).await else {
+            panic!("it undid verbs")
+        };
+        for part in ["rule deny-1 (made", "in group night (added)", "in group staff (taken away)", "rule staff (taken"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(!said.contains("token"), "{said}");
+    }
+    assert!(engine.differs().await.unwrap().contains("lacks what verbs changed"));
+    // The repair that is named: what is in force, to the byte, and the edit.
+    let shown = engine.shown().await.text;
+    assert_eq!(shown, edit);
+    for text in [shown.clone(), shown + "[servers.more]\nowner = \"team\"\n"] {
+        machine.put(&paths().workspace, &text);
+        engine.apply(None, Allowance::default(), why()).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    // Whoever saw what is in force may, and it is not asked again.
+    let over = Allowance { over: Some(engine.access().digest()), restore_revoked: false };
+    engine.apply(Some(old.clone()), over, why()).await.unwrap_or_else(|error| panic!("{error}"));
+    engine.apply(Some(old), Allowance::default(), why()).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(kind(&engine.access(), &token), Ok(()));
+}
+
+/// A leaked token was rotated: the file of before has its old end.
+#[tokio::test]
+async fn no_file_gives_a_token_back_the_time_that_it_was_taken() {
+    let machine = machine();
+    let engine = two(&machine).await;
+    let leaked = token_of(&engine, ALICE).await;
+    let old = machine.file(&paths().workspace).unwrap();
+    edited(&engine, Edit::TokenRotate { token: leaked.id(), overlap_s: 5 }).await;
+    let over = |engine: &Engine| Allowance { over: Some(engine.access().digest()), restore_revoked: false };
+    for engine in [engine, open(&machine).await.unwrap()] {
+        let Err(ChangeError::Refused(said)) = engine.apply(Some(old.clone()), Allowance::default(), why()).await else {
+            panic!("it came back")
+        };
+        assert!(said.contains("would undo that") && said.contains(&hex(&leaked.id())), "{said}");
+        let Err(ChangeError::Refused(said)) = engine.apply(Some(old.clone()), over(&engine), why()).await else {
+            panic!("it came back")
+        };
+        assert!(said.contains("would be good beyond that; hint"), "{said}");
+        let plan = engine.plan_of(old.clone()).await.unwrap();
+        assert!(plan.warnings.iter().any(|warning| warning.contains("--restore-revoked")), "{plan:?}");
+    }
+    // Nor one whose end has passed by itself.
+    let end = "2025-11-02T00:00:00Z";
+    let issued = format!("[[tokens]]\nid = \"{BOB}\"\nsha256 = \"{}\"\nmember = \"{BOB}\"\nagent = \"{AGENT}\"\n", "00".repeat(32));
+    let token = |end: &str| old.clone() + &issued + "issued_at = 2025-11-01T00:00:00Z\nexpires_at = " + end + "\n";
+    let later = Policy::parse(&token(end).replace("2025", "2096"), None).unwrap();
+    let back = Kept::default().back(&Policy::parse(&token(end), None).unwrap(), &later, clock::now_us());
+    assert!(back.len() == 1 && back[0].contains("would be good beyond"), "{back:?}");
+}
