@@ -319,8 +319,7 @@ impl Trusted {
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = seen.get_mut(&member) {
-            let (same, newer) =
-                (last.vouched.groups == vouched.groups, last.vouched.issued_at < vouched.issued_at);
+            let (same, newer) = (last.vouched.groups == vouched.groups, last.vouched.issued_at < vouched.issued_at);
             if same && newer {
                 last.vouched = Arc::clone(vouched);
             }

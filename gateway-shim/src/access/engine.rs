@@ -171,6 +171,12 @@ impl State {
         }
     }
 
+    /// The changes that are not live.
+    fn asked(&self) -> impl Iterator<Item = &Waiting> {
+        let behind = self.waiting.iter().skip(usize::from(self.live));
+        behind.filter(|waiting| waiting.pending.given_up.is_none())
+    }
+
     /// What the next change begins from.
     fn newest(&self) -> (&Texts, &Arc<Policy>) {
         self.waiting.back().map_or((&self.texts, &self.policy), |last| (&last.pending.to, &last.policy))
@@ -295,11 +301,31 @@ impl Engine {
         Arc::clone(&self.0.state.lock().await.policy)
     }
 
+    /// What is in force, for who may call: members and tokens that a change ends which is not finished are as ended, because
+    /// they are refused already.
+    pub async fn narrowed(&self) -> Policy {
+        let state = self.0.state.lock().await;
+        let mut policy = Policy::clone(&state.policy);
+        for to in state.asked().map(|waiting| &waiting.policy) {
+            for (id, member) in &mut policy.members {
+                member.revoked |= to.members.get(id).is_none_or(|member| member.revoked);
+            }
+            for (id, token) in &mut policy.tokens {
+                let then = to.tokens.get(id);
+                token.revoked |= then.is_none_or(|token| token.revoked);
+                token.expires_at = then.map_or(token.expires_at, |then| then.expires_at.min(token.expires_at));
+            }
+        }
+        policy
+    }
+
     /// What is in force, for people.
     pub async fn shown(&self) -> Shown {
         let state = self.0.state.lock().await;
         let lines = plan(&Policy::default(), &state.policy).into_iter().map(|change| change.line);
-        let lines = lines.map(|line| line.trim_start_matches("+ ").to_owned()).collect();
+        let lines = lines.map(|line| line.trim_start_matches("+ ").to_owned());
+        let asked = state.asked().flat_map(Waiting::lines);
+        let lines = lines.chain(asked.map(|line| format!("asked for, and not finished: {line}"))).collect();
         Shown { text: state.texts.workspace.clone(), lines, digest: state.policy.digest }
     }
 
@@ -338,10 +364,12 @@ impl Engine {
         let waiting = (!state.waiting.is_empty()).then(|| state.waiting_words());
         let differs = match wanted(&self.0.paths, &*self.0.files) {
             Ok(texts) if texts == *state.newest().0 => None,
-            Ok(texts) if texts.parse().is_ok_and(|policy| state.kept.since.lacking(&policy).is_some()) => Some(format!(
-                "the access policy's file is not what is in force, and lacks what verbs changed; {}",
-                undone_hint()
-            )),
+            Ok(texts) if texts.parse().is_ok_and(|policy| state.kept.since.lacking(&policy).is_some()) => {
+                Some(format!(
+                    "the access policy's file is not what is in force, and lacks what verbs changed; {}",
+                    undone_hint()
+                ))
+            }
             Ok(_) => Some(format!("the access policy's file is not what is in force; {hint}")),
             Err(error) => Some(error.to_string()),
         };
@@ -562,6 +590,7 @@ fn pending(state: &State, to: Texts, why: &Reason) -> Pending {
         file_was: None,
         rotated: Vec::new(),
         unseen: Vec::new(),
+        given_up: None,
     }
 }
 

@@ -132,7 +132,10 @@ fn a_token_that_ended_since_its_request_began_lets_nothing_through() {
     let then = NOW - 71 * 365 * policy::DAY_US - 18 * policy::DAY_US;
     let caller = access.authenticate(Some(&format!("Bearer {}", token.reveal())), then).unwrap();
     let judgement = access.judge(&caller, &ask("mail", "send"));
-    assert_eq!((judgement.allowed, judgement.nobody, &*judgement.rule), (false, Some(Why::Expired), Why::Expired.rule()));
+    assert_eq!(
+        (judgement.allowed, judgement.nobody, &*judgement.rule),
+        (false, Some(Why::Expired), Why::Expired.rule())
+    );
     assert!(!access.may_reach(&caller, "mail"));
 }
 

@@ -155,7 +155,8 @@ pub(super) fn tell(changed: &wire::AccessChanged) -> u8 {
     for line in &changed.lines {
         say(line);
     }
-    say(&format!("in force now: {}", hex(&changed.digest)));
+    let now = if changed.unfinished.is_empty() { "in force now" } else { "on record and in force" };
+    say(&format!("{now}: {}", hex(&changed.digest)));
     if !changed.tokens.is_empty() {
         say("each token below is shown this once; hint: give it to its holder over a way that nobody else reads");
     }

@@ -133,6 +133,9 @@ pub(super) struct Pending {
     pub(super) rotated: Vec<(String, Option<u64>)>,
     /// Tokens that it makes and that nobody was shown yet.
     pub(super) unseen: Vec<String>,
+    /// What was asked for and is given up by this, which changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) given_up: Option<Texts>,
 }
 
 impl Pending {
@@ -151,6 +154,7 @@ impl Pending {
             file_was: None,
             rotated: Vec::new(),
             unseen: Vec::new(),
+            given_up: None,
         }
     }
 

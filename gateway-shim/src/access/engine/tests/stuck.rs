@@ -156,7 +156,28 @@ async fn what_waits_can_be_given_up_unless_it_may_be_on_record() {
     edited(&engine, Edit::TokenRevoke { token: alice.id() }).await;
     let given_up = engine.abandon(why()).await.unwrap_or_else(|error| panic!("{error}"));
     assert!(given_up.lines[0].starts_with("given up: - token"), "{:?}", given_up.lines);
-    assert_eq!((kind(&engine.access(), &alice), machine.file(&paths().pending())), (Ok(()), None));
+    assert_eq!(kind(&engine.access(), &alice), Ok(()));
+    assert!(given_up.warnings[0].contains("not on record yet; hint"), "{:?}", given_up.warnings);
+    assert!(matches!(engine.abandon(why()).await, Err(ChangeError::Refused(_))), "it is given up already");
+    // It goes on record as soon as there is room, also behind a start: by whom, why, and what was given back.
+    let (records, digest) = (machine.records.lock().unwrap().len(), engine.access().digest());
+    let engine = open(&machine).await.unwrap();
+    assert_eq!(kind(&engine.access(), &alice), Ok(()));
+    machine.is_full.store(false, SeqCst);
+    engine.again().await;
+    assert_eq!(machine.file(&paths().pending()), None);
+    {
+        let records = &machine.records.lock().unwrap()[records..];
+        let [record] = records else { panic!("{records:?}") };
+        assert_eq!((record.action(), record.token.as_deref()), (AccessAction::TokenIssued, Some(&alice.id()[..])));
+        assert_eq!((record.reason.as_str(), record.actor_account), ("left", Some(1_000)));
+        assert_eq!(record.policy_digest_before.as_deref(), Some(&digest[..]));
+        assert_eq!(record.policy_digest_after, digest.to_vec());
+    }
+    let (state, policy) = (machine.replayed(), engine.policy().await);
+    assert_eq!((state.digest, state.gaps, state.tokens.len()), (Some(policy.digest), 0, 1));
+    assert_eq!(state.tokens[&alice.id()[..]].expires_at, policy.tokens[&alice.id()].expires_at);
+    machine.is_full.store(true, SeqCst);
     edited(&engine, Edit::TokenRevoke { token: alice.id() }).await;
     let engine = open(&machine).await.unwrap();
     let Err(ChangeError::Refused(said)) = engine.abandon(why()).await else { panic!("it may be on record") };
@@ -269,7 +290,8 @@ async fn an_old_text_undoes_no_verb_wherever_it_comes_from() {
         let Err(ChangeError::Refused(said)) = engine.apply(text, Allowance::default(), why()).await else {
             panic!("it undid verbs")
         };
-        for part in ["rule deny-1 (made", "in group night (added)", "in group staff (taken away)", "rule staff (taken"] {
+        for part in ["rule deny-1 (made", "in group night (added)", "in group staff (taken away)", "rule staff (taken"]
+        {
             assert!(said.contains(part), "{part}: {said}");
         }
         assert!(!said.contains("token"), "{said}");
@@ -312,9 +334,98 @@ async fn no_file_gives_a_token_back_the_time_that_it_was_taken() {
     }
     // Nor one whose end has passed by itself.
     let end = "2025-11-02T00:00:00Z";
-    let issued = format!("[[tokens]]\nid = \"{BOB}\"\nsha256 = \"{}\"\nmember = \"{BOB}\"\nagent = \"{AGENT}\"\n", "00".repeat(32));
+    let issued = format!(
+        "[[tokens]]\nid = \"{BOB}\"\nsha256 = \"{}\"\nmember = \"{BOB}\"\nagent = \"{AGENT}\"\n",
+        "00".repeat(32)
+    );
     let token = |end: &str| old.clone() + &issued + "issued_at = 2025-11-01T00:00:00Z\nexpires_at = " + end + "\n";
     let later = Policy::parse(&token(end).replace("2025", "2096"), None).unwrap();
     let back = Kept::default().back(&Policy::parse(&token(end), None).unwrap(), &later, clock::now_us());
     assert!(back.len() == 1 && back[0].contains("would be good beyond"), "{back:?}");
+}
+
+/// A deny waits, then it is taken back before it is on record: what is in force says the same as the last that was asked for.
+#[tokio::test]
+async fn what_is_said_of_a_change_that_waits_is_so() {
+    let machine = machine();
+    let engine = two(&machine).await;
+    let alice = token_of(&engine, ALICE).await;
+    let caller = engine.access().authenticate(Some(&format!("Bearer {}", alice.reveal())), clock::now_us()).unwrap();
+    machine.is_full.store(true, SeqCst);
+    let deny = NewRule { id: Some("no".into()), everyone: true, tools: vec!["mail/*".into()], ..NewRule::default() };
+    edited(&engine, Edit::Deny(deny)).await.unfinished.unwrap();
+    let said = edited(&engine, Edit::RuleRemove { id: "no".into() }).await.unfinished.unwrap();
+    assert_eq!(machine.file(&paths().in_force()).as_ref(), Some(&engine.0.state.lock().await.newest().0.workspace));
+    assert!(!said.contains("is in force") && said.contains("refused already"), "{said}");
+    assert!(!engine.access().judge(&caller, &ask("send")).allowed);
+    // Whom a change takes out is shown so.
+    edited(&engine, Edit::MemberRevoke { member: member(BOB) }).await.unfinished.unwrap();
+    let shown = engine.shown().await.lines;
+    assert!(
+        shown.iter().any(|line| line.starts_with(&format!("asked for, and not finished: - member {BOB}"))),
+        "{shown:?}"
+    );
+    assert!(
+        engine.narrowed().await.members[&member(BOB)].revoked && !engine.policy().await.members[&member(BOB)].revoked
+    );
+    machine.is_full.store(false, SeqCst);
+    engine.again().await;
+    assert!(
+        engine.access().judge(&caller, &ask("send")).allowed && engine.narrowed().await.members[&member(BOB)].revoked
+    );
+}
+
+/// Whatever the last write was: what was asked for still waits and is refused, or it was given up and that is on record.
+#[tokio::test]
+async fn a_crash_while_something_is_given_up_leaves_it_waiting_or_given_up() {
+    for writes in 0.. {
+        let machine = machine();
+        let engine = two(&machine).await;
+        let alice = token_of(&engine, ALICE).await;
+        machine.is_full.store(true, SeqCst);
+        edited(&engine, Edit::TokenRevoke { token: alice.id() }).await;
+        let records = machine.records.lock().unwrap().len();
+        machine.is_full.store(false, SeqCst);
+        machine.left.store(writes, SeqCst);
+        let ended = engine.abandon(why()).await;
+        let whole = ended.as_ref().is_ok_and(|given_up| given_up.warnings.is_empty());
+        assert_eq!(kind(&engine.access(), &alice).is_ok(), ended.is_ok(), "after {writes} writes");
+        drop(engine);
+        machine.left.store(usize::MAX, SeqCst);
+        let engine = open(&machine).await.unwrap();
+        let (state, policy) = (machine.replayed(), engine.policy().await);
+        assert_eq!((state.digest, state.gaps), (Some(policy.digest), 0), "after {writes} writes");
+        assert_eq!(kind(&engine.access(), &alice).is_ok(), writes > 0, "after {writes} writes");
+        let last = machine.records.lock().unwrap()[records..].last().unwrap().action();
+        let said = if writes > 0 { AccessAction::TokenIssued } else { AccessAction::TokenRevoked };
+        assert_eq!((last, machine.file(&paths().pending())), (said, None), "after {writes} writes");
+        if whole {
+            assert!(writes > 4);
+            return;
+        }
+    }
+}
+
+/// A verb that a crash cut short is known as one all the same.
+#[tokio::test]
+async fn a_crash_forgets_nothing_of_what_a_verb_did() {
+    for writes in 1.. {
+        let machine = machine();
+        let engine = two(&machine).await;
+        let old = machine.file(&paths().workspace).unwrap();
+        machine.left.store(writes, SeqCst);
+        let deny = NewRule { everyone: true, tools: vec!["mail/send".into()], ..NewRule::default() };
+        let done = engine.edit(Edit::Deny(deny), why()).await;
+        drop(engine);
+        machine.left.store(usize::MAX, SeqCst);
+        let engine = open(&machine).await.unwrap();
+        assert_eq!(engine.policy().await.rules.len(), 3, "after {writes} writes");
+        let Err(ChangeError::Refused(said)) = engine.apply(Some(old), Allowance::default(), why()).await else {
+            panic!("it was undone after {writes} writes")
+        };
+        assert!(said.contains("rule deny-1"), "{said}");
+        if done.is_ok_and(|done| done.unfinished.is_none()) {
+            return;
+        }
+    }
 }
