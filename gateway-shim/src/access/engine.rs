@@ -44,6 +44,7 @@ mod since;
 pub use files::Paths;
 use files::{Files, Kept, Pending, Real, Texts, as_written, digest_of, not_read, there, wanted};
 use making::Waiting;
+use since::{undoes_words, undone_hint};
 
 /// Members whose groups may wait to be recorded: with more, what a provider says of groups does not count yet.
 const NEWS_MAX: usize = 1_024;
@@ -509,18 +510,6 @@ impl State {
              what they add is not there yet; hint: make room for records and files, then they go on by themselves"
         )
     }
-}
-
-fn undone_hint() -> &'static str {
-    "hint: gateway-shim access show --text prints what is in force, to bring both together; access plan shows the rest"
-}
-
-fn undoes_words(lacking: &str, digest: &[u8; 32]) -> String {
-    let over = hex(digest);
-    format!(
-        "it lacks what verbs changed since, {lacking}, and would undo that; {}; with --over {over} it is applied all the same",
-        undone_hint()
-    )
 }
 
 /// Whether a start finds a policy that it can put in force: what was in force, or the files before the very first start.

@@ -113,3 +113,17 @@ fn words((part, left): (&String, &Left)) -> String {
     };
     format!("{part} ({done})")
 }
+
+/// How to bring both together.
+pub(super) fn undone_hint() -> &'static str {
+    "hint: gateway-shim access show --text prints what is in force, to bring both together; access plan shows the rest"
+}
+
+/// Why a text is refused that lacks these parts of what is in force.
+pub(super) fn undoes_words(lacking: &str, digest: &[u8; 32]) -> String {
+    let over = hex(digest);
+    format!(
+        "it lacks what verbs changed since, {lacking}, and would undo that; {}; with --over {over} it is applied all the same",
+        undone_hint()
+    )
+}
