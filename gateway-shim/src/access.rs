@@ -174,13 +174,25 @@ struct Live {
     provider: OnceLock<Trusted>,
 }
 
+/// How often a provider's word on the groups of one member is told at most: each is a record for each group.
+const TELL_EVERY_US: u64 = 10_000_000;
+
 /// An identity provider, and what it last said of each member's groups.
 #[derive(Debug)]
 struct Trusted {
     provider: Arc<Provider>,
-    seen: Mutex<HashMap<MemberId, Arc<Vouched>>>,
+    seen: Mutex<HashMap<MemberId, Told>>,
     /// To whoever records it.
     news: mpsc::Sender<(MemberId, Arc<Vouched>)>,
+}
+
+/// What was told last of a member's groups.
+#[derive(Debug)]
+struct Told {
+    vouched: Arc<Vouched>,
+    at_us: u64,
+    /// It stands over what is in force.
+    counts: bool,
 }
 
 impl Access {
@@ -201,8 +213,7 @@ impl Access {
     /// Puts another policy in force: what is asked from here on is decided by it, and whoever holds something open is woken.
     fn swap(&self, compiled: Compiled) {
         *self.0.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(compiled);
-        // What a provider says of groups is said anew, over what the policy says now.
-        self.forget_groups(None);
+        self.tell_groups_anew();
         self.0.generation.send_modify(|generation| *generation += 1);
     }
 
@@ -215,7 +226,7 @@ impl Access {
         let caller = now.authenticate(authorization, trusted.map(|trusted| &*trusted.provider), now_us)?;
         let (Some(trusted), Some(vouched)) = (trusted, &caller.vouched) else { return Ok(caller) };
         // Groups count once they are on their way to the records.
-        if trusted.is_told(caller.member, vouched) { Ok(caller) } else { Ok(now.without_groups(caller)) }
+        if trusted.is_told(caller.member, vouched, now_us) { Ok(caller) } else { Ok(now.without_groups(caller)) }
     }
 
     /// Takes an identity provider's word from here on; what it says of groups goes to `news`.
@@ -225,21 +236,27 @@ impl Access {
         drop(self.0.provider.set(trusted));
     }
 
-    /// Has a provider's word on the groups of one, or of all, told again.
-    fn forget_groups(&self, member: Option<MemberId>) {
+    /// What a provider says of groups is said anew, over what the policy says now: at once.
+    fn tell_groups_anew(&self) {
         let Some(trusted) = self.0.provider.get() else { return };
+        let now = self.now();
         let mut seen = trusted.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match member {
-            Some(member) => drop(seen.remove(&member)),
-            None => seen.clear(),
-        }
+        seen.retain(|member, _| now.policy.members.contains_key(member));
+        seen.values_mut().for_each(|told| (told.at_us, told.counts) = (0, false));
     }
 
-    /// Whether the caller may ask this. Who they are is looked at again, by what is in force now: between their first words and
-    /// this the body of a request, or a server, may have taken its time.
+    /// What a provider said of a member's groups could not be recorded, so it does not count.
+    fn forget_groups(&self, member: MemberId) {
+        let Some(trusted) = self.0.provider.get() else { return };
+        let mut seen = trusted.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.entry(member).and_modify(|told| told.counts = false);
+    }
+
+    /// Whether the caller may ask this. Who they are is looked at again, by what is in force now, and whether their time is over:
+    /// between their first words and this the body of a request, or a server, may have taken its time.
     pub fn judge(&self, caller: &Caller, ask: &Ask<'_>) -> Judgement {
         let now = self.now();
-        match now.again(caller) {
+        match now.again(caller, clock::now_us()) {
             Ok(caller) => now.judge(&caller, ask),
             Err(why) => now.nobody(why),
         }
@@ -249,7 +266,7 @@ impl Access {
     /// and it is worth showing.
     pub fn may_reach(&self, caller: &Caller, server: &str) -> bool {
         let now = self.now();
-        now.again(caller).is_ok_and(|caller| now.may_reach(&caller, server))
+        now.again(caller, clock::now_us()).is_ok_and(|caller| now.may_reach(&caller, server))
     }
 
     /// Takes a place for an allowed request, if it is within all limits that apply; counts it.
@@ -257,11 +274,11 @@ impl Access {
     /// # Errors
     /// [`OverLimit`], the first in the policy's order.
     pub fn enter(&self, caller: &Caller, ask: &Ask<'_>) -> Result<Slot, OverLimit> {
-        let now = self.now();
+        let (now, now_us) = (self.now(), clock::now_us());
         // Whoever is nobody any more was refused by the judgement before, or is cut.
-        let again = now.again(caller);
+        let again = now.again(caller, now_us);
         let caller = again.as_ref().unwrap_or(caller);
-        self.0.counting.enter(now.limits(caller, ask), caller, ask, clock::now_us())
+        self.0.counting.enter(now.limits(caller, ask), caller, ask, now_us)
     }
 
     /// Counts the changes of what is in force: whoever holds something open asks [`Self::still_allowed`] at each.
@@ -294,21 +311,31 @@ impl Access {
 }
 
 impl Trusted {
-    /// Whether a member's groups are what was told last, or are told now.
-    fn is_told(&self, member: MemberId, vouched: &Arc<Vouched>) -> bool {
+    /// Whether a member's groups are what was told last, or are told now. Only a newer word takes the place of what was told, and
+    /// not at once: whoever has two good JWTs that name different groups would make records with each request.
+    fn is_told(&self, member: MemberId, vouched: &Arc<Vouched>, now_us: u64) -> bool {
         if !self.provider.names_groups() {
             return true;
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.get(&member).is_some_and(|seen| seen.groups == vouched.groups) {
-            return true;
+        if let Some(last) = seen.get_mut(&member) {
+            let (same, newer) = (last.vouched.groups == vouched.groups, last.vouched.issued_at < vouched.issued_at);
+            if same && newer {
+                last.vouched = Arc::clone(vouched);
+            }
+            if same && last.counts {
+                return true;
+            }
+            if !(same || newer) || now_us.abs_diff(last.at_us) < TELL_EVERY_US {
+                return false;
+            }
         }
         // One entry for each member of the policy, at most.
-        let told = self.news.try_send((member, Arc::clone(vouched))).is_ok();
-        if told {
-            seen.insert(member, Arc::clone(vouched));
+        let counts = self.news.try_send((member, Arc::clone(vouched))).is_ok();
+        if counts {
+            seen.insert(member, Told { vouched: Arc::clone(vouched), at_us: now_us, counts });
         }
-        told
+        counts
     }
 }
 

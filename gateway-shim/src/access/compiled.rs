@@ -181,20 +181,19 @@ impl Compiled {
         found.filter_map(|place| self.policy.limits.get(place)).filter(move |limit| is_at(&limit.scope, caller, &ask))
     }
 
-    /// The same caller as who they are by what is in force now, which may be another policy than the one that let them in.
+    /// The same caller as who they are by what is in force now, which may be another policy than the one that let them in, and a
+    /// later time.
     ///
     /// # Errors
-    /// Why they are nobody any more; that a time is over is looked at in [`Self::still_allowed`].
-    pub(super) fn again(&self, caller: &Caller) -> Result<Caller, Why> {
-        [self].into_iter().chain(&self.also).try_for_each(|policy| policy.is_known(caller))?;
+    /// Why they are nobody any more.
+    pub(super) fn again(&self, caller: &Caller, now_us: u64) -> Result<Caller, Why> {
+        [self].into_iter().chain(&self.also).try_for_each(|policy| policy.seen(caller, now_us))?;
         Ok(self.caller(caller))
     }
 
     pub(super) fn still_allowed(&self, caller: &Caller, ask: &Ask<'_>, now_us: u64) -> Result<(), Cut> {
-        let gone = [self].into_iter().chain(&self.also).find_map(|policy| policy.seen(caller, now_us).err());
-        let again = gone.map_or_else(|| self.again(caller), Err);
         let nobody = |kind| Cut::Unauthenticated(Unauthenticated { kind, caller: Some(caller.clone()) });
-        let judgement = self.judge(&again.map_err(nobody)?, ask);
+        let judgement = self.judge(&self.again(caller, now_us).map_err(nobody)?, ask);
         if judgement.allowed { Ok(()) } else { Err(Cut::Denied(judgement)) }
     }
 

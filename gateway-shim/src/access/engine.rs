@@ -39,10 +39,12 @@ use crate::{clock, config::Faults, durable, gateway::Gateway, writer::Refused};
 mod directory;
 mod files;
 mod making;
+mod since;
 
 pub use files::Paths;
 use files::{Files, Kept, Pending, Real, Texts, as_written, digest_of, not_read, there, wanted};
 use making::Waiting;
+use since::{undoes_words, undone_hint};
 
 /// Members whose groups may wait to be recorded: with more, what a provider says of groups does not count yet.
 const NEWS_MAX: usize = 1_024;
@@ -170,6 +172,12 @@ impl State {
         }
     }
 
+    /// The changes that are not live.
+    fn asked(&self) -> impl Iterator<Item = &Waiting> {
+        let behind = self.waiting.iter().skip(usize::from(self.live));
+        behind.filter(|waiting| waiting.pending.given_up.is_none())
+    }
+
     /// What the next change begins from.
     fn newest(&self) -> (&Texts, &Arc<Policy>) {
         self.waiting.back().map_or((&self.texts, &self.policy), |last| (&last.pending.to, &last.policy))
@@ -294,11 +302,31 @@ impl Engine {
         Arc::clone(&self.0.state.lock().await.policy)
     }
 
+    /// What is in force, for who may call: members and tokens that a change ends which is not finished are as ended, because
+    /// they are refused already.
+    pub async fn narrowed(&self) -> Policy {
+        let state = self.0.state.lock().await;
+        let mut policy = Policy::clone(&state.policy);
+        for to in state.asked().map(|waiting| &waiting.policy) {
+            for (id, member) in &mut policy.members {
+                member.revoked |= to.members.get(id).is_none_or(|member| member.revoked);
+            }
+            for (id, token) in &mut policy.tokens {
+                let then = to.tokens.get(id);
+                token.revoked |= then.is_none_or(|token| token.revoked);
+                token.expires_at = then.map_or(token.expires_at, |then| then.expires_at.min(token.expires_at));
+            }
+        }
+        policy
+    }
+
     /// What is in force, for people.
     pub async fn shown(&self) -> Shown {
         let state = self.0.state.lock().await;
         let lines = plan(&Policy::default(), &state.policy).into_iter().map(|change| change.line);
-        let lines = lines.map(|line| line.trim_start_matches("+ ").to_owned()).collect();
+        let lines = lines.map(|line| line.trim_start_matches("+ ").to_owned());
+        let asked = state.asked().flat_map(Waiting::lines);
+        let lines = lines.chain(asked.map(|line| format!("asked for, and not finished: {line}"))).collect();
         Shown { text: state.texts.workspace.clone(), lines, digest: state.policy.digest }
     }
 
@@ -308,7 +336,7 @@ impl Engine {
     /// [`ChangeError`].
     pub async fn plan(&self) -> Result<Plan, ChangeError> {
         let to = wanted(&self.0.paths, &*self.0.files)?;
-        self.planned(to, false).await
+        self.planned(to).await
     }
 
     /// What applying this text as the workspace's policy would change, under the organisation's file as it is now.
@@ -316,15 +344,15 @@ impl Engine {
     /// # Errors
     /// [`ChangeError`].
     pub async fn plan_of(&self, workspace: String) -> Result<Plan, ChangeError> {
-        self.planned(self.with_organisation(workspace)?, true).await
+        self.planned(self.with_organisation(workspace)?).await
     }
 
-    async fn planned(&self, to: Texts, brought: bool) -> Result<Plan, ChangeError> {
+    async fn planned(&self, to: Texts) -> Result<Plan, ChangeError> {
         let policy = to.parse()?;
         let state = self.0.state.lock().await;
         let lines = plan(&state.policy, &policy).into_iter().map(|change| change.line).collect();
-        let undone = state.undoes(&to, brought).then(|| undoes_words(&state.policy.digest));
-        let back = state.kept.back(&state.policy, &policy);
+        let undone = state.kept.since.lacking(&policy).map(|lacking| undoes_words(&lacking, &state.policy.digest));
+        let back = state.kept.back(&state.policy, &policy, clock::now_us());
         let back = back.into_iter().map(|line| format!("{line}; hint: --restore-revoked, if that is meant"));
         let warnings = undone.into_iter().chain(back).collect();
         Ok(Plan { lines, warnings, before: state.policy.digest, after: policy.digest })
@@ -337,10 +365,12 @@ impl Engine {
         let waiting = (!state.waiting.is_empty()).then(|| state.waiting_words());
         let differs = match wanted(&self.0.paths, &*self.0.files) {
             Ok(texts) if texts == *state.newest().0 => None,
-            Ok(_) if state.kept.behind => Some(format!(
-                "the access policy's file is not what is in force, and lacks what verbs changed; {}",
-                undone_hint()
-            )),
+            Ok(texts) if texts.parse().is_ok_and(|policy| state.kept.since.lacking(&policy).is_some()) => {
+                Some(format!(
+                    "the access policy's file is not what is in force, and lacks what verbs changed; {}",
+                    undone_hint()
+                ))
+            }
             Ok(_) => Some(format!("the access policy's file is not what is in force; {hint}")),
             Err(error) => Some(error.to_string()),
         };
@@ -360,7 +390,6 @@ impl Engine {
         why: Reason,
     ) -> Result<Changed, ChangeError> {
         is_recordable(&why)?;
-        let brought = workspace.is_some();
         let to = match workspace {
             Some(text) => self.with_organisation(text)?,
             None => wanted(&self.0.paths, &*self.0.files)?,
@@ -370,7 +399,7 @@ impl Engine {
             let mut state = engine.ready(false).await?;
             state.knows(&why)?;
             let policy = to.parse()?;
-            state.may_apply(&to, &policy, brought, meant)?;
+            state.may_apply(&policy, meant)?;
             let pending = Pending { whole: true, ..pending(&state, to, &why) };
             engine.make(&mut state, pending, Vec::new()).await
         }))
@@ -448,23 +477,18 @@ impl Engine {
 }
 
 impl State {
-    /// Whether applying this would undo what verbs did: the file was left behind, or the text was brought from elsewhere.
-    fn undoes(&self, to: &Texts, brought: bool) -> bool {
-        let behind = if brought { self.kept.verbs } else { self.kept.behind };
-        behind && to.workspace != self.texts.workspace
-    }
-
-    fn may_apply(&self, to: &Texts, policy: &Policy, brought: bool, meant: Allowance) -> Result<(), ChangeError> {
+    /// Whether applying this undoes nothing that verbs did, and brings nothing back, or that is meant.
+    fn may_apply(&self, policy: &Policy, meant: Allowance) -> Result<(), ChangeError> {
         let refused = |why: String| Err(ChangeError::Refused(format!("apply the policy: {why}")));
-        match meant.over {
-            Some(over) if over != self.policy.digest => {
+        match (meant.over, self.kept.since.lacking(policy)) {
+            (Some(over), _) if over != self.policy.digest => {
                 let now = hex(&self.policy.digest);
                 return refused(format!("in force is {now}, and no longer what --over names; hint: access plan anew"));
             }
-            None if self.undoes(to, brought) => return refused(undoes_words(&self.policy.digest)),
+            (None, Some(lacking)) => return refused(undoes_words(&lacking, &self.policy.digest)),
             _ => {}
         }
-        let back = self.kept.back(&self.policy, policy);
+        let back = self.kept.back(&self.policy, policy, clock::now_us());
         if back.is_empty() || meant.restore_revoked {
             return Ok(());
         }
@@ -486,19 +510,6 @@ impl State {
              what they add is not there yet; hint: make room for records and files, then they go on by themselves"
         )
     }
-}
-
-fn undone_hint() -> &'static str {
-    "hint: gateway-shim access show --text prints what is in force, to bring both together; access plan shows the rest"
-}
-
-fn undoes_words(digest: &[u8; 32]) -> String {
-    let over = hex(digest);
-    format!(
-        "it was not made from what is in force: it lacks what verbs changed since, and would undo that; {}; with --over {over} \
-         it is applied all the same",
-        undone_hint()
-    )
 }
 
 /// Whether a start finds a policy that it can put in force: what was in force, or the files before the very first start.
@@ -535,7 +546,7 @@ async fn tell(engine: Weak<Inner>, mut told: mpsc::Receiver<(MemberId, Arc<Vouch
         let records = changes.iter().map(|change| change.record(at, &why, Some(digest), digest)).collect();
         if let Err(refused) = inner.recorder.record(records).await {
             tracing::warn!(%refused, "what the identity provider says of a member's groups is not recorded");
-            inner.access.forget_groups(Some(id));
+            inner.access.forget_groups(id);
         }
     }
 }
@@ -568,6 +579,7 @@ fn pending(state: &State, to: Texts, why: &Reason) -> Pending {
         file_was: None,
         rotated: Vec::new(),
         unseen: Vec::new(),
+        given_up: None,
     }
 }
 

@@ -114,6 +114,8 @@ pub(super) struct Vouched {
     agent_id: Option<MemberId>,
     /// In order, each once.
     pub(super) groups: Vec<String>,
+    /// Of two words on one member the newer is the one with the higher: the claim `iat`, or where there is none `exp`.
+    pub(super) issued_at: u64,
     /// From then on it is refused.
     pub(super) ends_at: u64,
 }
@@ -243,6 +245,7 @@ impl Provider {
             Some(Value::Array(all)) if all.len() <= GROUPS_MAX => all.iter().filter_map(Value::as_str).collect(),
             Some(_) => return None,
         };
+        let issued_at = claims.get("iat").and_then(|at| jwt::seconds(Some(at))).unwrap_or(ends_at);
         // A group that no record can name is none that a rule could.
         let groups: std::collections::BTreeSet<&str> = groups.into_iter().filter(|group| is_token(group)).collect();
         Some(Vouched {
@@ -251,6 +254,7 @@ impl Provider {
             agent: agent.map(|agent| subject_digest(&self.config.issuer, agent)),
             agent_id: agent.and_then(MemberId::from_hex),
             groups: groups.into_iter().map(str::to_owned).collect(),
+            issued_at,
             ends_at,
         })
     }

@@ -17,6 +17,8 @@ use crate::config::Faults;
 mod file;
 mod reading;
 
+pub(super) use reading::TOKEN_DAYS_MAX;
+
 /// A file with every key, all but the version in comments.
 pub const TEMPLATE: &str = include_str!("template.toml");
 /// Microseconds of a day.

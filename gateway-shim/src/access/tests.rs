@@ -10,14 +10,14 @@ mod random;
 const ALICE: &str = "a11ce000000000000000000000000001";
 const BOB: &str = "b0b00000000000000000000000000001";
 const AGENT: &str = "a9000000000000000000000000000001";
-/// 2026-11-22.
-const NOW: u64 = 1_795_312_800_000_000;
+/// 2096-11-22: what asks the clock must find no token's end behind it.
+const NOW: u64 = 4_004_388_000_000_000;
 
 /// A token of a member in a policy's text.
 fn token_text(token: &OneTimeToken, member: &str, more: &str) -> String {
     format!(
         "[[tokens]]\nid = \"{}\"\nsha256 = \"{}\"\nmember = \"{member}\"\nagent = \"{AGENT}\"\nissued_at = \
-         2026-11-01T00:00:00Z\nexpires_at = 2026-12-01T00:00:00Z\n{more}\n",
+         2096-11-01T00:00:00Z\nexpires_at = 2096-12-01T00:00:00Z\n{more}\n",
         hex(&token.id()),
         hex(&token.sha256())
     )
@@ -89,7 +89,7 @@ fn a_token_is_known_by_its_secret_and_nothing_else_is_said_of_it() {
         token_text(good, ALICE, ""),
         token_text(revoked, ALICE, "revoked = true"),
         token_text(of_revoked, carol, ""),
-        token_text(expired, BOB, "").replace("2026-12-01", "2026-11-02"),
+        token_text(expired, BOB, "").replace("2096-12-01", "2096-11-02"),
     ]
     .concat();
     let members = format!("{STAFF}[members.{carol}]\nrevoked = true\n");
@@ -120,6 +120,23 @@ fn a_token_is_known_by_its_secret_and_nothing_else_is_said_of_it() {
         let secret = token.reveal().rsplit_once('_').unwrap().1.to_owned();
         assert!(!nothing_shown.contains(&secret) && !nothing_shown.contains(&hex(&token.sha256())));
     }
+}
+
+/// The body of a request may come slowly: whose time is over by then gets nothing through.
+#[test]
+fn a_token_that_ended_since_its_request_began_lets_nothing_through() {
+    let token = OneTimeToken::random();
+    // One whose end is behind every clock.
+    let text = policy_text(STAFF, &token_text(&token, ALICE, "")).replace("2096", "2025");
+    let access = Access::of(&text, None).unwrap();
+    let then = NOW - 71 * 365 * policy::DAY_US - 18 * policy::DAY_US;
+    let caller = access.authenticate(Some(&format!("Bearer {}", token.reveal())), then).unwrap();
+    let judgement = access.judge(&caller, &ask("mail", "send"));
+    assert_eq!(
+        (judgement.allowed, judgement.nobody, &*judgement.rule),
+        (false, Some(Why::Expired), Why::Expired.rule())
+    );
+    assert!(!access.may_reach(&caller, "mail"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use custody::{
 
 use super::{
     At, Done, EXIT_FAILED, Failed,
-    output::{print, say},
+    output::{print, print_exactly, say},
     running::Running,
 };
 use crate::access::policy::TEMPLATE;
@@ -114,7 +114,7 @@ pub(super) async fn run(verb: AccessVerb) -> Done {
         AccessVerb::Show { at, text } => {
             let shown = Running::connect(&at.load()?).await?.show_access().await?;
             match text {
-                true => print(shown.text.trim_end_matches('\n')),
+                true => print_exactly(&shown.text),
                 false => print(&format!("{}\nin force {}", shown.lines.join("\n"), hex(&shown.digest))),
             }
         }
@@ -155,7 +155,8 @@ pub(super) fn tell(changed: &wire::AccessChanged) -> u8 {
     for line in &changed.lines {
         say(line);
     }
-    say(&format!("in force now: {}", hex(&changed.digest)));
+    let now = if changed.unfinished.is_empty() { "in force now" } else { "on record and in force" };
+    say(&format!("{now}: {}", hex(&changed.digest)));
     if !changed.tokens.is_empty() {
         say("each token below is shown this once; hint: give it to its holder over a way that nobody else reads");
     }

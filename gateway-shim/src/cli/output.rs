@@ -16,6 +16,15 @@ pub(super) fn print(text: &str) {
     writeln!(std::io::stdout(), "{}", text.trim_end()).ok();
 }
 
+/// A file's text, to the byte: its SHA-256 is the file's.
+pub(super) fn print_exactly(text: &str) {
+    exactly(&mut std::io::stdout(), text);
+}
+
+fn exactly(out: &mut impl std::io::Write, text: &str) {
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+}
+
 /// Columns side by side, as wide as they need to be; the first row is the heading.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -67,5 +76,18 @@ pub(super) fn size(bytes: u64) -> String {
         0..=10_239 => format!("{bytes} bytes"),
         10_240..=10_485_759 => format!("{} KiB", bytes >> 10),
         _ => format!("{} MiB", bytes >> 20),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Whoever puts it back in a file puts back what is in force.
+    #[test]
+    fn a_files_text_is_printed_to_the_byte() {
+        for text in ["", "a", "a\n", "\n a \n\n"] {
+            let mut out = Vec::new();
+            super::exactly(&mut out, text);
+            assert_eq!(out, text.as_bytes());
+        }
     }
 }

@@ -239,7 +239,7 @@ async fn add(
 
 /// All members and their tokens, by ids.
 pub(super) async fn members(engine: Option<&Engine>) -> Result<wire::ShimMembersResponse, Status> {
-    let policy = there(engine)?.policy().await;
+    let policy = there(engine)?.narrowed().await;
     let mut members: Vec<wire::MemberShown> = Vec::with_capacity(policy.members.len());
     let mut tokens: std::collections::BTreeMap<MemberId, Vec<wire::TokenShown>> = std::collections::BTreeMap::new();
     for (id, token) in &policy.tokens {

@@ -313,6 +313,13 @@ async fn changes_of_access_have_their_place_where_calls_find_none() {
             ..Default::default()
         })
     };
+    let brought = |group: &str| match change(group) {
+        Kind::AccessChange(change) => Kind::AccessChange(wire::AccessChange {
+            actor: Some(wire::access_change::Actor::ActorSystem("identity-provider".into())),
+            ..change
+        }),
+        other => other,
+    };
     let life = wire::ServerLife {
         server: "s".into(),
         state: wire::ServerState::Stopped as i32,
@@ -336,6 +343,10 @@ async fn changes_of_access_have_their_place_where_calls_find_none() {
                 Err(refused) => break refused,
             }
         };
+        // What members bring by a provider's word is no such change.
+        let said = gateway.record_all((0..250).map(|number| brought(&number.to_string())).collect()).await;
+        let why = if when_full == WhenFull::FailClosed { Refused::LedgerAway } else { Refused::SpoolFull };
+        assert_eq!(said, Err(why), "{when_full:?}");
         gateway.record_all((0..20).map(|number| change(&number.to_string())).collect()).await.unwrap();
         gateway.record(life.clone()).await.unwrap();
         let still = gateway.begin(call("some")).await.map(drop).unwrap_err();

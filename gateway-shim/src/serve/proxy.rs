@@ -353,17 +353,14 @@ impl Proxy {
         if let Some(refusal) = refusal {
             return self.refuse(&came, None, body.len(), refusal).await;
         }
-        match (message, came.session()) {
-            (Message::Notification { method, cancels, .. }, session) => {
-                self.count(&method);
-                match (session, cancels) {
-                    (Some(session), Some(id)) => self.open.cancelled(session, &id),
-                    // Without a session the id might be that of another member's request.
-                    (None, Some(_)) => return stdio::empty(StatusCode::ACCEPTED),
-                    _ => {}
-                }
+        if let (Message::Notification { method, cancels, .. }, session) = (message, came.session()) {
+            self.count(&method);
+            match (session, cancels) {
+                (Some(session), Some(id)) => self.open.cancelled(session, &id),
+                // Without a session the id might be that of another member's request.
+                (None, Some(_)) => return stdio::empty(StatusCode::ACCEPTED),
+                _ => {}
             }
-            _ => {}
         }
         match &self.server {
             Server::Http(server) => server.pass(self, Method::POST, came, body, None).await,

@@ -73,13 +73,18 @@ impl Writer {
         }
     }
 
+    /// The ledger has taken nothing for too long.
+    pub(super) fn is_away(&mut self) -> bool {
+        self.deliveries.is_away(&self.spool, self.settings.away_max)
+    }
+
     /// Room for a record of so many bytes, or why there is none.
     pub(super) fn room(&mut self, server: &str, bytes: usize) -> Result<Result<(), Refused>, SpoolError> {
         if self.draining {
             return Ok(Err(Refused::Draining));
         }
         let (name, when_full) = self.when_full(server);
-        if when_full == WhenFull::FailClosed && self.deliveries.is_away(&self.spool, self.settings.away_max) {
+        if when_full == WhenFull::FailClosed && self.is_away() {
             self.delivery(name, DeliveryState::Refusing)?;
             return Ok(Err(Refused::LedgerAway));
         }

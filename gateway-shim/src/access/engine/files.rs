@@ -2,7 +2,7 @@
 //! what may be applied.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
 };
@@ -11,8 +11,9 @@ use custody::id::{MemberId, hex};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::{Actor, Policy, Reason},
+    super::{Actor, Policy, Reason, policy::Token},
     ChangeError,
+    since::Since,
 };
 use crate::{config::Faults, durable};
 
@@ -132,6 +133,9 @@ pub(super) struct Pending {
     pub(super) rotated: Vec<(String, Option<u64>)>,
     /// Tokens that it makes and that nobody was shown yet.
     pub(super) unseen: Vec<String>,
+    /// What was asked for and is given up by this, which changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) given_up: Option<Texts>,
 }
 
 impl Pending {
@@ -150,6 +154,7 @@ impl Pending {
             file_was: None,
             rotated: Vec::new(),
             unseen: Vec::new(),
+            given_up: None,
         }
     }
 
@@ -183,13 +188,14 @@ pub(super) fn to_write(changes: Vec<Pending>) -> Result<String, String> {
 }
 
 /// What of the past decides what may be applied: a file does not undo by accident what was done since it was written.
+/// What a version before this kept besides says nothing that is asked here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default)]
 pub(super) struct Kept {
-    /// Verbs changed what is in force since a policy was applied.
-    pub(super) verbs: bool,
-    /// The workspace's file does not have all that they changed.
-    pub(super) behind: bool,
+    /// What verbs did.
+    pub(super) since: Since,
+    /// Tokens that were given an earlier end: that end, in microseconds since the Unix epoch.
+    pub(super) ends: BTreeMap<String, u64>,
     /// Members that were there, and are not.
     pub(super) members: BTreeSet<String>,
     /// Tokens that were good, and are not.
@@ -215,11 +221,24 @@ impl Kept {
 
     /// What is in force becomes something else.
     pub(super) fn changes(&mut self, old: &Policy, new: &Policy) {
+        self.ends_change(old, new);
         let (old, new) = (ids(old), ids(new));
         self.members.extend(old.0.difference(&new.0).cloned());
         self.tokens.extend(old.1.difference(&new.1).cloned());
         self.members.retain(|id| !new.0.contains(id));
         self.tokens.retain(|id| !new.1.contains(id));
+    }
+
+    /// Ends that become earlier, and those that whoever meant it made later again.
+    fn ends_change(&mut self, old: &Policy, new: &Policy) {
+        for (id, token) in &new.tokens {
+            let Some(before) = old.tokens.get(id) else { continue };
+            if token.expires_at < before.expires_at {
+                self.ends.insert(hex(id), token.expires_at);
+            } else if token.expires_at > before.expires_at {
+                self.ends.remove(&hex(id));
+            }
+        }
     }
 
     /// Whose groups become others.
@@ -237,7 +256,8 @@ impl Kept {
     }
 
     /// What was revoked, or taken away, and would come back: a line each.
-    pub(super) fn back(&self, old: &Policy, new: &Policy) -> Vec<String> {
+    pub(super) fn back(&self, old: &Policy, new: &Policy, now_us: u64) -> Vec<String> {
+        let later = self.later(old, new, now_us);
         let ((members, tokens), new) = (ids(old), ids(new));
         let known: BTreeSet<String> = old.members.keys().map(ToString::to_string).collect();
         let issued: BTreeSet<String> = old.tokens.keys().map(|id| hex(id)).collect();
@@ -247,7 +267,20 @@ impl Kept {
         let tokens =
             new.1.iter().filter(|id| !tokens.contains(*id) && (ended(&self.tokens, id) || issued.contains(*id)));
         let members = members.map(|id| format!("member {id} was revoked and would come back"));
-        members.chain(tokens.map(|id| format!("token {id} was revoked and would come back"))).collect()
+        let tokens = tokens.map(|id| format!("token {id} was revoked and would come back"));
+        members.chain(tokens).chain(later).collect()
+    }
+
+    /// Tokens that would be good beyond an end that they were given, or that has passed: a line each.
+    fn later(&self, old: &Policy, new: &Policy, now_us: u64) -> Vec<String> {
+        let is_back = |(id, token): &(&[u8; 16], &Token)| {
+            let given = self.ends.get(&hex(*id)).is_some_and(|end| token.expires_at > *end);
+            let passed = old.tokens.get(*id).map(|before| before.expires_at).filter(|end| *end <= now_us);
+            let is_good = !token.revoked && token.expires_at > now_us;
+            is_good && (given || passed.is_some_and(|end| token.expires_at > end))
+        };
+        let later = new.tokens.iter().filter(is_back);
+        later.map(|(id, _)| format!("token {} was given an end, and would be good beyond that", hex(id))).collect()
     }
 }
 

@@ -19,7 +19,8 @@ impl Waiting {
     /// Looks at a change of what this policy says: it can be made. Until it is refused for certain, it may be on record.
     pub(super) fn new(old: &Policy, pending: Pending) -> Result<Self, ChangeError> {
         let policy = Arc::new(pending.to.parse()?);
-        let changes = changes(old, &policy, &pending);
+        let given_up = pending.given_up.as_ref().map(Texts::parse).transpose()?;
+        let changes = changes(given_up.as_ref().unwrap_or(old), &policy, &pending);
         Ok(Self { pending, policy, changes, doubt: true })
     }
 
@@ -29,7 +30,7 @@ impl Waiting {
         self.changes.iter().map(|change| change.record(at, &why, before, self.policy.digest)).collect()
     }
 
-    fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         let lines = self.changes.iter().map(|change| change.line.clone());
         lines.filter(|line| !line.is_empty()).collect()
     }
@@ -97,7 +98,7 @@ impl Engine {
                 return Err(ChangeError::Refused(format!("finish the change before this one: {stuck}; {hint}")));
             }
             if state.waiting.len() >= WAITING_MAX {
-                let hint = "hint: deny everyone, or stop the shim";
+                let hint = "hint: make room for records and files, give them up with access abandon, or stop the shim";
                 return Err(ChangeError::Refused(format!("{stuck}; {WAITING_MAX} changes wait already; {hint}")));
             }
         }
@@ -125,7 +126,7 @@ impl Engine {
         pending: Pending,
         tokens: Vec<OneTimeToken>,
     ) -> Result<Changed, ChangeError> {
-        let (old, takes, to) = (Arc::clone(state.newest().1), pending.takes, pending.to.clone());
+        let (old, takes) = (Arc::clone(state.newest().1), pending.takes);
         let waiting = aside(move || Waiting::new(&old, pending)).await??;
         let lines = waiting.lines();
         state.waiting.push_back(Waiting { doubt: false, ..waiting });
@@ -133,7 +134,8 @@ impl Engine {
         let stuck = self.go_on(state).await.err();
         let unfinished = match stuck {
             None => None,
-            Some(stuck) if state.texts == to => {
+            // What is in force may say the same as this: that is not this change.
+            Some(stuck) if state.waiting.is_empty() || (state.live && state.waiting.len() == 1) => {
                 self.handed_over(state).await;
                 Some(format!("{stuck}; the change is in force; {GOES_ON}"))
             }
@@ -181,7 +183,8 @@ impl Engine {
         }
     }
 
-    /// Gives up what waits, if nothing of it is on record or live.
+    /// Gives up what waits, if nothing of it is on record or live. That it was given up, and by whom, is recorded: each part of
+    /// what is in force that it would have changed is said anew.
     ///
     /// # Errors
     /// [`ChangeError`].
@@ -190,24 +193,35 @@ impl Engine {
         let mut state = self.0.state.lock().await;
         state.knows(&why)?;
         let refused = |text: &str| Err(ChangeError::Refused(text.to_owned()));
-        if state.waiting.is_empty() {
+        let is_given_up = |waiting: &Waiting| waiting.pending.given_up.is_some();
+        if state.waiting.iter().all(is_given_up) {
             return refused("no change waits; hint: gateway-shim status says what is in force");
         }
-        if state.live || state.waiting.iter().any(|waiting| waiting.doubt) {
+        if state.live || state.waiting.iter().any(|waiting| waiting.doubt && !is_given_up(waiting)) {
             return refused(
                 "it may be on record already, so it is made; hint: it goes on by itself, change it back behind that",
             );
         }
+        let asked = state.newest().0.clone();
+        let (texts, policy) = (state.texts.clone(), Arc::clone(&state.policy));
+        let before = Some(hex(&policy.digest));
+        let pending = Pending { before, given_up: Some(asked), ..pending(&state, texts, &why) };
+        let word = aside(move || Waiting::new(&policy, pending)).await??;
         let waiting = std::mem::take(&mut state.waiting);
+        let (earlier, given_up): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_given_up);
+        let lines = given_up.iter().flat_map(Waiting::lines).map(|line| format!("given up: {line}")).collect();
+        state.waiting = earlier.into_iter().chain([Waiting { doubt: false, ..word }]).collect();
         if let Err(why) = self.write_down(&mut state).await {
-            (state.waiting, state.written) = (waiting, false);
+            state.waiting.pop_back();
+            state.waiting.extend(given_up);
+            state.written = false;
             return Err(ChangeError::Refused(format!("{why}; hint: nothing was given up, mend the folder")));
         }
-        let policy = Arc::clone(&state.policy);
-        self.0.access.swap(aside(move || Compiled::new(policy)).await?);
-        let lines = waiting.iter().flat_map(Waiting::lines).map(|line| format!("given up: {line}")).collect();
+        self.narrow(&mut state).await?;
         tracing::warn!(?why, "changes of the access policy that were not on record are given up");
-        let (warnings, unfinished, tokens) = (Vec::new(), None, Vec::new());
+        let stuck = self.go_on(&mut state).await.err();
+        let warnings = stuck.map(|stuck| format!("{stuck}; that this was given up is not on record yet; {GOES_ON}"));
+        let (warnings, unfinished, tokens) = (warnings.into_iter().collect(), None, Vec::new());
         Ok(Changed { lines, warnings, unfinished, tokens, digest: state.policy.digest })
     }
 
@@ -218,7 +232,8 @@ impl Engine {
             self.write_down(state).await.map_err(Stuck::Write)?;
         }
         while let Some(head) = state.waiting.front_mut() {
-            let is_recorded = state.live || (state.texts == head.pending.to && head.pending.before.is_some());
+            let is_in_force = state.texts == head.pending.to && head.pending.given_up.is_none();
+            let is_recorded = state.live || (is_in_force && head.pending.before.is_some());
             if !is_recorded {
                 let recorded = self.0.recorder.record(head.records()).await;
                 head.doubt |= matches!(recorded, Ok(()) | Err(Refused::Stopped));
@@ -239,9 +254,11 @@ impl Engine {
         let Some(head) = state.waiting.front().filter(|_| !state.live) else { return };
         let (to, policy) = (head.pending.to.clone(), Arc::clone(&head.policy));
         state.kept.changes(&state.policy, &policy);
-        let whole = head.pending.whole;
         state.kept.tell_groups(&state.policy, &policy);
-        state.kept.verbs = !whole && (state.kept.verbs || head.pending.before.is_some());
+        match head.pending.whole {
+            true => state.kept.since.applied(&policy, clock::now_us()),
+            false => state.kept.since.verb(&state.policy, &policy),
+        }
         (state.texts, state.policy, state.live) = (to, policy, true);
         // Only a task that panicked does not return it.
         self.narrow(state).await.ok();
@@ -278,21 +295,15 @@ impl Engine {
             Some(text) => self.write(paths.organisation_in_force(), text.clone()).await?,
             None => self.remove(paths.organisation_in_force()).await?,
         }
-        state.kept.behind = !self.follows(&pending).await?;
         self.keep(state).await?;
         // Only with this one is what is in force another: the organisation's stands already.
         self.write(paths.in_force(), pending.to.workspace.clone()).await?;
-        if pending.file_was.is_some() {
-            // Looked at once more: somebody may have saved it just now.
-            let follows = self.follows(&pending).await?;
-            if follows {
-                self.write(paths.workspace.clone(), pending.to.workspace.clone()).await?;
-            } else if !state.kept.behind {
-                state.kept.behind = true;
-                self.keep(state).await?;
-            }
+        // Looked at now, because somebody may have saved it just before.
+        let follows = self.follows(&pending).await?;
+        if follows && pending.file_was.is_some() {
+            self.write(paths.workspace.clone(), pending.to.workspace.clone()).await?;
         }
-        if state.kept.behind {
+        if !follows && pending.given_up.is_none() {
             state.warnings.push(format!(
                 "{} is not as what was in force, so it was left as it is and LACKS this change; {}",
                 paths.workspace.display(),

@@ -207,7 +207,7 @@ pub(super) fn check(
 }
 
 /// Seconds since the Unix epoch as microseconds; a fraction is dropped.
-fn seconds(value: Option<&Value>) -> Option<u64> {
+pub(super) fn seconds(value: Option<&Value>) -> Option<u64> {
     let number = value?;
     let whole = number.as_u64().or_else(|| {
         let text = number.as_f64().filter(|at| (0.0..1e12).contains(at))?.trunc().to_string();

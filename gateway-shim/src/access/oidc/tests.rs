@@ -14,14 +14,14 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::access::{Access, Ask, Cut, Unauthenticated, tests::put_in_force};
+use crate::access::{Access, Ask, Cut, TELL_EVERY_US, Unauthenticated, tests::put_in_force};
 
 const ISSUER: &str = "https://login.example.org/";
 const ALICE: &str = "a11ce000000000000000000000000001";
 const BOB: &str = "b0b00000000000000000000000000001";
 const AGENT: &str = "a9000000000000000000000000000001";
-/// 2026-11-22.
-const NOW_S: u64 = 1_795_312_800;
+/// 2096-11-22: what asks the clock must find no JWT's end behind it.
+const NOW_S: u64 = 4_004_388_000;
 const NOW: u64 = NOW_S * 1_000_000;
 /// A name, in characters that no record may hold.
 const SUBJECT: &str = "jörg.müller@example.org";
@@ -229,11 +229,17 @@ fn what_is_forged_old_or_for_another_is_refused() {
 fn a_providers_groups_count_once_they_are_told_and_go_with_the_next_word() {
     let signer = Signer::new();
     let (access, _, mut told) = access(&signer, 1);
-    let with_groups = |groups: Value| signer.signed("EdDSA", "ed", &with("groups", groups));
-    let groups = |jwt: &str| said(&access, jwt, NOW).unwrap().groups.join(" ");
-    let (eng, ops) = (with_groups(json!(["eng"])), with_groups(json!("ops")));
+    let with_groups = |groups: Value, iat: u64| {
+        let mut claims = with("groups", groups);
+        claims["iat"] = json!(iat);
+        signer.signed("EdDSA", "ed", &claims)
+    };
+    let at = std::cell::Cell::new(NOW);
+    let groups = |jwt: &str| said(&access, jwt, at.get()).unwrap().groups.join(" ");
+    let (eng, ops) = (with_groups(json!(["eng"]), NOW_S), with_groups(json!("ops"), NOW_S + 1));
     assert_eq!(groups(&eng), "eng staff");
     // The one place is taken: nobody could say later why it was allowed.
+    at.set(NOW + TELL_EVERY_US);
     assert_eq!(groups(&ops), "staff");
     let (member, vouched) = told.try_recv().unwrap();
     assert_eq!((member.to_string().as_str(), vouched.groups.as_slice()), (ALICE, ["eng".to_owned()].as_slice()));
@@ -243,6 +249,51 @@ fn a_providers_groups_count_once_they_are_told_and_go_with_the_next_word() {
     assert_eq!((groups(&ops), told.try_recv().is_err()), ("ops staff".into(), true));
     put_in_force(&access, &policy(""));
     assert_eq!((groups(&ops), told.try_recv().is_ok()), ("ops staff".into(), true));
+    // What could not be recorded does not count, and is not tried with each request.
+    access.forget_groups(MemberId::from_hex(ALICE).unwrap());
+    assert_eq!((groups(&ops), told.try_recv().is_ok()), ("staff".into(), false));
+    at.set(at.get() + TELL_EVERY_US);
+    assert_eq!((groups(&ops), told.try_recv().is_ok()), ("ops staff".into(), true));
+}
+
+/// Each time that groups are told is up to 257 records, which no limit of the policy binds.
+#[test]
+fn two_good_words_that_name_different_groups_make_no_flood_of_records() {
+    let signer = Signer::new();
+    let (access, _, mut told) = access(&signer, 99);
+    let word = |groups: Value, iat: Option<u64>| {
+        let mut claims = with("groups", groups);
+        match iat {
+            Some(iat) => claims["iat"] = json!(iat),
+            None => claims["exp"] = json!(NOW_S + 301),
+        }
+        signer.signed("EdDSA", "ed", &claims)
+    };
+    let mut count = || std::iter::from_fn(|| told.try_recv().ok()).count();
+    let groups = |jwt: &str, at: u64| said(&access, jwt, at).unwrap().groups.join(" ");
+    let (old, new) = (word(json!("ops"), Some(NOW_S - 9)), word(json!("eng"), Some(NOW_S)));
+    for second in 0..100 {
+        let at = NOW + second * 1_000_000;
+        assert_eq!(groups(&new, at), "eng staff");
+        assert_eq!(groups(&old, at), "staff", "an older word changes nothing, and does not count");
+    }
+    assert_eq!(count(), 1);
+    // Ever newer ones: once in a while.
+    let words: Vec<String> =
+        (1..=100).map(|s| word(json!(if s % 2 == 0 { "eng" } else { "ops" }), Some(NOW_S + s))).collect();
+    words.iter().zip(1..).for_each(|(jwt, s)| drop(groups(jwt, NOW + 100_000_000 + s * 1_000_000)));
+    let told_again = count();
+    assert!((1..=10).contains(&told_again), "{told_again}");
+    // Words without a time of issue have the order of their ends.
+    let (first, second) = (without("iat"), word(json!("ops"), None));
+    let first = signer.signed("EdDSA", "ed", &first);
+    put_in_force(&access, &policy(""));
+    access.0.provider.get().unwrap().seen.lock().unwrap().clear();
+    for at in (0..10).map(|turn| NOW + 10 * turn * 1_000_000) {
+        groups(&first, at);
+        groups(&second, at);
+    }
+    assert_eq!(count(), 2);
 }
 
 #[test]

@@ -26,7 +26,7 @@ const METHODS_MAX: usize = 32;
 /// Days that a token may live where the policy does not say.
 const TOKEN_DAYS: u64 = 90;
 /// Days, 1 to 366: whoever holds a token is looked at once a year.
-const TOKEN_DAYS_MAX: u64 = 366;
+pub(in crate::access) const TOKEN_DAYS_MAX: u64 = 366;
 
 /// A policy that is being read, and all that is wrong with it.
 #[derive(Default)]

@@ -156,7 +156,28 @@ async fn what_waits_can_be_given_up_unless_it_may_be_on_record() {
     edited(&engine, Edit::TokenRevoke { token: alice.id() }).await;
     let given_up = engine.abandon(why()).await.unwrap_or_else(|error| panic!("{error}"));
     assert!(given_up.lines[0].starts_with("given up: - token"), "{:?}", given_up.lines);
-    assert_eq!((kind(&engine.access(), &alice), machine.file(&paths().pending())), (Ok(()), None));
+    assert_eq!(kind(&engine.access(), &alice), Ok(()));
+    assert!(given_up.warnings[0].contains("not on record yet; hint"), "{:?}", given_up.warnings);
+    assert!(matches!(engine.abandon(why()).await, Err(ChangeError::Refused(_))), "it is given up already");
+    // It goes on record as soon as there is room, also behind a start: by whom, why, and what was given back.
+    let (records, digest) = (machine.records.lock().unwrap().len(), engine.access().digest());
+    let engine = open(&machine).await.unwrap();
+    assert_eq!(kind(&engine.access(), &alice), Ok(()));
+    machine.is_full.store(false, SeqCst);
+    engine.again().await;
+    assert_eq!(machine.file(&paths().pending()), None);
+    {
+        let records = &machine.records.lock().unwrap()[records..];
+        let [record] = records else { panic!("{records:?}") };
+        assert_eq!((record.action(), record.token.as_deref()), (AccessAction::TokenIssued, Some(&alice.id()[..])));
+        assert_eq!((record.reason.as_str(), record.actor_account), ("left", Some(1_000)));
+        assert_eq!(record.policy_digest_before.as_deref(), Some(&digest[..]));
+        assert_eq!(record.policy_digest_after, digest.to_vec());
+    }
+    let (state, policy) = (machine.replayed(), engine.policy().await);
+    assert_eq!((state.digest, state.gaps, state.tokens.len()), (Some(policy.digest), 0, 1));
+    assert_eq!(state.tokens[&alice.id()[..]].expires_at, policy.tokens[&alice.id()].expires_at);
+    machine.is_full.store(true, SeqCst);
     edited(&engine, Edit::TokenRevoke { token: alice.id() }).await;
     let engine = open(&machine).await.unwrap();
     let Err(ChangeError::Refused(said)) = engine.abandon(why()).await else { panic!("it may be on record") };
@@ -243,4 +264,168 @@ async fn whoever_is_named_as_the_one_who_asks_is_a_member_and_the_account_is_on_
     let alice = custody::wire::access_change::Actor::ActorMember(member(ALICE).into());
     assert_eq!((last.actor.as_ref(), last.actor_account), (Some(&alice), Some(1_000)));
     assert_eq!(records[0].actor_account, None, "nobody asked for the first");
+}
+
+/// The file follows each verb; then a deployment copies the version of a repository over it, or brings that version.
+#[tokio::test]
+async fn an_old_text_undoes_no_verb_wherever_it_comes_from() {
+    let machine = machine();
+    let engine = two(&machine).await;
+    let token = token_of(&engine, ALICE).await;
+    let old = machine.file(&paths().workspace).unwrap();
+    let deny = NewRule { everyone: true, tools: vec!["mail/send".into()], ..NewRule::default() };
+    let join = |group: &str| Edit::GroupJoin { member: member(BOB), group: group.into() };
+    let leave = Edit::GroupLeave { member: member(ALICE), group: "staff".into() };
+    for verb in [Edit::Deny(deny), join("night"), leave, Edit::RuleRemove { id: "staff".into() }] {
+        assert!(edited(&engine, verb).await.warnings.is_empty(), "the file follows");
+    }
+    // An edit of something else, of what is in force, is applied; what verbs did is not forgotten by that.
+    let labels = "[servers.files]\nowner = \"team\"\n";
+    let edit = machine.file(&paths().workspace).unwrap() + labels;
+    machine.put(&paths().workspace, &edit);
+    engine.apply(None, Allowance::default(), why()).await.unwrap_or_else(|error| panic!("{error}"));
+    let engine = open(&machine).await.unwrap();
+    machine.put(&paths().workspace, &old);
+    for text in [None, Some(old.clone())] {
+        let Err(ChangeError::Refused(said)) = engine.apply(text, Allowance::default(), why()).await else {
+            panic!("it undid verbs")
+        };
+        for part in ["rule deny-1 (made", "in group night (added)", "in group staff (taken away)", "rule staff (taken"]
+        {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(!said.contains("token"), "{said}");
+    }
+    assert!(engine.differs().await.unwrap().contains("lacks what verbs changed"));
+    // The repair that is named: what is in force, to the byte, and the edit.
+    let shown = engine.shown().await.text;
+    assert_eq!(shown, edit);
+    for text in [shown.clone(), shown + "[servers.more]\nowner = \"team\"\n"] {
+        machine.put(&paths().workspace, &text);
+        engine.apply(None, Allowance::default(), why()).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    // Whoever saw what is in force may, and it is not asked again.
+    let over = Allowance { over: Some(engine.access().digest()), restore_revoked: false };
+    engine.apply(Some(old.clone()), over, why()).await.unwrap_or_else(|error| panic!("{error}"));
+    engine.apply(Some(old), Allowance::default(), why()).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(kind(&engine.access(), &token), Ok(()));
+}
+
+/// A leaked token was rotated: the file of before has its old end.
+#[tokio::test]
+async fn no_file_gives_a_token_back_the_time_that_it_was_taken() {
+    let machine = machine();
+    let engine = two(&machine).await;
+    let leaked = token_of(&engine, ALICE).await;
+    let old = machine.file(&paths().workspace).unwrap();
+    edited(&engine, Edit::TokenRotate { token: leaked.id(), overlap_s: 5 }).await;
+    let over = |engine: &Engine| Allowance { over: Some(engine.access().digest()), restore_revoked: false };
+    for engine in [engine, open(&machine).await.unwrap()] {
+        let Err(ChangeError::Refused(said)) = engine.apply(Some(old.clone()), Allowance::default(), why()).await else {
+            panic!("it came back")
+        };
+        assert!(said.contains("would undo that") && said.contains(&hex(&leaked.id())), "{said}");
+        let Err(ChangeError::Refused(said)) = engine.apply(Some(old.clone()), over(&engine), why()).await else {
+            panic!("it came back")
+        };
+        assert!(said.contains("would be good beyond that; hint"), "{said}");
+        let plan = engine.plan_of(old.clone()).await.unwrap();
+        assert!(plan.warnings.iter().any(|warning| warning.contains("--restore-revoked")), "{plan:?}");
+    }
+    // Nor one whose end has passed by itself.
+    let end = "2025-11-02T00:00:00Z";
+    let issued = format!(
+        "[[tokens]]\nid = \"{BOB}\"\nsha256 = \"{}\"\nmember = \"{BOB}\"\nagent = \"{AGENT}\"\n",
+        "00".repeat(32)
+    );
+    let token = |end: &str| old.clone() + &issued + "issued_at = 2025-11-01T00:00:00Z\nexpires_at = " + end + "\n";
+    let later = Policy::parse(&token(end).replace("2025", "2096"), None).unwrap();
+    let back = Kept::default().back(&Policy::parse(&token(end), None).unwrap(), &later, clock::now_us());
+    assert!(back.len() == 1 && back[0].contains("would be good beyond"), "{back:?}");
+}
+
+/// A deny waits, then it is taken back before it is on record: what is in force says the same as the last that was asked for.
+#[tokio::test]
+async fn what_is_said_of_a_change_that_waits_is_so() {
+    let machine = machine();
+    let engine = two(&machine).await;
+    let alice = token_of(&engine, ALICE).await;
+    let caller = engine.access().authenticate(Some(&format!("Bearer {}", alice.reveal())), clock::now_us()).unwrap();
+    machine.is_full.store(true, SeqCst);
+    let deny = NewRule { id: Some("no".into()), everyone: true, tools: vec!["mail/*".into()], ..NewRule::default() };
+    edited(&engine, Edit::Deny(deny)).await.unfinished.unwrap();
+    let said = edited(&engine, Edit::RuleRemove { id: "no".into() }).await.unfinished.unwrap();
+    assert_eq!(machine.file(&paths().in_force()).as_ref(), Some(&engine.0.state.lock().await.newest().0.workspace));
+    assert!(!said.contains("is in force") && said.contains("refused already"), "{said}");
+    assert!(!engine.access().judge(&caller, &ask("send")).allowed);
+    // Whom a change takes out is shown so.
+    edited(&engine, Edit::MemberRevoke { member: member(BOB) }).await.unfinished.unwrap();
+    let shown = engine.shown().await.lines;
+    assert!(
+        shown.iter().any(|line| line.starts_with(&format!("asked for, and not finished: - member {BOB}"))),
+        "{shown:?}"
+    );
+    assert!(
+        engine.narrowed().await.members[&member(BOB)].revoked && !engine.policy().await.members[&member(BOB)].revoked
+    );
+    machine.is_full.store(false, SeqCst);
+    engine.again().await;
+    assert!(
+        engine.access().judge(&caller, &ask("send")).allowed && engine.narrowed().await.members[&member(BOB)].revoked
+    );
+}
+
+/// Whatever the last write was: what was asked for still waits and is refused, or it was given up and that is on record.
+#[tokio::test]
+async fn a_crash_while_something_is_given_up_leaves_it_waiting_or_given_up() {
+    for writes in 0.. {
+        let machine = machine();
+        let engine = two(&machine).await;
+        let alice = token_of(&engine, ALICE).await;
+        machine.is_full.store(true, SeqCst);
+        edited(&engine, Edit::TokenRevoke { token: alice.id() }).await;
+        let records = machine.records.lock().unwrap().len();
+        machine.is_full.store(false, SeqCst);
+        machine.left.store(writes, SeqCst);
+        let ended = engine.abandon(why()).await;
+        let whole = ended.as_ref().is_ok_and(|given_up| given_up.warnings.is_empty());
+        assert_eq!(kind(&engine.access(), &alice).is_ok(), ended.is_ok(), "after {writes} writes");
+        drop(engine);
+        machine.left.store(usize::MAX, SeqCst);
+        let engine = open(&machine).await.unwrap();
+        let (state, policy) = (machine.replayed(), engine.policy().await);
+        assert_eq!((state.digest, state.gaps), (Some(policy.digest), 0), "after {writes} writes");
+        assert_eq!(kind(&engine.access(), &alice).is_ok(), writes > 0, "after {writes} writes");
+        let last = machine.records.lock().unwrap()[records..].last().unwrap().action();
+        let said = if writes > 0 { AccessAction::TokenIssued } else { AccessAction::TokenRevoked };
+        assert_eq!((last, machine.file(&paths().pending())), (said, None), "after {writes} writes");
+        if whole {
+            assert!(writes > 4);
+            return;
+        }
+    }
+}
+
+/// A verb that a crash cut short is known as one all the same.
+#[tokio::test]
+async fn a_crash_forgets_nothing_of_what_a_verb_did() {
+    for writes in 1.. {
+        let machine = machine();
+        let engine = two(&machine).await;
+        let old = machine.file(&paths().workspace).unwrap();
+        machine.left.store(writes, SeqCst);
+        let deny = NewRule { everyone: true, tools: vec!["mail/send".into()], ..NewRule::default() };
+        let done = engine.edit(Edit::Deny(deny), why()).await;
+        drop(engine);
+        machine.left.store(usize::MAX, SeqCst);
+        let engine = open(&machine).await.unwrap();
+        assert_eq!(engine.policy().await.rules.len(), 3, "after {writes} writes");
+        let Err(ChangeError::Refused(said)) = engine.apply(Some(old), Allowance::default(), why()).await else {
+            panic!("it was undone after {writes} writes")
+        };
+        assert!(said.contains("rule deny-1"), "{said}");
+        if done.is_ok_and(|done| done.unfinished.is_none()) {
+            return;
+        }
+    }
 }
