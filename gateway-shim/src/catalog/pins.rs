@@ -45,6 +45,8 @@ struct Pin {
     offered: Option<Digest>,
     /// It is hidden, and its calls are refused.
     held: bool,
+    /// It was gone while it was held: whatever it is now, only somebody's word lets it out.
+    strayed: bool,
     /// The server lists it no more.
     gone: bool,
     /// The name's fold, or of a name that is no token the fold's digest.
@@ -245,7 +247,7 @@ impl Pins {
         if !pin.gone {
             pin.pinned = pin.offered.take().or(pin.pinned);
         }
-        pin.held = false;
+        (pin.held, pin.strayed) = (false, false);
         let (action, accepted) = (Action::Accepted, Some(Box::new(why.clone())));
         let change = Change { key: name, what, action, before, after, resembles: None, accepted };
         let mut next = self.clone();
@@ -321,6 +323,7 @@ impl Pins {
             pinned: (!held).then_some(digest),
             offered: held.then_some(digest),
             held,
+            strayed: false,
             gone: false,
             fold: if is_token(name) { fold } else { fold.as_deref().map(fold_digest) },
             listed_in: 0,
@@ -385,8 +388,8 @@ impl Pin {
             OnChange::Warn => Action::Warned,
             OnChange::Quarantine => Action::Quarantined,
         };
-        if self.held && !was_gone && self.pinned == Some(digest) {
-            // It is again what was in force.
+        if self.held && !self.strayed && self.pinned == Some(digest) {
+            // It is again what was in force, and was there all the time.
             (self.offered, self.held) = (None, false);
             return change(What::Changed, Action::Pinned, known, self.pinned);
         }
@@ -407,6 +410,7 @@ impl Pin {
         if self.listed_in == 0 {
             self.gone = true;
             self.held |= on_change == OnChange::Quarantine;
+            self.strayed = self.held;
         }
         let action = if self.held { Action::Quarantined } else { Action::Warned };
         let before = self.offered.or(self.pinned);
@@ -434,6 +438,9 @@ struct Line {
     offered: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     quarantined: bool,
+    /// It was gone while it was in quarantine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    strayed: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     vanished: bool,
     /// Of a name that is no token.
@@ -456,6 +463,7 @@ impl Line {
             pinned: digest(pin.pinned),
             offered: digest(pin.offered),
             quarantined: pin.held,
+            strayed: pin.strayed,
             vanished: pin.gone,
             fold: pin.fold.clone().filter(|_| key.starts_with(DIGEST_MARK)),
             listed_in: pin.listed_in,
@@ -478,7 +486,10 @@ impl Line {
         let (pinned, offered) = (digest(self.pinned)?, digest(self.offered)?);
         pinned.or(offered)?;
         let listed_in = self.listed_in;
-        let pin = Pin { pinned, offered, held: self.quarantined, gone: self.vanished, fold, listed_in };
+        let (held, gone) = (self.quarantined, self.vanished);
+        // A file from before this was kept shows it by these.
+        let strayed = held && (self.strayed || gone || offered.is_none());
+        let pin = Pin { pinned, offered, held, strayed, gone, fold, listed_in };
         (pin.held || pin.offered.is_none()).then_some((self.tool, pin))
     }
 }

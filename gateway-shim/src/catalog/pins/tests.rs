@@ -94,6 +94,32 @@ fn what_vanishes_into_quarantine_comes_back_into_it() {
     assert_eq!((told(&back.1).as_str(), back.0.standing("s", "x")), ("x seen 1>1 accepted", Standing::InForce(A)));
 }
 
+/// A change, and the change back, are no way out for what came into quarantine because it was gone.
+#[test]
+fn what_vanished_into_quarantine_is_let_out_by_somebody_alone() {
+    let (mut pins, quarantine) = (Pins::default(), OnChange::Quarantine);
+    see(&mut pins, "s", &[("x", A)], quarantine);
+    see(&mut pins, "s", &[], quarantine);
+    assert_eq!(see(&mut pins, "s", &[("x", A)], quarantine), ["x seen ->1 quarantined"]);
+    assert_eq!(see(&mut pins, "s", &[("x", B)], quarantine), ["x changed 1>2 quarantined"]);
+    assert_eq!(see(&mut pins, "s", &[("x", A)], quarantine), ["x changed 2>1 quarantined"]);
+    assert_eq!(pins.standing("s", "x"), Standing::Quarantined);
+    // One that had changed before, too, whatever the policy said when it went.
+    let (mut changed, _) = pins.accept("s", "x", &why()).unwrap();
+    see(&mut changed, "s", &[("x", B)], quarantine);
+    see(&mut changed, "s", &[], OnChange::Warn);
+    see(&mut changed, "s", &[("x", B)], quarantine);
+    assert_eq!(see(&mut changed, "s", &[("x", A)], quarantine), ["x changed 2>1 quarantined"]);
+    // Once accepted, it is like any other.
+    let (mut accepted, _) = changed.accept("s", "x", &why()).unwrap();
+    see(&mut accepted, "s", &[("x", C)], quarantine);
+    assert_eq!(see(&mut accepted, "s", &[("x", A)], quarantine), ["x changed 3>1 pinned"]);
+    let before = r#"{"version":1,"servers":{"s":[{"tool":"x","pinned":"AA","quarantined":true}]}}"#;
+    let mut read = Pins::read(before.replace("AA", &hex(&A)).as_bytes()).unwrap();
+    see(&mut read, "s", &[("x", B)], quarantine);
+    assert_eq!(see(&mut read, "s", &[("x", A)], quarantine), ["x changed 2>1 quarantined"]);
+}
+
 #[test]
 fn a_look_alike_names_the_tool_that_it_looks_like() {
     let (mut pins, warn) = (Pins::default(), OnChange::Warn);
