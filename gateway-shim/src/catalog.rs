@@ -310,7 +310,7 @@ impl Catalog {
             }
             let listed = elements().filter_map(|element| Some((element.name.as_str(), element.digest?)));
             let (next, changes) =
-                live.observe(server, listed, *whole, policy.on_change).map_err(Unobserved::TooMany)?;
+                live.observe(server, listed, *whole, policy.on_change, clock::now_us()).map_err(Unobserved::TooMany)?;
             let is_same = changes.is_empty() && next == *live;
             Ok(((!is_same).then_some((live, next, changes)), list))
         });

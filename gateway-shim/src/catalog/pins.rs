@@ -4,7 +4,7 @@
 //! warns, as it was last seen; each change of that is one [`Change`], from which a record is made before the pins that tell of
 //! it are kept; of a name that is no token only digests are kept. What one asks for may legitimately be listed to nobody else
 //! (its credential, what its client can do): a tool has gone when a [`View`] that listed it does not any more, and nobody is kept
-//! from it while another view still lists it.
+//! from it while another view lists it that was seen lately: nobody holds a tool in force by having listed it once.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,6 +24,10 @@ use likeness::Likeness;
 pub const TOOLS_MAX: usize = 4_096;
 /// Views of one server that are told apart; what has gone from others is not noticed. A bit each.
 const VIEWS_MAX: usize = 64;
+/// Hours for which a view that is not seen stands for what its server still lists. One in use is listed every few minutes; a
+/// client that nobody uses at the weekend takes nothing from its tools by that.
+const VIEW_HOURS_MAX: u64 = 72;
+const HOUR_US: u64 = 3_600_000_000;
 /// Version of the file.
 const VERSION: u32 = 1;
 /// What a name that is no token begins with where a token may stand: no token has it.
@@ -53,11 +57,16 @@ struct Pin {
     fold: Option<String>,
     /// The views that list it, a bit each.
     listed_in: u64,
+    /// A view does not list it any more, and none has listed it since: it has gone once the others are old.
+    missed: bool,
 }
+
+/// A view, and the hour since the Unix epoch in which it was seen last.
+type Seen = (View, u64);
 
 /// All servers' tools. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pins(BTreeMap<String, Arc<BTreeMap<String, Pin>>>, BTreeMap<String, Vec<View>>);
+pub struct Pins(BTreeMap<String, Arc<BTreeMap<String, Pin>>>, BTreeMap<String, Vec<Seen>>);
 
 /// Whether a tool may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,8 +189,8 @@ impl Pins {
         listed.filter(|name| known.is_none_or(|known| !known.contains_key(&key(name)))).count()
     }
 
-    /// Takes note of what a server lists; with `whole` it lists nothing else in this view. Gives the pins from then on, and what
-    /// has changed.
+    /// Takes note of what a server lists now, in microseconds since the Unix epoch; with `whole` it lists nothing else in this
+    /// view. Gives the pins from then on, and what has changed.
     ///
     /// # Errors
     /// [`TooMany`].
@@ -191,6 +200,7 @@ impl Pins {
         listed: impl Iterator<Item = (&'a str, Digest)>,
         whole: Option<View>,
         on_change: OnChange,
+        now_us: u64,
     ) -> Result<(Self, Vec<Change>), TooMany> {
         let none = Arc::default();
         let known = self.0.get(server).unwrap_or(&none);
@@ -199,7 +209,7 @@ impl Pins {
         let mut pins = BTreeMap::clone(known);
         let mut changes = Vec::new();
         let mut next = self.clone();
-        let view = whole.and_then(|view| next.bit_of(server, view)).unwrap_or(0);
+        let (view, fresh) = next.bits_of(server, whole, now_us / HOUR_US, &mut pins);
         let new = listed.iter().filter(|(key, _)| !known.contains_key(*key));
         for (pin, change) in self.first_seen(server, new.map(|(key, (name, digest))| (key, *name, *digest)), on_change)
         {
@@ -212,9 +222,10 @@ impl Pins {
                 changes.extend(pin.seen_again(key, *digest, on_change));
             }
             pin.listed_in |= view;
+            pin.missed = false;
         }
-        let gone = pins.iter_mut().filter(|(key, pin)| pin.listed_in & view != 0 && !listed.contains_key(*key));
-        changes.extend(gone.filter_map(|(key, pin)| pin.vanished(key, view, on_change)));
+        let unlisted = pins.iter_mut().filter(|(key, _)| !listed.contains_key(*key));
+        changes.extend(unlisted.filter_map(|(key, pin)| pin.vanished(key, view, fresh, on_change)));
         changes.sort_by(|one, other| one.key.cmp(&other.key));
         if pins.len() > TOOLS_MAX {
             pins.retain(|key, pin| !pin.gone || pin.held || listed.contains_key(key));
@@ -265,18 +276,40 @@ impl Pins {
             .map(|(server, key, pin)| (server, key, pin.pinned, pin.offered))
     }
 
-    /// The bit of a view, which is new or known.
-    fn bit_of(&mut self, server: &str, view: View) -> Option<u64> {
-        let views = self.1.entry(server.to_owned()).or_default();
-        let place = views.iter().position(|known| *known == view).unwrap_or_else(|| {
-            if views.len() < VIEWS_MAX {
-                views.push(view);
-                views.len() - 1
-            } else {
-                VIEWS_MAX
+    /// The bit of a view, which is new or known, and those of all that were seen lately. A new one may take the place of one
+    /// that was not.
+    fn bits_of(
+        &mut self,
+        server: &str,
+        view: Option<View>,
+        hour: u64,
+        pins: &mut BTreeMap<String, Pin>,
+    ) -> (u64, u64) {
+        if view.is_some() {
+            self.1.entry(server.to_owned()).or_default();
+        }
+        let Some(views) = self.1.get_mut(server) else { return (0, 0) };
+        let is_fresh = |seen: &Seen| hour.saturating_sub(seen.1) <= VIEW_HOURS_MAX;
+        let mut bit = 0;
+        if let Some(view) = view {
+            let known = views.iter().position(|(known, _)| *known == view);
+            let place = known.unwrap_or_else(|| {
+                let old = views.iter().position(|seen| !is_fresh(seen));
+                old.filter(|_| views.len() == VIEWS_MAX).unwrap_or(views.len())
+            });
+            if place == views.len() && place < VIEWS_MAX {
+                views.push((view, hour));
             }
-        });
-        (place < VIEWS_MAX).then(|| 1 << place)
+            if let Some(seen) = views.get_mut(place) {
+                bit = 1 << place;
+                if seen.0 != view {
+                    pins.values_mut().for_each(|pin| pin.listed_in &= !bit);
+                }
+                *seen = (view, hour);
+            }
+        }
+        let fresh = views.iter().enumerate().filter(|(_, seen)| is_fresh(seen)).map(|(place, _)| 1_u64 << place);
+        (bit, fresh.fold(0, std::ops::BitOr::bitor))
     }
 
     /// Tools that were never seen, and which known one each looks like: one of any server, or one that is new with it and differs
@@ -327,6 +360,7 @@ impl Pins {
             gone: false,
             fold: if is_token(name) { fold } else { fold.as_deref().map(fold_digest) },
             listed_in: 0,
+            missed: false,
         };
         let (key, after) = (key.to_owned(), Some(digest));
         (pin, Change { key, what: What::Seen, action, before: None, after, resembles, accepted: None })
@@ -353,8 +387,10 @@ impl Pins {
             servers.insert(server, Arc::new(pins));
         }
         let views = |(server, views): (String, Vec<String>)| {
-            let read = views.iter().map(|view| View::try_from(unhex(view)?).ok()).collect::<Option<Vec<View>>>();
-            let read = read.filter(|views| views.len() <= VIEWS_MAX);
+            let hours = file.views_seen.get(&server).map_or(&[][..], Vec::as_slice).iter().copied();
+            let hours = hours.chain(std::iter::repeat(0));
+            let seen = views.iter().zip(hours).map(|(view, hour)| Some((View::try_from(unhex(view)?).ok()?, hour)));
+            let read = seen.collect::<Option<Vec<Seen>>>().filter(|views| views.len() <= VIEWS_MAX);
             read.map(|views| (server.clone(), views)).ok_or_else(|| format!("a view of {server} is not in form"))
         };
         Ok(Self(servers, file.views.into_iter().map(views).collect::<Result<_, _>>()?))
@@ -364,8 +400,9 @@ impl Pins {
     pub fn bytes(&self) -> Vec<u8> {
         let lines = |pins: &BTreeMap<String, Pin>| pins.iter().map(|(key, pin)| Line::of(key, pin)).collect();
         let servers = self.0.iter().map(|(server, pins)| (server.clone(), lines(pins))).collect();
-        let views = self.1.iter().map(|(server, views)| (server.clone(), views.iter().map(|view| hex(view)).collect()));
-        let file = File { version: VERSION, servers, views: views.collect() };
+        let views = self.1.iter().map(|(of, views)| (of.clone(), views.iter().map(|(view, _)| hex(view)).collect()));
+        let seen = self.1.iter().map(|(of, views)| (of.clone(), views.iter().map(|(_, hour)| *hour).collect()));
+        let file = File { version: VERSION, servers, views: views.collect(), views_seen: seen.collect() };
         let mut bytes = serde_json::to_vec_pretty(&file).unwrap_or_default();
         bytes.push(b'\n');
         bytes
@@ -401,13 +438,18 @@ impl Pin {
         change(What::Changed, action, known, Some(digest))
     }
 
-    /// A view lists it no more. While another one does, that is told, and nothing else.
-    fn vanished(&mut self, key: &str, view: u64, on_change: OnChange) -> Option<Change> {
+    /// A view does not list it. If it did, that is told, and if no fresh view does, it has gone.
+    fn vanished(&mut self, key: &str, view: u64, fresh: u64, on_change: OnChange) -> Option<Change> {
+        let is_new = self.listed_in & view != 0;
         self.listed_in &= !view;
-        if self.gone {
+        if self.gone || !(is_new || self.missed) {
             return None;
         }
-        if self.listed_in == 0 {
+        self.missed = self.listed_in & fresh != 0;
+        if self.missed && !is_new {
+            return None;
+        }
+        if !self.missed {
             self.gone = true;
             self.held |= on_change == OnChange::Quarantine;
             self.strayed = self.held;
@@ -426,6 +468,9 @@ struct File {
     servers: BTreeMap<String, Vec<Line>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     views: BTreeMap<String, Vec<String>>,
+    /// The hours in which they were seen last. One of a file from before this was kept is an old one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    views_seen: BTreeMap<String, Vec<u64>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -449,6 +494,9 @@ struct Line {
     /// Bits of the views that list it.
     #[serde(default, skip_serializing_if = "is_none_of_them")]
     listed_in: u64,
+    /// A view lists it no more, and others did when they were seen last.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    missed: bool,
 }
 
 fn is_none_of_them(views: &u64) -> bool {
@@ -467,6 +515,7 @@ impl Line {
             vanished: pin.gone,
             fold: pin.fold.clone().filter(|_| key.starts_with(DIGEST_MARK)),
             listed_in: pin.listed_in,
+            missed: pin.missed,
         }
     }
 
@@ -485,11 +534,11 @@ impl Line {
         };
         let (pinned, offered) = (digest(self.pinned)?, digest(self.offered)?);
         pinned.or(offered)?;
-        let listed_in = self.listed_in;
+        let (listed_in, missed) = (self.listed_in, self.missed);
         let (held, gone) = (self.quarantined, self.vanished);
         // A file from before this was kept shows it by these.
         let strayed = held && (self.strayed || gone || offered.is_none());
-        let pin = Pin { pinned, offered, held, strayed, gone, fold, listed_in };
+        let pin = Pin { pinned, offered, held, strayed, gone, fold, listed_in, missed };
         (pin.held || pin.offered.is_none()).then_some((self.tool, pin))
     }
 }

@@ -23,7 +23,7 @@ fn told(change: &Change) -> String {
 }
 
 fn see(pins: &mut Pins, server: &str, listed: &[(&str, Digest)], on_change: OnChange) -> Vec<String> {
-    let (next, changes) = pins.observe(server, listed.iter().copied(), Some(V), on_change).unwrap();
+    let (next, changes) = pins.observe(server, listed.iter().copied(), Some(V), on_change, 0).unwrap();
     *pins = next;
     // What is kept is all that is known.
     assert_eq!(Pins::read(&pins.bytes()).as_ref(), Ok(&*pins));
@@ -47,7 +47,7 @@ fn where_the_policy_warns_a_change_is_told_once_and_goes_on() {
     assert_eq!(see(&mut pins, "s", &[], warn), ["x vanished 2>- warned", "y vanished 1>- warned"]);
     assert_eq!(see(&mut pins, "s", &[("y", C)], warn), ["y changed 1>3 warned"]);
     // On one page of several, what is not there may be on another.
-    let (_, changes) = pins.observe("s", std::iter::empty(), None, warn).unwrap();
+    let (_, changes) = pins.observe("s", std::iter::empty(), None, warn, 0).unwrap();
     assert_eq!(changes, []);
 }
 
@@ -166,7 +166,7 @@ fn of_a_first_list_those_that_nobody_can_tell_apart_are_told() {
 fn what_others_are_not_listed_stays() {
     let (mut pins, quarantine, other) = (Pins::default(), OnChange::Quarantine, [1; 8]);
     let mut see = |view: View, listed: &[(&str, Digest)]| {
-        let (next, changes) = pins.observe("s", listed.iter().copied(), Some(view), quarantine).unwrap();
+        let (next, changes) = pins.observe("s", listed.iter().copied(), Some(view), quarantine, 0).unwrap();
         // Over a restart.
         pins = Pins::read(&next.bytes()).unwrap();
         assert_eq!(pins, next);
@@ -187,12 +187,44 @@ fn what_others_are_not_listed_stays() {
     assert_eq!(see([200; 8], &[]).0, Vec::<String>::new());
 }
 
+/// Whoever listed a tool once, as a client that nobody uses, keeps it in force for some days at most.
+#[test]
+fn a_view_that_nobody_has_seen_for_days_holds_nothing() {
+    let (mut pins, quarantine, other) = (Pins::default(), OnChange::Quarantine, [1; 8]);
+    let mut see = |view: View, hour: u64, listed: &[(&str, Digest)]| {
+        let now_us = (1_000 + hour) * HOUR_US;
+        let (next, changes) = pins.observe("s", listed.iter().copied(), Some(view), quarantine, now_us).unwrap();
+        pins = Pins::read(&next.bytes()).unwrap();
+        assert_eq!(pins, next);
+        (changes.iter().map(told).collect::<Vec<_>>(), pins.standing("s", "y"))
+    };
+    let (both, in_force, held) = ([("x", A), ("y", A)], Standing::InForce(A), Standing::Quarantined);
+    see(V, 0, &both);
+    see(other, 1, &both);
+    assert_eq!(see(V, 2, &[("x", A)]), (vec!["y vanished 1>- warned".into()], in_force));
+    assert_eq!(see(V, 1 + VIEW_HOURS_MAX, &[("x", A)]), (vec![], in_force));
+    assert_eq!(see(V, 2 + VIEW_HOURS_MAX, &[("x", A)]), (vec!["y vanished 1>- quarantined".into()], held));
+    assert_eq!(see(V, 3 + VIEW_HOURS_MAX, &[("x", A)]), (vec![], held));
+    // What was listed to a client that can do more, and to nobody else, waits for that client however long.
+    let known = see([2; 8], 200, &[("x", A), ("z", B)]);
+    assert_eq!(known.0, ["z seen ->2 pinned"]);
+    assert_eq!(see(V, 999, &[("x", A)]), (vec![], held));
+    assert_eq!(see([2; 8], 1_999, &[("x", A), ("z", B)]), (vec![], held));
+    // Old ones make room.
+    for view in 0..u8::try_from(VIEWS_MAX).unwrap() {
+        see([view, 9, 9, 9, 9, 9, 9, 9], 3_000, &[("x", A)]);
+    }
+    see([200; 8], 3_000 + VIEW_HOURS_MAX + 1, &[("x", A), ("w", C)]);
+    let gone = see([200; 8], 3_000 + VIEW_HOURS_MAX + 1, &[("x", A)]);
+    assert_eq!(gone.0, ["w vanished 3>- quarantined"]);
+}
+
 #[test]
 fn no_server_fills_the_file() {
     let warn = OnChange::Warn;
     let names: Vec<String> = (0..=TOOLS_MAX).map(|number| format!("tool-{number:05}-{}", "x".repeat(7))).collect();
     let listed = |range: std::ops::Range<usize>| names[range].iter().map(|name| (name.as_str(), A)).collect::<Vec<_>>();
-    let observe = |pins: &Pins, listed: Vec<(&str, Digest)>| pins.observe("s", listed.into_iter(), Some(V), warn);
+    let observe = |pins: &Pins, listed: Vec<(&str, Digest)>| pins.observe("s", listed.into_iter(), Some(V), warn, 0);
     assert_eq!(observe(&Pins::default(), listed(0..TOOLS_MAX + 1)).unwrap_err(), TooMany);
     let (full, _) = observe(&Pins::default(), listed(0..TOOLS_MAX)).unwrap();
     // What is gone makes room.
