@@ -266,9 +266,9 @@ impl Session {
             }
             (id, serial, line)
         };
-        // Its end is its client's to say.
-        let wait = if request.method == LISTEN { Duration::MAX } else { wait };
         let (session, leaves) = (Arc::clone(self), self.id().is_none() && !own);
+        // Its end is its client's to say, where the shim sees it leave.
+        let wait = if leaves && request.method == LISTEN { Duration::MAX } else { wait };
         tokio::spawn(async move {
             let over = async {
                 // A process that takes nothing more is ending, and its end is told to all that wait.
