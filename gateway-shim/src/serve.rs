@@ -184,7 +184,6 @@ impl Front {
     }
 
     async fn flush_counts(&self, since: u64) {
-        self.shared.flush_refusals().await;
         self.shared.flush_counts("", &self.counts, since).await;
         for proxy in self.proxies.values() {
             self.shared.flush_counts(&proxy.name, &proxy.counts, since).await;
