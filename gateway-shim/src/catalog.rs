@@ -43,6 +43,7 @@ pub mod list;
 pub mod pins;
 pub mod schema;
 
+pub use pins::pinned_as;
 pub use cache::{Asked, Credential, capabilities, known_by};
 use list::{Element, Kind, List};
 use pins::{Change, Pins, Standing, TooMany, View};

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use custody::{
     hash::text_digest,
-    id::{hex, unhex},
+    id::{MemberId, hex, unhex},
     strict::is_token,
     wire::{self, DefinitionAction as Action, DefinitionChange as What, tool_definition},
 };
@@ -30,6 +30,8 @@ const VIEW_HOURS_MAX: u64 = 72;
 const HOUR_US: u64 = 3_600_000_000;
 /// Version of the file.
 const VERSION: u32 = 1;
+/// Between a server and the member whose credential it is asked with: no server has it in its name.
+const OF_MEMBER: char = '/';
 /// What a name that is no token begins with where a token may stand: no token has it.
 const DIGEST_MARK: char = '#';
 
@@ -96,6 +98,20 @@ pub struct Change {
     accepted: Option<Box<Reason>>,
 }
 
+/// As what a server's tools are pinned: it may define them otherwise for each credential that a member has of their own, so one
+/// member's list says nothing of another's.
+pub fn pinned_as(server: &str, credential: Option<MemberId>) -> String {
+    match credential {
+        Some(member) => format!("{server}{OF_MEMBER}{member}"),
+        None => server.to_owned(),
+    }
+}
+
+/// The server of that.
+fn server_of(pinned_as: &str) -> &str {
+    pinned_as.split(OF_MEMBER).next().unwrap_or_default()
+}
+
 /// More tools than are kept of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooMany;
@@ -132,14 +148,14 @@ fn named(key: &str) -> Named {
 }
 
 impl Change {
-    /// The record of it.
+    /// The record of it, of a server or what it is [`pinned_as`].
     pub fn record(&self, server: &str, at: u64) -> wire::ToolDefinition {
         let digest = |digest: Option<Digest>| digest.map(|digest| bytes::Bytes::copy_from_slice(&digest));
         wire::ToolDefinition {
             at,
             change: self.what as i32,
             action: self.action as i32,
-            server: server.to_owned(),
+            server: server_of(server).to_owned(),
             target: Some(match named(&self.key) {
                 Named::Token(name) => tool_definition::Target::Tool(name),
                 Named::Digest(digest) => tool_definition::Target::ToolDigest(digest),
@@ -166,9 +182,24 @@ impl Change {
 }
 
 impl Pins {
+    /// What is known of a server's tools. For a credential that has shown none yet that is what was known before there were any.
+    fn of(&self, server: &str) -> Option<&Arc<BTreeMap<String, Pin>>> {
+        self.0.get(server).or_else(|| self.0.get(server_of(server)))
+    }
+
+    /// The same, to go on from.
+    fn begun(&self, server: &str) -> BTreeMap<String, Pin> {
+        let mut pins = self.of(server).map(|pins| BTreeMap::clone(pins)).unwrap_or_default();
+        if !self.0.contains_key(server) {
+            // Its views are its own.
+            pins.values_mut().for_each(|pin| (pin.listed_in, pin.missed) = (0, false));
+        }
+        pins
+    }
+
     /// Whether this tool may be called.
     pub fn standing(&self, server: &str, tool: &str) -> Standing {
-        let Some(pin) = self.0.get(server).and_then(|pins| pins.get(key(tool).as_str())) else {
+        let Some(pin) = self.of(server).and_then(|pins| pins.get(key(tool).as_str())) else {
             return Standing::Unlisted;
         };
         match pin {
@@ -185,7 +216,7 @@ impl Pins {
 
     /// How many tools of a list have never been seen before.
     pub fn unseen<'a>(&self, server: &str, listed: impl Iterator<Item = &'a str>) -> usize {
-        let known = self.0.get(server);
+        let known = self.of(server);
         listed.filter(|name| known.is_none_or(|known| !known.contains_key(&key(name)))).count()
     }
 
@@ -202,11 +233,10 @@ impl Pins {
         on_change: OnChange,
         now_us: u64,
     ) -> Result<(Self, Vec<Change>), TooMany> {
-        let none = Arc::default();
-        let known = self.0.get(server).unwrap_or(&none);
+        let known = self.begun(server);
         let listed: BTreeMap<String, (&str, Digest)> =
             listed.map(|(name, digest)| (key(name), (name, digest))).collect();
-        let mut pins = BTreeMap::clone(known);
+        let mut pins = known.clone();
         let mut changes = Vec::new();
         let mut next = self.clone();
         let (view, fresh) = next.bits_of(server, whole, now_us / HOUR_US, &mut pins);
@@ -240,14 +270,14 @@ impl Pins {
     /// The definition of a tool in quarantine that somebody would accept; none within, if its server lists it no more.
     pub fn offered(&self, server: &str, tool: &str) -> Option<Option<Digest>> {
         let name = if tool.starts_with(DIGEST_MARK) { tool.to_owned() } else { key(tool) };
-        let pin = self.0.get(server)?.get(&name).filter(|pin| pin.held)?;
+        let pin = self.of(server)?.get(&name).filter(|pin| pin.held)?;
         Some(pin.offered.or(pin.pinned).filter(|_| !pin.gone))
     }
 
     /// Somebody has looked at a tool that is in quarantine, and lets it go on as it is now.
     pub fn accept(&self, server: &str, tool: &str, why: &Reason) -> Option<(Self, Change)> {
         let name = if tool.starts_with(DIGEST_MARK) { tool.to_owned() } else { key(tool) };
-        let mut pins = BTreeMap::clone(self.0.get(server)?);
+        let mut pins = self.begun(server);
         let pin = pins.get_mut(&name).filter(|pin| pin.held)?;
         let (before, after) = (pin.pinned, pin.offered.or(pin.pinned).filter(|_| !pin.gone));
         let what = match (pin.gone, pin.offered.is_some() && before.is_some()) {
@@ -324,7 +354,9 @@ impl Pins {
         if new.is_empty() {
             return Vec::new();
         }
-        let all = self.0.iter().flat_map(|(of, pins)| pins.iter().map(move |(name, pin)| (of, name, pin)));
+        // What it lists with another credential are no other tools.
+        let others = self.0.iter().filter(|(of, _)| of.as_str() == server || server_of(of) != server_of(server));
+        let all = others.flat_map(|(of, pins)| pins.iter().map(move |(name, pin)| (of, name, pin)));
         let mut likeness = Likeness::of(all);
         for (key, _, _, fold) in &new {
             if let Some(fold) = fold {

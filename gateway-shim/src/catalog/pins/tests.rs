@@ -219,6 +219,32 @@ fn a_view_that_nobody_has_seen_for_days_holds_nothing() {
     assert_eq!(gone.0, ["w vanished 3>- quarantined"]);
 }
 
+/// A server may write to whom a mailbox belongs into the definition of its tools.
+#[test]
+fn a_credential_has_pins_of_its_own() {
+    let (mut pins, quarantine) = (Pins::default(), OnChange::Quarantine);
+    let [alice, bob, eve] = [1, 2, 3].map(|member| pinned_as("mail", Some(MemberId([member; 16]))));
+    see(&mut pins, &alice, &[("read_mails", A)], quarantine);
+    assert_eq!(see(&mut pins, &bob, &[("read_mails", B)], quarantine), ["read_mails seen ->2 pinned"]);
+    assert!(see(&mut pins, &alice, &[("read_mails", A)], quarantine).is_empty());
+    assert_eq!(see(&mut pins, &bob, &[("read_mails", C)], quarantine), ["read_mails changed 2>3 quarantined"]);
+    assert_eq!(pins.standing(&alice, "read_mails"), Standing::InForce(A));
+    assert_eq!(pins.standing(&bob, "read_mails"), Standing::Quarantined);
+    assert_eq!(pins.quarantined().next(), Some((bob.as_str(), "read_mails", Some(B), Some(C))));
+    let (accepted, change) = pins.accept(&bob, "read_mails", &why()).unwrap();
+    assert_eq!(accepted.standing(&bob, "read_mails"), Standing::InForce(C));
+    assert_eq!(change.record(&bob, 1).server, "mail");
+    // Another credential's tools are no look-alikes; another server's are.
+    assert_eq!(see(&mut pins, &eve, &[("read_mail", A)], quarantine), ["read_mail seen ->1 pinned"]);
+    assert!(see(&mut pins, "evil", &[("readmail", A)], quarantine)[0].contains("quarantined like read_mail"));
+    // What was known before members had credentials is known of each.
+    see(&mut pins, "old", &[("x", A)], quarantine);
+    let of_alice = pinned_as("old", Some(MemberId([1; 16])));
+    assert_eq!(pins.standing(&of_alice, "x"), Standing::InForce(A));
+    assert_eq!(see(&mut pins, &of_alice, &[("x", B)], quarantine), ["x changed 1>2 quarantined"]);
+    assert_eq!(pins.standing("old", "x"), Standing::InForce(A));
+}
+
 #[test]
 fn no_server_fills_the_file() {
     let warn = OnChange::Warn;
