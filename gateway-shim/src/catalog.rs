@@ -43,9 +43,9 @@ pub mod list;
 pub mod pins;
 pub mod schema;
 
-pub use pins::pinned_as;
 pub use cache::{Asked, Credential, capabilities, known_by};
 use list::{Element, Kind, List};
+pub use pins::pinned_as;
 use pins::{Change, Pins, Standing, TooMany, View};
 
 /// The file of pins is no longer than this: some hundred bytes for each tool of some hundred servers.

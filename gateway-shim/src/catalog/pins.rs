@@ -308,13 +308,7 @@ impl Pins {
 
     /// The bit of a view, which is new or known, and those of all that were seen lately. A new one may take the place of one
     /// that was not.
-    fn bits_of(
-        &mut self,
-        server: &str,
-        view: Option<View>,
-        hour: u64,
-        pins: &mut BTreeMap<String, Pin>,
-    ) -> (u64, u64) {
+    fn bits_of(&mut self, server: &str, view: Option<View>, hour: u64, pins: &mut BTreeMap<String, Pin>) -> (u64, u64) {
         if view.is_some() {
             self.1.entry(server.to_owned()).or_default();
         }

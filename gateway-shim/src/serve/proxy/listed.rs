@@ -186,7 +186,14 @@ impl Proxy {
             let ask = Ask { server: &self.name, method, name: Some(name), from_server: false, request_bytes: 0 };
             shared.access.judge(caller, &ask).allowed
         };
-        shared.catalog.view(&catalog::pinned_as(&self.name, listing.credential), listing.kind, list, may_use, listing.modern, fresh_ms)
+        shared.catalog.view(
+            &catalog::pinned_as(&self.name, listing.credential),
+            listing.kind,
+            list,
+            may_use,
+            listing.modern,
+            fresh_ms,
+        )
     }
 
     /// A notification of the server passes: what has changed is asked for again.

@@ -191,6 +191,29 @@ async fn refusals_without_end_are_records_that_count_them() {
     assert_eq!(of(BOB, "shim/default-deny"), (1, 1));
 }
 
+/// What no limit of the policy is about is a record each time all the same.
+#[tokio::test]
+async fn nobody_fills_the_spool_with_what_a_session_is_made_of() {
+    let (mut bench, bob) = bounded("", odd_server().await, ALL).await;
+    bench.front.shared.pace.fill(custody::id::MemberId::from_hex(ALICE).unwrap());
+    let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let hers = [list, HELLO];
+    for path in ["/mcp/test", "/mcp"] {
+        bench.path = path;
+        for body in hers {
+            let (_, headers, told) = bench.post(&[], body).await;
+            let told: Value = serde_json::from_slice(&told).unwrap();
+            let is_over = (told["error"]["code"] == 1_006, headers.contains_key("retry-after"));
+            assert!(is_over == (true, true) || (path, body) == ("/mcp", list), "{path} {told}");
+            let (_, _, told) = bench.post(&[("authorization", &bob)], body).await;
+            assert!(!String::from_utf8_lossy(&told).contains("1006"), "{path} {told:?}");
+        }
+    }
+    let calls = bench.calls().await;
+    let over: Vec<_> = calls.iter().filter(|call| call.rule == "shim/over-limit").collect();
+    assert!(over.len() == 3 && over.iter().all(|call| call.member.as_deref().map(hex).as_deref() == Some(ALICE)));
+}
+
 /// What a server asks for in one result is judged and recorded whole, or not at all where it is too much.
 #[tokio::test]
 async fn a_result_that_asks_without_end_is_one_record() {
