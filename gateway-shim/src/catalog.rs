@@ -45,6 +45,7 @@ pub mod schema;
 
 pub use cache::{Asked, Credential, capabilities, known_by};
 use list::{Element, Kind, List};
+pub use pins::pinned_as;
 use pins::{Change, Pins, Standing, TooMany, View};
 
 /// The file of pins is no longer than this: some hundred bytes for each tool of some hundred servers.
@@ -310,7 +311,7 @@ impl Catalog {
             }
             let listed = elements().filter_map(|element| Some((element.name.as_str(), element.digest?)));
             let (next, changes) =
-                live.observe(server, listed, *whole, policy.on_change).map_err(Unobserved::TooMany)?;
+                live.observe(server, listed, *whole, policy.on_change, clock::now_us()).map_err(Unobserved::TooMany)?;
             let is_same = changes.is_empty() && next == *live;
             Ok(((!is_same).then_some((live, next, changes)), list))
         });

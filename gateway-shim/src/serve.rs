@@ -39,6 +39,7 @@ mod counts;
 mod credential;
 mod links;
 mod open;
+mod pace;
 mod places;
 mod port;
 mod probe;
@@ -96,6 +97,7 @@ pub(crate) struct Shared {
     cuts: open::Cuts,
     places: Places,
     refusals: tally::Tally,
+    pace: pace::Pace,
 }
 
 /// Reads every file that [`Front::new`] reads, and the access policy.
@@ -147,7 +149,7 @@ impl Front {
         let catalog = open_catalog(&serve, &gateway)?;
         let places = Places::new(serve.calls_open_max, serve.member_calls_open_max);
         let (cuts, refusals) = (open::Cuts::default(), tally::Tally::default());
-        let shared = Arc::new(Shared { gateway, access, catalog, cuts, places, refusals });
+        let shared = Arc::new(Shared { gateway, access, catalog, cuts, places, refusals, pace: pace::Pace::default() });
         let processes = Servers::default();
         let proxy = |(name, server): (&String, &ServerConfig)| {
             let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server, &processes)?;
@@ -184,7 +186,6 @@ impl Front {
     }
 
     async fn flush_counts(&self, since: u64) {
-        self.shared.flush_refusals().await;
         self.shared.flush_counts("", &self.counts, since).await;
         for proxy in self.proxies.values() {
             self.shared.flush_counts(&proxy.name, &proxy.counts, since).await;

@@ -9,6 +9,7 @@ use custody::{hash::sha256, id::MemberId};
 use tokio::time::Instant;
 
 use super::{
+    ask::is_stateless,
     json::{members, text, value},
     list::{Kind, List, Scope},
     pins::View,
@@ -18,8 +19,9 @@ use super::{
 const BYTES_MAX: usize = 64 << 20;
 /// Lists that are kept.
 const LISTS_MAX: usize = 4_096;
-/// What a client says that it can do, if that is nothing.
-const NO_CAPABILITIES: &[u8] = b"{}";
+/// What a client can do that makes a difference to what it is listed, a bit each. Whatever else it says, and how it spells it,
+/// is its own invention: it could look like as many clients as it likes.
+const CAPABILITIES: [&str; 5] = ["roots", "sampling", "elicitation", "tasks", "extensions"];
 /// For how long at most, whatever a server says: what it changed by then shows at last.
 const FRESH_MAX: Duration = Duration::from_secs(3_600);
 
@@ -31,6 +33,15 @@ pub struct Asked {
     cursor: Option<String>,
     protocol: String,
     capabilities: [u8; 32],
+    /// What these come to, for the view.
+    can: u8,
+}
+
+/// What a client says that it can do, as bits.
+fn can(capabilities: &str) -> u8 {
+    let said = members(capabilities).unwrap_or_default();
+    let known = |name: &&str| said.iter().any(|(key, _)| key == name);
+    CAPABILITIES.iter().enumerate().filter(|(_, name)| known(name)).fold(0, |bits, (at, _)| bits | 1 << at)
 }
 
 impl Asked {
@@ -53,16 +64,15 @@ impl Asked {
                 }
             }
         }
-        let (server, capabilities) = (server.to_owned(), sha256(&[capabilities.as_bytes()]));
-        Some(Self { server, kind, cursor, protocol, capabilities })
+        let (server, can) = (server.to_owned(), can(&capabilities));
+        Some(Self { server, kind, cursor, protocol, capabilities: sha256(&[capabilities.as_bytes()]), can })
     }
 
     /// Of whom it is asked, as far as its answer may be another one than that of others.
     pub fn view(&self, known_by: View) -> View {
-        // Whoever says nothing of it can do no more than whoever says that.
-        let says = self.capabilities != sha256(&[]);
-        let capabilities = if says { self.capabilities } else { sha256(&[NO_CAPABILITIES]) };
-        let digest = sha256(&[&known_by, &capabilities, self.protocol.as_bytes()]);
+        // Of versions, those with sessions and those without.
+        let is_stateless = is_stateless(self.protocol.trim_matches('"'));
+        let digest = sha256(&[&known_by, &[self.can, u8::from(is_stateless)]]);
         std::array::from_fn(|at| digest[at])
     }
 
@@ -76,19 +86,18 @@ impl Asked {
 pub type Credential = Option<MemberId>;
 
 /// As whom a server knows whoever asks it within a session: by the credential, and by what its client said that it can do.
-pub fn known_by(credential: Credential, capabilities: Option<[u8; 32]>) -> View {
+pub fn known_by(credential: Credential, capabilities: Option<u8>) -> View {
     let of_credential = credential.as_ref().map_or(&[][..], |member| &member.0);
-    let capabilities = capabilities.unwrap_or_else(|| sha256(&[NO_CAPABILITIES]));
-    let digest = sha256(&[&[u8::from(credential.is_some())], of_credential, &capabilities]);
+    let digest = sha256(&[&[u8::from(credential.is_some())], of_credential, &[capabilities.unwrap_or(0)]]);
     std::array::from_fn(|at| digest[at])
 }
 
-/// What the client of an `initialize` says that it can do.
-pub fn capabilities(body: &[u8]) -> Option<[u8; 32]> {
+/// What the client of an `initialize` says that it can do, as bits.
+pub fn capabilities(body: &[u8]) -> Option<u8> {
     let envelope = members(std::str::from_utf8(body).ok()?).ok()?;
     let params = members(value(&envelope, "params").ok()??.get()).ok()?;
     let said = value(&params, "capabilities").ok()??;
-    Some(sha256(&[said.get().as_bytes()]))
+    Some(can(said.get()))
 }
 
 struct Kept {
@@ -195,6 +204,29 @@ mod tests {
         assert!(cache.find(&first, None, now).is_some());
         cache.forget("s", &[Kind::Tools]);
         assert!(cache.find(&first, None, now).is_none() && cache.bytes == 0);
+    }
+
+    /// Else anybody could look like as many clients as views are told apart, each of which keeps a tool that has gone.
+    #[test]
+    fn a_view_is_what_is_known_of_a_client_and_nothing_that_it_makes_up() {
+        let view = |version: &str, can: &str| {
+            let meta = "io.modelcontextprotocol";
+            let meta = format!(r#"{{"{meta}/protocolVersion":"{version}","{meta}/clientCapabilities":{can}}}"#);
+            asked(&format!(r#"{{"_meta":{meta}}}"#)).unwrap().view([0; 8])
+        };
+        let none = view("2026-07-28", "{}");
+        for other in [r#"{ }"#, r#"{"x":{}}"#, r#"{"experimental":{"a":1}}"#, "[]", "null"] {
+            assert_eq!(view("2026-07-28", other), none, "{other}");
+        }
+        assert_eq!(view("2027-01-01", "{}"), none);
+        assert_eq!(asked("{}").unwrap().view([0; 8]), view("2025-11-25", "{}"));
+        let roots = view("2026-07-28", r#"{"roots":{}}"#);
+        assert_eq!(roots, view("2026-07-28", r#"{"x":[1],"roots":{"listChanged":true}}"#));
+        assert!(roots != none && roots != view("2026-07-28", r#"{"sampling":{}}"#));
+        assert_ne!(view("2025-11-25", "{}"), none);
+        let hello = |can: &str| capabilities(format!(r#"{{"params":{{"capabilities":{can}}}}}"#).as_bytes());
+        assert_eq!(known_by(None, hello(r#"{"x":1}"#)), known_by(None, None));
+        assert_ne!(known_by(None, hello(r#"{"tasks":{}}"#)), known_by(None, None));
     }
 
     #[test]

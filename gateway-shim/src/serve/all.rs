@@ -132,6 +132,11 @@ impl Front {
             self.shared.refuse(call, &refusal).await;
             return Err(refusal);
         }
+        if let Err(over) = self.shared.pace.enter(came.caller.member, &request.method) {
+            let refusal = Refusal::over_limit(&over);
+            self.shared.refuse(call, &refusal).await;
+            return Err(refusal);
+        }
         super::told::allowed(&mut call, &judgement);
         (call.phase, call.outcome) = (wire::Phase::Complete as i32, Outcome::Ok as i32);
         self.shared.gateway.record(Kind::Call(call)).await.map(drop).map_err(Refusal::from)

@@ -70,6 +70,10 @@ pub async fn serve(
     let since = clock::now_us();
     // Each connection has an end of this channel: it hears there that it is to end, and by it we see that it has.
     let (draining, drain) = watch::channel(false);
+    let tallying = tokio::spawn({
+        let (front, drain) = (Arc::clone(&front), drain.clone());
+        async move { front.shared.tally_on(drain).await }
+    });
     let mut stop = std::pin::pin!(stop);
     let bounds = Bounds { connections: front.config.connections_max, of_member: front.config.member_connections_max };
     {
@@ -90,7 +94,10 @@ pub async fn serve(
     for task in counting {
         task.abort();
     }
+    // It writes to its end what it has begun.
+    drop(tallying.await);
     front.processes.stop_all().await;
+    front.shared.flush_refusals().await;
     front.flush_counts(since).await;
     Ok(())
 }

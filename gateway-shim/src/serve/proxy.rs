@@ -196,6 +196,9 @@ impl Proxy {
         }
         // What a server asks goes to a client on the connection that it has.
         if !running.asked().from_server {
+            if let Err(over) = self.shared.pace.enter(caller.member, ask.method) {
+                return Err(self.refused(call, Refusal::over_limit(&over)).await);
+            }
             match self.shared.places.enter(caller.member) {
                 Ok(place) => running.holds(place),
                 Err(busy) => return Err(self.refused(call, busy).await),

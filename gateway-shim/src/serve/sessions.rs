@@ -29,7 +29,7 @@ pub(super) struct Speaker {
     pub(super) client: Option<(String, String)>,
     pub(super) protocol: Option<String>,
     /// Digest of what its client said that it can do.
-    pub(super) capabilities: Option<[u8; 32]>,
+    pub(super) capabilities: Option<u8>,
 }
 
 struct Session {

@@ -325,7 +325,7 @@ impl Stdio {
             () = self.idle(session) => ServerState::Stopped,
             () = crate::server::launch::exited(process.pid()) => ServerState::Crashed,
             () = &mut reading => { all_read = true; ServerState::Crashed }
-            () = self.watch(session, &lease) => ServerState::Unreachable,
+            state = self.watch(session, &lease) => state,
         };
         self.forget(session);
         // Closes its stdin, which asks a server over stdio to end. It may be closed already.
@@ -367,12 +367,22 @@ impl Stdio {
     }
 
     /// Returns when the process does not answer in time: its first request, or, once it has been seen to answer such
-    /// questions at all, whether it is there.
-    async fn watch(&self, session: &Arc<Session>, lease: &Lease) {
+    /// questions at all, whether it is there. What a client alone has brought about is no failure of the server: enough of
+    /// those keep everybody from it.
+    async fn watch(&self, session: &Arc<Session>, lease: &Lease) -> ServerState {
         let wait = self.pool.ready_wait();
         if tokio::time::timeout(wait, session.ready()).await.is_err() {
-            tracing::error!(server = %self.pool.name(), "a process did not answer its first request in time, and is ended");
-            return;
+            // There is that to which a server rightly says nothing.
+            let is_there = matches!(session.question(wait).await, Some(Told::Answer(..))) || session.has_answered();
+            if !is_there {
+                tracing::error!(server = %self.pool.name(), "a process did not answer its first request in time, and is ended");
+                return ServerState::Unreachable;
+            }
+            if session.is_busy() {
+                lease.answered();
+                tracing::warn!(server = %self.pool.name(), "a process answers, but not what its client asked first, and is ended");
+                return ServerState::Stopped;
+            }
         }
         lease.answered();
         let mut has_answered = false;
@@ -385,7 +395,7 @@ impl Stdio {
                 Some(Told::Answer(..)) => has_answered = true,
                 _ if has_answered => {
                     tracing::error!(server = %self.pool.name(), "a process does not answer any more, and is ended");
-                    return;
+                    return ServerState::Unreachable;
                 }
                 _ => {
                     tracing::warn!(server = %self.pool.name(), "a process does not answer when asked whether it is there");

@@ -383,10 +383,11 @@ impl Pool {
         Ok(Place { pool: Arc::clone(self), owner, pid: None })
     }
 
-    /// Starts a process, and puts on record that it runs, or that it could not. `asked`: somebody waits for it.
+    /// Starts a process, and puts on record that it runs, or that it could not. `asked`: somebody waits for it. Whether it is good
+    /// is known when it has answered its client, or the shim behind that.
     async fn launch(&self, asked: bool) -> Result<Started, Refused> {
         let now = Instant::now();
-        let may = self.lock().backoff.try_start(now, self.ready_wait());
+        let may = self.lock().backoff.try_start(now, self.ready_wait() * 2);
         match may {
             Ok(()) => {}
             Err(NotNow::Until(until)) => return Err(Refused::Later(until - now)),

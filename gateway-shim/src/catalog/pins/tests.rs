@@ -23,7 +23,7 @@ fn told(change: &Change) -> String {
 }
 
 fn see(pins: &mut Pins, server: &str, listed: &[(&str, Digest)], on_change: OnChange) -> Vec<String> {
-    let (next, changes) = pins.observe(server, listed.iter().copied(), Some(V), on_change).unwrap();
+    let (next, changes) = pins.observe(server, listed.iter().copied(), Some(V), on_change, 0).unwrap();
     *pins = next;
     // What is kept is all that is known.
     assert_eq!(Pins::read(&pins.bytes()).as_ref(), Ok(&*pins));
@@ -47,7 +47,7 @@ fn where_the_policy_warns_a_change_is_told_once_and_goes_on() {
     assert_eq!(see(&mut pins, "s", &[], warn), ["x vanished 2>- warned", "y vanished 1>- warned"]);
     assert_eq!(see(&mut pins, "s", &[("y", C)], warn), ["y changed 1>3 warned"]);
     // On one page of several, what is not there may be on another.
-    let (_, changes) = pins.observe("s", std::iter::empty(), None, warn).unwrap();
+    let (_, changes) = pins.observe("s", std::iter::empty(), None, warn, 0).unwrap();
     assert_eq!(changes, []);
 }
 
@@ -92,6 +92,32 @@ fn what_vanishes_into_quarantine_comes_back_into_it() {
     assert_eq!(pins.standing("s", "x"), Standing::Quarantined);
     let back = pins.accept("s", "x", &why()).unwrap();
     assert_eq!((told(&back.1).as_str(), back.0.standing("s", "x")), ("x seen 1>1 accepted", Standing::InForce(A)));
+}
+
+/// A change, and the change back, are no way out for what came into quarantine because it was gone.
+#[test]
+fn what_vanished_into_quarantine_is_let_out_by_somebody_alone() {
+    let (mut pins, quarantine) = (Pins::default(), OnChange::Quarantine);
+    see(&mut pins, "s", &[("x", A)], quarantine);
+    see(&mut pins, "s", &[], quarantine);
+    assert_eq!(see(&mut pins, "s", &[("x", A)], quarantine), ["x seen ->1 quarantined"]);
+    assert_eq!(see(&mut pins, "s", &[("x", B)], quarantine), ["x changed 1>2 quarantined"]);
+    assert_eq!(see(&mut pins, "s", &[("x", A)], quarantine), ["x changed 2>1 quarantined"]);
+    assert_eq!(pins.standing("s", "x"), Standing::Quarantined);
+    // One that had changed before, too, whatever the policy said when it went.
+    let (mut changed, _) = pins.accept("s", "x", &why()).unwrap();
+    see(&mut changed, "s", &[("x", B)], quarantine);
+    see(&mut changed, "s", &[], OnChange::Warn);
+    see(&mut changed, "s", &[("x", B)], quarantine);
+    assert_eq!(see(&mut changed, "s", &[("x", A)], quarantine), ["x changed 2>1 quarantined"]);
+    // Once accepted, it is like any other.
+    let (mut accepted, _) = changed.accept("s", "x", &why()).unwrap();
+    see(&mut accepted, "s", &[("x", C)], quarantine);
+    assert_eq!(see(&mut accepted, "s", &[("x", A)], quarantine), ["x changed 3>1 pinned"]);
+    let before = r#"{"version":1,"servers":{"s":[{"tool":"x","pinned":"AA","quarantined":true}]}}"#;
+    let mut read = Pins::read(before.replace("AA", &hex(&A)).as_bytes()).unwrap();
+    see(&mut read, "s", &[("x", B)], quarantine);
+    assert_eq!(see(&mut read, "s", &[("x", A)], quarantine), ["x changed 2>1 quarantined"]);
 }
 
 #[test]
@@ -140,7 +166,7 @@ fn of_a_first_list_those_that_nobody_can_tell_apart_are_told() {
 fn what_others_are_not_listed_stays() {
     let (mut pins, quarantine, other) = (Pins::default(), OnChange::Quarantine, [1; 8]);
     let mut see = |view: View, listed: &[(&str, Digest)]| {
-        let (next, changes) = pins.observe("s", listed.iter().copied(), Some(view), quarantine).unwrap();
+        let (next, changes) = pins.observe("s", listed.iter().copied(), Some(view), quarantine, 0).unwrap();
         // Over a restart.
         pins = Pins::read(&next.bytes()).unwrap();
         assert_eq!(pins, next);
@@ -161,12 +187,70 @@ fn what_others_are_not_listed_stays() {
     assert_eq!(see([200; 8], &[]).0, Vec::<String>::new());
 }
 
+/// Whoever listed a tool once, as a client that nobody uses, keeps it in force for some days at most.
+#[test]
+fn a_view_that_nobody_has_seen_for_days_holds_nothing() {
+    let (mut pins, quarantine, other) = (Pins::default(), OnChange::Quarantine, [1; 8]);
+    let mut see = |view: View, hour: u64, listed: &[(&str, Digest)]| {
+        let now_us = (1_000 + hour) * HOUR_US;
+        let (next, changes) = pins.observe("s", listed.iter().copied(), Some(view), quarantine, now_us).unwrap();
+        pins = Pins::read(&next.bytes()).unwrap();
+        assert_eq!(pins, next);
+        (changes.iter().map(told).collect::<Vec<_>>(), pins.standing("s", "y"))
+    };
+    let (both, in_force, held) = ([("x", A), ("y", A)], Standing::InForce(A), Standing::Quarantined);
+    see(V, 0, &both);
+    see(other, 1, &both);
+    assert_eq!(see(V, 2, &[("x", A)]), (vec!["y vanished 1>- warned".into()], in_force));
+    assert_eq!(see(V, 1 + VIEW_HOURS_MAX, &[("x", A)]), (vec![], in_force));
+    assert_eq!(see(V, 2 + VIEW_HOURS_MAX, &[("x", A)]), (vec!["y vanished 1>- quarantined".into()], held));
+    assert_eq!(see(V, 3 + VIEW_HOURS_MAX, &[("x", A)]), (vec![], held));
+    // What was listed to a client that can do more, and to nobody else, waits for that client however long.
+    let known = see([2; 8], 200, &[("x", A), ("z", B)]);
+    assert_eq!(known.0, ["z seen ->2 pinned"]);
+    assert_eq!(see(V, 999, &[("x", A)]), (vec![], held));
+    assert_eq!(see([2; 8], 1_999, &[("x", A), ("z", B)]), (vec![], held));
+    // Old ones make room.
+    for view in 0..u8::try_from(VIEWS_MAX).unwrap() {
+        see([view, 9, 9, 9, 9, 9, 9, 9], 3_000, &[("x", A)]);
+    }
+    see([200; 8], 3_000 + VIEW_HOURS_MAX + 1, &[("x", A), ("w", C)]);
+    let gone = see([200; 8], 3_000 + VIEW_HOURS_MAX + 1, &[("x", A)]);
+    assert_eq!(gone.0, ["w vanished 3>- quarantined"]);
+}
+
+/// A server may write to whom a mailbox belongs into the definition of its tools.
+#[test]
+fn a_credential_has_pins_of_its_own() {
+    let (mut pins, quarantine) = (Pins::default(), OnChange::Quarantine);
+    let [alice, bob, eve] = [1, 2, 3].map(|member| pinned_as("mail", Some(MemberId([member; 16]))));
+    see(&mut pins, &alice, &[("read_mails", A)], quarantine);
+    assert_eq!(see(&mut pins, &bob, &[("read_mails", B)], quarantine), ["read_mails seen ->2 pinned"]);
+    assert!(see(&mut pins, &alice, &[("read_mails", A)], quarantine).is_empty());
+    assert_eq!(see(&mut pins, &bob, &[("read_mails", C)], quarantine), ["read_mails changed 2>3 quarantined"]);
+    assert_eq!(pins.standing(&alice, "read_mails"), Standing::InForce(A));
+    assert_eq!(pins.standing(&bob, "read_mails"), Standing::Quarantined);
+    assert_eq!(pins.quarantined().next(), Some((bob.as_str(), "read_mails", Some(B), Some(C))));
+    let (accepted, change) = pins.accept(&bob, "read_mails", &why()).unwrap();
+    assert_eq!(accepted.standing(&bob, "read_mails"), Standing::InForce(C));
+    assert_eq!(change.record(&bob, 1).server, "mail");
+    // Another credential's tools are no look-alikes; another server's are.
+    assert_eq!(see(&mut pins, &eve, &[("read_mail", A)], quarantine), ["read_mail seen ->1 pinned"]);
+    assert!(see(&mut pins, "evil", &[("readmail", A)], quarantine)[0].contains("quarantined like read_mail"));
+    // What was known before members had credentials is known of each.
+    see(&mut pins, "old", &[("x", A)], quarantine);
+    let of_alice = pinned_as("old", Some(MemberId([1; 16])));
+    assert_eq!(pins.standing(&of_alice, "x"), Standing::InForce(A));
+    assert_eq!(see(&mut pins, &of_alice, &[("x", B)], quarantine), ["x changed 1>2 quarantined"]);
+    assert_eq!(pins.standing("old", "x"), Standing::InForce(A));
+}
+
 #[test]
 fn no_server_fills_the_file() {
     let warn = OnChange::Warn;
     let names: Vec<String> = (0..=TOOLS_MAX).map(|number| format!("tool-{number:05}-{}", "x".repeat(7))).collect();
     let listed = |range: std::ops::Range<usize>| names[range].iter().map(|name| (name.as_str(), A)).collect::<Vec<_>>();
-    let observe = |pins: &Pins, listed: Vec<(&str, Digest)>| pins.observe("s", listed.into_iter(), Some(V), warn);
+    let observe = |pins: &Pins, listed: Vec<(&str, Digest)>| pins.observe("s", listed.into_iter(), Some(V), warn, 0);
     assert_eq!(observe(&Pins::default(), listed(0..TOOLS_MAX + 1)).unwrap_err(), TooMany);
     let (full, _) = observe(&Pins::default(), listed(0..TOOLS_MAX)).unwrap();
     // What is gone makes room.

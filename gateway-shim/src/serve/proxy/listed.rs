@@ -64,7 +64,12 @@ impl Proxy {
         }
     }
 
-    /// The same, with what its client said that it can do: it may be listed other tools than others.
+    /// As what its tools are pinned for whoever asks.
+    fn pinned_as(&self, came: &Came) -> String {
+        catalog::pinned_as(&self.name, self.credential(came))
+    }
+
+    /// As whom the server knows them, with what their client said that it can do: it may be listed other tools than others.
     fn known_by(&self, came: &Came) -> View {
         catalog::known_by(self.credential(came), self.speaker(came).capabilities)
     }
@@ -95,7 +100,7 @@ impl Proxy {
         if !is_known && !self.make_known(came, known_by, ask).await {
             return Ok(());
         }
-        let digest = self.shared.catalog.check_call(&self.name, self.definitions(), tool, body)?;
+        let digest = self.shared.catalog.check_call(&self.pinned_as(came), self.definitions(), tool, body)?;
         call.definition_digest = digest.map(|digest| Bytes::copy_from_slice(&digest));
         Ok(())
     }
@@ -158,7 +163,8 @@ impl Proxy {
         let (catalog, first) = (&self.shared.catalog, listing.asked.as_ref().filter(|asked| asked.is_first()));
         let whole = first.filter(|_| list.next_cursor.is_none()).map(|asked| asked.view(listing.known_by));
         let pages = std::slice::from_ref(&list);
-        if let Err(why) = catalog.observe(&self.name, self.definitions(), listing.kind, pages, whole).await {
+        let pinned_as = catalog::pinned_as(&self.name, listing.credential);
+        if let Err(why) = catalog.observe(&pinned_as, self.definitions(), listing.kind, pages, whole).await {
             tracing::error!(server = %self.name, %why, "the server's list is not passed on");
             ending.outcome = Outcome::Denied;
             return Some(running.error(CODE_NOT_RECORDED, NOT_RECORDED));
@@ -180,7 +186,14 @@ impl Proxy {
             let ask = Ask { server: &self.name, method, name: Some(name), from_server: false, request_bytes: 0 };
             shared.access.judge(caller, &ask).allowed
         };
-        shared.catalog.view(&self.name, listing.kind, list, may_use, listing.modern, fresh_ms)
+        shared.catalog.view(
+            &catalog::pinned_as(&self.name, listing.credential),
+            listing.kind,
+            list,
+            may_use,
+            listing.modern,
+            fresh_ms,
+        )
     }
 
     /// A notification of the server passes: what has changed is asked for again.
@@ -195,7 +208,8 @@ impl Proxy {
         let (body, _) = catalog::ask::body(self.speaker(came).protocol.as_deref(), None, 0);
         let asked = catalog::Asked::of(&self.name, Kind::Tools, std::str::from_utf8(&body).unwrap_or_default());
         let view = asked.map(|asked| asked.view(self.known_by(came)));
-        let observed = self.shared.catalog.observe(&self.name, self.definitions(), Kind::Tools, &pages, view).await;
+        let (catalog, pinned_as) = (&self.shared.catalog, self.pinned_as(came));
+        let observed = catalog.observe(&pinned_as, self.definitions(), Kind::Tools, &pages, view).await;
         observed.map_err(|why| why.to_string())
     }
 

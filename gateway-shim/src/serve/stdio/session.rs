@@ -15,7 +15,7 @@ use std::{
 
 use axum::http::StatusCode;
 use bytes::Bytes;
-use custody::wire::Outcome;
+use custody::{id::hex, wire::Outcome};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -35,6 +35,7 @@ use crate::{
         envelope::{self, Message, Request},
         rewrite,
     },
+    random,
     server::{pool::End, probe::DISCOVER},
     writer::Ending,
 };
@@ -42,8 +43,12 @@ use crate::{
 /// Messages that wait for one client, or for a GET stream that is not open yet, if there is room for them; older ones go first
 /// there.
 pub(super) const WAITING_MAX: usize = 256;
-/// Whether a process with a session is there.
-const PING: &str = r#"{"jsonrpc":"2.0","id":"custody/ping","method":"ping"}"#;
+/// Asks whether a process with a session is there. Its id is one that no client has taken: what asks under another's id is not
+/// asked.
+fn ping() -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":"custody-{}","method":"ping"}}"#, hex(&random::bytes::<16>()))
+}
+
 /// The request whose answer is a stream that ends when its client goes.
 const LISTEN: &str = "subscriptions/listen";
 
@@ -174,6 +179,11 @@ impl Session {
         drop(self.ready.subscribe().wait_for(|ready| *ready).await);
     }
 
+    /// Whether it has answered anything, also what the shim asked.
+    pub(super) fn has_answered(&self) -> bool {
+        *self.ready.borrow()
+    }
+
     /// Sends a line as it is.
     pub(super) async fn send(&self, line: Bytes) -> Result<(), mpsc::error::SendError<Bytes>> {
         self.lock().last = Instant::now();
@@ -193,9 +203,9 @@ impl Session {
 
     /// Asks the process whether it is there. `None`: it ended.
     pub(super) async fn question(self: &Arc<Self>, wait: Duration) -> Option<Told> {
-        let line = if self.id().is_some() { PING } else { DISCOVER };
-        let Ok(Message::Request(request)) = envelope::parse(line.as_bytes()) else { return None };
-        let hears = self.put(wait, &request, &Bytes::from_static(line.as_bytes()), None, true);
+        let line = Bytes::from(if self.id().is_some() { ping() } else { DISCOVER.to_owned() });
+        let Ok(Message::Request(request)) = envelope::parse(&line) else { return None };
+        let hears = self.put(wait, &request, &line, None, true);
         hears.end.await.ok()
     }
 
@@ -256,9 +266,9 @@ impl Session {
             }
             (id, serial, line)
         };
-        // Its end is its client's to say.
-        let wait = if request.method == LISTEN { Duration::MAX } else { wait };
         let (session, leaves) = (Arc::clone(self), self.id().is_none() && !own);
+        // Its end is its client's to say, where the shim sees it leave.
+        let wait = if leaves && request.method == LISTEN { Duration::MAX } else { wait };
         tokio::spawn(async move {
             let over = async {
                 // A process that takes nothing more is ending, and its end is told to all that wait.

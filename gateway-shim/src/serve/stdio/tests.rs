@@ -102,6 +102,23 @@ async fn what_nobody_reads_has_a_bound_in_bytes() {
     assert!(matches!(hears.end.try_recv(), Ok(Told::Answer(..))));
 }
 
+/// A subscription lasts as long as its client is there. Within a session nobody sees it leave, so there it ends in its time.
+#[tokio::test]
+async fn a_subscription_ends_with_its_client_or_in_its_time() {
+    let body = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{}}"#);
+    let Ok(Message::Request(request)) = envelope::parse(&body) else { panic!("no request") };
+    let (within_session, _lines) = session();
+    let told = within(within_session.ask(Duration::ZERO, &request, &body, None).end).await.unwrap();
+    assert!(matches!(told, Told::Failed(StatusCode::GATEWAY_TIMEOUT, ..)));
+    let (stdin, mut lines) = mpsc::channel(INBOX_MAX);
+    let without = Session::new(Kind::Sessionless, stdin, Arc::default());
+    let hears = without.ask(Duration::ZERO, &request, &body, None);
+    within(lines.recv()).await.unwrap();
+    drop(hears.here);
+    let told = within(hears.end).await.unwrap();
+    assert!(matches!(told, Told::Failed(StatusCode::OK, ..)), "{told:?}");
+}
+
 /// A process that reads nothing keeps nobody waiting for longer than a request may take.
 #[tokio::test]
 async fn a_request_that_a_process_does_not_read_ends_in_its_time() {

@@ -161,6 +161,16 @@ async fn refusals_without_end_are_records_that_count_them() {
         assert_eq!(bench.post(&[("authorization", &wrong)], body).await.0, StatusCode::UNAUTHORIZED);
     }
     bench.post(&[("authorization", &bob)], body).await;
+    // What is counted is in no memory for long: nobody need stop for it.
+    within(async {
+        while bench.front.shared.refusals.unwritten() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // What else they try is not behind that noise.
+    let other = r#"{"jsonrpc":"2.0","id":2,"method":"prompts/get","params":{"name":"x"}}"#;
+    bench.post(&[], other).await;
     let calls = bench.calls().await;
     let number = |call: &wire::Call| match call.extensions.first().and_then(|extension| extension.value.clone()) {
         Some(wire::extension::Value::Number(number)) => number,
@@ -173,9 +183,35 @@ async fn refusals_without_end_are_records_that_count_them() {
         (*records, *refusals) = (*records + 1, *refusals + number(call));
     }
     let of = |member: &str, rule: &str| counted[&(member.to_owned(), rule.to_owned())];
-    assert_eq!(of(ALICE, "shim/default-deny"), (121, 150));
-    assert_eq!(of(BOB, "shim/wrong-token"), (31, 150));
+    // Those of one second are one record, and nobody knows how many seconds it took.
+    let ((of_member, refused), (of_token, wrong)) = (of(ALICE, "shim/default-deny"), of(BOB, "shim/wrong-token"));
+    assert_eq!((refused, wrong), (151, 150));
+    assert!((122..150).contains(&of_member) && (31..150).contains(&of_token), "{of_member} {of_token}");
+    assert_eq!(calls.iter().filter(|call| summary(call).1 == "x").count(), 1);
     assert_eq!(of(BOB, "shim/default-deny"), (1, 1));
+}
+
+/// What no limit of the policy is about is a record each time all the same.
+#[tokio::test]
+async fn nobody_fills_the_spool_with_what_a_session_is_made_of() {
+    let (mut bench, bob) = bounded("", odd_server().await, ALL).await;
+    bench.front.shared.pace.fill(custody::id::MemberId::from_hex(ALICE).unwrap());
+    let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let hers = [list, HELLO];
+    for path in ["/mcp/test", "/mcp"] {
+        bench.path = path;
+        for body in hers {
+            let (_, headers, told) = bench.post(&[], body).await;
+            let told: Value = serde_json::from_slice(&told).unwrap();
+            let is_over = (told["error"]["code"] == 1_006, headers.contains_key("retry-after"));
+            assert!(is_over == (true, true) || (path, body) == ("/mcp", list), "{path} {told}");
+            let (_, _, told) = bench.post(&[("authorization", &bob)], body).await;
+            assert!(!String::from_utf8_lossy(&told).contains("1006"), "{path} {told:?}");
+        }
+    }
+    let calls = bench.calls().await;
+    let over: Vec<_> = calls.iter().filter(|call| call.rule == "shim/over-limit").collect();
+    assert!(over.len() == 3 && over.iter().all(|call| call.member.as_deref().map(hex).as_deref() == Some(ALICE)));
 }
 
 /// What a server asks for in one result is judged and recorded whole, or not at all where it is too much.

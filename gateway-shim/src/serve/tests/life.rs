@@ -194,6 +194,28 @@ async fn a_process_that_does_not_answer_its_first_request_is_ended() {
     assert_eq!((lives.len(), lives[1].0), (2, wire::ServerState::Unreachable));
 }
 
+/// A member who asks first what a server rightly does not answer keeps nobody from it, under whichever id.
+#[tokio::test]
+async fn what_a_client_asks_in_vain_is_no_failure_of_its_server() {
+    let script = r#"
+while IFS= read -r line; do
+  id=$(printf '%s' "$line" | sed -n 's/.*"id":\("*[^,"]*"*\),.*/\1/p')
+  case "$line" in
+    *'"progressToken":{}'*) ;;
+    *) printf '{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25"}}\n' "$id";;
+  esac
+done
+"#;
+    let bench = bench_of(script, "ready_s_max = 1\nstop_s_max = 1\nfailures_max = 1\n").await;
+    let odd = HELLO.replace(r#""params":{"#, r#""params":{"_meta":{"progressToken":{}},"#);
+    assert_ne!(odd, HELLO);
+    assert_eq!(bench.post(&[], &odd).await.0, StatusCode::BAD_GATEWAY);
+    begin(&bench).await;
+    let states: Vec<_> = lives(&bench.records().await).into_iter().map(|life| life.0).collect();
+    use wire::ServerState::{Started, Stopped};
+    assert_eq!(states[..3], [Started, Stopped, Started]);
+}
+
 /// Whoever asked is gone before the process has said what it is: it is listed, can be stopped, and its end is on record.
 #[tokio::test]
 async fn a_process_that_is_asked_for_a_client_which_left_is_seen_to_its_end() {

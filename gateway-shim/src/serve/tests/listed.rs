@@ -44,12 +44,13 @@ impl Shop {
     }
 
     async fn answer(&self, request: HttpRequest) -> Answer {
+        let who = text(request.headers(), "authorization").unwrap_or_default().to_owned();
         let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
         let value: Value = serde_json::from_slice(&body).unwrap();
         let result = match value["method"].as_str().unwrap() {
             "tools/list" => {
                 self.listed.fetch_add(1, Relaxed);
-                self.result.lock().unwrap().clone()
+                self.result.lock().unwrap().replace("WHO", &who)
             }
             "tools/call" => {
                 self.called.fetch_add(1, Relaxed);
@@ -194,6 +195,29 @@ async fn a_tool_is_pinned_before_it_is_called_for_the_first_time() {
     let mut expected = expected.to_vec();
     expected.sort();
     assert_eq!(calls, expected);
+}
+
+/// A server that says in its tools whose mailbox they are for has not changed them when another member asks.
+#[tokio::test]
+async fn what_is_listed_with_one_credential_is_no_change_for_another() {
+    let (_shop, url) = Shop::open(r#"{"tools":[{"name":"send","description":"as WHO"}]}"#).await;
+    let secrets = TempDir::new();
+    for member in [ALICE, BOB] {
+        std::fs::write(secrets.path().join(member), format!("of-{member}\n")).unwrap();
+    }
+    let url = format!("{url}credentials = {:?}\n", secrets.path());
+    let (bench, bob) = bench(&url, "on_change = \"quarantine\"", ALL).await;
+    let token = bench.token.clone();
+    for id in 0..2 {
+        for token in [&token, &bob] {
+            let tools = bench.tools(id, token).await["result"]["tools"].clone();
+            assert_eq!(tools.as_array().map(Vec::len), Some(1), "{tools}");
+        }
+        assert!(bench.call("send", &json!({})).await["result"].is_object());
+    }
+    let (definitions, _) = told(&bench.all_records().await);
+    let sent: Vec<_> = definitions.into_iter().map(|(_, what, action)| (what, action)).collect();
+    assert_eq!(sent, [(What::Seen, Action::Pinned); 2]);
 }
 
 #[tokio::test]
