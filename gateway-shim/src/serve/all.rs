@@ -165,7 +165,9 @@ impl Front {
                 port::carry(self.message_to_all(came, body).await, carried)
             }
             Method::GET | Method::DELETE if came.said().era() == Era::Legacy => {
-                let carried = load.request();
+                let Some(carried) = load.request_of(came.caller.member) else {
+                    return self.refuse_all(&came, None, 0, Refusal::connections()).await;
+                };
                 let joint = came.session().and_then(|id| self.all.joints.of(id, &came.caller));
                 let answer = match (joint, method) {
                     (None, _) => self.refuse_all(&came, None, 0, Refusal::not_yours()).await,

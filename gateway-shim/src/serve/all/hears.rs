@@ -95,21 +95,25 @@ fn place(event: &str) -> Option<Place> {
 pub(super) struct Hears {
     events: mpsc::Sender<Bytes>,
     of: BTreeMap<Arc<str>, AbortHandle>,
+    /// What looks whether it may be heard. Like those of the servers it can send, so the stream ends when all have ended.
+    looks: AbortHandle,
 }
 
 impl Drop for Hears {
     fn drop(&mut self) {
-        self.of.values().for_each(AbortHandle::abort);
+        self.of.values().chain([&self.looks]).for_each(AbortHandle::abort);
     }
 }
 
 impl Joint {
     /// The client hears from here on, and whatever it heard before ends: an event is for one stream.
-    fn begin_hearing(&self) -> (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>) {
+    fn begin_hearing(&self, look: impl FnOnce(mpsc::Sender<Bytes>) -> AbortHandle) -> mpsc::Receiver<Bytes> {
         let (events, heard) = mpsc::channel(CHUNKS_MAX);
-        let hears = Hears { events: events.clone(), of: BTreeMap::new() };
-        *self.hears.lock().unwrap_or_else(PoisonError::into_inner) = Some(hears);
-        (events, heard)
+        // What looks finds its own here, or what came behind it.
+        let mut hears = self.hears.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = look(events.clone());
+        *hears = Some(Hears { events, of: BTreeMap::new(), looks });
+        heard
     }
 
     /// The client hears nothing more.
@@ -245,12 +249,14 @@ impl Front {
                     Some(Place::All(number)) => joint.seen.lock().unwrap_or_else(PoisonError::into_inner).up_to(number),
                     _ => BTreeMap::new(),
                 };
-                let (events, heard) = joint.begin_hearing();
+                let look = |events| {
+                    tokio::spawn(self.until_out(came.caller.clone(), Arc::clone(&joint), events)).abort_handle()
+                };
+                let heard = joint.begin_hearing(look);
                 // A session that begins from here on is heard by itself.
                 for (proxy, there) in joint.begun(&self.proxies, &came) {
                     joint.hear(&proxy, &there, last.get(&proxy.name).cloned());
                 }
-                tokio::spawn(self.until_out(came.caller.clone(), Arc::clone(&joint), events));
                 stdio::events(ReceiverStream::new(heard))
             }
         };
@@ -274,7 +280,7 @@ impl Front {
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
                     () = clock::sleep(LOOK_EVERY) => {}
-                    () = events.closed() => return,
+                    () = events.closed() => return joint.end_hearing(&events),
                 }
                 let may = |proxy: &Arc<Proxy>| {
                     let asked = admit::asked_of_session(&proxy.name, &caller, 0);

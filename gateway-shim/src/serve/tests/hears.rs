@@ -71,6 +71,10 @@ fn stream(events: String) -> Answer {
 
 /// Two servers, and the policy's text.
 async fn bench() -> (Bench, String) {
+    bench_with("").await
+}
+
+async fn bench_with(more: &str) -> (Bench, String) {
     let (text, tokens) = policy(&[ALICE], ALL);
     let mut servers = BTreeMap::new();
     for name in ["a", "b"] {
@@ -78,7 +82,7 @@ async fn bench() -> (Bench, String) {
         servers.insert(name.to_owned(), toml::from_str(&url).unwrap());
     }
     let access = Access::of(&text, None).unwrap();
-    (Bench::with_servers(servers, waits(), access, tokens[0].clone(), "/mcp").await, text)
+    (Bench::with_serve(more, servers, waits(), access, tokens[0].clone(), "/mcp").await, text)
 }
 
 /// Begins a session with all servers.
@@ -174,6 +178,24 @@ async fn one_stream_has_what_every_server_says_and_goes_on_where_each_was() {
     assert!(of("a", "GET") >= 5 && of("b", "GET") >= 5 && of("", "GET") >= 5, "every stream is on record");
     let roots: Vec<_> = calls.iter().filter(|call| summary(call).0 == "roots/list").map(wire::Call::outcome).collect();
     assert!(roots.contains(&Outcome::Ok), "{roots:?}");
+}
+
+/// Whoever hears again hears in one place, and no member's streams are on more connections than their share.
+#[tokio::test]
+async fn streams_of_all_servers_take_no_more_than_a_share_of_the_port() {
+    let (bench, _) = bench_with("member_connections_max = 2\n").await;
+    let [one, two, three] = [begin(&bench).await, begin(&bench).await, begin(&bench).await];
+    let first = Heard::session(&bench, &one, None).await;
+    let _again = Heard::session(&bench, &one, None).await;
+    within(first.stream.collect()).await.unwrap();
+    // Its place comes back when its end has gone out.
+    let carried = || bench.send(Method::DELETE, &[(SESSION, "none"), (PROTOCOL, "2025-11-25")], "");
+    while within(carried()).await.0 != StatusCode::NOT_FOUND {}
+    let _other = Heard::session(&bench, &two, None).await;
+    for method in [Method::GET, Method::DELETE] {
+        let (status, _, told) = within(bench.send(method, &[(SESSION, &three), (PROTOCOL, "2025-11-25")], "")).await;
+        assert_eq!((status, &value(&told)["error"]["code"]), (StatusCode::OK, &json!(1_006)));
+    }
 }
 
 #[tokio::test]
