@@ -53,6 +53,7 @@ mod upstream;
 mod watched;
 
 use counts::{COUNTS_EVERY, Counts};
+pub use places::NOTES_MAX;
 use places::Places;
 pub use port::serve;
 pub use probe::probe;

@@ -31,6 +31,7 @@ use super::{
     Answer, SESSION,
     credential::{Credentials, NoCredential},
     open::{self, Running},
+    places::Place,
     proxy::{Came, Proxy},
     refusal::{
         CODE_NO_CREDENTIAL, CODE_REVOKED, CODE_TIMEOUT, CODE_TOO_LONG, CODE_UNREACHABLE, CODE_UNREADABLE, REVOKED,
@@ -255,12 +256,8 @@ impl Upstream {
         method: Method,
         came: Came,
         body: Bytes,
-        running: Option<Running>,
+        (place, running): (Option<Place>, Option<Running>),
     ) -> Answer {
-        let place = match proxy.place(&came.caller, running.as_ref()) {
-            Ok(place) => place,
-            Err(busy) => return proxy.refuse(&came, None, body.len(), busy).await,
-        };
         let sent = tokio::select! {
             sent = tokio::time::timeout(proxy.call_wait(), self.send(method, &came, body)) => sent,
             () = open::cut(running.as_ref()) => return error(StatusCode::OK, "null", CODE_REVOKED, REVOKED),
