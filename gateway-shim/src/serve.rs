@@ -43,6 +43,7 @@ mod places;
 mod port;
 mod probe;
 mod proxy;
+mod queue;
 mod refusal;
 mod sessions;
 mod stdio;

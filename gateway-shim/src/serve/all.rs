@@ -73,6 +73,7 @@ const ERA_FOR: Duration = Duration::from_secs(300);
 pub(super) struct All {
     joints: Joints,
     routes: Mutex<Routes>,
+    lists: lists::Budget,
     /// Servers that were seen not to speak without sessions, and until when that is believed.
     with_sessions: Mutex<BTreeMap<String, Instant>>,
 }

@@ -12,9 +12,9 @@ use std::{
 };
 
 use axum::http::{HeaderValue, Method, StatusCode};
-use bytes::Bytes;
-use tokio::{sync::mpsc, task::AbortHandle, time::Instant};
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use futures::stream::BoxStream;
+use tokio::{task::AbortHandle, time::Instant};
+use tokio_stream::StreamExt as _;
 
 use super::{Joint, Proxies, Refusal, streams};
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     serve::{
         Answer, Front, LAST_EVENT, LOOK_EVERY, SESSION, admit,
         proxy::{Came, Proxy},
-        stdio, text,
+        queue, stdio, text,
     },
 };
 
@@ -93,7 +93,7 @@ fn place(event: &str) -> Option<Place> {
 
 /// A client that hears all servers.
 pub(super) struct Hears {
-    events: mpsc::Sender<Bytes>,
+    events: queue::Sender,
     of: BTreeMap<Arc<str>, AbortHandle>,
     /// What looks whether it may be heard. Like those of the servers it can send, so the stream ends when all have ended.
     looks: AbortHandle,
@@ -107,8 +107,8 @@ impl Drop for Hears {
 
 impl Joint {
     /// The client hears from here on, and whatever it heard before ends: an event is for one stream.
-    fn begin_hearing(&self, look: impl FnOnce(mpsc::Sender<Bytes>) -> AbortHandle) -> mpsc::Receiver<Bytes> {
-        let (events, heard) = mpsc::channel(CHUNKS_MAX);
+    fn begin_hearing(&self, look: impl FnOnce(queue::Sender) -> AbortHandle) -> BoxStream<'static, queue::Chunk> {
+        let (events, heard) = queue::queue(CHUNKS_MAX);
         // What looks finds its own here, or what came behind it.
         let mut hears = self.hears.lock().unwrap_or_else(PoisonError::into_inner);
         let looks = look(events.clone());
@@ -122,9 +122,9 @@ impl Joint {
     }
 
     /// Ends what the client hears, if it is still this.
-    fn end_hearing(&self, events: &mpsc::Sender<Bytes>) {
+    fn end_hearing(&self, events: &queue::Sender) {
         let mut hears = self.hears.lock().unwrap_or_else(PoisonError::into_inner);
-        if hears.as_ref().is_some_and(|hears| hears.events.same_channel(events)) {
+        if hears.as_ref().is_some_and(|hears| hears.events.is(events)) {
             *hears = None;
         }
     }
@@ -153,7 +153,7 @@ struct Source {
     proxy: Arc<Proxy>,
     there: Came,
     last: Option<String>,
-    events: mpsc::Sender<Bytes>,
+    events: queue::Sender,
 }
 
 impl Source {
@@ -192,13 +192,13 @@ impl Source {
 
     /// # Errors
     /// When nobody hears any more.
-    async fn pass(&mut self, answer: Answer) -> Result<(), mpsc::error::SendError<Bytes>> {
+    async fn pass(&mut self, answer: Answer) -> Result<(), queue::Gone> {
         let mut chunks = answer.into_body().into_data_stream();
         let mut reader = sse::Reader::default();
         loop {
             let chunk = tokio::select! {
                 chunk = chunks.next() => chunk,
-                () = self.events.closed() => return Err(mpsc::error::SendError(Bytes::new())),
+                () = self.events.closed() => return Err(queue::Gone),
             };
             let Some(Ok(chunk)) = chunk else { break };
             let pieces = reader.push(&chunk);
@@ -208,7 +208,7 @@ impl Source {
         Ok(())
     }
 
-    async fn send(&mut self, pieces: Vec<sse::Piece>) -> Result<(), mpsc::error::SendError<Bytes>> {
+    async fn send(&mut self, pieces: Vec<sse::Piece>) -> Result<(), queue::Gone> {
         let mut out = Vec::new();
         for piece in pieces {
             let id = piece.id.clone();
@@ -223,7 +223,7 @@ impl Source {
             }
             out.extend(raw);
         }
-        if out.is_empty() { Ok(()) } else { self.events.send(out.into()).await }
+        if out.is_empty() { Ok(()) } else { self.events.send(Ok(out.into())).await }
     }
 }
 
@@ -257,7 +257,7 @@ impl Front {
                 for (proxy, there) in joint.begun(&self.proxies, &came) {
                     joint.hear(&proxy, &there, last.get(&proxy.name).cloned());
                 }
-                stdio::events(ReceiverStream::new(heard))
+                stdio::events(heard.filter_map(Result::ok))
             }
         };
         if let Ok(id) = HeaderValue::from_str(joint.id()) {
@@ -271,7 +271,7 @@ impl Front {
         &self,
         caller: Caller,
         joint: Arc<Joint>,
-        events: mpsc::Sender<Bytes>,
+        events: queue::Sender,
     ) -> impl Future<Output = ()> + Send + use<> {
         let (access, proxies): (_, Proxies) = (self.shared.access.clone(), self.proxies.clone());
         async move {

@@ -1,12 +1,12 @@
 //! What all servers list, as one list.
 //!
 //! What must hold: of each element only its name changes; a server that does not answer in time, or not in form, is left out and
-//! named in the log; a member's list is private. What is too long for one answer goes on behind a cursor, which names the
+//! named in the log; no more is read of a server than one answer has room for; a member's list is private. What is too long for one answer goes on behind a cursor, which names the
 //! server and that server's own cursor.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use custody::hash::text_digest;
 use futures::future::join_all;
 use serde_json::value::RawValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Joint, NO_SUCH, result, streams};
 use crate::{
@@ -37,6 +38,8 @@ const PAGES_MAX: usize = 64;
 /// cut, so that one answer may have more.
 const ELEMENTS_MAX: usize = 4_096;
 const ELEMENTS_BYTES_MAX: usize = 8 << 20;
+/// Bytes of all lists that are being put together: an answer of 8 MiB is already long, and some are made at a time.
+const LISTS_BYTES_MAX: usize = 64 << 20;
 /// How long one server may take for its pages, its start included: the others' lists wait for it.
 const LIST_WAIT: Duration = Duration::from_secs(60);
 /// Bytes of one answer of a server.
@@ -131,6 +134,43 @@ impl Routes {
     }
 }
 
+/// The bytes that all lists of all members may take while they are put together.
+pub(super) struct Budget(Arc<Semaphore>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(LISTS_BYTES_MAX)))
+    }
+}
+
+/// What one list takes of it, until it is dropped. Nobody waits for more with what they have.
+struct Kept {
+    budget: Arc<Semaphore>,
+    held: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Budget {
+    fn list(&self) -> Kept {
+        Kept { budget: Arc::clone(&self.0), held: Mutex::default() }
+    }
+}
+
+impl Kept {
+    /// Whether there is room for so many bytes more.
+    fn hold(&self, bytes: usize) -> bool {
+        let more = u32::try_from(bytes).ok().and_then(|bytes| {
+            Arc::clone(&self.budget).try_acquire_many_owned(bytes).ok()
+        });
+        let Some(more) = more else { return false };
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *held {
+            Some(held) => held.merge(more),
+            None => *held = Some(more),
+        }
+        true
+    }
+}
+
 /// A page of one server.
 struct Page {
     /// That it was asked for with, as it is spelt in JSON; empty for the first.
@@ -193,13 +233,13 @@ impl Front {
             Some(None) => return error(StatusCode::OK, &request.raw_id, NO_SUCH, "this is no cursor of this list"),
         };
         let meta = splice::value(whole, &["params", "_meta"]).unwrap_or_default();
-        let (from, raw) = (&from, &raw);
+        let (from, raw, kept) = (&from, &raw, &self.all.lists.list());
         let asked = self.reachable(&came.caller).filter(|proxy| &*proxy.name >= from.as_str());
         // Of tasks only whoever began one has any.
         let asked = asked.filter(|proxy| key != "tasks" || proxy.has_tasks_of(&came.caller));
         let asks = asked.map(|proxy| async move {
             let begin = if *proxy.name == **from { raw.as_str() } else { "" };
-            let pages = self.pages(proxy, came, joint, request, (meta, begin), key);
+            let pages = self.pages(proxy, came, joint, request, (meta, begin), (key, kept));
             let listed = tokio::time::timeout(LIST_WAIT, pages).await.unwrap_or_else(|_| {
                 tracing::warn!(server = %proxy.name, key, "a server is left out of the list of all: it takes too long");
                 Listed::default()
@@ -224,11 +264,13 @@ impl Front {
         joint: Option<&Arc<Joint>>,
         request: &Request,
         (meta, begin): (&str, &str),
-        key: &str,
+        (key, kept): (&str, &Kept),
     ) -> Listed {
         let mut listed = Listed { pages: Vec::new(), next: Some(begin.to_owned()) };
+        let (mut elements_read, mut bytes) = (0, 0);
         while let Some(cursor) = listed.next.take() {
-            if listed.pages.len() >= PAGES_MAX {
+            let is_full = elements_read >= ELEMENTS_MAX || bytes >= ELEMENTS_BYTES_MAX;
+            if listed.pages.len() >= PAGES_MAX || is_full {
                 listed.next = Some(cursor);
                 break;
             }
@@ -238,6 +280,13 @@ impl Front {
                 tracing::warn!(server = %proxy.name, key, "a server's list is left out of the list of all");
                 break;
             };
+            let page_bytes = elements.iter().map(|element| element.get().len()).sum();
+            if !kept.hold(page_bytes) {
+                tracing::warn!(server = %proxy.name, key, "a list of all is cut short: all lists take too much memory now");
+                listed.next = Some(cursor);
+                break;
+            }
+            (elements_read, bytes) = (elements_read + elements.len(), bytes + page_bytes);
             let elements = elements.into_iter().map(|element: &RawValue| element.get().to_owned()).collect();
             listed.next =
                 splice::value(&page, &["result", "nextCursor"]).filter(|next| *next != "null").map(str::to_owned);
@@ -350,5 +399,16 @@ mod tests {
         ] {
             assert_eq!(place(cursor), expected, "{cursor}");
         }
+    }
+
+    #[test]
+    fn all_lists_together_take_no_more_than_there_is() {
+        let budget = Budget::default();
+        let (one, two) = (budget.list(), budget.list());
+        assert!(one.hold(LISTS_BYTES_MAX - 2) && two.hold(1) && two.hold(1) && !one.hold(1) && one.hold(0));
+        drop(two);
+        assert!(one.hold(2) && !one.hold(1));
+        drop(one);
+        assert!(budget.list().hold(LISTS_BYTES_MAX));
     }
 }

@@ -15,8 +15,7 @@ use axum::{body::BodyDataStream, http::StatusCode};
 use bytes::Bytes;
 use futures::{future::join_all, stream};
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio_stream::StreamExt as _;
 
 use super::{Joint, lists, streams};
 use crate::{
@@ -27,6 +26,7 @@ use crate::{
     serve::{
         Answer, Front,
         proxy::{Came, Proxy},
+        queue,
         refusal::{CODE_DENIED, CODE_OVER_LIMIT, CODE_UNREACHABLE, Refusal, error, json},
         stdio,
     },
@@ -193,7 +193,7 @@ fn joined(agreed: Vec<Agreed>, raw_id: String) -> Answer {
     let meta = json!({"io.modelcontextprotocol/subscriptionId": id});
     let params = json!({"_meta": meta, "notifications": all_of(agreed.iter().map(|server| &server.to))});
     let first = json!({"jsonrpc": "2.0", "method": ACKNOWLEDGED, "params": params}).to_string();
-    let (events, heard) = mpsc::channel(CHUNKS_MAX);
+    let (events, heard) = queue::queue(CHUNKS_MAX);
     let last = Last::default();
     for server in agreed {
         tokio::spawn(server.tell(events.clone(), Arc::clone(&last)));
@@ -204,12 +204,12 @@ fn joined(agreed: Vec<Agreed>, raw_id: String) -> Answer {
         let result = || json!({"jsonrpc": "2.0", "id": id, "result": {"resultType": "complete", "_meta": meta}});
         sse::event(&said.unwrap_or_else(|| result().to_string().into()))
     });
-    stdio::events(tokio_stream::once(sse::event(first.as_bytes())).chain(ReceiverStream::new(heard)).chain(end))
+    stdio::events(tokio_stream::once(sse::event(first.as_bytes())).chain(heard.filter_map(Result::ok)).chain(end))
 }
 
 impl Agreed {
     /// Passes on what a server tells until it ends, or until nobody hears any more: then its stream ends, which tells it.
-    async fn tell(mut self, events: mpsc::Sender<Bytes>, last: Last) {
+    async fn tell(mut self, events: queue::Sender, last: Last) {
         let mut pieces = std::mem::take(&mut self.pieces);
         loop {
             let mut out = Vec::new();
@@ -227,7 +227,7 @@ impl Agreed {
                     Said::Else => out.extend(piece.raw),
                 }
             }
-            if !out.is_empty() && events.send(out.into()).await.is_err() {
+            if !out.is_empty() && events.send(Ok(out.into())).await.is_err() {
                 return;
             }
             let chunk = tokio::select! {

@@ -11,10 +11,7 @@ use bytes::Bytes;
 use custody::wire::Outcome;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Own, of_status};
 use crate::{
@@ -27,6 +24,7 @@ use crate::{
         LAST_EVENT,
         open::{self, Running},
         proxy::{Came, Proxy, Server},
+        queue::{self, Chunk},
         refusal::{CODE_OVER_LIMIT, CODE_REVOKED, CODE_TOO_LONG, REVOKED, Refusal, error_body},
         sessions,
     },
@@ -65,8 +63,8 @@ pub(super) struct Pump {
 /// # Errors
 /// How its call ended meanwhile.
 async fn give(
-    chunks: &mpsc::Sender<Result<Bytes, std::io::Error>>,
-    chunk: Result<Bytes, std::io::Error>,
+    chunks: &queue::Sender,
+    chunk: Chunk,
     until: Instant,
     running: Option<&Running>,
 ) -> Result<bool, Outcome> {
@@ -130,7 +128,7 @@ impl Pump {
     pub(super) async fn run(
         mut self,
         mut body: Incoming,
-        chunks: mpsc::Sender<Result<Bytes, std::io::Error>>,
+        chunks: queue::Sender,
         deadline: Instant,
     ) {
         let until_end = if self.lasts() { Instant::now() + STREAM_MAX } else { deadline };
@@ -189,7 +187,7 @@ impl Pump {
         };
         if ended == Outcome::Revoked {
             // Whoever does not read is not waited for.
-            drop(chunks.try_send(Ok(self.told(CODE_REVOKED, REVOKED))));
+            chunks.send_now(Ok(self.told(CODE_REVOKED, REVOKED)));
         }
         // The connection to the server ends with its body: nobody reads what may not pass.
         drop((chunks, body));
@@ -352,7 +350,7 @@ mod tests {
         let cuts = open::Cuts::default();
         let caller = Caller::anybody(MemberId([1; 16]), None);
         let running = cuts.begin(admit::asked_of_session(&"test".into(), &caller, 0), "tools/call", "1");
-        let (chunks, unread) = mpsc::channel(1);
+        let (chunks, unread) = queue::queue(1);
         let until = Instant::now();
         let more = || give(&chunks, Ok(Bytes::from_static(b"x")), until, Some(&running));
         assert_eq!(more().await, Ok(true));
@@ -360,7 +358,6 @@ mod tests {
         cuts.look(&Access::of("version = 1\n", None).unwrap(), clock::now_us());
         assert_eq!(more().await, Err(Outcome::Revoked));
         drop(unread);
-        let gone = give(&chunks, Ok(Bytes::new()), until, None).await;
-        assert_eq!(gone, Ok(false));
+        assert_eq!(give(&chunks, Ok(Bytes::new()), until, None).await, Ok(false));
     }
 }
