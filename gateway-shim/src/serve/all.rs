@@ -18,7 +18,7 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{HeaderValue, Method, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
 };
 use bytes::Bytes;
 use custody::{
@@ -29,7 +29,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Front, NAME, SESSION, admit,
+    Answer, Front, METHOD, NAME, PROTOCOL, SESSION, admit,
     arrive::{self, NotRead},
     port,
     proxy::{Came, Proxy},
@@ -46,6 +46,7 @@ use crate::{
         headers::{self, Era, encoded},
         splice,
     },
+    server::probe::DISCOVER,
 };
 
 mod hears;
@@ -61,6 +62,8 @@ use lists::Routes;
 const VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
 /// JSON-RPC's code for parameters that are none.
 const NO_SUCH: i32 = -32_602;
+/// The same for a method that is none.
+const NO_METHOD: i32 = -32_601;
 /// What a session with all servers can; whether a tool takes part in it says the tool.
 const CAPABILITIES: &str = r#"{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"completions":{},"logging":{},"tasks":{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}}}"#;
 /// The same without sessions.
@@ -280,14 +283,16 @@ impl Front {
         if !came.is_modern() {
             return no_session(&request.raw_id);
         }
+        // Asked as the shim itself asks: what one client makes of its question is no news of a server to the others.
+        let own = Came { caller: came.caller.clone(), headers: of_discover() };
+        let own = &own;
         let asks = self.reachable(&came.caller).map(|proxy| async move {
-            let answer = proxy.message(came.clone(), lists::ask("server/discover", request, None)).await;
-            let (is_good, declines) = (answer.status().is_success(), answer.status().is_client_error());
+            let answer = proxy.message(own.clone(), Bytes::from_static(DISCOVER.as_bytes())).await;
+            let status = answer.status();
             let text = lists::read(answer).await.unwrap_or_default();
-            let speaks = is_good && said(&text, &["result"]).is_some();
-            // One that is not reached now, or not by this member, may speak so all the same.
-            let is_error = is_good && said(&text, &["error", "code"]).is_some_and(|code| code.starts_with('-'));
-            if speaks || declines || is_error {
+            let speaks = status.is_success() && said(&text, &["result"]).is_some();
+            // One that is not reached now, or not by this member, or that asks for something else, may speak so all the same.
+            if speaks || declines(status, &text) {
                 self.all.seen(&proxy.name, speaks);
             }
             (!speaks).then(|| proxy.name.to_string())
@@ -448,6 +453,27 @@ impl Front {
         let begun = joint.begun(&self.proxies, came).into_iter();
         join_all(begun.map(|(proxy, there)| async move { drop(proxy.stream(Method::DELETE, there).await) })).await;
         stdio::empty(StatusCode::OK)
+    }
+}
+
+/// The headers of the shim's own question about the era.
+fn of_discover() -> HeaderMap {
+    let json = HeaderValue::from_static("application/json");
+    let accepts = HeaderValue::from_static("application/json, text/event-stream");
+    let (version, method) = (HeaderValue::from_static(headers::MODERN_FROM), HeaderValue::from_static("server/discover"));
+    let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json), (header::ACCEPT, accepts)]);
+    headers.extend([(HeaderName::from_static(PROTOCOL), version), (HeaderName::from_static(METHOD), method)]);
+    headers
+}
+
+/// Whether a server says that it does not know the question, as those of the era before do: there is no such method, nothing
+/// at this address without a session, or no session.
+fn declines(status: StatusCode, text: &str) -> bool {
+    let code = said(text, &["error", "code"]).and_then(|code| code.parse::<i32>().ok());
+    match status {
+        StatusCode::NOT_FOUND => true,
+        StatusCode::BAD_REQUEST => code.is_none_or(|code| code == CODE_NO_SESSION || code == NO_METHOD),
+        _ => code == Some(NO_METHOD),
     }
 }
 
