@@ -246,6 +246,11 @@ impl Pump {
                     self.proxy.unread(bytes.len());
                     return Passes::Not;
                 };
+                // One that has ended is cut no more, and what it gave is not for whoever may not ask for it any more.
+                if self.is_stream && !running.may_go_on(&self.proxy.shared.access, clock::now_us()) {
+                    running.end(Ending::of(Outcome::Revoked));
+                    return Passes::Instead(running.error(CODE_REVOKED, REVOKED));
+                }
                 // The header is not of a call whose stream is taken up again.
                 let ending = if self.is_stream { ending } else { self.own.with_receipt(ending) };
                 match self.proxy.hear(&running, bytes, ending, next).await {
