@@ -452,6 +452,9 @@ impl Proxy {
         if !self.shared.access.judge(&came.caller, &asked.ask()).allowed {
             return Ok(());
         }
+        if came.session().is_some_and(|session| self.waits_for(session, &request.id)) {
+            return Err(Refusal::id_in_use());
+        }
         if asked.resources.len() > RESOURCES_MAX {
             return Err(Refusal::too_many(RESOURCES_MAX));
         }
