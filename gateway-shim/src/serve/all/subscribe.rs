@@ -27,7 +27,7 @@ use crate::{
         Answer, Front,
         proxy::{Came, Proxy},
         queue,
-        refusal::{CODE_DENIED, CODE_OVER_LIMIT, CODE_UNREACHABLE, Refusal, error, json},
+        refusal::{CODE_DENIED, CODE_OVER_LIMIT, CODE_UNREACHABLE, Refusal, error, json, own_code},
         stdio,
     },
 };
@@ -48,6 +48,14 @@ struct Agreed {
     pieces: Vec<sse::Piece>,
     /// What it agreed to.
     to: Map<String, Value>,
+}
+
+/// What came instead of an agreement: an answer, if there was one, and whether that is the shim's own refusal of what is not
+/// allowed.
+#[derive(Default)]
+struct Instead {
+    said: Option<String>,
+    is_ours: bool,
 }
 
 /// What the last of a server's answers says; the client gets one of all.
@@ -75,8 +83,8 @@ impl Front {
             match heard {
                 Ok(server) => agreed.push(server),
                 // What the access policy says stands above what a server does.
-                Err(Some(said)) if is_ours(&said) => return json(StatusCode::OK, said.into()),
-                Err(said) => refused = refused.or(said),
+                Err(Instead { said, is_ours: true }) => return json(StatusCode::OK, said.unwrap_or_default().into()),
+                Err(Instead { said, .. }) => refused = refused.or(said),
             }
         }
         match (agreed.is_empty(), refused) {
@@ -112,12 +120,14 @@ impl Front {
     /// Asks one server, and reads until it has agreed.
     ///
     /// # Errors
-    /// Its answer, if it gives one instead.
-    async fn agreed(&self, came: &Came, proxy: &Arc<Proxy>, body: Bytes) -> Result<Agreed, Option<String>> {
+    /// What it gives instead.
+    async fn agreed(&self, came: &Came, proxy: &Arc<Proxy>, body: Bytes) -> Result<Agreed, Instead> {
         let agreed = async {
             let answer = proxy.message(came.clone(), body).await;
             if !streams::is_stream(&answer) {
-                return Err(lists::read(answer).await.filter(|said| !said.is_empty()));
+                let is_ours = own_code(&answer).is_some_and(|code| [CODE_DENIED, CODE_OVER_LIMIT].contains(&code));
+                let said = lists::read(answer).await.filter(|said| !said.is_empty());
+                return Err(Instead { said, is_ours });
             }
             let (mut chunks, mut reader) = (answer.into_body().into_data_stream(), sse::Reader::default());
             while let Some(Ok(chunk)) = chunks.next().await {
@@ -125,14 +135,17 @@ impl Front {
                 while let Some(piece) = pieces.next() {
                     match said(&piece) {
                         Said::Agreed(to) => return Ok(Agreed { chunks, reader, pieces: pieces.collect(), to }),
-                        Said::Answer => return Err(piece.data.and_then(|data| String::from_utf8(data).ok())),
+                        Said::Answer => {
+                            let said = piece.data.and_then(|data| String::from_utf8(data).ok());
+                            return Err(Instead { said, is_ours: false });
+                        }
                         Said::Else => {}
                     }
                 }
             }
-            Err(None)
+            Err(Instead::default())
         };
-        tokio::time::timeout(AGREE_WAIT, agreed).await.unwrap_or(Err(None))
+        tokio::time::timeout(AGREE_WAIT, agreed).await.unwrap_or_else(|_| Err(Instead::default()))
     }
 }
 
@@ -147,12 +160,6 @@ fn about(body: &Bytes, resources: &[String]) -> Bytes {
         false => drop(filter.insert(RESOURCES.to_owned(), resources.into())),
     }
     splice::replace(body, &FILTER, &Value::Object(filter).to_string()).map_or_else(|| body.clone(), Bytes::from)
-}
-
-/// Whether an answer is the shim's own refusal of what is not allowed.
-fn is_ours(said: &str) -> bool {
-    let code = splice::value(said, &["error", "code"]).and_then(|code| code.parse().ok());
-    [CODE_DENIED, CODE_OVER_LIMIT].map(Some).contains(&code)
 }
 
 enum Said {

@@ -230,6 +230,31 @@ async fn a_subscription_is_one_at_every_server_and_ends_with_its_client() {
     }
 }
 
+/// What a server says in the shim's own codes is a server's word, and no refusal of the access policy.
+#[tokio::test]
+async fn one_server_that_refuses_keeps_nobody_from_the_others() {
+    async fn refuses(request: HttpRequest) -> Answer {
+        let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+        let value: Value = serde_json::from_slice(&body).unwrap();
+        error(StatusCode::OK, &value["id"].to_string(), 1_005, "no")
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = [("b", telling_server("b").await), ("refuses", listener.local_addr().unwrap())];
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/mcp", any(refuses))).await.unwrap() });
+    let server = |address| toml::from_str(&format!("url = \"http://{address}/mcp\"\n")).unwrap();
+    let servers = addresses.map(|(name, address)| (name.to_owned(), server(address))).into();
+    let (policy, tokens) = policy(&[ALICE], ALL);
+    let access = Access::of(&policy, None).unwrap();
+    let bench = Bench::with_servers(servers, waits(), access, tokens[0].clone(), "/mcp").await;
+    let mut request = hyper::Request::post("/");
+    for (name, value) in headers("subscriptions/listen", "") {
+        request = request.header(name, value);
+    }
+    let about = r#""notifications":{"toolsListChanged":true}"#;
+    let mut heard = Heard::of(&bench, request, body(7, "subscriptions/listen", about)).await;
+    heard.until(&[r#""server":"b""#]).await;
+}
+
 /// A server that speaks without sessions alone, and one with them: nobody is told that there is one way for both.
 #[tokio::test]
 async fn a_server_that_cannot_be_asked_here_is_named_with_its_address() {
