@@ -21,10 +21,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
 };
 use bytes::Bytes;
-use custody::{
-    access,
-    wire::{self, Outcome, record::Kind},
-};
+use custody::{access, wire::Outcome};
 use futures::future::join_all;
 use tokio::time::Instant;
 
@@ -33,13 +30,14 @@ use super::{
     arrive::{self, NotRead},
     port,
     proxy::{Came, Proxy},
-    refusal::{CODE_ELSEWHERE, CODE_NO_SESSION, Refusal, error, json},
+    refusal::{CODE_ELSEWHERE, CODE_NO_SESSION, Refusal, error, json, own_code},
     sessions::Speaker,
     stdio, text,
 };
 use crate::{
     access::{Caller, Judgement},
     config::BETWEEN,
+    gateway,
     listen::Load,
     mcp::{
         envelope::{self, Message, Request},
@@ -47,6 +45,7 @@ use crate::{
         splice,
     },
     server::probe::DISCOVER,
+    writer::{Ending, Refused},
 };
 
 mod hears;
@@ -120,13 +119,32 @@ fn result(id: &str, result: &str) -> Answer {
     json(StatusCode::OK, format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#).into())
 }
 
+/// The record of what is answered here; `None` if it is let go unrecorded, and declared.
+struct OwnRecord(Option<gateway::Running>);
+
+impl OwnRecord {
+    fn end(&mut self, ending: Ending) {
+        if let Some(record) = self.0.take() {
+            record.end(ending);
+        }
+    }
+
+    /// It was answered so.
+    fn answered(&mut self, error: Option<i32>) {
+        self.end(match error {
+            None => Ending::of(Outcome::Ok),
+            Some(code) => Ending { error_code: Some(code.cast_unsigned()), ..Ending::of(Outcome::RpcError) },
+        });
+    }
+}
+
 impl Front {
     fn reachable<'a>(&'a self, caller: &'a Caller) -> impl Iterator<Item = &'a Arc<Proxy>> {
         self.proxies.values().filter(|proxy| self.shared.access.may_reach(caller, &proxy.name))
     }
 
-    /// Puts on record what is answered here; refused to whoever may reach nothing.
-    async fn own(&self, came: &Came, request: &Request, bytes: usize) -> Result<(), Refusal> {
+    /// Begins the record of what is answered here; refused to whoever may reach nothing. It ends when it is known how.
+    async fn own(&self, came: &Came, request: &Request, bytes: usize) -> Result<OwnRecord, Refusal> {
         let allowed = self.reachable(&came.caller).next().is_some();
         let rule = if allowed { access::SESSION } else { access::DEFAULT_DENY }.into();
         let judgement = Judgement { allowed, rule, policy: self.shared.access.digest(), nobody: None };
@@ -137,12 +155,15 @@ impl Front {
             return Err(refusal);
         }
         super::told::allowed(&mut call, &judgement);
-        (call.phase, call.outcome) = (wire::Phase::Complete as i32, Outcome::Ok as i32);
-        self.shared.gateway.record(Kind::Call(call)).await.map(drop).map_err(Refusal::from)
+        match self.shared.gateway.begin(call).await {
+            Ok(record) => Ok(OwnRecord(Some(record))),
+            Err(Refused::Dropped) => Ok(OwnRecord(None)),
+            Err(refused) => Err(refused.into()),
+        }
     }
 
     /// The same for what has no body.
-    async fn own_stream(&self, came: &Came, method: &str) -> Result<(), Refusal> {
+    async fn own_stream(&self, came: &Came, method: &str) -> Result<OwnRecord, Refusal> {
         self.own(came, &Request { method: method.to_owned(), ..Request::default() }, 0).await
     }
 
@@ -233,18 +254,23 @@ impl Front {
             self.counts.pings.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             return result(&request.raw_id, "{}");
         }
-        let is_known = ["initialize", "server/discover", "logging/setLevel", "subscriptions/listen"];
-        if !is_known.contains(&request.method.as_str()) && lists::key(&request.method).is_none() {
+        let is_known = match request.method.as_str() {
+            "subscriptions/listen" => joint.is_none() && came.is_modern(),
+            "initialize" | "server/discover" | "logging/setLevel" => true,
+            method => lists::key(method).is_some(),
+        };
+        if !is_known {
             let status = if came.is_modern() { StatusCode::NOT_FOUND } else { StatusCode::OK };
             return self.refuse_all(&came, Some(&request), body.len(), Refusal::no_such_method(status)).await;
         }
-        if let Err(refusal) = self.own(&came, &request, body.len()).await {
-            return refusal.answer(&request.raw_id);
-        }
-        match request.method.as_str() {
+        let mut record = match self.own(&came, &request, body.len()).await {
+            Ok(record) => record,
+            Err(refusal) => return refusal.answer(&request.raw_id),
+        };
+        let answer = match request.method.as_str() {
             "initialize" => self.begin(&came, &request, body),
             "server/discover" => self.discover(&came, &request).await,
-            "subscriptions/listen" => self.subscribe(&came, joint.as_ref(), &request, &body).await,
+            "subscriptions/listen" => return self.subscribe(&came, &request, &body, record).await,
             "logging/setLevel" => {
                 if let Some(joint) = joint {
                     *joint.level.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
@@ -256,7 +282,9 @@ impl Front {
                 let key = lists::key(method).unwrap_or_default();
                 self.list(&came, joint.as_ref(), &request, &body, key).await
             }
-        }
+        };
+        record.answered(own_code(&answer));
+        answer
     }
 
     /// A session with all servers; each is begun when it is first asked something.
@@ -447,11 +475,16 @@ impl Front {
     }
 
     async fn end_all(&self, came: &Came, joint: &Arc<Joint>) -> Answer {
+        let mut record = match self.own_stream(came, "DELETE").await {
+            Ok(record) => record,
+            Err(refusal) => return refusal.answer("null"),
+        };
         self.all.joints.end(joint.id(), &came.caller);
         joint.end();
         // Each waits for its process to end.
         let begun = joint.begun(&self.proxies, came).into_iter();
         join_all(begun.map(|(proxy, there)| async move { drop(proxy.stream(Method::DELETE, there).await) })).await;
+        record.answered(None);
         stdio::empty(StatusCode::OK)
     }
 }
@@ -460,7 +493,8 @@ impl Front {
 fn of_discover() -> HeaderMap {
     let json = HeaderValue::from_static("application/json");
     let accepts = HeaderValue::from_static("application/json, text/event-stream");
-    let (version, method) = (HeaderValue::from_static(headers::MODERN_FROM), HeaderValue::from_static("server/discover"));
+    let (version, method) =
+        (HeaderValue::from_static(headers::MODERN_FROM), HeaderValue::from_static("server/discover"));
     let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json), (header::ACCEPT, accepts)]);
     headers.extend([(HeaderName::from_static(PROTOCOL), version), (HeaderName::from_static(METHOD), method)]);
     headers

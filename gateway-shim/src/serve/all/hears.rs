@@ -12,11 +12,12 @@ use std::{
 };
 
 use axum::http::{HeaderValue, Method, StatusCode};
+use custody::wire::Outcome;
 use futures::stream::BoxStream;
 use tokio::{task::AbortHandle, time::Instant};
 use tokio_stream::StreamExt as _;
 
-use super::{Joint, Proxies, Refusal, streams};
+use super::{Joint, OwnRecord, Proxies, Refusal, streams};
 use crate::{
     access::Caller,
     clock,
@@ -27,6 +28,7 @@ use crate::{
         proxy::{Came, Proxy},
         queue, stdio, text,
     },
+    writer::Ending,
 };
 
 /// Chunks on their way to a client that reads slowly; then the servers wait, too.
@@ -97,22 +99,29 @@ pub(super) struct Hears {
     of: BTreeMap<Arc<str>, AbortHandle>,
     /// What looks whether it may be heard. Like those of the servers it can send, so the stream ends when all have ended.
     looks: AbortHandle,
+    record: OwnRecord,
 }
 
 impl Drop for Hears {
     fn drop(&mut self) {
         self.of.values().chain([&self.looks]).for_each(AbortHandle::abort);
+        // So ends every stream that answers nothing, unless it was cut.
+        self.record.answered(None);
     }
 }
 
 impl Joint {
     /// The client hears from here on, and whatever it heard before ends: an event is for one stream.
-    fn begin_hearing(&self, look: impl FnOnce(queue::Sender) -> AbortHandle) -> BoxStream<'static, queue::Chunk> {
+    fn begin_hearing(
+        &self,
+        record: OwnRecord,
+        look: impl FnOnce(queue::Sender) -> AbortHandle,
+    ) -> BoxStream<'static, queue::Chunk> {
         let (events, heard) = queue::queue(CHUNKS_MAX);
         // What looks finds its own here, or what came behind it.
         let mut hears = self.hears.lock().unwrap_or_else(PoisonError::into_inner);
         let looks = look(events.clone());
-        *hears = Some(Hears { events, of: BTreeMap::new(), looks });
+        *hears = Some(Hears { events, of: BTreeMap::new(), looks, record });
         heard
     }
 
@@ -121,11 +130,11 @@ impl Joint {
         *self.hears.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Ends what the client hears, if it is still this.
-    fn end_hearing(&self, events: &queue::Sender) {
+    /// Ends what the client hears, if it is still this, in this way.
+    fn end_hearing(&self, events: &queue::Sender, outcome: Outcome) {
         let mut hears = self.hears.lock().unwrap_or_else(PoisonError::into_inner);
-        if hears.as_ref().is_some_and(|hears| hears.events.is(events)) {
-            *hears = None;
+        if let Some(mut ended) = hears.take_if(|hears| hears.events.is(events)) {
+            ended.record.end(Ending::of(outcome));
         }
     }
 
@@ -242,9 +251,10 @@ impl Front {
                 streams::with_own_ids(proxy.stream(Method::GET, there).await, &server)
             }
             place => {
-                if let Err(refusal) = self.own_stream(&came, "GET").await {
-                    return refusal.answer("null");
-                }
+                let record = match self.own_stream(&came, "GET").await {
+                    Ok(record) => record,
+                    Err(refusal) => return refusal.answer("null"),
+                };
                 let last = match place {
                     Some(Place::All(number)) => joint.seen.lock().unwrap_or_else(PoisonError::into_inner).up_to(number),
                     _ => BTreeMap::new(),
@@ -252,7 +262,7 @@ impl Front {
                 let look = |events| {
                     tokio::spawn(self.until_out(came.caller.clone(), Arc::clone(&joint), events)).abort_handle()
                 };
-                let heard = joint.begin_hearing(look);
+                let heard = joint.begin_hearing(record, look);
                 // A session that begins from here on is heard by itself.
                 for (proxy, there) in joint.begun(&self.proxies, &came) {
                     joint.hear(&proxy, &there, last.get(&proxy.name).cloned());
@@ -280,14 +290,14 @@ impl Front {
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
                     () = clock::sleep(LOOK_EVERY) => {}
-                    () = events.closed() => return joint.end_hearing(&events),
+                    () = events.closed() => return joint.end_hearing(&events, Outcome::Ok),
                 }
                 let may = |proxy: &Arc<Proxy>| {
                     let asked = admit::asked_of_session(&proxy.name, &caller, 0);
                     access.still_allowed(&caller, &asked.ask(), clock::now_us()).is_ok()
                 };
                 if !proxies.values().any(may) {
-                    return joint.end_hearing(&events);
+                    return joint.end_hearing(&events, Outcome::Revoked);
                 }
             }
         }

@@ -158,9 +158,8 @@ impl Budget {
 impl Kept {
     /// Whether there is room for so many bytes more.
     fn hold(&self, bytes: usize) -> bool {
-        let more = u32::try_from(bytes).ok().and_then(|bytes| {
-            Arc::clone(&self.budget).try_acquire_many_owned(bytes).ok()
-        });
+        let more =
+            u32::try_from(bytes).ok().and_then(|bytes| Arc::clone(&self.budget).try_acquire_many_owned(bytes).ok());
         let Some(more) = more else { return false };
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *held {

@@ -17,7 +17,7 @@ use futures::{future::join_all, stream};
 use serde_json::{Map, Value, json};
 use tokio_stream::StreamExt as _;
 
-use super::{Joint, lists, streams};
+use super::{OwnRecord, lists, streams};
 use crate::{
     mcp::{
         envelope::{self, Message, Request},
@@ -27,7 +27,7 @@ use crate::{
         Answer, Front,
         proxy::{Came, Proxy},
         queue,
-        refusal::{CODE_DENIED, CODE_OVER_LIMIT, CODE_UNREACHABLE, Refusal, error, json, own_code},
+        refusal::{CODE_DENIED, CODE_OVER_LIMIT, CODE_UNREACHABLE, error, json, own_code},
         stdio,
     },
 };
@@ -65,14 +65,10 @@ impl Front {
     pub(super) async fn subscribe(
         &self,
         came: &Came,
-        joint: Option<&Arc<Joint>>,
         request: &Request,
         body: &Bytes,
+        mut record: OwnRecord,
     ) -> Answer {
-        if joint.is_some() || !came.is_modern() {
-            let refusal = Refusal::no_such_method(StatusCode::OK);
-            return self.refuse_all(came, Some(request), body.len(), refusal).await;
-        }
         let of_server = self.resources_by_server(came, request, body).await;
         let asks = self.reachable(&came.caller).filter(|proxy| !self.all.needs_session(&proxy.name)).map(|proxy| {
             let body = about(body, of_server.get(&proxy.name).map_or(&[][..], Vec::as_slice));
@@ -83,17 +79,18 @@ impl Front {
             match heard {
                 Ok(server) => agreed.push(server),
                 // What the access policy says stands above what a server does.
-                Err(Instead { said, is_ours: true }) => return json(StatusCode::OK, said.unwrap_or_default().into()),
+                Err(Instead { said, is_ours: true }) => return instead(&mut record, said.unwrap_or_default()),
                 Err(Instead { said, .. }) => refused = refused.or(said),
             }
         }
         match (agreed.is_empty(), refused) {
-            (true, Some(said)) => json(StatusCode::OK, said.into()),
+            (true, Some(said)) => instead(&mut record, said),
             (true, None) => {
+                record.answered(Some(CODE_UNREACHABLE));
                 let text = "no server here agrees to a subscription; hint: ask one at /mcp/NAME";
                 error(StatusCode::OK, &request.raw_id, CODE_UNREACHABLE, text)
             }
-            (false, _) => joined(agreed, request.raw_id.clone()),
+            (false, _) => joined(agreed, request.raw_id.clone(), record),
         }
     }
 
@@ -162,6 +159,17 @@ fn about(body: &Bytes, resources: &[String]) -> Bytes {
     splice::replace(body, &FILTER, &Value::Object(filter).to_string()).map_or_else(|| body.clone(), Bytes::from)
 }
 
+/// The code of an answer that is an error.
+fn code(said: &str) -> Option<i32> {
+    splice::value(said, &["error", "code"]).and_then(|code| code.parse().ok())
+}
+
+/// What a server, or the shim in front of it, answered instead of agreeing.
+fn instead(record: &mut OwnRecord, said: String) -> Answer {
+    record.answered(code(&said));
+    json(StatusCode::OK, said.into())
+}
+
 enum Said {
     Agreed(Map<String, Value>),
     Answer,
@@ -194,8 +202,8 @@ fn all_of<'a>(agreed: impl Iterator<Item = &'a Map<String, Value>>) -> Map<Strin
     all
 }
 
-/// One stream of all: what was agreed to, what the servers tell, and, when all have ended theirs, the answer.
-fn joined(agreed: Vec<Agreed>, raw_id: String) -> Answer {
+/// One stream of all, whose record ends with it, as `cancelled` if its client goes: what was agreed to, what the servers tell, and, when all have ended theirs, the answer.
+fn joined(agreed: Vec<Agreed>, raw_id: String, mut record: OwnRecord) -> Answer {
     let id: Value = serde_json::from_str(&raw_id).unwrap_or_default();
     let meta = json!({"io.modelcontextprotocol/subscriptionId": id});
     let params = json!({"_meta": meta, "notifications": all_of(agreed.iter().map(|server| &server.to))});
@@ -208,6 +216,7 @@ fn joined(agreed: Vec<Agreed>, raw_id: String) -> Answer {
     drop(events);
     let end = stream::once(async move {
         let said = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+        record.answered(said.as_deref().and_then(|said| code(std::str::from_utf8(said).ok()?)));
         let result = || json!({"jsonrpc": "2.0", "id": id, "result": {"resultType": "complete", "_meta": meta}});
         sse::event(&said.unwrap_or_else(|| result().to_string().into()))
     });

@@ -225,9 +225,11 @@ async fn no_client_tells_the_others_that_a_server_speaks_with_sessions_alone() {
         format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{META}{more}}}}}"#)
     };
     // One that speaks so, one that wants something else now, and one that does not know it.
-    for (code, discovered, called) in
-        [(0, StatusCode::OK, "result"), (-32_602, StatusCode::BAD_REQUEST, "result"), (-32_601, StatusCode::BAD_REQUEST, "error")]
-    {
+    for (code, discovered, called) in [
+        (0, StatusCode::OK, "result"),
+        (-32_602, StatusCode::BAD_REQUEST, "result"),
+        (-32_601, StatusCode::BAD_REQUEST, "error"),
+    ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("url = \"http://{}/mcp\"\n", listener.local_addr().unwrap());
         let router = Router::new().route("/mcp", answer(code));

@@ -176,8 +176,50 @@ async fn one_stream_has_what_every_server_says_and_goes_on_where_each_was() {
         calls.iter().filter(|call| (call.server.as_str(), summary(call).0.as_str()) == (server, method)).count()
     };
     assert!(of("a", "GET") >= 5 && of("b", "GET") >= 5 && of("", "GET") >= 5, "every stream is on record");
+    let cut = calls.iter().filter(|call| call.server.is_empty() && call.outcome() == Outcome::Revoked);
+    assert_eq!(cut.map(|call| summary(call).0).collect::<Vec<_>>(), ["GET"], "it was cut once");
     let roots: Vec<_> = calls.iter().filter(|call| summary(call).0 == "roots/list").map(wire::Call::outcome).collect();
     assert!(roots.contains(&Outcome::Ok), "{roots:?}");
+}
+
+/// What is answered at the one address is on record as it was answered, and when that is known.
+#[tokio::test]
+async fn what_is_answered_here_is_on_record_as_it_was_answered() {
+    let (bench, _) = bench().await;
+    let discover = r#"{"jsonrpc":"2.0","id":0,"method":"server/discover"}"#;
+    assert_eq!(bench.post(&[], discover).await.0, StatusCode::BAD_REQUEST);
+    let session = begin(&bench).await;
+    let of_session = [(SESSION, session.as_str()), (PROTOCOL, "2025-11-25")];
+    for (method, code) in [("tools/list", -32_602), ("subscriptions/listen", -32_601)] {
+        let asked = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"cursor":"of nobody"}}}}"#);
+        assert_eq!(value(&bench.post(&of_session, &asked).await.2)["error"]["code"], code, "{method}");
+    }
+    let heard = Heard::session(&bench, &session, None).await;
+    assert_eq!(bench.send(Method::DELETE, &of_session, "").await.0, StatusCode::OK);
+    within(heard.stream.collect()).await.unwrap();
+    let mut request = hyper::Request::post("/");
+    for (name, value) in headers("subscriptions/listen", "") {
+        request = request.header(name, value);
+    }
+    let about = r#""notifications":{"toolsListChanged":true}"#;
+    drop(Heard::of(&bench, request, body(7, "subscriptions/listen", about)).await);
+    let calls = bench.calls().await;
+    let here = calls.iter().filter(|call| call.server.is_empty());
+    let mut said: Vec<_> = here.map(|call| (summary(call).0, call.decision(), call.outcome())).collect();
+    said.sort_by(|a, b| (&a.0, a.2).cmp(&(&b.0, b.2)));
+    let (allowed, denied) = (wire::Decision::Allowed, wire::Decision::Denied);
+    let mut expected = [
+        ("DELETE", allowed, Outcome::Ok),
+        ("GET", allowed, Outcome::Ok),
+        ("initialize", allowed, Outcome::Ok),
+        ("server/discover", allowed, Outcome::RpcError),
+        ("subscriptions/listen", denied, Outcome::Denied),
+        ("subscriptions/listen", allowed, Outcome::Cancelled),
+        ("tools/list", allowed, Outcome::RpcError),
+    ]
+    .map(|(method, decision, outcome)| (method.to_owned(), decision, outcome));
+    expected.sort_by(|a, b| (&a.0, a.2).cmp(&(&b.0, b.2)));
+    assert_eq!(said, expected);
 }
 
 /// Whoever hears again hears in one place, and no member's streams are on more connections than their share.

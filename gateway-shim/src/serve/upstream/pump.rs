@@ -125,12 +125,7 @@ impl Pump {
         self.is_stream || self.running().is_some_and(|running| running.method() == LISTEN)
     }
 
-    pub(super) async fn run(
-        mut self,
-        mut body: Incoming,
-        chunks: queue::Sender,
-        deadline: Instant,
-    ) {
+    pub(super) async fn run(mut self, mut body: Incoming, chunks: queue::Sender, deadline: Instant) {
         let until_end = if self.lasts() { Instant::now() + STREAM_MAX } else { deadline };
         let mut gone_at: Option<Instant> = None;
         let running = self.own.running.clone();
