@@ -5,7 +5,7 @@
 //! server and that server's own cursor.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -44,9 +44,10 @@ const LISTS_BYTES_MAX: usize = 64 << 20;
 const LIST_WAIT: Duration = Duration::from_secs(60);
 /// Bytes of one answer of a server.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Resources whose server is remembered, and templates.
+/// Resources whose server is remembered.
 const ROUTES_MAX: usize = 65_536;
-const TEMPLATES_MAX: usize = 1_024;
+/// Templates of one server that are remembered: the newest of its last list. Servers have a handful.
+const TEMPLATES_MAX: usize = 256;
 
 /// The key of the list that a method answers with.
 pub(super) fn key(method: &str) -> Option<&'static str> {
@@ -95,7 +96,7 @@ pub(super) struct Routes {
     by_uri: HashMap<[u8; 32], Vec<Arc<str>>>,
     order: VecDeque<[u8; 32]>,
     /// What stands before the first `{` of a template.
-    templates: Vec<(String, Arc<str>)>,
+    templates: BTreeMap<Arc<str>, VecDeque<String>>,
 }
 
 impl Routes {
@@ -118,18 +119,32 @@ impl Routes {
 
     fn template(&mut self, template: &str, server: &Arc<str>) {
         let before = template.split_once('{').map_or(template, |(before, _)| before);
-        let known = self.templates.iter().any(|(text, of)| text == before && of == server);
-        if !known && !before.is_empty() && self.templates.len() < TEMPLATES_MAX {
-            self.templates.push((before.to_owned(), Arc::clone(server)));
+        let known = self.templates.entry(Arc::clone(server)).or_default();
+        if before.is_empty() || known.iter().any(|text| text == before) {
+            return;
+        }
+        known.push_back(before.to_owned());
+        if known.len() > TEMPLATES_MAX {
+            known.pop_front();
         }
     }
 
-    /// The server of a resource that the caller may reach: one that listed it, else the one with the longest template.
+    /// A server lists its templates from the first on: those that it listed before are no more.
+    fn lists_templates(&mut self, server: &Arc<str>) {
+        self.templates.remove(server);
+    }
+
+    /// The server of a resource that the caller may reach: one that listed it, else the one with a template that fits. Nobody,
+    /// if templates of several do: what somebody reads is not for a server that says that it has everything.
     pub(super) fn of(&self, uri: &str, may_reach: impl Fn(&str) -> bool) -> Option<Arc<str>> {
         let listed = self.by_uri.get(&text_digest(uri.as_bytes()));
         let listed = listed.into_iter().flatten().find(|server| may_reach(server));
-        let fits = self.templates.iter().filter(|(before, server)| uri.starts_with(before) && may_reach(server));
-        let template = fits.max_by_key(|(before, _)| before.len()).map(|(_, server)| server);
+        let is_of = |templates: &VecDeque<String>| templates.iter().any(|before| uri.starts_with(before.as_str()));
+        let mut fits = self.templates.iter().filter(|(server, templates)| may_reach(server) && is_of(templates));
+        let template = match (fits.next(), fits.next()) {
+            (Some((server, _)), None) => Some(server),
+            _ => None,
+        };
         listed.or(template).map(Arc::clone)
     }
 }
@@ -245,8 +260,12 @@ impl Front {
             });
             (Arc::clone(&proxy.name), listed)
         });
-        let (elements, next) = joined(join_all(asks).await);
-        let all = self.elements(&elements, key);
+        let listed = join_all(asks).await;
+        let from_first = |listed: &Listed| listed.pages.first().is_some_and(|page| page.cursor.is_empty());
+        let anew =
+            listed.iter().filter(|(_, listed)| from_first(listed)).map(|(server, _)| Arc::clone(server)).collect();
+        let (elements, next) = joined(listed);
+        let all = self.elements(&elements, key, anew);
         let next = next.and_then(|next| serde_json::to_string(&next).ok());
         let mut more = next.map(|next| format!(r#","nextCursor":{next}"#)).unwrap_or_default();
         if came.is_modern() {
@@ -296,10 +315,14 @@ impl Front {
         listed
     }
 
-    /// The elements as they stand in the list of all; of several resources with one URI the first server's.
-    fn elements(&self, elements: &[(Arc<str>, String)], key: &str) -> Vec<String> {
+    /// The elements as they stand in the list of all, of which these servers list anew; of several resources with one URI the
+    /// first server's.
+    fn elements(&self, elements: &[(Arc<str>, String)], key: &str, anew: Vec<Arc<str>>) -> Vec<String> {
         let mut uris = HashSet::new();
         let mut routes = self.all.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if key == "resourceTemplates" {
+            anew.iter().for_each(|server| routes.lists_templates(server));
+        }
         let shown = |(server, element): &(Arc<str>, String)| {
             let of =
                 |name: &str| splice::value(element, &[name]).and_then(|text| serde_json::from_str::<String>(text).ok());
@@ -363,9 +386,26 @@ mod tests {
         let of = |uri: &str, may: &str| routes.of(uri, |server| may.contains(server)).map(|server| server.to_string());
         assert_eq!(of("file:///x", "ab"), Some("a".into()));
         assert_eq!(of("file:///x", "b"), Some("b".into()));
-        assert_eq!(of("file:///deep/y", "ab"), Some("b".into()));
+        // Whose it is when two have it is not for either to say.
+        assert_eq!(of("file:///deep/y", "ab"), None);
+        assert_eq!(of("file:///deep/y", "b"), Some("b".into()));
         assert_eq!(of("file:///deep/y", "a"), Some("a".into()));
         assert_eq!((of("http://y", "ab"), of("file:///x", "")), (None, None));
+    }
+
+    #[test]
+    fn no_server_has_room_for_its_templates_at_the_cost_of_another() {
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let mut routes = Routes::default();
+        for number in 0..=TEMPLATES_MAX {
+            routes.template(&format!("of-a://{number}/{{x}}"), &a);
+        }
+        routes.template("of-b://{x}", &b);
+        let of = |routes: &Routes, uri: &str| routes.of(uri, |_| true).map(|server| server.to_string());
+        assert_eq!(of(&routes, "of-b://y"), Some("b".into()));
+        assert_eq!((of(&routes, "of-a://0/y"), of(&routes, "of-a://1/y")), (None, Some("a".into())));
+        routes.lists_templates(&a);
+        assert_eq!((of(&routes, "of-a://1/y"), of(&routes, "of-b://y")), (None, Some("b".into())));
     }
 
     #[test]
