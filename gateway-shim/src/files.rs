@@ -23,7 +23,7 @@ pub fn needed(config: &Config) -> u64 {
     let Some(serving) = &config.serve else { return OWN + CONTROL + ports * of_port };
     let metrics = if serving.metrics.is_some() { of_port } else { 0 };
     let servers = config.servers.values().map(|server| match server.url {
-        Some(_) => serve::KEPT_MAX as u64 + serve::TELLS_MAX as u64,
+        Some(_) => (serve::KEPT_MAX + serve::TELLS_MAX + serve::NOTES_MAX) as u64,
         None => OF_PROCESS * server.sessions_max as u64,
     });
     let others = serving.connections_max as u64 + serving.calls_open_max as u64;

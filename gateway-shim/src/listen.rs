@@ -3,7 +3,8 @@
 //! What must hold: a caller that says nothing loses its connection after seconds, so that places and file descriptors come
 //! back; whoever comes when no place is free gets that of the connection that has carried no request for longest, as the
 //! ledger's port does with handshakes, so that nobody who does nothing holds up somebody who does; a connection that carries
-//! a request is never ended for another, and while all carry one, whoever comes waits; no member's requests are on more
+//! a request is never ended for another, and while all carry one, whoever comes waits; one that takes nothing of what is
+//! written to it ends, whatever it carries; no member's requests are on more
 //! connections than their share.
 
 use std::{
@@ -35,6 +36,8 @@ pub const HEAD_LIMIT: Duration = Duration::from_secs(10);
 pub const CONNECTIONS_MAX: usize = 256;
 /// After a failure to accept, most often for want of file descriptors: others may be given back meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection may take nothing of what is written to it: what it carries may have been cut, and nobody learns that.
+const TAKEN_LIMIT: Duration = Duration::from_secs(60);
 /// What every HTTP/2 connection begins with (RFC 9113, 3.4).
 pub const PREFACE_BYTES: usize = 24;
 
@@ -236,6 +239,8 @@ pub struct Connection<S> {
     stream: S,
     /// Bytes that are still to come, and until when.
     awaited: Option<(usize, BoxFuture<'static, ()>)>,
+    /// Until when it may take nothing, while something waits for it.
+    stalled: Option<BoxFuture<'static, ()>>,
     ending: Arc<Ending>,
     load: Load,
 }
@@ -279,7 +284,7 @@ pub fn bounded_by<S: Peer + Send + 'static>(
         stream.write_at_once();
         let silence: BoxFuture<'static, ()> = Box::pin(clock::sleep(limit));
         let awaited = (awaited > 0).then_some((awaited, silence));
-        Some((Ok(Connection { stream, awaited, ending, load }), (incoming, port)))
+        Some((Ok(Connection { stream, awaited, stalled: None, ending, load }), (incoming, port)))
     })
 }
 
@@ -292,6 +297,16 @@ impl<S> Connection<S> {
     /// An error, once another connection takes its place.
     fn go_on(&self, cx: &Context<'_>) -> io::Result<()> {
         if self.ending.is_asked(cx) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    /// What became of a write; an error, if nothing was taken for too long.
+    fn taken(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(clock::sleep(TAKEN_LIMIT)));
+        if stalled.as_mut().poll(cx).is_ready() { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { written }
     }
 }
 
@@ -315,7 +330,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.go_on(cx)?;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.taken(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -333,7 +349,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.go_on(cx)?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.taken(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -343,7 +360,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::{
+        io::{AsyncReadExt as _, DuplexStream},
+        net::TcpListener,
+    };
     use tokio_stream::wrappers::TcpListenerStream;
 
     use super::*;
@@ -357,5 +377,32 @@ mod tests {
         let mut connections = Box::pin(bounded(TcpListenerStream::new(listener), 0, HEAD_LIMIT));
         let connection = within(connections.next()).await.unwrap().unwrap();
         assert!(connection.stream.nodelay().unwrap());
+    }
+
+    impl Peer for DuplexStream {
+        fn uid(&self) -> Option<u32> {
+            None
+        }
+    }
+
+    /// Its place is somebody else's then. One that takes a little from time to time stays.
+    #[tokio::test]
+    async fn a_connection_that_takes_nothing_ends() {
+        let (mut client, stream) = tokio::io::duplex(1);
+        let incoming = futures::stream::iter([Ok(stream)]);
+        let mut connections = Box::pin(bounded(incoming, 0, HEAD_LIMIT));
+        let mut connection = connections.next().await.unwrap().unwrap();
+        async fn written(connection: &mut Connection<DuplexStream>) -> Poll<Result<usize, io::ErrorKind>> {
+            let written = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *connection).poll_write(cx, b"x"))).await;
+            written.map_err(|why| why.kind())
+        }
+        let passed = || Some(Box::pin(std::future::ready(())) as BoxFuture<'static, ()>);
+        assert_eq!((written(&mut connection).await, connection.stalled.is_some()), (Poll::Ready(Ok(1)), false));
+        assert_eq!((written(&mut connection).await, connection.stalled.is_some()), (Poll::Pending, true));
+        connection.stalled = passed();
+        client.read_u8().await.unwrap();
+        assert_eq!((written(&mut connection).await, connection.stalled.is_some()), (Poll::Ready(Ok(1)), false));
+        connection.stalled = passed();
+        assert_eq!(written(&mut connection).await, Poll::Ready(Err(io::ErrorKind::TimedOut)));
     }
 }

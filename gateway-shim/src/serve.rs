@@ -44,6 +44,7 @@ mod places;
 mod port;
 mod probe;
 mod proxy;
+mod queue;
 mod refusal;
 mod sessions;
 mod stdio;
@@ -54,6 +55,7 @@ mod upstream;
 mod watched;
 
 use counts::{COUNTS_EVERY, Counts};
+pub use places::NOTES_MAX;
 use places::Places;
 pub use port::serve;
 pub use probe::probe;

@@ -18,34 +18,34 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{HeaderValue, Method, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
 };
 use bytes::Bytes;
-use custody::{
-    access,
-    wire::{self, Outcome, record::Kind},
-};
+use custody::{access, wire::Outcome};
 use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Front, NAME, SESSION, admit,
+    Answer, Front, METHOD, NAME, PROTOCOL, SESSION, admit,
     arrive::{self, NotRead},
     port,
     proxy::{Came, Proxy},
-    refusal::{CODE_ELSEWHERE, CODE_NO_SESSION, Refusal, error, json},
+    refusal::{CODE_ELSEWHERE, CODE_NO_SESSION, Refusal, error, json, own_code},
     sessions::Speaker,
     stdio, text,
 };
 use crate::{
     access::{Caller, Judgement},
     config::BETWEEN,
+    gateway,
     listen::Load,
     mcp::{
         envelope::{self, Message, Request},
         headers::{self, Era, encoded},
         splice,
     },
+    server::probe::DISCOVER,
+    writer::{Ending, Refused},
 };
 
 mod hears;
@@ -61,6 +61,8 @@ use lists::Routes;
 const VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
 /// JSON-RPC's code for parameters that are none.
 const NO_SUCH: i32 = -32_602;
+/// The same for a method that is none.
+const NO_METHOD: i32 = -32_601;
 /// What a session with all servers can; whether a tool takes part in it says the tool.
 const CAPABILITIES: &str = r#"{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"completions":{},"logging":{},"tasks":{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}}}"#;
 /// The same without sessions.
@@ -73,6 +75,7 @@ const ERA_FOR: Duration = Duration::from_secs(300);
 pub(super) struct All {
     joints: Joints,
     routes: Mutex<Routes>,
+    lists: lists::Budget,
     /// Servers that were seen not to speak without sessions, and until when that is believed.
     with_sessions: Mutex<BTreeMap<String, Instant>>,
 }
@@ -116,13 +119,32 @@ fn result(id: &str, result: &str) -> Answer {
     json(StatusCode::OK, format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#).into())
 }
 
+/// The record of what is answered here; `None` if it is let go unrecorded, and declared.
+struct OwnRecord(Option<gateway::Running>);
+
+impl OwnRecord {
+    fn end(&mut self, ending: Ending) {
+        if let Some(record) = self.0.take() {
+            record.end(ending);
+        }
+    }
+
+    /// It was answered so.
+    fn answered(&mut self, error: Option<i32>) {
+        self.end(match error {
+            None => Ending::of(Outcome::Ok),
+            Some(code) => Ending { error_code: Some(code.cast_unsigned()), ..Ending::of(Outcome::RpcError) },
+        });
+    }
+}
+
 impl Front {
     fn reachable<'a>(&'a self, caller: &'a Caller) -> impl Iterator<Item = &'a Arc<Proxy>> {
         self.proxies.values().filter(|proxy| self.shared.access.may_reach(caller, &proxy.name))
     }
 
-    /// Puts on record what is answered here; refused to whoever may reach nothing.
-    async fn own(&self, came: &Came, request: &Request, bytes: usize) -> Result<(), Refusal> {
+    /// Begins the record of what is answered here; refused to whoever may reach nothing. It ends when it is known how.
+    async fn own(&self, came: &Came, request: &Request, bytes: usize) -> Result<OwnRecord, Refusal> {
         let allowed = self.reachable(&came.caller).next().is_some();
         let rule = if allowed { access::SESSION } else { access::DEFAULT_DENY }.into();
         let judgement = Judgement { allowed, rule, policy: self.shared.access.digest(), nobody: None };
@@ -138,12 +160,15 @@ impl Front {
             return Err(refusal);
         }
         super::told::allowed(&mut call, &judgement);
-        (call.phase, call.outcome) = (wire::Phase::Complete as i32, Outcome::Ok as i32);
-        self.shared.gateway.record(Kind::Call(call)).await.map(drop).map_err(Refusal::from)
+        match self.shared.gateway.begin(call).await {
+            Ok(record) => Ok(OwnRecord(Some(record))),
+            Err(Refused::Dropped) => Ok(OwnRecord(None)),
+            Err(refused) => Err(refused.into()),
+        }
     }
 
     /// The same for what has no body.
-    async fn own_stream(&self, came: &Came, method: &str) -> Result<(), Refusal> {
+    async fn own_stream(&self, came: &Came, method: &str) -> Result<OwnRecord, Refusal> {
         self.own(came, &Request { method: method.to_owned(), ..Request::default() }, 0).await
     }
 
@@ -164,13 +189,15 @@ impl Front {
                         return self.refuse_all(&came, None, bytes, Refusal::too_long(most)).await;
                     }
                 };
-                let Some(carried) = load.request_of(came.caller.member) else {
+                let Some(carried) = port::carried(load, came.caller.member, &body) else {
                     return self.refuse_all(&came, None, body.len(), Refusal::connections()).await;
                 };
                 port::carry(self.message_to_all(came, body).await, carried)
             }
             Method::GET | Method::DELETE if came.said().era() == Era::Legacy => {
-                let carried = load.request();
+                let Some(carried) = load.request_of(came.caller.member) else {
+                    return self.refuse_all(&came, None, 0, Refusal::connections()).await;
+                };
                 let joint = came.session().and_then(|id| self.all.joints.of(id, &came.caller));
                 let answer = match (joint, method) {
                     (None, _) => self.refuse_all(&came, None, 0, Refusal::not_yours()).await,
@@ -232,18 +259,23 @@ impl Front {
             self.counts.pings.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             return result(&request.raw_id, "{}");
         }
-        let is_known = ["initialize", "server/discover", "logging/setLevel", "subscriptions/listen"];
-        if !is_known.contains(&request.method.as_str()) && lists::key(&request.method).is_none() {
+        let is_known = match request.method.as_str() {
+            "subscriptions/listen" => joint.is_none() && came.is_modern(),
+            "initialize" | "server/discover" | "logging/setLevel" => true,
+            method => lists::key(method).is_some(),
+        };
+        if !is_known {
             let status = if came.is_modern() { StatusCode::NOT_FOUND } else { StatusCode::OK };
             return self.refuse_all(&came, Some(&request), body.len(), Refusal::no_such_method(status)).await;
         }
-        if let Err(refusal) = self.own(&came, &request, body.len()).await {
-            return refusal.answer(&request.raw_id);
-        }
-        match request.method.as_str() {
+        let mut record = match self.own(&came, &request, body.len()).await {
+            Ok(record) => record,
+            Err(refusal) => return refusal.answer(&request.raw_id),
+        };
+        let answer = match request.method.as_str() {
             "initialize" => self.begin(&came, &request, body),
             "server/discover" => self.discover(&came, &request).await,
-            "subscriptions/listen" => self.subscribe(&came, joint.as_ref(), &request, &body).await,
+            "subscriptions/listen" => return self.subscribe(&came, &request, &body, record).await,
             "logging/setLevel" => {
                 if let Some(joint) = joint {
                     *joint.level.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
@@ -255,7 +287,9 @@ impl Front {
                 let key = lists::key(method).unwrap_or_default();
                 self.list(&came, joint.as_ref(), &request, &body, key).await
             }
-        }
+        };
+        record.answered(own_code(&answer));
+        answer
     }
 
     /// A session with all servers; each is begun when it is first asked something.
@@ -282,14 +316,16 @@ impl Front {
         if !came.is_modern() {
             return no_session(&request.raw_id);
         }
+        // Asked as the shim itself asks: what one client makes of its question is no news of a server to the others.
+        let own = Came { caller: came.caller.clone(), headers: of_discover() };
+        let own = &own;
         let asks = self.reachable(&came.caller).map(|proxy| async move {
-            let answer = proxy.message(came.clone(), lists::ask("server/discover", request, None)).await;
-            let (is_good, declines) = (answer.status().is_success(), answer.status().is_client_error());
+            let answer = proxy.message(own.clone(), Bytes::from_static(DISCOVER.as_bytes())).await;
+            let status = answer.status();
             let text = lists::read(answer).await.unwrap_or_default();
-            let speaks = is_good && said(&text, &["result"]).is_some();
-            // One that is not reached now, or not by this member, may speak so all the same.
-            let is_error = is_good && said(&text, &["error", "code"]).is_some_and(|code| code.starts_with('-'));
-            if speaks || declines || is_error {
+            let speaks = status.is_success() && said(&text, &["result"]).is_some();
+            // One that is not reached now, or not by this member, or that asks for something else, may speak so all the same.
+            if speaks || declines(status, &text) {
                 self.all.seen(&proxy.name, speaks);
             }
             (!speaks).then(|| proxy.name.to_string())
@@ -444,12 +480,39 @@ impl Front {
     }
 
     async fn end_all(&self, came: &Came, joint: &Arc<Joint>) -> Answer {
+        let mut record = match self.own_stream(came, "DELETE").await {
+            Ok(record) => record,
+            Err(refusal) => return refusal.answer("null"),
+        };
         self.all.joints.end(joint.id(), &came.caller);
         joint.end();
         // Each waits for its process to end.
         let begun = joint.begun(&self.proxies, came).into_iter();
         join_all(begun.map(|(proxy, there)| async move { drop(proxy.stream(Method::DELETE, there).await) })).await;
+        record.answered(None);
         stdio::empty(StatusCode::OK)
+    }
+}
+
+/// The headers of the shim's own question about the era.
+fn of_discover() -> HeaderMap {
+    let json = HeaderValue::from_static("application/json");
+    let accepts = HeaderValue::from_static("application/json, text/event-stream");
+    let (version, method) =
+        (HeaderValue::from_static(headers::MODERN_FROM), HeaderValue::from_static("server/discover"));
+    let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json), (header::ACCEPT, accepts)]);
+    headers.extend([(HeaderName::from_static(PROTOCOL), version), (HeaderName::from_static(METHOD), method)]);
+    headers
+}
+
+/// Whether a server says that it does not know the question, as those of the era before do: there is no such method, nothing
+/// at this address without a session, or no session.
+fn declines(status: StatusCode, text: &str) -> bool {
+    let code = said(text, &["error", "code"]).and_then(|code| code.parse::<i32>().ok());
+    match status {
+        StatusCode::NOT_FOUND => true,
+        StatusCode::BAD_REQUEST => code.is_none_or(|code| code == CODE_NO_SESSION || code == NO_METHOD),
+        _ => code == Some(NO_METHOD),
     }
 }
 

@@ -188,6 +188,12 @@ impl Running {
         self.0.is_cut.load(Ordering::Acquire)
     }
 
+    /// Whether it may go on, by what is in force now.
+    pub(super) fn may_go_on(&self, access: &Access, now_us: u64) -> bool {
+        let asked = self.asked();
+        asked.asks().all(|ask| access.still_allowed(&asked.caller, &ask, now_us).is_ok())
+    }
+
     /// Returns when it may not go on any more.
     pub(super) async fn cut(&self) {
         // Hears of what comes from here on; what was before is looked at behind that.
@@ -246,8 +252,7 @@ impl Cuts {
         // Whoever drops the last clone takes the lock.
         let open: Vec<_> = self.lock().open.values().filter_map(Weak::upgrade).map(Running).collect();
         for running in open {
-            let asked = &running.0.asked;
-            if asked.asks().any(|ask| access.still_allowed(&asked.caller, &ask, now_us).is_err()) {
+            if !running.may_go_on(access, now_us) {
                 running.cut_now(Outcome::Revoked);
             }
         }

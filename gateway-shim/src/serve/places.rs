@@ -13,6 +13,11 @@ use custody::id::MemberId;
 
 use super::refusal::Refusal;
 
+/// What has no answer of its own (notifications, answers to a server) and is on its way to one server at a time; and of this,
+/// that of one member. It has places of its own, because calls may wait for it that have all others.
+pub const NOTES_MAX: usize = 64;
+const NOTES_OF_MEMBER_MAX: usize = 16;
+
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
@@ -37,6 +42,11 @@ pub(super) struct Place {
 impl Places {
     pub(super) fn new(all_max: usize, of_member_max: usize) -> Self {
         Self { taken: Arc::default(), all_max, of_member_max }
+    }
+
+    /// Those of what has no answer, at one server.
+    pub(super) fn of_notes() -> Self {
+        Self::new(NOTES_MAX, NOTES_OF_MEMBER_MAX)
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {

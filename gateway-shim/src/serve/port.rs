@@ -6,6 +6,7 @@ use std::{
 };
 
 use axum::Extension;
+use custody::id::MemberId;
 use hyper::{
     body::{Body as HttpBody, Frame, SizeHint},
     server::conn::http1,
@@ -18,7 +19,10 @@ use tokio::{net::TcpStream, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
 
 use super::*;
-use crate::listen::{Bounds, Carried, Connection};
+use crate::{
+    listen::{Bounds, Carried, Connection},
+    mcp::envelope::{self, Message},
+};
 
 /// Bytes of a request's head: a caller's token and what belongs to MCP have a few thousand.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -47,6 +51,13 @@ impl HttpBody for Carries {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// What comes in this body, as its connection carries it; none, if its member has too much that waits. What has no answer does
+/// not wait for it, because calls may wait for that.
+pub(super) fn carried(load: &Load, member: MemberId, body: &[u8]) -> Option<Carried> {
+    let is_note = || !matches!(envelope::parse(body), Ok(Message::Request(_)) | Err(_));
+    load.request_of(member).or_else(|| is_note().then(|| load.request()))
 }
 
 /// The answer to a request that its connection carries.

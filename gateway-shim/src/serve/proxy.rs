@@ -22,7 +22,7 @@ use super::{
     credential::Credentials,
     links::{Links, Round},
     open::{self, Asked, OpenCalls, Running},
-    places::Place,
+    places::{Place, Places},
     port,
     refusal::{CODE_NO_SESSION, CODE_REVOKED, REVOKED, Refusal, error},
     sessions::{Pinged, Sessions, Speaker},
@@ -106,6 +106,7 @@ pub struct Proxy {
     pub(super) counts: Counts,
     pub(super) open: OpenCalls,
     pinged: Pinged,
+    pub(super) notes: Places,
     /// Requests of the shim itself.
     own_asked: AtomicU64,
     pub(super) server: Server,
@@ -143,6 +144,7 @@ impl Proxy {
             counts: Counts::default(),
             open: OpenCalls::default(),
             pinged: Pinged::default(),
+            notes: Places::of_notes(),
             own_asked: AtomicU64::new(0),
             server,
         })
@@ -318,7 +320,7 @@ impl Proxy {
             Err(NotRead::TooLong(bytes)) => return self.refuse(&came, None, bytes, Refusal::too_long(most)).await,
             Err(NotRead::Torn(answer)) => return answer,
         };
-        let Some(carried) = load.request_of(came.caller.member) else {
+        let Some(carried) = port::carried(load, came.caller.member, &body) else {
             return self.refuse(&came, None, body.len(), Refusal::connections()).await;
         };
         port::carry(self.message(came, body).await, carried)
@@ -347,6 +349,11 @@ impl Proxy {
             (Message::Answer { .. }, None) => Some(Refusal::answers_nothing()),
             _ => self.check_session(&came).err(),
         };
+        // Before it is said that the server has an answer, there is a way for it.
+        let (place, refusal) = match refusal.map_or_else(|| self.notes.enter(came.caller.member), Err) {
+            Ok(place) => (Some(place), None),
+            Err(refusal) => (None, Some(refusal)),
+        };
         let refusal = refusal.or_else(|| match (&message, came.session()) {
             (Message::Answer { id, ending, .. }, Some(session)) if !self.answers(session, id, ending) => {
                 Some(Refusal::answers_nothing())
@@ -366,9 +373,10 @@ impl Proxy {
             }
         }
         match &self.server {
-            Server::Http(server) => server.pass(self, Method::POST, came, body, None).await,
+            Server::Http(server) => server.pass(self, Method::POST, came, body, (place, None)).await,
             Server::Stdio(server) => {
                 let answer = server.pass(&came.headers, &body).await;
+                drop(place);
                 self.unless_refused(&came, body.len(), answer).await
             }
         }
@@ -444,6 +452,9 @@ impl Proxy {
         if !self.shared.access.judge(&came.caller, &asked.ask()).allowed {
             return Ok(());
         }
+        if came.session().is_some_and(|session| self.waits_for(session, &request.id)) {
+            return Err(Refusal::id_in_use());
+        }
         if asked.resources.len() > RESOURCES_MAX {
             return Err(Refusal::too_many(RESOURCES_MAX));
         }
@@ -507,7 +518,8 @@ impl Proxy {
         };
         let answer = match (&self.server, &method) {
             (Server::Http(server), _) => {
-                server.pass(self, method.clone(), came.clone(), Bytes::new(), Some(running)).await
+                let place = running.take_place();
+                server.pass(self, method.clone(), came.clone(), Bytes::new(), (place, Some(running))).await
             }
             (Server::Stdio(server), &Method::GET) => watched::ends(server.listen(&came.headers), running),
             (Server::Stdio(server), _) => watched::ends(server.end(&came.headers), running),

@@ -98,6 +98,12 @@ impl Refusal {
         Self::new("shim/malformed", Outcome::Malformed, StatusCode::BAD_REQUEST, NOT_A_MESSAGE, text)
     }
 
+    /// Nobody could tell its answer from that of another request.
+    pub(super) fn id_in_use() -> Self {
+        let text = "a request with this id waits for its answer; give each another id";
+        Self { text: text.into(), ..Self::answers_nothing() }
+    }
+
     /// As a server says it to a client that does not know tasks: it has none of its own.
     pub(super) fn knows_no_tasks() -> Self {
         let data = r#"{"requiredCapabilities":{"extensions":{"io.modelcontextprotocol/tasks":{}}}}"#;
@@ -251,9 +257,20 @@ fn of_policy(rule: &Arc<str>) -> Cow<'static, str> {
     Cow::Owned(rule.as_ref().to_owned())
 }
 
+/// The code of an error of our own, which goes with its answer: the same code in a body may be a server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OwnCode(i32);
+
+/// The code of an answer that is an error of our own.
+pub(super) fn own_code(answer: &Answer) -> Option<i32> {
+    answer.extensions().get().map(|OwnCode(code)| *code)
+}
+
 /// A JSON-RPC error of our own; `id` as it was spelt.
 pub(super) fn error(status: StatusCode, id: &str, code: i32, message: &str) -> Answer {
-    json(status, error_body(id, code, message).into())
+    let mut answer = json(status, error_body(id, code, message).into());
+    answer.extensions_mut().insert(OwnCode(code));
+    answer
 }
 
 pub(super) fn error_body(id: &str, code: i32, message: &str) -> Vec<u8> {

@@ -22,16 +22,17 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::Semaphore,
     time::{Instant, timeout_at},
 };
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     Answer, SESSION,
     credential::{Credentials, NoCredential},
     open::{self, Running},
+    places::Place,
     proxy::{Came, Proxy},
+    queue,
     refusal::{
         CODE_NO_CREDENTIAL, CODE_REVOKED, CODE_TIMEOUT, CODE_TOO_LONG, CODE_UNREACHABLE, CODE_UNREADABLE, REVOKED,
         Refusal, error, json,
@@ -255,12 +256,8 @@ impl Upstream {
         method: Method,
         came: Came,
         body: Bytes,
-        running: Option<Running>,
+        (place, running): (Option<Place>, Option<Running>),
     ) -> Answer {
-        let place = match proxy.place(&came.caller, running.as_ref()) {
-            Ok(place) => place,
-            Err(busy) => return proxy.refuse(&came, None, body.len(), busy).await,
-        };
         let sent = tokio::select! {
             sent = tokio::time::timeout(proxy.call_wait(), self.send(method, &came, body)) => sent,
             () = open::cut(running.as_ref()) => return error(StatusCode::OK, "null", CODE_REVOKED, REVOKED),
@@ -352,8 +349,8 @@ async fn begin(
         headers.remove(SESSION);
     }
     if content == Content::Events {
-        let (chunks, forwarded_chunks) = mpsc::channel(CHUNKS_MAX);
-        let mut stream = Response::new(Body::from_stream(ReceiverStream::new(forwarded_chunks)));
+        let (chunks, forwarded_chunks) = queue::queue(CHUNKS_MAX);
+        let mut stream = Response::new(Body::from_stream(forwarded_chunks));
         (*stream.status_mut(), *stream.headers_mut()) = (parts.status, headers);
         // A client that has gone reads nothing; the stream is read on all the same.
         drop(answer.send(stream));

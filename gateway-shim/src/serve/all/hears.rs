@@ -12,11 +12,12 @@ use std::{
 };
 
 use axum::http::{HeaderValue, Method, StatusCode};
-use bytes::Bytes;
-use tokio::{sync::mpsc, task::AbortHandle, time::Instant};
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use custody::wire::Outcome;
+use futures::stream::BoxStream;
+use tokio::{task::AbortHandle, time::Instant};
+use tokio_stream::StreamExt as _;
 
-use super::{Joint, Proxies, Refusal, streams};
+use super::{Joint, OwnRecord, Proxies, Refusal, streams};
 use crate::{
     access::Caller,
     clock,
@@ -25,8 +26,9 @@ use crate::{
     serve::{
         Answer, Front, LAST_EVENT, LOOK_EVERY, SESSION, admit,
         proxy::{Came, Proxy},
-        stdio, text,
+        queue, stdio, text,
     },
+    writer::Ending,
 };
 
 /// Chunks on their way to a client that reads slowly; then the servers wait, too.
@@ -93,23 +95,34 @@ fn place(event: &str) -> Option<Place> {
 
 /// A client that hears all servers.
 pub(super) struct Hears {
-    events: mpsc::Sender<Bytes>,
+    events: queue::Sender,
     of: BTreeMap<Arc<str>, AbortHandle>,
+    /// What looks whether it may be heard. Like those of the servers it can send, so the stream ends when all have ended.
+    looks: AbortHandle,
+    record: OwnRecord,
 }
 
 impl Drop for Hears {
     fn drop(&mut self) {
-        self.of.values().for_each(AbortHandle::abort);
+        self.of.values().chain([&self.looks]).for_each(AbortHandle::abort);
+        // So ends every stream that answers nothing, unless it was cut.
+        self.record.answered(None);
     }
 }
 
 impl Joint {
     /// The client hears from here on, and whatever it heard before ends: an event is for one stream.
-    fn begin_hearing(&self) -> (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>) {
-        let (events, heard) = mpsc::channel(CHUNKS_MAX);
-        let hears = Hears { events: events.clone(), of: BTreeMap::new() };
-        *self.hears.lock().unwrap_or_else(PoisonError::into_inner) = Some(hears);
-        (events, heard)
+    fn begin_hearing(
+        &self,
+        record: OwnRecord,
+        look: impl FnOnce(queue::Sender) -> AbortHandle,
+    ) -> BoxStream<'static, queue::Chunk> {
+        let (events, heard) = queue::queue(CHUNKS_MAX);
+        // What looks finds its own here, or what came behind it.
+        let mut hears = self.hears.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = look(events.clone());
+        *hears = Some(Hears { events, of: BTreeMap::new(), looks, record });
+        heard
     }
 
     /// The client hears nothing more.
@@ -117,11 +130,11 @@ impl Joint {
         *self.hears.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Ends what the client hears, if it is still this.
-    fn end_hearing(&self, events: &mpsc::Sender<Bytes>) {
+    /// Ends what the client hears, if it is still this, in this way.
+    fn end_hearing(&self, events: &queue::Sender, outcome: Outcome) {
         let mut hears = self.hears.lock().unwrap_or_else(PoisonError::into_inner);
-        if hears.as_ref().is_some_and(|hears| hears.events.same_channel(events)) {
-            *hears = None;
+        if let Some(mut ended) = hears.take_if(|hears| hears.events.is(events)) {
+            ended.record.end(Ending::of(outcome));
         }
     }
 
@@ -149,7 +162,7 @@ struct Source {
     proxy: Arc<Proxy>,
     there: Came,
     last: Option<String>,
-    events: mpsc::Sender<Bytes>,
+    events: queue::Sender,
 }
 
 impl Source {
@@ -188,13 +201,13 @@ impl Source {
 
     /// # Errors
     /// When nobody hears any more.
-    async fn pass(&mut self, answer: Answer) -> Result<(), mpsc::error::SendError<Bytes>> {
+    async fn pass(&mut self, answer: Answer) -> Result<(), queue::Gone> {
         let mut chunks = answer.into_body().into_data_stream();
         let mut reader = sse::Reader::default();
         loop {
             let chunk = tokio::select! {
                 chunk = chunks.next() => chunk,
-                () = self.events.closed() => return Err(mpsc::error::SendError(Bytes::new())),
+                () = self.events.closed() => return Err(queue::Gone),
             };
             let Some(Ok(chunk)) = chunk else { break };
             let pieces = reader.push(&chunk);
@@ -204,7 +217,7 @@ impl Source {
         Ok(())
     }
 
-    async fn send(&mut self, pieces: Vec<sse::Piece>) -> Result<(), mpsc::error::SendError<Bytes>> {
+    async fn send(&mut self, pieces: Vec<sse::Piece>) -> Result<(), queue::Gone> {
         let mut out = Vec::new();
         for piece in pieces {
             let id = piece.id.clone();
@@ -219,7 +232,7 @@ impl Source {
             }
             out.extend(raw);
         }
-        if out.is_empty() { Ok(()) } else { self.events.send(out.into()).await }
+        if out.is_empty() { Ok(()) } else { self.events.send(Ok(out.into())).await }
     }
 }
 
@@ -238,20 +251,23 @@ impl Front {
                 streams::with_own_ids(proxy.stream(Method::GET, there).await, &server)
             }
             place => {
-                if let Err(refusal) = self.own_stream(&came, "GET").await {
-                    return refusal.answer("null");
-                }
+                let record = match self.own_stream(&came, "GET").await {
+                    Ok(record) => record,
+                    Err(refusal) => return refusal.answer("null"),
+                };
                 let last = match place {
                     Some(Place::All(number)) => joint.seen.lock().unwrap_or_else(PoisonError::into_inner).up_to(number),
                     _ => BTreeMap::new(),
                 };
-                let (events, heard) = joint.begin_hearing();
+                let look = |events| {
+                    tokio::spawn(self.until_out(came.caller.clone(), Arc::clone(&joint), events)).abort_handle()
+                };
+                let heard = joint.begin_hearing(record, look);
                 // A session that begins from here on is heard by itself.
                 for (proxy, there) in joint.begun(&self.proxies, &came) {
                     joint.hear(&proxy, &there, last.get(&proxy.name).cloned());
                 }
-                tokio::spawn(self.until_out(came.caller.clone(), Arc::clone(&joint), events));
-                stdio::events(ReceiverStream::new(heard))
+                stdio::events(heard.filter_map(Result::ok))
             }
         };
         if let Ok(id) = HeaderValue::from_str(joint.id()) {
@@ -265,7 +281,7 @@ impl Front {
         &self,
         caller: Caller,
         joint: Arc<Joint>,
-        events: mpsc::Sender<Bytes>,
+        events: queue::Sender,
     ) -> impl Future<Output = ()> + Send + use<> {
         let (access, proxies): (_, Proxies) = (self.shared.access.clone(), self.proxies.clone());
         async move {
@@ -274,14 +290,14 @@ impl Front {
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
                     () = clock::sleep(LOOK_EVERY) => {}
-                    () = events.closed() => return,
+                    () = events.closed() => return joint.end_hearing(&events, Outcome::Ok),
                 }
                 let may = |proxy: &Arc<Proxy>| {
                     let asked = admit::asked_of_session(&proxy.name, &caller, 0);
                     access.still_allowed(&caller, &asked.ask(), clock::now_us()).is_ok()
                 };
                 if !proxies.values().any(may) {
-                    return joint.end_hearing(&events);
+                    return joint.end_hearing(&events, Outcome::Revoked);
                 }
             }
         }

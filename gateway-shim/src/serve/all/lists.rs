@@ -1,12 +1,12 @@
 //! What all servers list, as one list.
 //!
 //! What must hold: of each element only its name changes; a server that does not answer in time, or not in form, is left out and
-//! named in the log; a member's list is private. What is too long for one answer goes on behind a cursor, which names the
+//! named in the log; no more is read of a server than one answer has room for; a member's list is private. What is too long for one answer goes on behind a cursor, which names the
 //! server and that server's own cursor.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, PoisonError},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use custody::hash::text_digest;
 use futures::future::join_all;
 use serde_json::value::RawValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Joint, NO_SUCH, result, streams};
 use crate::{
@@ -37,13 +38,16 @@ const PAGES_MAX: usize = 64;
 /// cut, so that one answer may have more.
 const ELEMENTS_MAX: usize = 4_096;
 const ELEMENTS_BYTES_MAX: usize = 8 << 20;
+/// Bytes of all lists that are being put together: an answer of 8 MiB is already long, and some are made at a time.
+const LISTS_BYTES_MAX: usize = 64 << 20;
 /// How long one server may take for its pages, its start included: the others' lists wait for it.
 const LIST_WAIT: Duration = Duration::from_secs(60);
 /// Bytes of one answer of a server.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Resources whose server is remembered, and templates.
+/// Resources whose server is remembered.
 const ROUTES_MAX: usize = 65_536;
-const TEMPLATES_MAX: usize = 1_024;
+/// Templates of one server that are remembered: the newest of its last list. Servers have a handful.
+const TEMPLATES_MAX: usize = 256;
 
 /// The key of the list that a method answers with.
 pub(super) fn key(method: &str) -> Option<&'static str> {
@@ -92,7 +96,7 @@ pub(super) struct Routes {
     by_uri: HashMap<[u8; 32], Vec<Arc<str>>>,
     order: VecDeque<[u8; 32]>,
     /// What stands before the first `{` of a template.
-    templates: Vec<(String, Arc<str>)>,
+    templates: BTreeMap<Arc<str>, VecDeque<String>>,
 }
 
 impl Routes {
@@ -115,19 +119,69 @@ impl Routes {
 
     fn template(&mut self, template: &str, server: &Arc<str>) {
         let before = template.split_once('{').map_or(template, |(before, _)| before);
-        let known = self.templates.iter().any(|(text, of)| text == before && of == server);
-        if !known && !before.is_empty() && self.templates.len() < TEMPLATES_MAX {
-            self.templates.push((before.to_owned(), Arc::clone(server)));
+        let known = self.templates.entry(Arc::clone(server)).or_default();
+        if before.is_empty() || known.iter().any(|text| text == before) {
+            return;
+        }
+        known.push_back(before.to_owned());
+        if known.len() > TEMPLATES_MAX {
+            known.pop_front();
         }
     }
 
-    /// The server of a resource that the caller may reach: one that listed it, else the one with the longest template.
+    /// A server lists its templates from the first on: those that it listed before are no more.
+    fn lists_templates(&mut self, server: &Arc<str>) {
+        self.templates.remove(server);
+    }
+
+    /// The server of a resource that the caller may reach: one that listed it, else the one with a template that fits. Nobody,
+    /// if templates of several do: what somebody reads is not for a server that says that it has everything.
     pub(super) fn of(&self, uri: &str, may_reach: impl Fn(&str) -> bool) -> Option<Arc<str>> {
         let listed = self.by_uri.get(&text_digest(uri.as_bytes()));
         let listed = listed.into_iter().flatten().find(|server| may_reach(server));
-        let fits = self.templates.iter().filter(|(before, server)| uri.starts_with(before) && may_reach(server));
-        let template = fits.max_by_key(|(before, _)| before.len()).map(|(_, server)| server);
+        let is_of = |templates: &VecDeque<String>| templates.iter().any(|before| uri.starts_with(before.as_str()));
+        let mut fits = self.templates.iter().filter(|(server, templates)| may_reach(server) && is_of(templates));
+        let template = match (fits.next(), fits.next()) {
+            (Some((server, _)), None) => Some(server),
+            _ => None,
+        };
         listed.or(template).map(Arc::clone)
+    }
+}
+
+/// The bytes that all lists of all members may take while they are put together.
+pub(super) struct Budget(Arc<Semaphore>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(LISTS_BYTES_MAX)))
+    }
+}
+
+/// What one list takes of it, until it is dropped. Nobody waits for more with what they have.
+struct Kept {
+    budget: Arc<Semaphore>,
+    held: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Budget {
+    fn list(&self) -> Kept {
+        Kept { budget: Arc::clone(&self.0), held: Mutex::default() }
+    }
+}
+
+impl Kept {
+    /// Whether there is room for so many bytes more.
+    fn hold(&self, bytes: usize) -> bool {
+        let more =
+            u32::try_from(bytes).ok().and_then(|bytes| Arc::clone(&self.budget).try_acquire_many_owned(bytes).ok());
+        let Some(more) = more else { return false };
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *held {
+            Some(held) => held.merge(more),
+            None => *held = Some(more),
+        }
+        true
     }
 }
 
@@ -193,21 +247,25 @@ impl Front {
             Some(None) => return error(StatusCode::OK, &request.raw_id, NO_SUCH, "this is no cursor of this list"),
         };
         let meta = splice::value(whole, &["params", "_meta"]).unwrap_or_default();
-        let (from, raw) = (&from, &raw);
+        let (from, raw, kept) = (&from, &raw, &self.all.lists.list());
         let asked = self.reachable(&came.caller).filter(|proxy| &*proxy.name >= from.as_str());
         // Of tasks only whoever began one has any.
         let asked = asked.filter(|proxy| key != "tasks" || proxy.has_tasks_of(&came.caller));
         let asks = asked.map(|proxy| async move {
             let begin = if *proxy.name == **from { raw.as_str() } else { "" };
-            let pages = self.pages(proxy, came, joint, request, (meta, begin), key);
+            let pages = self.pages(proxy, came, joint, request, (meta, begin), (key, kept));
             let listed = tokio::time::timeout(LIST_WAIT, pages).await.unwrap_or_else(|_| {
                 tracing::warn!(server = %proxy.name, key, "a server is left out of the list of all: it takes too long");
                 Listed::default()
             });
             (Arc::clone(&proxy.name), listed)
         });
-        let (elements, next) = joined(join_all(asks).await);
-        let all = self.elements(&elements, key);
+        let listed = join_all(asks).await;
+        let from_first = |listed: &Listed| listed.pages.first().is_some_and(|page| page.cursor.is_empty());
+        let anew =
+            listed.iter().filter(|(_, listed)| from_first(listed)).map(|(server, _)| Arc::clone(server)).collect();
+        let (elements, next) = joined(listed);
+        let all = self.elements(&elements, key, anew);
         let next = next.and_then(|next| serde_json::to_string(&next).ok());
         let mut more = next.map(|next| format!(r#","nextCursor":{next}"#)).unwrap_or_default();
         if came.is_modern() {
@@ -224,11 +282,13 @@ impl Front {
         joint: Option<&Arc<Joint>>,
         request: &Request,
         (meta, begin): (&str, &str),
-        key: &str,
+        (key, kept): (&str, &Kept),
     ) -> Listed {
         let mut listed = Listed { pages: Vec::new(), next: Some(begin.to_owned()) };
+        let (mut elements_read, mut bytes) = (0, 0);
         while let Some(cursor) = listed.next.take() {
-            if listed.pages.len() >= PAGES_MAX {
+            let is_full = elements_read >= ELEMENTS_MAX || bytes >= ELEMENTS_BYTES_MAX;
+            if listed.pages.len() >= PAGES_MAX || is_full {
                 listed.next = Some(cursor);
                 break;
             }
@@ -238,6 +298,13 @@ impl Front {
                 tracing::warn!(server = %proxy.name, key, "a server's list is left out of the list of all");
                 break;
             };
+            let page_bytes = elements.iter().map(|element| element.get().len()).sum();
+            if !kept.hold(page_bytes) {
+                tracing::warn!(server = %proxy.name, key, "a list of all is cut short: all lists take too much memory now");
+                listed.next = Some(cursor);
+                break;
+            }
+            (elements_read, bytes) = (elements_read + elements.len(), bytes + page_bytes);
             let elements = elements.into_iter().map(|element: &RawValue| element.get().to_owned()).collect();
             listed.next =
                 splice::value(&page, &["result", "nextCursor"]).filter(|next| *next != "null").map(str::to_owned);
@@ -248,10 +315,14 @@ impl Front {
         listed
     }
 
-    /// The elements as they stand in the list of all; of several resources with one URI the first server's.
-    fn elements(&self, elements: &[(Arc<str>, String)], key: &str) -> Vec<String> {
+    /// The elements as they stand in the list of all, of which these servers list anew; of several resources with one URI the
+    /// first server's.
+    fn elements(&self, elements: &[(Arc<str>, String)], key: &str, anew: Vec<Arc<str>>) -> Vec<String> {
         let mut uris = HashSet::new();
         let mut routes = self.all.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if key == "resourceTemplates" {
+            anew.iter().for_each(|server| routes.lists_templates(server));
+        }
         let shown = |(server, element): &(Arc<str>, String)| {
             let of =
                 |name: &str| splice::value(element, &[name]).and_then(|text| serde_json::from_str::<String>(text).ok());
@@ -315,9 +386,26 @@ mod tests {
         let of = |uri: &str, may: &str| routes.of(uri, |server| may.contains(server)).map(|server| server.to_string());
         assert_eq!(of("file:///x", "ab"), Some("a".into()));
         assert_eq!(of("file:///x", "b"), Some("b".into()));
-        assert_eq!(of("file:///deep/y", "ab"), Some("b".into()));
+        // Whose it is when two have it is not for either to say.
+        assert_eq!(of("file:///deep/y", "ab"), None);
+        assert_eq!(of("file:///deep/y", "b"), Some("b".into()));
         assert_eq!(of("file:///deep/y", "a"), Some("a".into()));
         assert_eq!((of("http://y", "ab"), of("file:///x", "")), (None, None));
+    }
+
+    #[test]
+    fn no_server_has_room_for_its_templates_at_the_cost_of_another() {
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let mut routes = Routes::default();
+        for number in 0..=TEMPLATES_MAX {
+            routes.template(&format!("of-a://{number}/{{x}}"), &a);
+        }
+        routes.template("of-b://{x}", &b);
+        let of = |routes: &Routes, uri: &str| routes.of(uri, |_| true).map(|server| server.to_string());
+        assert_eq!(of(&routes, "of-b://y"), Some("b".into()));
+        assert_eq!((of(&routes, "of-a://0/y"), of(&routes, "of-a://1/y")), (None, Some("a".into())));
+        routes.lists_templates(&a);
+        assert_eq!((of(&routes, "of-a://1/y"), of(&routes, "of-b://y")), (None, Some("b".into())));
     }
 
     #[test]
@@ -350,5 +438,16 @@ mod tests {
         ] {
             assert_eq!(place(cursor), expected, "{cursor}");
         }
+    }
+
+    #[test]
+    fn all_lists_together_take_no_more_than_there_is() {
+        let budget = Budget::default();
+        let (one, two) = (budget.list(), budget.list());
+        assert!(one.hold(LISTS_BYTES_MAX - 2) && two.hold(1) && two.hold(1) && !one.hold(1) && one.hold(0));
+        drop(two);
+        assert!(one.hold(2) && !one.hold(1));
+        drop(one);
+        assert!(budget.list().hold(LISTS_BYTES_MAX));
     }
 }

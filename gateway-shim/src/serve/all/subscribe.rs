@@ -15,10 +15,9 @@ use axum::{body::BodyDataStream, http::StatusCode};
 use bytes::Bytes;
 use futures::{future::join_all, stream};
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio_stream::StreamExt as _;
 
-use super::{Joint, lists, streams};
+use super::{OwnRecord, lists, streams};
 use crate::{
     mcp::{
         envelope::{self, Message, Request},
@@ -27,7 +26,8 @@ use crate::{
     serve::{
         Answer, Front,
         proxy::{Came, Proxy},
-        refusal::{CODE_DENIED, CODE_OVER_LIMIT, CODE_UNREACHABLE, Refusal, error, json},
+        queue,
+        refusal::{CODE_DENIED, CODE_OVER_LIMIT, CODE_UNREACHABLE, error, json, own_code},
         stdio,
     },
 };
@@ -50,6 +50,14 @@ struct Agreed {
     to: Map<String, Value>,
 }
 
+/// What came instead of an agreement: an answer, if there was one, and whether that is the shim's own refusal of what is not
+/// allowed.
+#[derive(Default)]
+struct Instead {
+    said: Option<String>,
+    is_ours: bool,
+}
+
 /// What the last of a server's answers says; the client gets one of all.
 type Last = Arc<Mutex<Option<Vec<u8>>>>;
 
@@ -57,14 +65,10 @@ impl Front {
     pub(super) async fn subscribe(
         &self,
         came: &Came,
-        joint: Option<&Arc<Joint>>,
         request: &Request,
         body: &Bytes,
+        mut record: OwnRecord,
     ) -> Answer {
-        if joint.is_some() || !came.is_modern() {
-            let refusal = Refusal::no_such_method(StatusCode::OK);
-            return self.refuse_all(came, Some(request), body.len(), refusal).await;
-        }
         let of_server = self.resources_by_server(came, request, body).await;
         let asks = self.reachable(&came.caller).filter(|proxy| !self.all.needs_session(&proxy.name)).map(|proxy| {
             let body = about(body, of_server.get(&proxy.name).map_or(&[][..], Vec::as_slice));
@@ -75,17 +79,18 @@ impl Front {
             match heard {
                 Ok(server) => agreed.push(server),
                 // What the access policy says stands above what a server does.
-                Err(Some(said)) if is_ours(&said) => return json(StatusCode::OK, said.into()),
-                Err(said) => refused = refused.or(said),
+                Err(Instead { said, is_ours: true }) => return instead(&mut record, said.unwrap_or_default()),
+                Err(Instead { said, .. }) => refused = refused.or(said),
             }
         }
         match (agreed.is_empty(), refused) {
-            (true, Some(said)) => json(StatusCode::OK, said.into()),
+            (true, Some(said)) => instead(&mut record, said),
             (true, None) => {
+                record.answered(Some(CODE_UNREACHABLE));
                 let text = "no server here agrees to a subscription; hint: ask one at /mcp/NAME";
                 error(StatusCode::OK, &request.raw_id, CODE_UNREACHABLE, text)
             }
-            (false, _) => joined(agreed, request.raw_id.clone()),
+            (false, _) => joined(agreed, request.raw_id.clone(), record),
         }
     }
 
@@ -112,12 +117,14 @@ impl Front {
     /// Asks one server, and reads until it has agreed.
     ///
     /// # Errors
-    /// Its answer, if it gives one instead.
-    async fn agreed(&self, came: &Came, proxy: &Arc<Proxy>, body: Bytes) -> Result<Agreed, Option<String>> {
+    /// What it gives instead.
+    async fn agreed(&self, came: &Came, proxy: &Arc<Proxy>, body: Bytes) -> Result<Agreed, Instead> {
         let agreed = async {
             let answer = proxy.message(came.clone(), body).await;
             if !streams::is_stream(&answer) {
-                return Err(lists::read(answer).await.filter(|said| !said.is_empty()));
+                let is_ours = own_code(&answer).is_some_and(|code| [CODE_DENIED, CODE_OVER_LIMIT].contains(&code));
+                let said = lists::read(answer).await.filter(|said| !said.is_empty());
+                return Err(Instead { said, is_ours });
             }
             let (mut chunks, mut reader) = (answer.into_body().into_data_stream(), sse::Reader::default());
             while let Some(Ok(chunk)) = chunks.next().await {
@@ -125,14 +132,17 @@ impl Front {
                 while let Some(piece) = pieces.next() {
                     match said(&piece) {
                         Said::Agreed(to) => return Ok(Agreed { chunks, reader, pieces: pieces.collect(), to }),
-                        Said::Answer => return Err(piece.data.and_then(|data| String::from_utf8(data).ok())),
+                        Said::Answer => {
+                            let said = piece.data.and_then(|data| String::from_utf8(data).ok());
+                            return Err(Instead { said, is_ours: false });
+                        }
                         Said::Else => {}
                     }
                 }
             }
-            Err(None)
+            Err(Instead::default())
         };
-        tokio::time::timeout(AGREE_WAIT, agreed).await.unwrap_or(Err(None))
+        tokio::time::timeout(AGREE_WAIT, agreed).await.unwrap_or_else(|_| Err(Instead::default()))
     }
 }
 
@@ -149,10 +159,15 @@ fn about(body: &Bytes, resources: &[String]) -> Bytes {
     splice::replace(body, &FILTER, &Value::Object(filter).to_string()).map_or_else(|| body.clone(), Bytes::from)
 }
 
-/// Whether an answer is the shim's own refusal of what is not allowed.
-fn is_ours(said: &str) -> bool {
-    let code = splice::value(said, &["error", "code"]).and_then(|code| code.parse().ok());
-    [CODE_DENIED, CODE_OVER_LIMIT].map(Some).contains(&code)
+/// The code of an answer that is an error.
+fn code(said: &str) -> Option<i32> {
+    splice::value(said, &["error", "code"]).and_then(|code| code.parse().ok())
+}
+
+/// What a server, or the shim in front of it, answered instead of agreeing.
+fn instead(record: &mut OwnRecord, said: String) -> Answer {
+    record.answered(code(&said));
+    json(StatusCode::OK, said.into())
 }
 
 enum Said {
@@ -187,13 +202,13 @@ fn all_of<'a>(agreed: impl Iterator<Item = &'a Map<String, Value>>) -> Map<Strin
     all
 }
 
-/// One stream of all: what was agreed to, what the servers tell, and, when all have ended theirs, the answer.
-fn joined(agreed: Vec<Agreed>, raw_id: String) -> Answer {
+/// One stream of all, whose record ends with it, as `cancelled` if its client goes: what was agreed to, what the servers tell, and, when all have ended theirs, the answer.
+fn joined(agreed: Vec<Agreed>, raw_id: String, mut record: OwnRecord) -> Answer {
     let id: Value = serde_json::from_str(&raw_id).unwrap_or_default();
     let meta = json!({"io.modelcontextprotocol/subscriptionId": id});
     let params = json!({"_meta": meta, "notifications": all_of(agreed.iter().map(|server| &server.to))});
     let first = json!({"jsonrpc": "2.0", "method": ACKNOWLEDGED, "params": params}).to_string();
-    let (events, heard) = mpsc::channel(CHUNKS_MAX);
+    let (events, heard) = queue::queue(CHUNKS_MAX);
     let last = Last::default();
     for server in agreed {
         tokio::spawn(server.tell(events.clone(), Arc::clone(&last)));
@@ -201,15 +216,16 @@ fn joined(agreed: Vec<Agreed>, raw_id: String) -> Answer {
     drop(events);
     let end = stream::once(async move {
         let said = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+        record.answered(said.as_deref().and_then(|said| code(std::str::from_utf8(said).ok()?)));
         let result = || json!({"jsonrpc": "2.0", "id": id, "result": {"resultType": "complete", "_meta": meta}});
         sse::event(&said.unwrap_or_else(|| result().to_string().into()))
     });
-    stdio::events(tokio_stream::once(sse::event(first.as_bytes())).chain(ReceiverStream::new(heard)).chain(end))
+    stdio::events(tokio_stream::once(sse::event(first.as_bytes())).chain(heard.filter_map(Result::ok)).chain(end))
 }
 
 impl Agreed {
     /// Passes on what a server tells until it ends, or until nobody hears any more: then its stream ends, which tells it.
-    async fn tell(mut self, events: mpsc::Sender<Bytes>, last: Last) {
+    async fn tell(mut self, events: queue::Sender, last: Last) {
         let mut pieces = std::mem::take(&mut self.pieces);
         loop {
             let mut out = Vec::new();
@@ -227,7 +243,7 @@ impl Agreed {
                     Said::Else => out.extend(piece.raw),
                 }
             }
-            if !out.is_empty() && events.send(out.into()).await.is_err() {
+            if !out.is_empty() && events.send(Ok(out.into())).await.is_err() {
                 return;
             }
             let chunk = tokio::select! {

@@ -165,3 +165,83 @@ async fn without_sessions_all_are_one_when_every_server_speaks_so() {
     assert_eq!((status, &value(&body)["result"]["body"]), (StatusCode::OK, &json!(call.replace("a__läse", "läse"))));
     assert!(refusals(&bench.calls().await).is_empty());
 }
+
+/// A server may list without end: no more is read than one answer has room for, and the list goes on behind a cursor.
+#[tokio::test]
+async fn of_a_list_without_end_no_more_is_read_than_is_shown() {
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let of_server = Arc::clone(&asked);
+    let answer = move |request: HttpRequest| {
+        let asked = Arc::clone(&of_server);
+        async move {
+            let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+            let value: Value = serde_json::from_slice(&body).unwrap();
+            let result = match value["method"].as_str() {
+                Some("prompts/list") => {
+                    let page = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let prompts: Vec<_> = (0..1_500).map(|number| json!({"name": format!("p{number}")})).collect();
+                    json!({"prompts": prompts, "nextCursor": page.to_string()})
+                }
+                _ => json!({"protocolVersion": "2025-11-25"}),
+            };
+            json(StatusCode::OK, json!({"jsonrpc":"2.0","id":value["id"],"result":result}).to_string().into())
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("url = \"http://{}/mcp\"\n", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/mcp", any(answer))).await.unwrap() });
+    let (policy, tokens) = policy(&[ALICE], ALL);
+    let servers = [("a".to_owned(), toml::from_str(&url).unwrap())].into();
+    let access = Access::of(&policy, None).unwrap();
+    let bench = Bench::with_servers(servers, waits(), access, tokens[0].clone(), "/mcp").await;
+    let (_, answer, _) = bench.post(&[], HELLO).await;
+    let of_session = [(SESSION, text(&answer, SESSION).unwrap()), (PROTOCOL, "2025-11-25")];
+    let list = r#"{"jsonrpc":"2.0","id":1,"method":"prompts/list"}"#;
+    let listed = value(&bench.post(&of_session, list).await.2);
+    assert_eq!(listed["result"]["prompts"].as_array().unwrap().len(), 3_000);
+    assert_eq!(listed["result"]["nextCursor"], json!("a__\"1\""));
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 3);
+}
+
+/// Only what a server says to the shim's own question tells its era, and only if that is that it does not know it.
+#[tokio::test]
+async fn no_client_tells_the_others_that_a_server_speaks_with_sessions_alone() {
+    let answer = |code: i32| {
+        any(move |request: HttpRequest| async move {
+            let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+            let value: Value = serde_json::from_slice(&body).unwrap();
+            let has_all = value["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"].is_object();
+            let said = match value["method"].as_str() {
+                Some("server/discover") if code != 0 || !has_all => {
+                    json!({"jsonrpc":"2.0","id":value["id"],"error":{"code":code.min(-1),"message":"m"}})
+                }
+                _ => json!({"jsonrpc":"2.0","id":value["id"],"result":{}}),
+            };
+            json(StatusCode::OK, said.to_string().into())
+        })
+    };
+    const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}"#;
+    let ask = |method: &str, more: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{META}{more}}}}}"#)
+    };
+    // One that speaks so, one that wants something else now, and one that does not know it.
+    for (code, discovered, called) in [
+        (0, StatusCode::OK, "result"),
+        (-32_602, StatusCode::BAD_REQUEST, "result"),
+        (-32_601, StatusCode::BAD_REQUEST, "error"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("url = \"http://{}/mcp\"\n", listener.local_addr().unwrap());
+        let router = Router::new().route("/mcp", answer(code));
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let (policy, tokens) = policy(&[ALICE], ALL);
+        let servers = [("a".to_owned(), toml::from_str(&url).unwrap())].into();
+        let access = Access::of(&policy, None).unwrap();
+        let bench = Bench::with_servers(servers, waits(), access, tokens[0].clone(), "/mcp").await;
+        let (status, ..) = bench.post(&headers("server/discover", ""), &ask("server/discover", "")).await;
+        assert_eq!(status, discovered, "{code}");
+        let call = ask("tools/call", r#","name":"a__x""#);
+        let said = value(&bench.post(&headers("tools/call", "a__x"), &call).await.2);
+        assert!(said[called].is_object(), "{code}: {said}");
+    }
+}

@@ -60,7 +60,13 @@ async fn nobody_takes_the_places_of_others_at_a_server() {
     }
     let ping = r#"{"jsonrpc":"2.0","id":3,"method":"ping"}"#;
     let note = r#"{"jsonrpc":"2.0","method":"notifications/x"}"#;
-    for body in [&tool_call(2, "slow"), ping, note] {
+    // What has no answer needs no place among those that wait for it.
+    let noted = bench.post(&[], note);
+    within(async {
+        tokio::select! { _ = noted => panic!("it is slow"), _ = coming.recv() => {} }
+    })
+    .await;
+    for body in [&tool_call(2, "slow"), ping] {
         let (status, headers, told) = within(bench.post(&[], body)).await;
         let told: Value = serde_json::from_slice(&told).unwrap();
         assert_eq!((status, &told["error"]["code"]), (StatusCode::OK, &json!(1_006)), "{told}");
@@ -71,7 +77,7 @@ async fn nobody_takes_the_places_of_others_at_a_server() {
     let (status, ..) = within(async {
         tokio::join!(call, async {
             coming.recv().await.unwrap();
-            may.add_permits(3);
+            may.add_permits(4);
         })
         .0
     })
@@ -83,9 +89,68 @@ async fn nobody_takes_the_places_of_others_at_a_server() {
     let calls = bench.calls().await;
     let busy = refusals(&calls);
     assert!(
-        busy.len() >= 3 && busy.iter().all(|refusal| *refusal == ("shim/busy".into(), Outcome::OverLimit)),
+        busy.len() >= 2 && busy.iter().all(|refusal| *refusal == ("shim/busy".into(), Outcome::OverLimit)),
         "{busy:?}"
     );
+}
+
+/// Calls that have all places may wait for what their client answers; and what the server does not have is not recorded as given.
+#[tokio::test]
+async fn an_answer_has_a_way_to_its_server_or_is_none() {
+    let answers = Arc::new(Semaphore::new(0));
+    let (asks, go) = (r#"data: {"jsonrpc":"2.0","id":"q","method":"roots/list"}"#, Arc::clone(&answers));
+    let answer = move |request: HttpRequest| {
+        let go = Arc::clone(&go);
+        async move {
+            let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+            let value: Value = serde_json::from_slice(&body).unwrap();
+            let Some(method) = value["method"].as_str() else {
+                go.add_permits(1);
+                return stdio::empty(StatusCode::ACCEPTED);
+            };
+            let result = json!({"jsonrpc":"2.0","id":value["id"],"result":{"tools":[]}}).to_string();
+            if method != "tools/call" {
+                let mut answer = json(StatusCode::OK, result.into());
+                answer.headers_mut().insert(SESSION, "s".parse().unwrap());
+                return answer;
+            }
+            let last = futures::stream::once(async move {
+                go.acquire().await.unwrap().forget();
+                Ok::<_, std::convert::Infallible>(format!("data: {result}\n\n"))
+            });
+            let stream = tokio_stream::once(Ok(format!("{asks}\n\n"))).chain(last);
+            let mut answer = Response::new(Body::from_stream(stream));
+            answer.headers_mut().insert(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
+            answer
+        }
+    };
+    let address = listening(Router::new().route("/mcp", any(answer))).await;
+    let most = "calls_open_max = 1\nmember_calls_open_max = 1\nmember_connections_max = 1\n";
+    let (bench, _) = bounded(most, address, ALL).await;
+    bench.post(&[], HELLO).await;
+    let request = hyper::Request::post(format!("http://{}/mcp/test", bench.address))
+        .header(SESSION, "s")
+        .header("authorization", &bench.token)
+        .header("content-type", "application/json");
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let request = request.body(Full::from(tool_call(7, "asks"))).unwrap();
+    let mut called = within(client.request(request)).await.unwrap().into_body();
+    within(called.frame()).await.unwrap().unwrap();
+    let proxy = &bench.front.proxies["test"];
+    let taken: Vec<_> =
+        std::iter::from_fn(|| proxy.notes.enter(custody::id::MemberId::from_hex(ALICE).unwrap()).ok()).collect();
+    let answer = r#"{"jsonrpc":"2.0","id":"q","result":{"roots":[]}}"#;
+    let (_, _, told) = within(bench.post(&[(SESSION, "s")], answer)).await;
+    assert!(String::from_utf8_lossy(&told).contains("1006"), "{told:?}");
+    drop(taken);
+    assert_eq!(within(bench.post(&[(SESSION, "s")], answer)).await.0, StatusCode::ACCEPTED);
+    within(called.collect()).await.unwrap();
+    let calls = bench.calls().await;
+    let outcomes: Vec<_> = calls.iter().map(|call| (summary(call).0, call.outcome())).collect();
+    for method in ["tools/call", "roots/list"] {
+        assert!(outcomes.contains(&(method.to_owned(), Outcome::Ok)), "{outcomes:?}");
+    }
+    assert_eq!(refusals(&calls), [("shim/busy".into(), Outcome::OverLimit)]);
 }
 
 /// A server whose requests are refused, and that does not listen, is told of some of them at a time.

@@ -71,6 +71,10 @@ fn stream(events: String) -> Answer {
 
 /// Two servers, and the policy's text.
 async fn bench() -> (Bench, String) {
+    bench_with("").await
+}
+
+async fn bench_with(more: &str) -> (Bench, String) {
     let (text, tokens) = policy(&[ALICE], ALL);
     let mut servers = BTreeMap::new();
     for name in ["a", "b"] {
@@ -78,7 +82,7 @@ async fn bench() -> (Bench, String) {
         servers.insert(name.to_owned(), toml::from_str(&url).unwrap());
     }
     let access = Access::of(&text, None).unwrap();
-    (Bench::with_servers(servers, waits(), access, tokens[0].clone(), "/mcp").await, text)
+    (Bench::with_serve(more, servers, waits(), access, tokens[0].clone(), "/mcp").await, text)
 }
 
 /// Begins a session with all servers.
@@ -172,8 +176,68 @@ async fn one_stream_has_what_every_server_says_and_goes_on_where_each_was() {
         calls.iter().filter(|call| (call.server.as_str(), summary(call).0.as_str()) == (server, method)).count()
     };
     assert!(of("a", "GET") >= 5 && of("b", "GET") >= 5 && of("", "GET") >= 5, "every stream is on record");
+    let cut = calls.iter().filter(|call| call.server.is_empty() && call.outcome() == Outcome::Revoked);
+    assert_eq!(cut.map(|call| summary(call).0).collect::<Vec<_>>(), ["GET"], "it was cut once");
     let roots: Vec<_> = calls.iter().filter(|call| summary(call).0 == "roots/list").map(wire::Call::outcome).collect();
     assert!(roots.contains(&Outcome::Ok), "{roots:?}");
+}
+
+/// What is answered at the one address is on record as it was answered, and when that is known.
+#[tokio::test]
+async fn what_is_answered_here_is_on_record_as_it_was_answered() {
+    let (bench, _) = bench().await;
+    let discover = r#"{"jsonrpc":"2.0","id":0,"method":"server/discover"}"#;
+    assert_eq!(bench.post(&[], discover).await.0, StatusCode::BAD_REQUEST);
+    let session = begin(&bench).await;
+    let of_session = [(SESSION, session.as_str()), (PROTOCOL, "2025-11-25")];
+    for (method, code) in [("tools/list", -32_602), ("subscriptions/listen", -32_601)] {
+        let asked = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"cursor":"of nobody"}}}}"#);
+        assert_eq!(value(&bench.post(&of_session, &asked).await.2)["error"]["code"], code, "{method}");
+    }
+    let heard = Heard::session(&bench, &session, None).await;
+    assert_eq!(bench.send(Method::DELETE, &of_session, "").await.0, StatusCode::OK);
+    within(heard.stream.collect()).await.unwrap();
+    let mut request = hyper::Request::post("/");
+    for (name, value) in headers("subscriptions/listen", "") {
+        request = request.header(name, value);
+    }
+    let about = r#""notifications":{"toolsListChanged":true}"#;
+    drop(Heard::of(&bench, request, body(7, "subscriptions/listen", about)).await);
+    let calls = bench.calls().await;
+    let here = calls.iter().filter(|call| call.server.is_empty());
+    let mut said: Vec<_> = here.map(|call| (summary(call).0, call.decision(), call.outcome())).collect();
+    said.sort_by(|a, b| (&a.0, a.2).cmp(&(&b.0, b.2)));
+    let (allowed, denied) = (wire::Decision::Allowed, wire::Decision::Denied);
+    let mut expected = [
+        ("DELETE", allowed, Outcome::Ok),
+        ("GET", allowed, Outcome::Ok),
+        ("initialize", allowed, Outcome::Ok),
+        ("server/discover", allowed, Outcome::RpcError),
+        ("subscriptions/listen", denied, Outcome::Denied),
+        ("subscriptions/listen", allowed, Outcome::Cancelled),
+        ("tools/list", allowed, Outcome::RpcError),
+    ]
+    .map(|(method, decision, outcome)| (method.to_owned(), decision, outcome));
+    expected.sort_by(|a, b| (&a.0, a.2).cmp(&(&b.0, b.2)));
+    assert_eq!(said, expected);
+}
+
+/// Whoever hears again hears in one place, and no member's streams are on more connections than their share.
+#[tokio::test]
+async fn streams_of_all_servers_take_no_more_than_a_share_of_the_port() {
+    let (bench, _) = bench_with("member_connections_max = 2\n").await;
+    let [one, two, three] = [begin(&bench).await, begin(&bench).await, begin(&bench).await];
+    let first = Heard::session(&bench, &one, None).await;
+    let _again = Heard::session(&bench, &one, None).await;
+    within(first.stream.collect()).await.unwrap();
+    // Its place comes back when its end has gone out.
+    let carried = || bench.send(Method::DELETE, &[(SESSION, "none"), (PROTOCOL, "2025-11-25")], "");
+    while within(carried()).await.0 != StatusCode::NOT_FOUND {}
+    let _other = Heard::session(&bench, &two, None).await;
+    for method in [Method::GET, Method::DELETE] {
+        let (status, _, told) = within(bench.send(method, &[(SESSION, &three), (PROTOCOL, "2025-11-25")], "")).await;
+        assert_eq!((status, &value(&told)["error"]["code"]), (StatusCode::OK, &json!(1_006)));
+    }
 }
 
 #[tokio::test]
@@ -206,6 +270,31 @@ async fn a_subscription_is_one_at_every_server_and_ends_with_its_client() {
     for server in ["a", "b"] {
         assert!(ended.contains(&(server, Outcome::Cancelled)), "{ended:?}");
     }
+}
+
+/// What a server says in the shim's own codes is a server's word, and no refusal of the access policy.
+#[tokio::test]
+async fn one_server_that_refuses_keeps_nobody_from_the_others() {
+    async fn refuses(request: HttpRequest) -> Answer {
+        let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+        let value: Value = serde_json::from_slice(&body).unwrap();
+        error(StatusCode::OK, &value["id"].to_string(), 1_005, "no")
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = [("b", telling_server("b").await), ("refuses", listener.local_addr().unwrap())];
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/mcp", any(refuses))).await.unwrap() });
+    let server = |address| toml::from_str(&format!("url = \"http://{address}/mcp\"\n")).unwrap();
+    let servers = addresses.map(|(name, address)| (name.to_owned(), server(address))).into();
+    let (policy, tokens) = policy(&[ALICE], ALL);
+    let access = Access::of(&policy, None).unwrap();
+    let bench = Bench::with_servers(servers, waits(), access, tokens[0].clone(), "/mcp").await;
+    let mut request = hyper::Request::post("/");
+    for (name, value) in headers("subscriptions/listen", "") {
+        request = request.header(name, value);
+    }
+    let about = r#""notifications":{"toolsListChanged":true}"#;
+    let mut heard = Heard::of(&bench, request, body(7, "subscriptions/listen", about)).await;
+    heard.until(&[r#""server":"b""#]).await;
 }
 
 /// A server that speaks without sessions alone, and one with them: nobody is told that there is one way for both.

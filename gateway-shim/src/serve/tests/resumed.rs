@@ -2,7 +2,11 @@
 
 use tokio_stream::StreamExt as _;
 
-use super::{members::two, *};
+use super::{
+    members::{BOB, refusals, waits},
+    *,
+};
+use crate::access::tests::put_in_force;
 
 /// All tools but one.
 const NOT_HIDDEN: &str = "[[rules]]\nid = \"no\"\neffect = \"deny\"\neveryone = true\ntools = [\"test/hidden\"]\n\
@@ -74,6 +78,7 @@ async fn resumable_server(called: tokio::sync::mpsc::Sender<String>) -> std::net
 
 struct Resumed {
     bench: Bench,
+    policy: String,
     called: tokio::sync::mpsc::Receiver<String>,
 }
 
@@ -82,9 +87,12 @@ const OF_SESSION: [(&str, &str); 2] = [(SESSION, "s"), (PROTOCOL, "2025-11-25")]
 impl Resumed {
     async fn new() -> Self {
         let (told, called) = tokio::sync::mpsc::channel(16);
-        let (bench, _) = two(resumable_server(told).await, NOT_HIDDEN).await;
+        let (policy, tokens) = policy(&[ALICE, BOB], NOT_HIDDEN);
+        let access = Access::of(&policy, None).unwrap();
+        let url = format!("url = \"http://{}/mcp\"\n", resumable_server(told).await);
+        let bench = Bench::with_access(&url, waits(), access, tokens[0].clone()).await;
         bench.post(&[], HELLO).await;
-        Self { bench, called }
+        Self { bench, policy, called }
     }
 
     async fn list(&self) -> String {
@@ -162,6 +170,19 @@ async fn a_call_may_be_polled_and_its_answer_be_had_again() {
     assert_eq!(polls, [Outcome::Ok]);
 }
 
+/// What a call has given is kept from whoever may not make it any more, though it has ended.
+#[tokio::test]
+async fn an_answer_is_not_had_again_by_whoever_may_not_ask_for_it_any_more() {
+    let mut resumed = Resumed::new().await;
+    within(resumed.bench.post(&OF_SESSION, &tool_call(7, "polls"))).await;
+    assert_eq!(resumed.called.recv().await.as_deref(), Some("polls"));
+    assert!(resumed.behind("polls-1").await.contains("polls-2"));
+    assert!(resumed.behind("polls-2").await.contains("done"));
+    put_in_force(&resumed.bench.access, &resumed.policy.replace("test/hidden", "test/polls"));
+    let again = resumed.behind("polls-2").await;
+    assert!(again.contains("1007") && again.contains("\"id\":7") && !again.contains("done"), "{again}");
+}
+
 /// Nobody could tell the answers apart, and the place of a call within its limits is its own until its end.
 #[tokio::test]
 async fn an_id_is_of_one_open_call_of_its_session() {
@@ -186,6 +207,7 @@ async fn an_id_is_of_one_open_call_of_its_session() {
         calls.iter().filter(|call| summary(call).1 == "stays").map(wire::Call::outcome).collect();
     outcomes.sort();
     let refused = Outcome::Malformed;
+    assert_eq!(refusals(&calls), vec![("shim/malformed".to_owned(), refused); 3]);
     assert_eq!(outcomes, [Outcome::Ok, Outcome::Ok, refused, refused, refused]);
 }
 

@@ -1,7 +1,8 @@
 //! A stream from a server to a client: each event goes on when it was read as a whole.
 //!
 //! What must hold: what the server asks for in it is on record before the client sees it; an event that two readers might read
-//! differently, that is too long to be read, or that answers nothing that was asked, does not pass.
+//! differently, that is too long to be read, or that answers nothing that was asked, does not pass; a client that does not
+//! read keeps no call beyond its time, nor beyond a change of access.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,10 +11,7 @@ use bytes::Bytes;
 use custody::wire::Outcome;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Own, of_status};
 use crate::{
@@ -26,6 +24,7 @@ use crate::{
         LAST_EVENT,
         open::{self, Running},
         proxy::{Came, Proxy, Server},
+        queue::{self, Chunk},
         refusal::{CODE_OVER_LIMIT, CODE_REVOKED, CODE_TOO_LONG, REVOKED, Refusal, error_body},
         sessions,
     },
@@ -57,6 +56,24 @@ pub(super) struct Pump {
     /// Its answer was seen: there is one.
     answered: bool,
     bytes: u64,
+}
+
+/// Gives a client what is for it, however slowly it reads, for as long as its call may go on. Whether it is there.
+///
+/// # Errors
+/// How its call ended meanwhile.
+async fn give(
+    chunks: &queue::Sender,
+    chunk: Chunk,
+    until: Instant,
+    running: Option<&Running>,
+) -> Result<bool, Outcome> {
+    tokio::select! {
+        biased;
+        () = open::cut(running) => Err(Outcome::Revoked),
+        given = chunks.send(chunk) => Ok(given.is_ok()),
+        () = clock::sleep_until(until) => Err(Outcome::Timeout),
+    }
 }
 
 /// What becomes of a message.
@@ -108,12 +125,7 @@ impl Pump {
         self.is_stream || self.running().is_some_and(|running| running.method() == LISTEN)
     }
 
-    pub(super) async fn run(
-        mut self,
-        mut body: Incoming,
-        chunks: mpsc::Sender<Result<Bytes, std::io::Error>>,
-        deadline: Instant,
-    ) {
+    pub(super) async fn run(mut self, mut body: Incoming, chunks: queue::Sender, deadline: Instant) {
         let until_end = if self.lasts() { Instant::now() + STREAM_MAX } else { deadline };
         let mut gone_at: Option<Instant> = None;
         let running = self.own.running.clone();
@@ -121,10 +133,7 @@ impl Pump {
             let until = gone_at.map_or(until_end, |at| at + READ_ON);
             let frame = tokio::select! {
                 frame = timeout_at(until, body.frame()) => frame,
-                () = open::cut(running.as_ref()) => {
-                    drop(chunks.send(Ok(self.told(CODE_REVOKED, REVOKED))).await);
-                    break Outcome::Revoked;
-                }
+                () = open::cut(running.as_ref()) => break Outcome::Revoked,
                 () = chunks.closed(), if gone_at.is_none() => {
                     gone_at = Some(Instant::now());
                     if self.ends_with_client() {
@@ -137,16 +146,15 @@ impl Pump {
                 Err(_) => break Outcome::Timeout,
                 Ok(None) => {
                     // What is left unfinished goes on as well: a client may read it.
-                    if let Some(rest) = self.reader.rest() {
-                        drop(chunks.send(Ok(self.admit(vec![rest]).await)).await);
-                    }
-                    break Outcome::Ok;
+                    let Some(rest) = self.reader.rest() else { break Outcome::Ok };
+                    let rest = Ok(self.admit(vec![rest]).await);
+                    break give(&chunks, rest, until, running.as_ref()).await.err().unwrap_or(Outcome::Ok);
                 }
                 Ok(Some(Err(error))) => {
                     tracing::warn!(%error, server = %self.proxy.name, "the MCP server broke off");
                     let broken = Err(std::io::Error::other("the MCP server broke off"));
-                    drop(chunks.send(broken).await);
-                    break Outcome::TransportError;
+                    let given = give(&chunks, broken, until, running.as_ref()).await;
+                    break given.err().unwrap_or(Outcome::TransportError);
                 }
                 Ok(Some(Ok(frame))) => match frame.into_data() {
                     Ok(chunk) => chunk,
@@ -161,13 +169,21 @@ impl Pump {
                 tracing::warn!(server = %self.proxy.name, "{text}");
                 passes = [passes, self.told(code, text)].concat().into();
             }
-            if gone_at.is_none() && !passes.is_empty() && chunks.send(Ok(passes)).await.is_err() {
-                gone_at = Some(Instant::now());
+            if gone_at.is_none() && !passes.is_empty() {
+                match give(&chunks, Ok(passes), until, running.as_ref()).await {
+                    Ok(true) => {}
+                    Ok(false) => gone_at = Some(Instant::now()),
+                    Err(ended) => break ended,
+                }
             }
             if over.is_some() {
                 break Outcome::OverLimit;
             }
         };
+        if ended == Outcome::Revoked {
+            // Whoever does not read is not waited for.
+            chunks.send_now(Ok(self.told(CODE_REVOKED, REVOKED)));
+        }
         // The connection to the server ends with its body: nobody reads what may not pass.
         drop((chunks, body));
         self.end(ended, deadline).await;
@@ -225,6 +241,11 @@ impl Pump {
                     self.proxy.unread(bytes.len());
                     return Passes::Not;
                 };
+                // One that has ended is cut no more, and what it gave is not for whoever may not ask for it any more.
+                if self.is_stream && !running.may_go_on(&self.proxy.shared.access, clock::now_us()) {
+                    running.end(Ending::of(Outcome::Revoked));
+                    return Passes::Instead(running.error(CODE_REVOKED, REVOKED));
+                }
                 // The header is not of a call whose stream is taken up again.
                 let ending = if self.is_stream { ending } else { self.own.with_receipt(ending) };
                 match self.proxy.hear(&running, bytes, ending, next).await {
@@ -310,5 +331,33 @@ impl Pump {
         if !self.is_stream {
             running.retire();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use custody::id::MemberId;
+
+    use super::*;
+    use crate::{
+        access::{Access, Caller},
+        serve::admit,
+    };
+
+    /// It has the place of its call, at the server and within its limits.
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_cut_as_any_other() {
+        let cuts = open::Cuts::default();
+        let caller = Caller::anybody(MemberId([1; 16]), None);
+        let running = cuts.begin(admit::asked_of_session(&"test".into(), &caller, 0), "tools/call", "1");
+        let (chunks, unread) = queue::queue(1);
+        let until = Instant::now();
+        let more = || give(&chunks, Ok(Bytes::from_static(b"x")), until, Some(&running));
+        assert_eq!(more().await, Ok(true));
+        assert_eq!(more().await, Err(Outcome::Timeout));
+        cuts.look(&Access::of("version = 1\n", None).unwrap(), clock::now_us());
+        assert_eq!(more().await, Err(Outcome::Revoked));
+        drop(unread);
+        assert_eq!(give(&chunks, Ok(Bytes::new()), until, None).await, Ok(false));
     }
 }
