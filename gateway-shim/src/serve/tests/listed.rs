@@ -203,7 +203,7 @@ async fn what_is_listed_with_one_credential_is_no_change_for_another() {
     let (_shop, url) = Shop::open(r#"{"tools":[{"name":"send","description":"as WHO"}]}"#).await;
     let secrets = TempDir::new();
     for member in [ALICE, BOB] {
-        std::fs::write(secrets.path().join(member), format!("of-{member}\n")).unwrap();
+        durable::replace(&secrets.path().join(member), format!("of-{member}\n").as_bytes()).unwrap();
     }
     let url = format!("{url}credentials = {:?}\n", secrets.path());
     let (bench, bob) = bench(&url, "on_change = \"quarantine\"", ALL).await;
