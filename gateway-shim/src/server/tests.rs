@@ -136,7 +136,7 @@ async fn a_place_that_becomes_free_is_waited_for() {
     let pool = bench.add(&["cat"], |config| (config.sessions_max, config.ready_s_max) = (1, 0));
     let (_started, lease) = pool.start(ONE).await.unwrap();
     lease.ending().ask();
-    assert_eq!(within(pool.start(ONE)).await.err(), Some(Refused::TooMany), "nobody waits for ever");
+    assert_eq!(Box::pin(within(pool.start(ONE))).await.err(), Some(Refused::TooMany), "nobody waits for ever");
 }
 
 #[tokio::test]
