@@ -97,6 +97,8 @@ pub(crate) struct Shared {
     catalog: Catalog,
     cuts: open::Cuts,
     places: Places,
+    /// On the port.
+    notes: Places,
     refusals: tally::Tally,
 }
 
@@ -148,8 +150,8 @@ impl Front {
     ) -> Result<Arc<Self>, Faults> {
         let catalog = open_catalog(&serve, &gateway)?;
         let places = Places::new(serve.calls_open_max, serve.member_calls_open_max);
-        let (cuts, refusals) = (open::Cuts::default(), tally::Tally::default());
-        let shared = Arc::new(Shared { gateway, access, catalog, cuts, places, refusals });
+        let (cuts, refusals, notes) = (open::Cuts::default(), tally::Tally::default(), Places::of_notes());
+        let shared = Arc::new(Shared { gateway, access, catalog, cuts, places, notes, refusals });
         let processes = Servers::default();
         let proxy = |(name, server): (&String, &ServerConfig)| {
             let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server, &processes)?;
