@@ -98,6 +98,8 @@ pub(crate) struct Shared {
     catalog: Catalog,
     cuts: open::Cuts,
     places: Places,
+    /// On the port.
+    notes: Places,
     refusals: tally::Tally,
     pace: pace::Pace,
 }
@@ -150,8 +152,9 @@ impl Front {
     ) -> Result<Arc<Self>, Faults> {
         let catalog = open_catalog(&serve, &gateway)?;
         let places = Places::new(serve.calls_open_max, serve.member_calls_open_max);
-        let (cuts, refusals) = (open::Cuts::default(), tally::Tally::default());
-        let shared = Arc::new(Shared { gateway, access, catalog, cuts, places, refusals, pace: pace::Pace::default() });
+        let (cuts, refusals, notes) = (open::Cuts::default(), tally::Tally::default(), Places::of_notes());
+        let pace = pace::Pace::default();
+        let shared = Arc::new(Shared { gateway, access, catalog, cuts, places, notes, refusals, pace });
         let processes = Servers::default();
         let proxy = |(name, server): (&String, &ServerConfig)| {
             let proxy = Proxy::new(Arc::clone(&shared), &serve, name, server, &processes)?;

@@ -189,7 +189,7 @@ impl Front {
                         return self.refuse_all(&came, None, bytes, Refusal::too_long(most)).await;
                     }
                 };
-                let Some(carried) = port::carried(load, came.caller.member, &body) else {
+                let Some(carried) = self.shared.carried(load, came.caller.member, &body) else {
                     return self.refuse_all(&came, None, body.len(), Refusal::connections()).await;
                 };
                 port::carry(self.message_to_all(came, body).await, carried)

@@ -44,7 +44,7 @@ impl Places {
         Self { taken: Arc::default(), all_max, of_member_max }
     }
 
-    /// Those of what has no answer, at one server.
+    /// Those of what has no answer, at one server, or on the port beyond the shares there.
     pub(super) fn of_notes() -> Self {
         Self::new(NOTES_MAX, NOTES_OF_MEMBER_MAX)
     }

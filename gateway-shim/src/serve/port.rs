@@ -18,7 +18,7 @@ use hyper_util::{
 use tokio::{net::TcpStream, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
 
-use super::*;
+use super::{places::Place, *};
 use crate::{
     listen::{Bounds, Carried, Connection},
     mcp::envelope::{self, Message},
@@ -30,7 +30,7 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// A body whose connection carries its request until it has gone out.
 struct Carries {
     body: Body,
-    _carried: Carried,
+    _carried: Carrying,
 }
 
 impl HttpBody for Carries {
@@ -53,15 +53,37 @@ impl HttpBody for Carries {
     }
 }
 
-/// What comes in this body, as its connection carries it; none, if its member has too much that waits. What has no answer does
-/// not wait for it, because calls may wait for that.
-pub(super) fn carried(load: &Load, member: MemberId, body: &[u8]) -> Option<Carried> {
-    let is_note = || !matches!(envelope::parse(body), Ok(Message::Request(_)) | Err(_));
-    load.request_of(member).or_else(|| is_note().then(|| load.request()))
+/// What a connection carries, until it is dropped.
+pub(super) struct Carrying {
+    _carried: Carried,
+    /// Of what has no answer, beyond the share of its member.
+    _place: Option<Place>,
+}
+
+impl From<Carried> for Carrying {
+    fn from(carried: Carried) -> Self {
+        Self { _carried: carried, _place: None }
+    }
+}
+
+impl Shared {
+    /// What comes in this body, as its connection carries it; none, if its member has too much that waits. What has no answer
+    /// has a share of its own, because calls may wait for it that have all of theirs.
+    pub(super) fn carried(&self, load: &Load, member: MemberId, body: &[u8]) -> Option<Carrying> {
+        if let Some(carried) = load.request_of(member) {
+            return Some(carried.into());
+        }
+        if matches!(envelope::parse(body), Ok(Message::Request(_)) | Err(_)) {
+            return None;
+        }
+        let place = self.notes.enter(member).ok()?;
+        Some(Carrying { _carried: load.request(), _place: Some(place) })
+    }
 }
 
 /// The answer to a request that its connection carries.
-pub(super) fn carry(answer: Answer, carried: Carried) -> Answer {
+pub(super) fn carry(answer: Answer, carried: impl Into<Carrying>) -> Answer {
+    let carried = carried.into();
     answer.map(|body| Body::new(Carries { body, _carried: carried }))
 }
 

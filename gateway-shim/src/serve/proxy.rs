@@ -320,7 +320,7 @@ impl Proxy {
             Err(NotRead::TooLong(bytes)) => return self.refuse(&came, None, bytes, Refusal::too_long(most)).await,
             Err(NotRead::Torn(answer)) => return answer,
         };
-        let Some(carried) = port::carried(load, came.caller.member, &body) else {
+        let Some(carried) = self.shared.carried(load, came.caller.member, &body) else {
             return self.refuse(&came, None, body.len(), Refusal::connections()).await;
         };
         port::carry(self.message(came, body).await, carried)
@@ -363,9 +363,9 @@ impl Proxy {
         if let Some(refusal) = refusal {
             return self.refuse(&came, None, body.len(), refusal).await;
         }
-        if let (Message::Notification { method, cancels, .. }, session) = (message, came.session()) {
+        if let Message::Notification { method, cancels, .. } = message {
             self.count(&method);
-            match (session, cancels) {
+            match (came.session(), cancels) {
                 (Some(session), Some(id)) => self.open.cancelled(session, &id),
                 // Without a session the id might be that of another member's request.
                 (None, Some(_)) => return stdio::empty(StatusCode::ACCEPTED),
