@@ -1,15 +1,17 @@
 //! Who could call what, out of an archive: what a running gateway-shim was told to change, by its file and by its verbs, is what
 //! an auditor reads years later, with who changed it and why.
 
-use std::process::{Command, Output};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    process::{Command, Output},
+};
 
 use custody_tests::{
-    process::{Home, Process, SETTINGS, binary, end, text, write},
+    process::{Home, Process, SETTINGS, binary, end, free_port, text, write},
     shim::{Shim, done},
 };
 use serde_json::{Value, json};
-
-const SECTIONS: &str = "[serve]\nlisten = \"127.0.0.1:0\"\n[servers.mail]\ncommand = [\"false\"]\n";
 
 const POLICY: &str = "version = 1\n[servers.mail]\nowner = \"ops\"\neffects = [\"read\", \"send\"]\n\
                       [[rules]]\nid = \"staff\"\neffect = \"allow\"\ngroups = [\"staff\"]\ntools = [\"mail/*\"]\n";
@@ -53,6 +55,15 @@ fn callers(home: &Home, at: &Value, tool: &str) -> Vec<(String, String)> {
     could.map(|member| (word(&member["member"]), word(&member["could_call"]["rule"]))).collect()
 }
 
+/// Somebody without a token is refused: a record, which says that the change before it has no more records.
+fn knock(port: u16) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(b"GET /mcp/mail HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+}
+
 fn started(shim: &Shim) -> Process {
     let process = Process::spawn(&mut shim.serving());
     assert!(process.wait_line("serving /mcp"), "{}", process.log().join("\n"));
@@ -72,7 +83,9 @@ fn an_archive_says_who_could_call_what_before_and_after_who_changed_it_and_why()
     let dir = home.dir.join("shim-team");
     std::fs::create_dir(&dir).unwrap();
     write(&dir.join("access.toml"), POLICY.as_bytes());
-    let shim = Shim::with(&home, "team", SECTIONS);
+    let port = free_port();
+    let sections = format!("[serve]\nlisten = \"127.0.0.1:{port}\"\n[servers.mail]\ncommand = [\"false\"]\n");
+    let shim = Shim::with(&home, "team", &sections);
     let process = started(&shim);
     let ada = add(&shim, "Ada Lovelace\nada@example.com\n", &["--groups", "staff"]);
     let bob = add(&shim, "Bob\nbob@example.com\n", &[]);
@@ -92,6 +105,7 @@ fn an_archive_says_who_could_call_what_before_and_after_who_changed_it_and_why()
     write(&shim.dir.join("access.toml"), file.replace("[\"mail/*\"]", "[\"mail/*\", \"files/*\"]").as_bytes());
     verb(&shim, &["access", "apply", "--reason", "quarterly-review", "--ticket", "SEC-31"]);
     verb(&shim, &["member", "revoke", &ada, "--reason", "left", "--ticket", "HR-9"]);
+    knock(port);
     end(&process);
     let names = home.dir.join("ada.names");
     home.say(&["member", "disclose", &ada, "--out", names.to_str().unwrap(), "--reason", "audit"]);
