@@ -69,14 +69,6 @@ impl Caller {
     }
 }
 
-#[cfg(test)]
-impl Access {
-    /// Puts another text in force, as [`Engine`] does once it is on record.
-    pub(crate) fn put_in_force(&self, text: &str) {
-        self.swap(Compiled::new(Arc::new(Policy::parse(text, None).expect("a policy"))));
-    }
-}
-
 /// What a request asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {

@@ -408,28 +408,27 @@ async fn whole(
     body: Incoming,
     deadline: Instant,
 ) -> Result<Bytes, Answer> {
-    let ended = |ending: Ending| own.end(ending);
     let read = tokio::select! {
         read = timeout_at(deadline, Limited::new(body, READ_BYTES_MAX).collect()) => read,
         () = open::cut(own.running.as_ref()) => {
-            ended(Ending::of(Outcome::Revoked));
+            own.end(Ending::of(Outcome::Revoked));
             return Err(own.error(StatusCode::OK, CODE_REVOKED, REVOKED));
         }
     };
     let bytes = match read {
         Ok(Ok(read)) => read.to_bytes(),
         Ok(Err(why)) if why.is::<LengthLimitError>() => {
-            ended(Ending::of(Outcome::OverLimit));
+            own.end(Ending::of(Outcome::OverLimit));
             let text = "the MCP server's answer is longer than 16 MiB, so it was not passed on";
             return Err(own.error(StatusCode::BAD_GATEWAY, CODE_TOO_LONG, text));
         }
         Ok(Err(error)) => {
             tracing::warn!(%error, server = %proxy.name, "the MCP server broke off");
-            ended(Ending::of(Outcome::TransportError));
+            own.end(Ending::of(Outcome::TransportError));
             return Err(own.error(StatusCode::BAD_GATEWAY, CODE_UNREACHABLE, "the MCP server broke off"));
         }
         Err(_) => {
-            ended(Ending::of(Outcome::Timeout));
+            own.end(Ending::of(Outcome::Timeout));
             let text = "the MCP server did not answer in time";
             return Err(own.error(StatusCode::GATEWAY_TIMEOUT, CODE_TIMEOUT, text));
         }
@@ -438,7 +437,11 @@ async fn whole(
     let message = envelope::parse(&bytes);
     if own.id.is_empty() {
         // Nothing was asked, so nothing is answered, but why not.
-        ended(if status.is_success() { Ending { outcome: Outcome::Ok, ..length } } else { of_status(status, length) });
+        own.end(if status.is_success() {
+            Ending { outcome: Outcome::Ok, ..length }
+        } else {
+            of_status(status, length)
+        });
         let says_why = !status.is_success() && matches!(message, Ok(Message::Answer { .. }) | Err(_));
         return Ok(if says_why { bytes } else { Bytes::new() });
     }
@@ -447,7 +450,7 @@ async fn whole(
         (Ok(Message::Answer { id, ending, next }), running) if id == own.id || id.is_empty() => {
             let Some(running) = running else { return Ok(bytes) };
             let instead = proxy.hear(running, &bytes, own.with_receipt(ending), next).await;
-            ended(Ending::default());
+            own.end(Ending::default());
             match instead {
                 Some(instead) => Err(json(StatusCode::OK, instead)),
                 None => Ok(bytes),
@@ -455,14 +458,14 @@ async fn whole(
         }
         // What is no message of JSON-RPC is read by nobody but people.
         (Err(_), _) if !status.is_success() => {
-            ended(of_status(status, length));
+            own.end(of_status(status, length));
             Ok(bytes)
         }
         // Whoever waits for an answer might read one in it, and another one than this reads.
         _ => {
             proxy.unread(bytes.len());
             let broken = Ending { outcome: Outcome::TransportError, ..length };
-            ended(if status.is_success() { broken } else { of_status(status, broken) });
+            own.end(if status.is_success() { broken } else { of_status(status, broken) });
             Err(own.error(StatusCode::BAD_GATEWAY, CODE_UNREADABLE, NO_ANSWER))
         }
     }

@@ -34,9 +34,7 @@ pub(super) async fn server_of(own: &'static str) -> std::net::SocketAddr {
         let mut answer = match asks {
             true => {
                 let asked = r#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#;
-                let mut answer = Response::new(Body::from(format!("data: {asked}\n\ndata: {text}\n\n")));
-                answer.headers_mut().insert(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
-                answer
+                sse(format!("data: {asked}\n\ndata: {text}\n\n"))
             }
             false => json(StatusCode::OK, text.into()),
         };

@@ -174,9 +174,7 @@ async fn a_server_that_does_not_listen_is_not_told_everything() {
                 text += &format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"sampling/createMessage\"}}\n\n");
             }
             text += &format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{}}}}\n\n", value["id"]);
-            let mut answer = Response::new(Body::from(text));
-            answer.headers_mut().insert(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
-            answer
+            sse(text)
         }
     };
     let address = listening(Router::new().route("/mcp", any(answer))).await;

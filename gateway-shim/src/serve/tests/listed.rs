@@ -64,9 +64,7 @@ impl Shop {
         }
         let changed = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
         let stream = format!("id: 7\ndata: {changed}\n\nid: 8\nevent: message\ndata: {message}\n\n");
-        let mut answer = Response::new(Body::from(stream));
-        answer.headers_mut().insert(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
-        answer
+        sse(stream)
     }
 }
 

@@ -37,9 +37,7 @@ pub(super) async fn modern_server() -> std::net::SocketAddr {
             ("tools/call", "streams") => {
                 let asked = r#"{"jsonrpc":"2.0","id":9,"method":"sampling/createMessage"}"#;
                 let answer = json!({"jsonrpc":"2.0","id":value["id"],"result":{"resultType":"complete"}});
-                let mut answer = Response::new(Body::from(format!("data: {asked}\n\ndata: {answer}\n\n")));
-                answer.headers_mut().insert(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
-                return answer;
+                return sse(format!("data: {asked}\n\ndata: {answer}\n\n"));
             }
             ("tools/call", "param") => json!({"region": parts.headers["mcp-param-region"].to_str().unwrap()}),
             ("nobody/knows", _) => {

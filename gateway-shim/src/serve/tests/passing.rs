@@ -9,6 +9,7 @@ use super::{
     modern::headers,
     *,
 };
+use crate::access::tests::put_in_force;
 
 const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"extensions":{"io.modelcontextprotocol/tasks":{}}}}"#;
 /// What a client is asked for that no rule allows.
@@ -163,7 +164,7 @@ async fn whoever_is_nobody_any_more_gets_nothing_through() {
         ("shim/default-deny", text.clone()),
     ];
     for (_, change) in &changes {
-        bench.access.put_in_force(&staff);
+        put_in_force(&bench.access, &staff);
         let mut stream = tokio::net::TcpStream::connect(bench.address).await.unwrap();
         let (first, rest) = body.split_at(9);
         let head = format!(
@@ -178,7 +179,7 @@ async fn whoever_is_nobody_any_more_gets_nothing_through() {
         within(stream.read_exact(&mut said)).await.unwrap();
         assert!(said.starts_with(b"HTTP/1.1 100"), "{}", said.escape_ascii());
         stream.write_all(first.as_bytes()).await.unwrap();
-        bench.access.put_in_force(change);
+        put_in_force(&bench.access, change);
         stream.write_all(rest.as_bytes()).await.unwrap();
         let mut answer = String::new();
         within(stream.read_to_string(&mut answer)).await.unwrap();
