@@ -20,7 +20,7 @@ while IFS= read -r line; do
     *'"nowhere"'*) printf '{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no"}}\n' "$id";;
     *'"crash"'*) exit 7;;
     *'"asks"'*) printf '{"jsonrpc":"2.0","id":5,"method":"sampling/createMessage"}\n'
-                IFS= read -r told
+                while IFS= read -r told; do case "$told" in *'"id":5,'*) break;; esac; done
                 printf '{"jsonrpc":"2.0","id":%s,"result":{"told":%s}}\n' "$id" "$told";;
   esac
 done
