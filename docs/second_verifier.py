@@ -1185,12 +1185,14 @@ def continues(epoch, header):
             and after_drops == header.first_record)
 
 
-def begins(gateway, header, past_unknown):
+def begins(gateway, header, past_unknown, was_unknown=False):
     """Whether the header may be the first that is seen of its epoch."""
     if past_unknown and gateway.opened_last is None:
         return True
     if header.batch_number != 0:
         return past_unknown
+    if was_unknown and gateway.opened_last is None:
+        return True
     if header.opening_reason is None:
         last = gateway.opened_last
         return last is not None and header.previous_header_hash == gateway.epochs[last].last_hash
@@ -1847,6 +1849,9 @@ class Segments:
         require(wanted <= set(ids) and (self.past_unknown or wanted == set(ids)), "roster", name)
         for number, entry in zip(ids, roster.entries):
             state = known.get(number) or self.learn(entry)
+            gateway = self.gateways[entry.gateway]
+            if not entry.closed and gateway.opened_last is None:
+                gateway.opened_last = entry.epoch
             if number in wanted:
                 require((state.last_batch, state.next_record, state.last_hash, state.closed) ==
                         (entry.last_batch, entry.next_record, entry.last_header_hash, entry.closed), "roster", name)
@@ -2072,7 +2077,7 @@ class Segment:
     def check_equivocation(self, index, gateway, batch):
         """Step 10."""
         epoch = gateway.epochs.get(batch.header.epoch)
-        taken = self.segments.past_unknown if epoch is None else batch.header.batch_number <= epoch.last_batch
+        taken = self.segments.has_gap if epoch is None else batch.header.batch_number <= epoch.last_batch
         require(taken, "equivocation", self.place(index))
         self.segments.equivocations.append((batch_number_of(batch.header), batch.hash, self.place(index)))
         self.run.found("equivocation")
@@ -2081,15 +2086,16 @@ class Segment:
         """Steps 11 and 12."""
         header, entry, place = leaf.content.header, leaf.entry, self.place(index)
         epoch = gateway.epochs.get(header.epoch)
-        allowed = continues(epoch, header) if epoch else begins(gateway, header, self.segments.past_unknown)
+        allowed = continues(epoch, header) if epoch else begins(gateway, header, self.segments.past_unknown, self.segments.has_gap)
         require(allowed, "numbering", place)
         state = Epoch(header.key_id, header.batch_number, header.first_record + header.record_count,
                       leaf.content.hash, header.close, epoch.writer if epoch else None, header.created_at,
                       entry.received_at)
+        if gateway.opened_last not in (None, header.epoch):
+            gateway.epochs[gateway.opened_last].closed = True
+        gateway.opened_last = header.epoch
         if header.batch_number == 0:
-            if gateway.opened_last is not None:
-                gateway.epochs[gateway.opened_last].closed = True
-            gateway.opened_last, state.writer = header.epoch, self.writers[index]
+            state.writer = self.writers[index]
         gateway.epochs[header.epoch] = state
         self.touched.add((header.gateway, header.epoch))
         self.run.hear(header.created_at)
