@@ -29,8 +29,7 @@ impl<A: Archive> Walk<'_, '_, A> {
         let id = self.id();
         let header = &batch.header;
         let gateway = self.gateways.entry(header.gateway).or_default();
-        gateway.numbering.unknown_past = self.unknown_past;
-        gateway.numbering.unknown_beginning = self.has_gap;
+        (gateway.numbering.unknown_past, gateway.numbering.unknown_beginning) = (self.unknown_past, self.has_gap);
         let admitted = gateway.numbering.admit(header);
         ensure(
             Check::Numbering,
