@@ -181,6 +181,12 @@ impl Tale {
 
     /// A new life of the gateway goes on from the one before; now or with what it writes next.
     fn begin_life(&mut self, who: usize) {
+        if self.one_in(4) {
+            let gateway = &self.gateways[who];
+            let epoch = format!("{}/{}", gateway.label, gateway.epoch);
+            let last = Batch::new(gateway.label, &epoch, Vec::new()).intermittent().close();
+            self.ledger.submit_batch(WORKSPACE, last);
+        }
         self.gateways[who].epoch += 1;
         if self.one_in(2) {
             self.send(who, Vec::new(), None);
