@@ -11,15 +11,20 @@ FORMAT.md. It prefers the plain way to the fast one.
     second_verifier.py verify ARCHIVE --policy policy.json [--known FILE ...] [--as-of TIME_US] [--at-size N] --json
     second_verifier.py evidence FILE --policy policy.json --json
     second_verifier.py names ARCHIVE --policy policy.json --disclosure FILE --json
+    second_verifier.py access ARCHIVE --policy policy.json --at TIME_US | --between TIME_US TIME_US [--tool SERVER/TOOL] --json
 
 `names` opens the directory entries of a disclosure file (5.4, 5.7) in an archive whose log and workspace `ledger` hold; the exit code is then 1
 if something is wrong with an entry or the file.
+
+`access` says who could call what at a time, or which changes of that were made between two (5.6), by each gateway in an archive that holds; where
+`doubts` are named it is not known, and the exit code is 2.
 
 Exit codes: 0 all required claims verified, 1 something refuted, 2 undecided or unreadable, 64 wrong usage.
 """
 
 import argparse
 import base64
+import datetime
 import hashlib
 import itertools
 import json
@@ -1185,12 +1190,14 @@ def continues(epoch, header):
             and after_drops == header.first_record)
 
 
-def begins(gateway, header, past_unknown):
+def begins(gateway, header, past_unknown, was_unknown=False):
     """Whether the header may be the first that is seen of its epoch."""
     if past_unknown and gateway.opened_last is None:
         return True
     if header.batch_number != 0:
         return past_unknown
+    if was_unknown and gateway.opened_last is None:
+        return True
     if header.opening_reason is None:
         last = gateway.opened_last
         return last is not None and header.previous_header_hash == gateway.epochs[last].last_hash
@@ -1362,6 +1369,7 @@ class Run:
         self.owing = set()  # workspaces in scope that have records, or were not verified to their end
         self.known_faults, self.open_epochs = [], []
         self.people = None  # records of the workspace `ledger`, if somebody asks for names
+        self.leaves = None  # by workspace, if somebody asks for access changes: batches in order, None for a segment not kept
         self.counts = dict.fromkeys(("log_entries", "workspaces", "segments", "segments_in_period",
                                      "segments_not_examined", "batches", "records", "equivocations", "statements",
                                      "heads_not_checked", "findings"), 0)
@@ -1810,6 +1818,7 @@ class Segments:
         self.check_roster(segment)
         if self.run.people is not None and self.chain.name == "ledger":
             self.run.people += [record for leaf in segment.leaves if leaf.kind == "BATCH" for record in leaf.content.records]
+        self.keep([leaf for leaf in segment.leaves if leaf.kind == "BATCH"])
         self.last_verified, self.day = seal.segment, seal.first_received_at // DAY_US
         self.count(segment)
         return None
@@ -1820,8 +1829,14 @@ class Segments:
         held = self.chain.held(seal.first_received_at, seal.last_received_at)
         require(retention and self.run.as_of - seal.last_received_at > retention and not held, "segment-present", name)
         self.run.faults.append(Fault("segment-present", name, undecided=True))
+        self.keep([None] if seal.record_count else [])
         self.gateways, self.trees, self.day, self.last_verified = {}, {}, None, None
         self.past_unknown = self.has_gap = True
+
+    def keep(self, leaves):
+        """For 5.6: what a segment has, of a workspace in which there can be access changes."""
+        if self.run.leaves is not None and self.chain.name != "ledger":
+            self.run.leaves.setdefault(self.workspace.id, []).extend(leaves)
 
     def count(self, segment):
         counts, seal = self.run.counts, segment.seal
@@ -1847,6 +1862,9 @@ class Segments:
         require(wanted <= set(ids) and (self.past_unknown or wanted == set(ids)), "roster", name)
         for number, entry in zip(ids, roster.entries):
             state = known.get(number) or self.learn(entry)
+            gateway = self.gateways[entry.gateway]
+            if not entry.closed and gateway.opened_last is None:
+                gateway.opened_last = entry.epoch
             if number in wanted:
                 require((state.last_batch, state.next_record, state.last_hash, state.closed) ==
                         (entry.last_batch, entry.next_record, entry.last_header_hash, entry.closed), "roster", name)
@@ -2072,7 +2090,7 @@ class Segment:
     def check_equivocation(self, index, gateway, batch):
         """Step 10."""
         epoch = gateway.epochs.get(batch.header.epoch)
-        taken = self.segments.past_unknown if epoch is None else batch.header.batch_number <= epoch.last_batch
+        taken = self.segments.has_gap if epoch is None else batch.header.batch_number <= epoch.last_batch
         require(taken, "equivocation", self.place(index))
         self.segments.equivocations.append((batch_number_of(batch.header), batch.hash, self.place(index)))
         self.run.found("equivocation")
@@ -2081,15 +2099,16 @@ class Segment:
         """Steps 11 and 12."""
         header, entry, place = leaf.content.header, leaf.entry, self.place(index)
         epoch = gateway.epochs.get(header.epoch)
-        allowed = continues(epoch, header) if epoch else begins(gateway, header, self.segments.past_unknown)
+        allowed = continues(epoch, header) if epoch else begins(gateway, header, self.segments.past_unknown, self.segments.has_gap)
         require(allowed, "numbering", place)
         state = Epoch(header.key_id, header.batch_number, header.first_record + header.record_count,
                       leaf.content.hash, header.close, epoch.writer if epoch else None, header.created_at,
                       entry.received_at)
+        if gateway.opened_last not in (None, header.epoch):
+            gateway.epochs[gateway.opened_last].closed = True
+        gateway.opened_last = header.epoch
         if header.batch_number == 0:
-            if gateway.opened_last is not None:
-                gateway.epochs[gateway.opened_last].closed = True
-            gateway.opened_last, state.writer = header.epoch, self.writers[index]
+            state.writer = self.writers[index]
         gateway.epochs[header.epoch] = state
         self.touched.add((header.gateway, header.epoch))
         self.run.hear(header.created_at)
@@ -2648,6 +2667,448 @@ def open_names(run, data):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# 5.6 Access changes: who could call what
+
+IN_SESSION = {"initialize", "logging/setLevel", "ping", "prompts/list", "resources/list", "resources/templates/list",
+              "resources/unsubscribe", "server/discover", "subscriptions/listen", "tasks/list", "tools/list"}
+# Without these a record does not fit.
+ACCESS_FIELDS = {
+    "MEMBER_ADDED": ["member"], "MEMBER_REVOKED": ["member"], "AGENT_ADDED": ["agent"], "AGENT_REMOVED": ["agent"],
+    "GROUP_JOINED": ["member", "group"], "GROUP_LEFT": ["member", "group"],
+    "TOKEN_ISSUED": ["token", "member", "expires_at"], "TOKEN_ROTATED": ["token"], "TOKEN_REVOKED": ["token"],
+    "RULE_ADDED": ["rule", "place"], "RULE_REMOVED": ["rule"], "LIMIT_CHANGED": ["rule"], "LIMIT_REMOVED": ["rule"],
+    "SERVER_CHANGED": ["server"], "SERVER_REMOVED": ["server"], "POLICY_APPLIED": []}
+LIMITS = ("calls_per_minute", "calls_per_day", "concurrent_calls", "request_bytes_max", "response_bytes_max")
+Member = namedtuple("Member", "owner labels groups")
+Token = namedtuple("Token", "member agent until")
+
+
+@lru_cache(maxsize=4096)
+def pattern_of(text):
+    return re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)
+
+
+def fits(pattern, text):
+    """A pattern fits a text only whole; `*` stands for anything."""
+    return pattern_of(pattern).fullmatch(text) is not None
+
+
+def halves(pattern):
+    """What a `server/tool` pattern says of the server, and of what the request names."""
+    at_server, slash, named = pattern.partition("/")
+    return at_server, named if slash else "*"
+
+
+def methods_of(rule):
+    return rule.methods or ("tools/call",)
+
+
+def is_of(rule, member, groups):
+    everyone = not rule.members and not rule.groups
+    return everyone or member in rule.members or not groups.isdisjoint(rule.groups)
+
+
+class AccessPolicy:
+    """What the records of changes add up to."""
+
+    def __init__(self):
+        self.members, self.agents, self.tokens, self.servers = {}, frozenset(), {}, {}
+        self.rules, self.limits = (), ()
+
+    def take(self, record):
+        """The effect of one record; whether it fits."""
+        if any(getattr(record, name) in (None, "") for name in ACCESS_FIELDS[record.action]):
+            return False
+        return getattr(self, "take_" + record.action.lower())(record) is not False
+
+    def take_member_added(self, record):
+        self.members[record.member] = Member(record.owner, tuple(record.labels), frozenset())
+
+    def take_member_revoked(self, record):
+        self.members.pop(record.member, None)
+        self.tokens = {id: token for id, token in self.tokens.items() if token.member != record.member}
+
+    def take_agent_added(self, record):
+        self.agents |= {record.agent}
+
+    def take_agent_removed(self, record):
+        self.agents -= {record.agent}
+
+    def take_group_joined(self, record):
+        return self.change_groups(record.member, lambda groups: groups | {record.group})
+
+    def take_group_left(self, record):
+        return self.change_groups(record.member, lambda groups: groups - {record.group})
+
+    def change_groups(self, member, change):
+        known = self.members.get(member)
+        if known:
+            self.members[member] = known._replace(groups=change(known.groups))
+        return known is not None
+
+    def take_token_issued(self, record):
+        self.tokens[record.token] = Token(record.member, record.agent, record.expires_at)
+        return record.member in self.members
+
+    def take_token_rotated(self, record):
+        if record.expires_at is None:
+            self.tokens.pop(record.token, None)
+        elif record.token in self.tokens:
+            self.tokens[record.token] = self.tokens[record.token]._replace(until=record.expires_at)
+
+    def take_token_revoked(self, record):
+        self.tokens.pop(record.token, None)
+
+    def take_rule_added(self, record):
+        others = [rule for rule in self.rules if rule.id != record.rule.id]
+        self.rules = (*others[:record.place], record.rule, *others[record.place:])
+        return record.place <= len(others)
+
+    def take_rule_removed(self, record):
+        self.rules = tuple(rule for rule in self.rules if rule.id != record.rule.id)
+
+    def take_limit_changed(self, record):
+        is_new = all(limit.id != record.rule.id for limit in self.limits)
+        replaced = (record.rule if limit.id == record.rule.id else limit for limit in self.limits)
+        self.limits = (*replaced, record.rule) if is_new else tuple(replaced)
+
+    def take_limit_removed(self, record):
+        self.limits = tuple(limit for limit in self.limits if limit.id != record.rule.id)
+
+    def take_server_changed(self, record):
+        self.servers[record.server] = tuple(record.labels)
+
+    def take_server_removed(self, record):
+        self.servers.pop(record.server, None)
+
+    def take_policy_applied(self, _record):
+        pass
+
+    def copy(self):
+        copied = AccessPolicy()
+        copied.__dict__ = {name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
+        return copied
+
+    def decide(self, member, server, name, method):
+        """Decision and the name of what decided, whoever may be the member's token."""
+        mine = [rule for rule in self.rules if is_of(rule, member, self.members[member].groups)]
+        for rule in mine:
+            parts = map(halves, rule.tools)
+            if (any(fits(at_server, server) and fits(named, name) for at_server, named in parts)
+                    and any(fits(pattern, method) for pattern in methods_of(rule))):
+                return rule.effect == "ALLOWED", rule.id
+        if method in IN_SESSION and may_reach(mine, server):
+            return True, "shim/session"
+        return False, "shim/default-deny"
+
+    def could_call(self, member, at, server, name, method):
+        """The same of a member who could call at that time; otherwise no rule decides."""
+        known = self.members.get(member)
+        tokens = any(token.member == member and token.until > at for token in self.tokens.values())
+        if known is None or not (tokens or "identity-provider" in known.labels):
+            return False, None
+        return self.decide(member, server, name, method)
+
+
+def may_reach(rules, server):
+    """Whether one of these rules, all of one member, allows something there that none before it denies whole."""
+    denied = set()
+    for rule in rules:
+        here = [named for at_server, named in map(halves, rule.tools) if fits(at_server, server)]
+        if rule.effect == "ALLOWED" and here and "*" not in denied and not denied.issuperset(methods_of(rule)):
+            return True
+        if rule.effect == "DENIED" and "*" in here:
+            denied.update(methods_of(rule))
+    return False
+
+
+class AccessHistory:
+    """The changes of one gateway in one workspace, in order of position, and what may be missing between them."""
+
+    def __init__(self, gateway, leaves):
+        self.gateway, self.changes, self.began, self.heard = gateway, [], None, None
+        self.lost = self.lost_before_changes = set()  # why records may be missing since the last change, or the beginning
+        self.lost_at_first, self.is_behind_gap = set(), False  # up to the first batch; since a segment that is not kept
+        self.at_end = {}  # by epoch: the number of the change that its last record is of, if it is of one
+        for leaf in leaves:
+            if leaf is None:
+                self.take_gap()
+            elif leaf.content.header.gateway == gateway:
+                self.take_batch(leaf)
+        self.judge()
+        self.fold()
+
+    def take_gap(self):
+        """A segment is not kept: a change beside it may have records there."""
+        self.lost.add("not-kept")
+        self.is_behind_gap = True
+        for number in self.at_end.values():
+            self.changes[number].ends_epoch = True
+
+    def take_batch(self, leaf):
+        header = leaf.content.header
+        if header.opening_reason in ("STATE_LOST", "REWOUND"):
+            self.lost.add(header.opening_reason.lower().replace("_", "-"))
+        if header.dropped:
+            self.lost.add("dropped")
+        if self.began is None:
+            self.began, self.lost_at_first = header.created_at, set(self.lost)
+        self.heard = header.created_at
+        for position, record in enumerate(map(parse_record, leaf.content.records), leaf.entry.first_position):
+            if record.kind == "access_change":
+                self.take_record(header.epoch, position, leaf.entry.received_at, record.access_change)
+            else:
+                self.at_end.pop(header.epoch, None)
+                digest = record.call.access_policy_digest if record.kind == "call" else None
+                if digest is not None and all(digest != change.after for change in self.changes):
+                    self.lost.add("other-policy")
+            self.is_behind_gap = False
+
+    def take_record(self, epoch, position, received_at, record):
+        key = (epoch, record.at, record.policy_digest_before, record.policy_digest_after)
+        change = self.changes[-1] if self.changes else None
+        if change is None or change.key != key:
+            self.lost = set()
+            change = SimpleNamespace(key=key, epoch=epoch, at=record.at, before=key[2], after=key[3], first=position,
+                                     received_at=received_at, records=[], lost=self.lost, lost_within=set(),
+                                     ends_epoch=False, is_torn=self.is_behind_gap)
+            self.changes.append(change)
+        elif self.lost:
+            change.is_torn = True
+            change.lost_within |= self.lost
+            self.lost.clear()
+        change.records.append(record)
+        change.last = position
+        self.at_end[epoch] = len(self.changes) - 1
+
+    def judge(self):
+        """From the last change back: which end their epoch, were cut short, or may have more records."""
+        for number in self.at_end.values():
+            self.changes[number].ends_epoch = True
+        following = None
+        for number, change in reversed(list(enumerate(self.changes))):
+            change.ends_epoch = change.ends_epoch and change.records[-1].action != "POLICY_APPLIED"
+            change.cut_short = (change.ends_epoch and change.before != change.after
+                                and self.is_written_again(change, self.changes[number + 1:]))
+            is_told = following is not None and (
+                (is_same(following, change) and not following.is_open)
+                or (following.before == change.after and not change.lost))
+            change.is_open = change.is_torn or (change.ends_epoch and not is_told)
+            following = change
+
+    @staticmethod
+    def is_written_again(change, later_ones):
+        """Whether a later change has the same two digests and more records, and nothing between speaks against it."""
+        lost = change.lost
+        for later in later_ones:
+            if lost or not (is_same(later, change) or later.before == later.after == change.before):
+                return False
+            if is_same(later, change) and len(later.records) > len(change.records):
+                return True
+            lost = later.lost
+        return False
+
+    def fold(self):
+        """What was in force behind each change, and why that is not known."""
+        policy, unknown, last = AccessPolicy(), set(), None
+        for change in self.changes:
+            change.policy_before, change.has_gap = policy, False
+            if not change.cut_short:
+                policy = policy.copy()
+                if change.before is None:
+                    policy, unknown = AccessPolicy(), set()
+                elif last is None or not (last.after == change.before or is_same(last, change)):
+                    change.has_gap = True
+                change.steps = [self.step(change, policy, record) for record in change.records]
+                unknown = unknown | ({"gap"} if change.has_gap else set())
+                unknown = unknown | ({"last-change-open"} if change.is_open else set())
+                last = change
+            change.policy, change.unknown, change.in_force = policy, unknown, last
+
+    @staticmethod
+    def step(change, policy, record):
+        """Takes one record; the part of the policy that it is about, before and after it."""
+        before = part_of(policy, record)
+        change.has_gap = not policy.take(record) or change.has_gap
+        return before, part_of(policy, record)
+
+    def count_until(self, at):
+        return max((number for number, change in enumerate(self.changes, 1) if change.at <= at), default=0)
+
+    def doubts(self, at, since=None):
+        """Why it is not known what was in force at a time; with `since`, what changed from then on."""
+        count = self.count_until(at)
+        begin = count if since is None else min(self.count_until(since), count)
+        counts = [change for change in self.changes[:count] if not change.cut_short]
+        next_at = next((number for number, change in enumerate(self.changes) if number >= count and not change.cut_short),
+                       len(self.changes))
+        following = self.changes[next_at] if next_at < len(self.changes) else None
+        if not counts and self.began > at:
+            return self.lost_at_first | ({"gap-after"} if following and following.before is not None else set())
+        doubts = {"not-heard-since"} if self.heard < at else set()
+        for number in range(begin, next_at + 1):
+            doubts |= self.changes[number - 1].lost if number else self.lost_before_changes
+        for change in self.changes[begin:next_at]:
+            doubts |= change.lost_within
+        if not counts:
+            return doubts | {"no-policy"}
+        goes_on = following and (following.before in (None, counts[-1].after) or is_same(following, counts[-1]))
+        listed = [change for change in self.changes[begin:count] if not change.cut_short]
+        before = [change for change in self.changes[:begin] if not change.cut_short]
+        doubts |= before[-1].unknown if before else set()
+        doubts |= {"gap"} if any(change.has_gap for change in listed) else set()
+        doubts |= {"last-change-open"} if any(change.is_open for change in listed) else set()
+        return doubts | counts[-1].unknown | (set() if goes_on or not following else {"gap-after"})
+
+
+def is_same(one, other):
+    return (one.before, one.after) == (other.before, other.after)
+
+
+def part_of(policy, record):
+    """What a record is about: its kind, its name, and what the policy says of it (None: it is not there)."""
+    action = record.action
+    if action.startswith("MEMBER_"):
+        return "member", record.member.hex(), member_shown(record.member, policy.members.get(record.member))
+    if action.startswith("GROUP_"):
+        known = policy.members.get(record.member)
+        return "group", record.member.hex(), record.group if known and record.group in known.groups else None
+    if action.startswith("AGENT_"):
+        return "agent", record.agent.hex(), True if record.agent in policy.agents else None
+    if action.startswith("TOKEN_"):
+        return "token", record.token.hex(), token_shown(record.token, policy.tokens.get(record.token))
+    if action.startswith("SERVER_"):
+        return "server", record.server, policy.servers.get(record.server)
+    if action == "POLICY_APPLIED":
+        return None
+    found = [one for one in enumerate(policy.rules if action.startswith("RULE_") else policy.limits)
+             if one[1].id == record.rule.id]
+    if action.startswith("RULE_"):
+        return "rule", record.rule.id, {**rule_shown(found[0][1]), "place": found[0][0]} if found else None
+    return "limit", record.rule.id, limit_shown(found[0][1]) if found else None
+
+
+def hex_or_none(id):
+    return None if id is None else id.hex()
+
+
+def time_shown(at):
+    written = datetime.datetime.fromtimestamp(at // 1_000_000, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    part = f".{at % 1_000_000:06}" if at % 1_000 else f".{at // 1_000 % 1_000:03}" if at % 1_000_000 else ""
+    return written + part + "Z"
+
+
+def member_shown(id, member):
+    return member and {"member": id.hex(), "owner": hex_or_none(member.owner), "labels": list(member.labels)}
+
+
+def token_shown(id, token):
+    return token and {"token": id.hex(), "member": token.member.hex(), "agent": hex_or_none(token.agent),
+                      "expires_at": time_shown(token.until)}
+
+
+def scope_shown(rule):
+    return {"id": rule.id, "members": [member.hex() for member in rule.members], "groups": list(rule.groups),
+            "tools": list(rule.tools)}
+
+
+def rule_shown(rule):
+    return {**scope_shown(rule), "effect": rule.effect.lower(), "methods": list(rule.methods),
+            "organisation": rule.organisation}
+
+
+def limit_shown(limit):
+    return {**scope_shown(limit), **{name: getattr(limit, name) or None for name in LIMITS}, "shared": limit.shared}
+
+
+def made_shown(change):
+    """Who made a change, when and why, as its first record has it."""
+    first = change.records[0]
+    actor = {"member": first.actor_member.hex()} if first.actor == "actor_member" else {"system": first.actor_system}
+    return {"first_position": change.first, "last_position": change.last, "at": time_shown(change.at),
+            "received_at": time_shown(change.received_at), "actor": actor, "reason": first.reason,
+            "ticket": first.ticket, "policy_digest_before": hex_or_none(change.before),
+            "policy_digest_after": change.after.hex()}
+
+
+def could_shown(could):
+    return {"allowed": could[0], "rule": could[1]}
+
+
+def in_force_shown(history, at, tool, method):
+    counts = [change for change in history.changes[:history.count_until(at)] if not change.cut_short]
+    if not counts:
+        return None
+    policy = counts[-1].policy
+    members = []
+    for id, member in sorted(policy.members.items()):
+        good = (token_shown(*one) for one in sorted(policy.tokens.items()) if one[1].member == id and one[1].until > at)
+        shown = {**member_shown(id, member), "groups": sorted(member.groups), "tokens": list(good)}
+        if tool:
+            shown["could_call"] = could_shown(policy.could_call(id, at, *tool, method))
+        members.append(shown)
+    made = [change for change in counts if change.before != change.after]
+    return {"policy_digest": counts[-1].after.hex(), "since": made_shown(made[-1]) if made else None,
+            "members": members, "agents": sorted(agent.hex() for agent in policy.agents), "servers": policy.servers,
+            "rules": list(map(rule_shown, policy.rules)), "limits": list(map(limit_shown, policy.limits))}
+
+
+def changes_shown(workspace, history, since, until, tool, method):
+    """Each change with what it changed; of a tool, those alone that changed who could call it."""
+    for change in history.changes[min(history.count_until(since), history.count_until(until)):history.count_until(until)]:
+        steps = [] if change.cut_short else [one for one in change.steps if one[0] != one[1]]
+        calls = calls_changed(change, tool, method) if tool and not change.cut_short else []
+        if tool and not calls and not change.has_gap:
+            continue
+        yield change.first, {
+            **made_shown(change), "workspace": workspace.hex(), "gateway": history.gateway.hex(),
+            "records_missing_before": change.has_gap, "cut_short": change.cut_short,
+            "whole_policy": any(record.action == "POLICY_APPLIED" for record in change.records),
+            "changed": [{"part": kind, "id": name, "before": before, "after": after}
+                        for (kind, name, before), (_, _, after) in steps],
+            "calls": calls}
+
+
+def calls_changed(change, tool, method):
+    changed = []
+    for id in sorted({*change.policy_before.members, *change.policy.members}):
+        before, after = (could_shown(policy.could_call(id, change.at, *tool, method))
+                         for policy in (change.policy_before, change.policy))
+        if before != after:
+            changed.append({"member": id.hex(), "before": before, "after": after})
+    return changed
+
+
+class Access:
+    """Who could call what, out of an archive that was verified just before."""
+
+    def __init__(self, run):
+        run.leaves = {}
+        self.verdict = verdict_of(run, verify_archive(run))
+        self.histories = []
+        for workspace, leaves in run.leaves.items() if self.verdict["exit_code"] != 1 else ():
+            gateways = {leaf.content.header.gateway for leaf in leaves if leaf}
+            self.histories += [(workspace, AccessHistory(gateway, leaves)) for gateway in sorted(gateways)]
+
+    def answer(self, at=None, between=None, tool=None, method="tools/call"):
+        since, until = between or (None, at)
+        gateways, changes = [], []
+        for workspace, history in self.histories:
+            shown = {"workspace": workspace.hex(), "gateway": history.gateway.hex(),
+                     "heard_from": time_shown(history.began), "heard_to": time_shown(history.heard),
+                     "had_begun": history.count_until(until) > 0 or history.began <= until,
+                     "doubts": sorted(history.doubts(until, since))}
+            if between:
+                changes += changes_shown(workspace, history, since, until, tool, method)
+            else:
+                shown["in_force"] = in_force_shown(history, at, tool, method)
+            gateways.append(shown)
+        code = self.verdict["exit_code"] or 2 * any(one["doubts"] for one in gateways)
+        return {"exit_code": code, **faults_of([]), "claims": self.verdict["claims"], "gateways": gateways,
+                "changes": [change for _, change in sorted(changes, key=lambda one: one[0])]}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
 
@@ -2664,6 +3125,13 @@ def number_argument(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
 
 
+def tool_argument(text):
+    server, _, name = text.partition("/")
+    if not server or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a tool of a server")
+    return server, name
+
+
 def arguments():
     parser = Parser(description="A second verifier of Custody, from FORMAT.md alone.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -2677,7 +3145,15 @@ def arguments():
     names = commands.add_parser("names", help="open the entries of a disclosure file")
     names.add_argument("archive", type=Path)
     names.add_argument("--disclosure", type=Path, required=True)
-    for command in (archive, evidence, names):
+    access = commands.add_parser("access", help="who could call what, and what changed it")
+    access.add_argument("archive", type=Path)
+    access.add_argument("--as-of", type=number_argument)
+    when = access.add_mutually_exclusive_group(required=True)
+    when.add_argument("--at", type=number_argument, help="in microseconds of the gateway's clock")
+    when.add_argument("--between", type=number_argument, nargs=2)
+    access.add_argument("--tool", help="SERVER/TOOL", type=tool_argument)
+    access.add_argument("--method", default="tools/call")
+    for command in (archive, evidence, names, access):
         command.add_argument("--policy", type=Path, required=True)
         command.add_argument("--json", action="store_true", help="print the verdict as JSON")
     return parser.parse_args()
@@ -2700,8 +3176,10 @@ def run_command(args):
     if args.command == "names":
         return open_names(Run(Archive(args.archive), policy, [], int(time.time() * 1_000_000)), read_file(args.disclosure))
     known = [parse_known(f"policy {i}", data) for i, data in enumerate(policy.known)]
-    known += [parse_known(str(path), read_file(path)) for path in args.known]
     as_of = int(time.time() * 1_000_000) if args.as_of is None else args.as_of
+    if args.command == "access":
+        return Access(Run(Archive(args.archive), policy, known, as_of)).answer(args.at, args.between, args.tool, args.method)
+    known += [parse_known(str(path), read_file(path)) for path in args.known]
     run = Run(Archive(args.archive), policy, known, as_of, args.at_size, args.since, args.until)
     return verdict_of(run, verify_archive(run))
 
@@ -2719,6 +3197,8 @@ def main():
         fault = verdict["first_fault"]
         for claim, state in verdict.get("claims", {}).items():
             print(f"{claim}: {state}")
+        for one in verdict.get("gateways", []):
+            print(one["workspace"], one["gateway"], "not known:" if one["doubts"] else "known", *one["doubts"])
         for member, one in verdict.get("names", {}).items():
             print(member, one["state"], one.get("name") or "", one.get("address") or "", *one["wrong"], sep="  ")
         print(f"first fault: {fault['check']} at {fault['place']}" if fault else verdict.get("error", "no fault"))

@@ -312,22 +312,23 @@ pub enum NotNext {
 pub struct Numbering {
     /// Every epoch so far.
     pub epochs: BTreeMap<Epoch, EpochState>,
-    /// The epoch that opened last.
+    /// The epoch that opened last: that of the last batch, for no other is open.
     pub last_opened: Option<Epoch>,
     /// What came before is not known (expired, or outside the period asked for): an unknown epoch may go on anywhere, and a
     /// new one may continue what was never seen.
     pub unknown_past: bool,
+    /// Nor was it at some time before: of a gateway of which no epoch is known one may have ended then, and a new one may
+    /// continue that.
+    pub unknown_beginning: bool,
 }
 
 impl Numbering {
     /// The numbering of a run that is shown out of a longer history and has `header` as this gateway's first.
     ///
-    /// Whoever took it had its epoch open, and of a gateway whose past is known only the one that opened last is: so the
-    /// next epoch has to continue this one.
+    /// Whoever took it had its epoch open, and only the one that opened last is: so the next epoch has to continue this one.
     pub fn from_middle(header: &Header, hash: HeaderHash) -> Self {
         let mut numbering = Self::default();
         numbering.take(header, hash);
-        numbering.last_opened = Some(header.epoch);
         numbering
     }
 
@@ -367,6 +368,9 @@ impl Numbering {
             return if self.unknown_past { Ok(()) } else { Err(NotNext::UnknownEpoch) };
         }
         let last = self.last_opened.and_then(|epoch| self.epochs.get(&epoch));
+        if self.unknown_beginning && last.is_none() {
+            return Ok(());
+        }
         match (header.opening_reason, last) {
             (None, Some(last)) if header.previous == last.last_header_hash => Ok(()),
             (None, _) => Err(NotNext::Broken("a new epoch does not continue the gateway's last one")),
@@ -386,7 +390,7 @@ impl Numbering {
             last_header_hash: hash,
             closed: header.close,
         };
-        if header.opens() {
+        if self.last_opened != Some(header.epoch) {
             // The epoch before is over: what came after this would chain to nothing.
             if let Some(before) = self.last_opened.and_then(|epoch| self.epochs.get_mut(&epoch)) {
                 before.closed = true;

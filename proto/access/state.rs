@@ -70,6 +70,11 @@ impl State {
         self.misfits = self.misfits.saturating_add(u64::from(!fits));
     }
 
+    /// What comes now is of another change, also if it has the same time.
+    pub fn end_change(&mut self) {
+        self.begun_at = None;
+    }
+
     /// Whether the records say all that was in force: none is missing since it last began anew.
     pub fn is_whole(&self) -> bool {
         self.digest.is_some() && self.gaps.saturating_add(self.misfits) == self.settled

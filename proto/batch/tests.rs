@@ -351,5 +351,16 @@ fn what_does_not_follow_is_named() {
     let middle = Header { batch_number: 41, first_record: 900, ..later() };
     assert_eq!(unknown.admit(&middle), Ok(()));
     unknown.take(&middle, HeaderHash([5; 32]));
-    assert_eq!(unknown.admit(&Header { batch_number: 43, ..middle }), Err(NotNext::Gap { expected: 42 }));
+    assert_eq!(unknown.admit(&Header { batch_number: 43, ..middle.clone() }), Err(NotNext::Gap { expected: 42 }));
+    // What was seen in its middle is what a new epoch must continue, and ends with it, whether or not it was closed.
+    let next = |previous| Header { epoch: Epoch([9; 16]), opening_reason: None, previous, ..opening() };
+    assert!(matches!(unknown.admit(&next(HeaderHash([6; 32]))), Err(NotNext::Broken(_))));
+    assert_eq!(unknown.admit(&next(HeaderHash([5; 32]))), Ok(()));
+    unknown.take(&next(HeaderHash([5; 32])), HeaderHash([7; 32]));
+    assert!(unknown.epochs[&middle.epoch].closed);
+    // Once the open epochs are known, one may still continue what was closed before the run, and nothing goes on in its middle.
+    let told = Numbering { unknown_beginning: true, ..Numbering::default() };
+    assert_eq!(told.admit(&next(HeaderHash([6; 32]))), Ok(()));
+    assert_eq!(told.admit(&middle), Err(NotNext::UnknownEpoch));
+    assert!(matches!(Numbering::default().admit(&next(HeaderHash([6; 32]))), Err(NotNext::Broken(_))));
 }

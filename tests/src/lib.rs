@@ -3,6 +3,7 @@
 pub mod canary;
 pub mod dice;
 pub mod golden;
+pub mod histories;
 pub mod http;
 pub mod lies;
 pub mod oracle;

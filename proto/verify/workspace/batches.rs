@@ -29,7 +29,7 @@ impl<A: Archive> Walk<'_, '_, A> {
         let id = self.id();
         let header = &batch.header;
         let gateway = self.gateways.entry(header.gateway).or_default();
-        gateway.numbering.unknown_past = self.unknown_past;
+        (gateway.numbering.unknown_past, gateway.numbering.unknown_beginning) = (self.unknown_past, self.has_gap);
         let admitted = gateway.numbering.admit(header);
         ensure(
             Check::Numbering,
@@ -201,7 +201,7 @@ impl<A: Archive> Walk<'_, '_, A> {
         let taken = epoch.is_some_and(|epoch| header.batch_number <= epoch.last_batch);
         ensure(
             Check::Equivocation,
-            taken || (epoch.is_none() && self.unknown_past),
+            taken || (epoch.is_none() && self.has_gap),
             || place.to_owned(),
             || ("another header under a number that is taken", format!("batch {}", header.batch_number)),
         )?;

@@ -82,7 +82,11 @@ impl<A: Archive> Walk<'_, '_, A> {
                 last_header_hash: HeaderHash::try_from(entry.last_header_hash.as_ref()).unwrap_or(HeaderHash::ZERO),
                 closed: entry.closed,
             };
-            self.gateways.entry(gateway).or_default().numbering.epochs.entry(epoch).or_insert(state);
+            let numbering = &mut self.gateways.entry(gateway).or_default().numbering;
+            numbering.epochs.entry(epoch).or_insert(state);
+            if !entry.closed {
+                numbering.last_opened.get_or_insert(epoch);
+            }
         }
     }
 

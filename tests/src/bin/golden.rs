@@ -1,15 +1,17 @@
 //! Writes the golden archive, its policies and known files into a folder (`golden DIR`), every lie about it as a folder of
-//! its own with `expected.json` (`golden --lies DIR` for archives, `golden --evidence DIR` for evidence files), or prints where everything stands (`golden --places`), for who
-//! writes a lie.
+//! its own with `expected.json` (`golden --lies DIR` for archives, `golden --evidence DIR` for evidence files), or so many histories of access changes from a
+//! seed on (`golden --access DIR COUNT SEED`), or prints where everything stands (`golden --places`), for who writes a lie.
 
 use std::{io, path::Path, process::ExitCode};
 
 use custody_tests::{
     golden::{self, objects::write_one},
+    histories,
     lies::{self, GOLDEN},
 };
 
-const USAGE: &str = "usage: golden DIR | golden --lies DIR | golden --evidence DIR | golden --places";
+const USAGE: &str =
+    "usage: golden DIR | golden --lies DIR | golden --evidence DIR | golden --access DIR COUNT SEED | golden --places";
 
 /// No folder is made under the name of an option that there is not.
 fn is_option(argument: &str) -> bool {
@@ -35,6 +37,10 @@ fn main() -> ExitCode {
         }
         ["--lies", folder] if !is_option(folder) => write_lies(Path::new(folder), false),
         ["--evidence", folder] if !is_option(folder) => write_lies(Path::new(folder), true),
+        ["--access", folder, count, seed] if !is_option(folder) => match (count.parse(), seed.parse()) {
+            (Ok(count), Ok(seed)) => histories::write(Path::new(folder), count, seed),
+            _ => Err(io::Error::other(USAGE)),
+        },
         [folder] if !is_option(folder) => golden::write(&GOLDEN.ledger, Path::new(folder)),
         _ => Err(io::Error::other(USAGE)),
     };

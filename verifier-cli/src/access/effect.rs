@@ -46,6 +46,7 @@ pub(super) fn effects(state: &mut State, change: &Change<'_>) -> Vec<Effect> {
             effects.push(Effect { before, after });
         }
     }
+    state.end_change();
     effects
 }
 

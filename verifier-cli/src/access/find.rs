@@ -116,7 +116,10 @@ fn of_gateway(workspace: &Workspace, gateway: GatewayId, heard: &Heard, question
     let mut listed = Vec::new();
     if let When::Between(..) = question.when {
         listed = list(counted, begin, question);
-        if listed.iter().any(|change| change.has_gap) && !doubts.iter().any(|doubt| doubt.name == GAP) {
+        let before = counted.get(..begin).unwrap_or_default();
+        let is_known = before.iter().all(|change| change.cut_short) || in_force(before).is_whole();
+        let is_doubted = doubts.iter().any(|doubt| doubt.name == GAP);
+        if !is_doubted && (!is_known || listed.iter().any(|change| change.has_gap)) {
             doubts.push(Doubt { name: GAP, text: gap(&workspace.name) });
         }
         listed.retain(|change| is_asked_for(change, &state, question));
@@ -158,18 +161,25 @@ fn doubts(
     let mut doubts = Vec::new();
     let mut doubt = |name, text| doubts.push(Doubt { name, text });
     let next = later.iter().find(|change| !change.cut_short);
-    let last_of = |changes: &[Change<'_>]| changes.last().map_or(0, Change::last_position);
-    let since = last_of(counted.get(..begin).unwrap_or_default());
+    let before = counted.get(..begin).unwrap_or_default();
+    let since = before.last().map(Change::last_position);
     let to = next.map_or(u64::MAX, |next| next.first.position);
-    let had_not_begun = heard.begun_at > at && counted.is_empty();
-    let reasons = reasons(heard, since..to, had_not_begun);
-    if !had_not_begun && counted.is_empty() {
+    let last = counted.iter().rev().find(|change| !change.cut_short);
+    let had_not_begun = heard.begun_at > at && last.is_none();
+    // Of before its first batch nothing is known to whoever lost it by then.
+    let reasons = if had_not_begun { reasons(heard, None, heard.begun_position) } else { reasons(heard, since, to) };
+    if !had_not_begun && last.is_none() {
         doubt("no-policy", "no record says what its access policy was by then".to_owned());
     } else if !had_not_begun && !state.is_whole() {
         doubt(GAP, gap(workspace));
     }
-    let goes_on = |next: &Change<'_>| next.before() == state.digest.as_ref().map(<[u8; 32]>::as_slice);
-    let is_asked = had_not_begun || !counted.is_empty();
+    let goes_on = |next: &Change<'_>| {
+        // Or it is the same once more.
+        last.is_some_and(|last| {
+            next.before() == Some(last.after()) || (next.before(), next.after()) == (last.before(), last.after())
+        })
+    };
+    let is_asked = had_not_begun || last.is_some();
     if let Some(next) = next.filter(|next| is_asked && next.before().is_some() && !goes_on(next)) {
         let place = format!("{workspace}/{}", next.first.position);
         doubt(
@@ -179,7 +189,9 @@ fn doubts(
             ),
         );
     }
-    if let Some(open) = open(counted) {
+    let within = counted.get(begin..).unwrap_or_default();
+    let open = open(counted).or_else(|| open(before)).or_else(|| within.iter().find(|of| of.is_open && !of.cut_short));
+    if let Some(open) = open {
         let place = format!("{workspace}/{}", open.last_position());
         let text = format!("no record says that the change which ends at {place} has no more records than are here");
         doubt("last-change-open", text);
@@ -201,7 +213,8 @@ fn doubts(
     if had_not_begun {
         return doubts;
     }
-    if let Some(position) = heard.foreign.iter().find(|position| since <= **position && **position < to) {
+    let is_between = |position: &&u64| since.is_none_or(|since| since <= **position) && **position < to;
+    if let Some(position) = heard.foreign.iter().find(is_between) {
         let text =
             format!("a call at {workspace}/{position} was decided by an access policy that no record before it has");
         doubt("other-policy", text);
@@ -213,14 +226,14 @@ fn doubts(
     doubts
 }
 
-/// Why records may be missing behind one position and up to the other: also where the next change goes on from this policy, for
-/// what was lost may have undone what it did itself.
-fn reasons(heard: &Heard, range: std::ops::Range<u64>, had_not_begun: bool) -> Vec<Why> {
+/// Why records may be missing behind one position, or from the beginning on, and up to the other: also where the next change goes
+/// on from this policy, for what was lost may have undone what it did itself.
+fn reasons(heard: &Heard, since: Option<u64>, to: u64) -> Vec<Why> {
     let mut reasons = Vec::new();
-    for gone in heard.breaks.iter().filter(|gone| range.start < gone.position && gone.position <= range.end) {
-        // What is not kept may be of before its first batch that is here; what it lost later is not.
-        let counts = !had_not_begun || gone.why == Why::NotKept || gone.position <= heard.begun_position;
-        if counts && !reasons.contains(&gone.why) {
+    for gone in
+        heard.breaks.iter().filter(|gone| since.is_none_or(|since| since < gone.position) && gone.position <= to)
+    {
+        if !reasons.contains(&gone.why) {
             reasons.push(gone.why);
         }
     }

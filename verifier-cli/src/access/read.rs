@@ -82,7 +82,7 @@ struct Batch {
     gateway: GatewayId,
     epoch: Epoch,
     position: u64,
-    why: Option<Why>,
+    why: Vec<Why>,
     created_at: u64,
     received_at: u64,
     found: Vec<Found>,
@@ -120,7 +120,7 @@ pub(super) fn read(
                 match part {
                     Ok(Part::NotKept) => {
                         let gone = Break { position: next, why: Why::NotKept };
-                        workspace.gateways.values_mut().for_each(|heard| heard.lose(gone));
+                        workspace.gateways.values_mut().for_each(|heard| heard.not_kept(&[gone]));
                         not_kept.push(gone);
                     }
                     Ok(Part::Batches(batches)) => {
@@ -142,20 +142,22 @@ impl Heard {
         self.breaks.push(gone);
         self.history.lost();
     }
+
+    fn not_kept(&mut self, gone: &[Break]) {
+        self.breaks.extend(gone);
+        gone.iter().for_each(|_| self.history.not_kept());
+    }
 }
 
 /// Takes a batch, after all before it. Of a gateway that is new here, what is not kept may have more.
 fn take(gateways: &mut BTreeMap<GatewayId, Heard>, batch: Batch, not_kept: &[Break]) {
-    let heard = gateways.entry(batch.gateway).or_insert_with(|| Heard {
-        begun_at: batch.created_at,
-        begun_position: batch.position,
-        breaks: not_kept.to_vec(),
-        ..Heard::default()
+    let heard = gateways.entry(batch.gateway).or_insert_with(|| {
+        let mut heard = Heard { begun_at: batch.created_at, begun_position: batch.position, ..Heard::default() };
+        heard.not_kept(not_kept);
+        heard
     });
     (heard.heard_at, heard.received_at) = (batch.created_at, batch.received_at);
-    if let Some(why) = batch.why {
-        heard.lose(Break { position: batch.position, why });
-    }
+    batch.why.into_iter().for_each(|why| heard.lose(Break { position: batch.position, why }));
     for found in batch.found {
         match found {
             Found::Change(recorded) => {
@@ -168,6 +170,7 @@ fn take(gateways: &mut BTreeMap<GatewayId, Heard>, batch: Batch, not_kept: &[Bre
                 if !heard.is_foreign && !heard.digests.contains(&digest) {
                     heard.is_foreign = true;
                     heard.foreign.push(position);
+                    heard.history.lost();
                 }
             }
         }
@@ -176,6 +179,10 @@ fn take(gateways: &mut BTreeMap<GatewayId, Heard>, batch: Batch, not_kept: &[Bre
 
 fn part(objects: &impl Archive, seal: &Seal) -> Result<Part, Failure> {
     let opened = match Opened::read(objects, seal) {
+        // What had no records has lost none.
+        Err(Failure::Refuted(fault)) if fault.check == Check::SegmentPresent && seal.record_count == 0 => {
+            return Ok(Part::Batches(Vec::new()));
+        }
         // Verification has judged whether it may be missing.
         Err(Failure::Refuted(fault)) if fault.check == Check::SegmentPresent => return Ok(Part::NotKept),
         opened => opened?,
@@ -189,12 +196,12 @@ fn part(objects: &impl Archive, seal: &Seal) -> Result<Part, Failure> {
                 continue;
             }
             let (header, position) = (&batch.header, entry.leaf.first_position);
-            let why = match header.opening_reason {
+            let opens = match header.opening_reason {
                 Some(OpeningReason::StateLost) => Some(Why::StateLost),
                 Some(OpeningReason::Rewound) => Some(Why::Rewound),
-                _ if header.dropped > 0 => Some(Why::Dropped),
                 _ => None,
             };
+            let why = opens.into_iter().chain((header.dropped > 0).then_some(Why::Dropped)).collect();
             let named = named.entry(header.gateway).or_default();
             let (mut found, epoch) = (Vec::new(), header.epoch);
             for (position, bytes) in (position..).zip(&batch.records) {

@@ -448,17 +448,18 @@ fn what_was_lost_or_is_no_longer_kept_may_have_been_a_change() {
     std::fs::remove_file(&story.segments()[2]).unwrap();
     assert_eq!(story.doubts(first), ["gap-after", "not-kept"]);
     assert_eq!(story.doubts(second), ["gap-after", "not-kept"]);
-    assert_eq!(story.doubts(third), ["gap"]);
+    assert_eq!(story.doubts(third), ["gap", "last-change-open"], "it stands beside what has gone");
     // So has the first: what was before is not known, not even whether there was a gateway.
     std::fs::remove_file(&story.segments()[1]).unwrap();
     assert_eq!(story.doubts(first - DAY), ["gap-after", "not-kept"]);
-    assert_eq!(story.doubts(third), ["gap"]);
+    assert_eq!(story.doubts(third), ["gap", "last-change-open"]);
     // That the next change goes on with what was in force says nothing of between, and all of what is in force from there on.
     let mut story = Story::new();
     let first = story.change(&beginning(at));
     story.ledger.cut(&mut story.workspace);
-    story.take(&[]);
+    story.take(&[spooling()]);
     story.ledger.cut(&mut story.workspace);
+    story.take(&[spooling()]);
     story.change(&granted());
     let third = story.change(&left());
     story.end();
@@ -467,6 +468,16 @@ fn what_was_lost_or_is_no_longer_kept_may_have_been_a_change() {
     assert_eq!(story.doubts(first), ["not-kept"], "two that undid one another may have been there");
     let (code, gateway) = story.at(third, &[]);
     assert_eq!((code, &gateway["doubts"]), (2, &json!([])), "the archive is undecided, and this is not");
+    // What had no records has lost none.
+    let mut story = Story::new();
+    let first = story.change(&beginning(at));
+    story.ledger.cut(&mut story.workspace);
+    story.take(&[]);
+    story.ledger.cut(&mut story.workspace);
+    story.end();
+    story.years_later();
+    std::fs::remove_file(&story.segments()[2]).unwrap();
+    assert_eq!(story.at(first, &[]).1["doubts"], json!([]));
 }
 
 #[test]
