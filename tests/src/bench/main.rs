@@ -11,6 +11,7 @@ mod limits;
 mod load;
 mod many;
 mod proxy;
+mod proxy_relay;
 mod proxy_revoke;
 mod proxy_setup;
 mod records;
@@ -36,8 +37,8 @@ async fn main() -> Done {
             "usage: bench limits|ingest|headline|sustained|size|archive|many|copy|proxy FOLDER [ARGUMENT…]".into()
         );
     };
-    if section == "relay" {
-        return proxy::relay(folder).await;
+    if let Some(kind) = proxy_relay::Kind::of(section) {
+        return proxy_relay::run(kind, folder).await;
     }
     let folder = std::path::Path::new(folder);
     match section.as_str() {

@@ -6,7 +6,7 @@
 //! fdatasync takes is measured in every round, on the disk of the spools.
 
 use std::{
-    io::{BufRead as _, Write as _},
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    Done, print, proxy_revoke,
+    Done, print, proxy_relay, proxy_revoke,
     proxy_setup::{Running, Setup},
 };
 
@@ -100,44 +100,6 @@ pub(crate) async fn message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Don
             return Ok(None);
         }
     }
-}
-
-/// A relay of bytes, in a process of its own as every proxy is: what one more hop costs at the least. Says its port first.
-pub(crate) async fn relay(to: &str) -> Done {
-    let to: SocketAddr = to.parse()?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    print(&json!(listener.local_addr()?.port()));
-    relay_on(listener, to).await;
-    Ok(())
-}
-
-async fn relay_on(listener: TcpListener, to: SocketAddr) {
-    while let Ok((mut near, _)) = listener.accept().await {
-        tokio::spawn(async move {
-            let Ok(mut far) = TcpStream::connect(to).await else { return };
-            let set = near.set_nodelay(true).and_then(|()| far.set_nodelay(true));
-            // Either side may end it.
-            drop((set, tokio::io::copy_bidirectional(&mut near, &mut far).await));
-        });
-    }
-}
-
-/// Ends with its handle.
-struct Relay(std::process::Child);
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop((self.0.kill(), self.0.wait()));
-    }
-}
-
-fn start_relay(to: SocketAddr) -> Done<(Relay, SocketAddr)> {
-    let mut command = std::process::Command::new(std::env::current_exe()?);
-    let mut child = Relay(command.args(["relay", &to.to_string()]).stdout(std::process::Stdio::piped()).spawn()?);
-    let mut line = String::new();
-    std::io::BufReader::new(child.0.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-    Ok((child, SocketAddr::from((Ipv4Addr::LOCALHOST, line.trim().parse()?))))
 }
 
 /// Where one arm's calls go.
@@ -267,11 +229,15 @@ pub(crate) async fn run(folder: &Path, rounds: u64) -> Done {
     let upstream = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let upstream_address = upstream.local_addr()?;
     tokio::spawn(serve(upstream));
-    let (_relay, relay_address) = start_relay(upstream_address)?;
+    let relays = proxy_relay::Kind::ALL.map(|kind| proxy_relay::start(kind, upstream_address));
 
     let setup = Setup::new(folder, upstream_address)?;
     let plain = |name, address| Arm { name, address, path: "/mcp".to_owned(), tool: "echo", head: String::new() };
-    let mut arms = vec![plain("direct", upstream_address), plain("plain relay", relay_address)];
+    let mut arms = vec![plain("direct", upstream_address)];
+    for relay in &relays {
+        let relay = relay.as_ref().map_err(ToString::to_string)?;
+        arms.push(plain(relay.kind.name(), relay.address));
+    }
     for shim in setup.shims.iter().chain([&setup.revoking]) {
         until_open(shim.address).await?;
     }
