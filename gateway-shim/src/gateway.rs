@@ -233,7 +233,8 @@ impl Gateway {
     /// [`Refused`]: then it is not recorded.
     pub async fn submit(&self, kind: Kind) -> Result<Recording, Refused> {
         self.ready()?;
-        let (name, durable) = self.desk.record(kind).await?;
+        self.desk.caught_up().await?;
+        let (name, durable) = self.desk.record(kind)?;
         Ok(Recording { name, durable })
     }
 
@@ -260,7 +261,8 @@ impl Gateway {
     /// declared.
     pub async fn begin(&self, call: wire::Call) -> Result<Running, Refused> {
         self.ready()?;
-        let begun = self.desk.begin(call).await?;
+        self.desk.caught_up().await?;
+        let begun = self.desk.begin(call)?;
         // From here on: whoever gives up waiting has cancelled it.
         let running = Running { desk: self.desk.clone(), name: begun.name, ended: false };
         match begun.durable {

@@ -250,7 +250,7 @@ impl Front {
             return self.refuse(named, Some(&came.caller), Refusal::connections()).await;
         };
         let answer = match parts.method {
-            Method::GET | Method::DELETE => proxy.stream(parts.method, came).await,
+            Method::GET | Method::DELETE => Box::pin(proxy.stream(parts.method, came)).await,
             _ => proxy.no_method(&came).await,
         };
         port::carry(answer, carried)

@@ -222,9 +222,12 @@ impl Proxy {
     }
 
     /// Puts a refusal on record.
-    async fn refused(&self, call: wire::Call, refusal: Refusal) -> Refusal {
-        self.shared.refuse(call, &refusal).await;
-        refusal
+    fn refused(&self, call: wire::Call, refusal: Refusal) -> impl Future<Output = Refusal> {
+        let recorded = self.shared.refuse(call, &refusal);
+        async move {
+            recorded.await;
+            refusal
+        }
     }
 
     /// The place of what goes to the server: its own, or one for what is only counted.
@@ -334,7 +337,7 @@ impl Proxy {
                 self.refused(call, Refusal::malformed(malformed)).await.answer(raw_id.as_deref().unwrap_or("null"))
             }
             Ok(Message::Request(request)) => self.request(came, *request, body).await,
-            Ok(message) => self.note(came, message, body).await,
+            Ok(message) => Box::pin(self.note(came, message, body)).await,
         }
     }
 
@@ -478,9 +481,10 @@ impl Proxy {
         let answer = match &self.server {
             Server::Http(server) => server.request(self, came, request, body, running).await,
             Server::Stdio(server) => {
-                let cut = running.clone();
+                let (cut, member) = (running.clone(), Some(came.caller.member));
+                let answered = Box::pin(server.request(self, &came.headers, member, request, &body, running));
                 tokio::select! {
-                    answer = server.request(self, &came.headers, Some(came.caller.member), request, &body, running) => watched::until_cut(answer, cut),
+                    answer = answered => watched::until_cut(answer, cut),
                     () = open::cut(cut.as_ref()) => error(StatusCode::OK, &raw_id, CODE_REVOKED, REVOKED),
                 }
             }

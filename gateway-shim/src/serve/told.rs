@@ -4,6 +4,7 @@
 //! known that a request is allowed, its record says that it is not.
 
 use custody::wire::{self, Outcome, record::Kind};
+use futures::future::BoxFuture;
 
 use super::{Shared, refusal::Refusal, sessions::Speaker};
 use crate::{
@@ -56,13 +57,13 @@ impl Shared {
         }
     }
 
-    /// Puts a refusal on record; one for want of records cannot be.
-    pub(super) async fn refuse(&self, mut call: wire::Call, refusal: &Refusal) {
+    /// Puts a refusal on record; one for want of records cannot be. On the heap, like all that is seldom: it is part of what
+    /// every request waits for.
+    pub(super) fn refuse(&self, mut call: wire::Call, refusal: &Refusal) -> BoxFuture<'_, ()> {
         refusal.rule.as_ref().clone_into(&mut call.rule);
         let policy = refusal.policy.as_deref().copied().unwrap_or_else(|| self.access.digest());
         call.access_policy_digest = Some(policy.to_vec().into());
-        // On the heap: it is part of what every request waits for.
-        Box::pin(self.tally(call, refusal.outcome)).await;
+        Box::pin(self.tally(call, refusal.outcome))
     }
 
     /// Records so many refusals as one; what cannot be recorded is declared as dropped.

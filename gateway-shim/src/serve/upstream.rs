@@ -355,7 +355,7 @@ async fn begin(
         // A client that has gone reads nothing; the stream is read on all the same.
         drop(answer.send(stream));
         let pump = Pump::new(Arc::clone(proxy), came.clone(), session, own, is_stream, parts.status);
-        return pump.run(body, chunks, deadline).await;
+        return Box::pin(pump.run(body, chunks, deadline)).await;
     }
     let whole = match content == Content::Json && !is_stream {
         true => whole(proxy, &own, parts.status, body, deadline).await,

@@ -57,13 +57,13 @@ impl std::fmt::Debug for Desk {
 pub(crate) type Durable = oneshot::Receiver<()>;
 
 impl Desk {
-    /// A call begins. It may be forwarded once what is given beside its name says so, or at once if nothing is.
+    /// A call begins, behind [`Self::caught_up`]. It may be forwarded once what is given beside its name says so, or at once if
+    /// nothing is.
     ///
     /// # Errors
     /// [`Refused`].
-    pub(crate) async fn begin(&self, call: wire::Call) -> Result<Begun, Refused> {
+    pub(crate) fn begin(&self, call: wire::Call) -> Result<Begun, Refused> {
         let call = super::checked(call)?;
-        self.caught_up().await?;
         self.with(|writer| writer.begin(call))?
     }
 
@@ -79,12 +79,11 @@ impl Desk {
         self.with(|writer| writer.lose(number)).ok();
     }
 
-    /// A record, whole.
+    /// A record, whole, behind [`Self::caught_up`].
     ///
     /// # Errors
     /// [`Refused`].
-    pub(crate) async fn record(&self, kind: Kind) -> Result<(RecordName, Durable), Refused> {
-        self.caught_up().await?;
+    pub(crate) fn record(&self, kind: Kind) -> Result<(RecordName, Durable), Refused> {
         self.with(|writer| writer.record(kind))?
     }
 
@@ -134,8 +133,12 @@ impl Desk {
         self.commands.send(command).await.map_err(|_| Refused::Stopped)
     }
 
-    /// Waits while more records are unsigned than the writer should have before it.
-    async fn caught_up(&self) -> Result<(), Refused> {
+    /// Waits while more records are unsigned than the writer should have before it. Apart from what comes behind it, so that no
+    /// future holds a call that it hands on at once.
+    ///
+    /// # Errors
+    /// [`Refused::Stopped`].
+    pub(crate) async fn caught_up(&self) -> Result<(), Refused> {
         while let Some(later) = self.with(|writer| Ok(writer.later()))? {
             later.await.map_err(|_| Refused::Stopped)?;
         }

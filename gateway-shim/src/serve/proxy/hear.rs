@@ -99,11 +99,11 @@ impl Proxy {
             }
             // What is heard again, on a stream that was taken up again, was kept then.
             if !running.has_ended() {
-                self.keep(running, *next, ending.outcome).await;
+                Box::pin(self.keep(running, *next, ending.outcome)).await;
             }
         }
         let shown = match &running.asked().list {
-            Some(listing) => self.listed(running, listing, message, &mut ending).await,
+            Some(listing) => Box::pin(self.listed(running, listing, message, &mut ending)).await,
             None => self.shown(running, message),
         };
         running.end(ending);

@@ -97,7 +97,7 @@ impl Proxy {
         let ("tools/call", Some(tool)) = (ask.method, ask.name) else { return Ok(()) };
         let known_by = self.known_by(came);
         let is_known = self.shared.catalog.is_known(&self.name, known_by);
-        if !is_known && !self.make_known(came, known_by, ask).await {
+        if !is_known && !Box::pin(self.make_known(came, known_by, ask)).await {
             return Ok(());
         }
         let digest = self.shared.catalog.check_call(&self.pinned_as(came), self.definitions(), tool, body)?;
