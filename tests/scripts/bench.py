@@ -249,6 +249,10 @@ def proxy(folder):
             f"| {one['arm']} | {one['connections']} | {one['rate']} | {one['p50_us']:.0f} | {one['p99_us']:.0f} | {one['added_p50_us']:.0f} "
             f"| {one['added_p99_us']:.0f} | {one['syncs']:.2f} |"
         )
+    decisions = bench(folder, "decide")
+    say("\n| members | tools | a decision takes us |\n| --: | --: | --: |")
+    for one in decisions:
+        say(f"| {one['members']:,} | {one['tools']:,} | {one['decision_us']:.2f} |")
     say(f"\nOne fdatasync takes {sync:.0f} us (median). Load at the end {load():.1f}.\n")
     say("| a member is revoked: from the command to | times | p50 ms | p99 ms | most ms |\n| --- | --: | --: | --: | --: |")
     for one in revoked:

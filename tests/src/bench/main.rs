@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "figures are the output")]
 #![expect(clippy::disallowed_methods, reason = "an open loop sends when a batch is due, by this machine's clock")]
 
+mod decide;
 mod gateway;
 mod ledger;
 mod limits;
@@ -34,7 +35,8 @@ async fn main() -> Done {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (Some(section), Some(folder)) = (words.first(), words.get(1)) else {
         return Err(
-            "usage: bench limits|ingest|headline|sustained|size|archive|many|copy|proxy FOLDER [ARGUMENT…]".into()
+            "usage: bench limits|ingest|headline|sustained|size|archive|many|copy|decide|proxy FOLDER [ARGUMENT…]"
+                .into(),
         );
     };
     if let Some(kind) = proxy_relay::Kind::of(section) {
@@ -56,6 +58,7 @@ async fn main() -> Done {
         "size" => runs::size(folder, number(words.get(2), 250_000)?).await,
         "archive" => runs::archive(folder, number(words.get(2), 1_000_000)?).await,
         "many" => many::run(folder, number(words.get(2), 1_000)?, number(words.get(3), 60)?).await,
+        "decide" => decide::run(),
         "proxy" => proxy::run(folder, number(words.get(2), 7)?).await,
         "copy" => records::write_copies(folder, number(words.get(2), 1_000_000)?, number(words.get(3), 4)?),
         other => Err(format!("no section {other}").into()),

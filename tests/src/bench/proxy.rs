@@ -200,7 +200,7 @@ fn syncs(folder: &Path) -> Done<f64> {
     Ok(median(&mut times))
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

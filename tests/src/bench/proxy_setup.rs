@@ -29,7 +29,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { id: hex(&random::<16>()), token_id: hex(&random::<16>()), secret: random::<32>() }
     }
 
@@ -66,7 +66,7 @@ pub(crate) struct Setup {
 }
 
 /// An access policy of so many members, who may call so many tools.
-fn policy(members: &[Member], tools: usize) -> String {
+pub(crate) fn policy(members: &[Member], tools: usize) -> String {
     let (issued, expires) = (day(-1), day(30));
     let mut text = format!("version = 1\n[agents.{AGENT}]\n");
     for member in members {
