@@ -232,7 +232,8 @@ impl Front {
         };
         parts.headers.remove(header::AUTHORIZATION);
         let came = Came { caller, headers: parts.headers };
-        if ![SESSION, PROTOCOL, LAST_EVENT].into_iter().all(|name| is_clear(&came.headers, name)) {
+        let is_clear = |name| is_clear(&came.headers, name);
+        if ![SESSION, PROTOCOL, LAST_EVENT].into_iter().all(is_clear) || upstream::keeps_back(&came.headers) {
             return self.refuse(named, Some(&came.caller), Refusal::unclear_header()).await;
         }
         if server.is_none() {

@@ -137,6 +137,10 @@ fn no_message<T>(text: impl Into<String>) -> Result<T, Malformed> {
     Err(Malformed::no_message(text))
 }
 
+/// Keys of one object of a message: all versions together know some dozens, and each is compared before anybody has decided whether
+/// its sender may ask for anything.
+const KEYS_MAX: usize = 4_096;
+
 /// Keys of an object that are read. A reader of one is given the values that stand under them, and reads all of the object.
 struct Known<const N: usize>([&'static str; N]);
 
@@ -172,7 +176,16 @@ impl<'de, const N: usize> Visitor<'de> for Known<N> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut object = Object { values: [(0, None); N], fault: None };
+        let mut keys = 0;
         while let Some(key) = map.next_key::<String>()? {
+            keys += 1;
+            if keys > KEYS_MAX {
+                object.fault = Some(format!("there are more than {KEYS_MAX} keys"));
+                // Nothing in it is looked at any more, but that it ends.
+                map.next_value::<IgnoredAny>()?;
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                return Ok(object);
+            }
             let mut places = self.0.iter().zip(&mut object.values);
             let Some((known, (count, value))) = places.find(|(known, _)| is_alike(known, &key)) else {
                 map.next_value::<IgnoredAny>()?;
@@ -197,9 +210,12 @@ pub(crate) fn is_alike(known: &str, key: &str) -> bool {
     if key.is_ascii() {
         return known.eq_ignore_ascii_case(key);
     }
-    // Letters that only fold to one of ASCII: U+212A and U+017F.
-    let fold = |key: &str| key.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect::<String>();
-    fold(known) == fold(key)
+    // Letters that only fold to one of ASCII: U+212A and U+017F. Letter by letter: most keys differ in their first.
+    fold(known).eq(fold(key))
+}
+
+fn fold(key: &str) -> impl Iterator<Item = char> {
+    key.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase)
 }
 
 fn object<const N: usize>(text: &str, known: Known<N>) -> serde_json::Result<Object<'_, N>> {
@@ -285,7 +301,9 @@ fn message(object: Object<'_, 6>, length: usize) -> Result<Message, Malformed> {
             let method = method.clone();
             let cancels = params.request_id.as_ref().filter(|_| method == "notifications/cancelled").and_then(key);
             let progress = params.progress.as_ref().filter(|_| method == "notifications/progress").and_then(key);
-            let task = params.task.filter(|_| method == "notifications/tasks");
+            // In either era. One that names no task that can be read is about nobody's.
+            let of_task = method == "notifications/tasks" || method.starts_with("notifications/tasks/");
+            let task = of_task.then(|| params.task.unwrap_or_default());
             let meta = params.meta.unwrap_or_default();
             let subscription = meta.subscription.as_ref().and_then(key);
             let resource = match method == "notifications/resources/updated" {

@@ -6,19 +6,14 @@
 use std::sync::Arc;
 
 use super::open::Asked;
-use crate::{
-    access::Caller,
-    mcp::{envelope::Request, headers::Era},
-};
+use crate::{access::Caller, mcp::envelope::Request};
 
 /// What streams and ends of sessions are decided as, and what has no answer: whoever may ask anything there may do them.
 pub(super) const OF_SESSION: &str = "ping";
 /// What only shows that the other side is there: it is counted, not recorded.
 const COUNTED: &str = "ping";
-/// Methods that continue a call which became a task: of both eras, and of one alone.
-const OF_TASKS: [&str; 2] = ["tasks/get", "tasks/cancel"];
-const OF_TASKS_BEFORE: &str = "tasks/result";
-const OF_TASKS_SINCE: &str = "tasks/update";
+/// Methods that continue a call which became a task, of all eras: a server may know one of an era in which it does not speak.
+const OF_TASKS: [&str; 4] = ["tasks/get", "tasks/cancel", "tasks/result", "tasks/update"];
 /// What a subscription to a resource is decided as, in either era.
 pub(super) const OF_RESOURCE: &str = "resources/subscribe";
 /// The one that names none.
@@ -30,9 +25,8 @@ pub(super) fn is_counted(method: &str) -> bool {
 }
 
 /// Whether a request is about one task, so that it is for whoever began that.
-pub(super) fn is_of_task(request: &Request, era: Era) -> bool {
-    let of_era = if era == Era::Modern { OF_TASKS_SINCE } else { OF_TASKS_BEFORE };
-    OF_TASKS.contains(&request.method.as_str()) || request.method == of_era
+pub(super) fn is_of_task(request: &Request) -> bool {
+    OF_TASKS.contains(&request.method.as_str())
 }
 
 /// What is asked of a server, to be judged. What continues a task is judged as what began it.
@@ -119,9 +113,9 @@ mod tests {
         }
         let begun = asked(&server, &caller, &request("tools/call", r#"{"name":"slow"}"#), None, 7);
         let poll = request("tasks/get", r#"{"taskId":"t"}"#);
-        let of_task = |method| [Era::Legacy, Era::Modern].map(|era| is_of_task(&request(method, "{}"), era));
-        assert_eq!((of_task("tasks/get"), of_task(LIST_OF_TASKS)), ([true, true], [false, false]));
-        assert_eq!((of_task("tasks/result"), of_task("tasks/update")), ([true, false], [false, true]));
+        let of_task = |method| is_of_task(&request(method, "{}"));
+        assert!(["tasks/get", "tasks/cancel", "tasks/result", "tasks/update"].into_iter().all(of_task));
+        assert!(!of_task(LIST_OF_TASKS));
         let asked = asked(&server, &caller, &poll, Some(&begun), 7);
         assert_eq!((asked.method.as_str(), asked.name.as_deref()), ("tools/call", Some("slow")));
     }

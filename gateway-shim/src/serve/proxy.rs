@@ -299,7 +299,7 @@ impl Proxy {
 
     /// What a request goes on from: a task, or a round.
     fn continued(&self, caller: &Caller, request: &Request, era: Era) -> Result<Continued, Refusal> {
-        if admit::is_of_task(request, era) {
+        if admit::is_of_task(request) {
             if era == Era::Modern && !request.knows_tasks {
                 return Err(Refusal::knows_no_tasks());
             }

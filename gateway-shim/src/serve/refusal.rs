@@ -153,7 +153,7 @@ impl Refusal {
 
     /// A header that two readers might read differently.
     pub(super) fn unclear_header() -> Self {
-        let text = "a session, a version and an event to go on from are each named once, in visible characters";
+        let text = "a session, a version and an event to go on from are each named once, in visible characters, and not in Connection";
         Self::new("shim/malformed", Outcome::Malformed, StatusCode::BAD_REQUEST, NOT_A_MESSAGE, text)
     }
 

@@ -51,6 +51,7 @@ mod passing;
 mod pump;
 
 use passing::Content;
+pub(super) use passing::keeps_back;
 use pump::{CHUNKS_MAX, Pump};
 
 /// Greatest answer that is no stream: it is read before it goes on, because what it asks for must be on record by then.

@@ -259,3 +259,36 @@ fn what_is_named_deeper_down_is_read_as_strictly() {
         assert_eq!(about(odd), None, "{odd}");
     }
 }
+
+/// Before anybody has decided whether its sender may ask for anything, every key is compared.
+#[test]
+fn keys_have_a_bound_and_are_compared_letter_by_letter() {
+    let body = |keys: usize| {
+        let keys: String = (0..keys).map(|key| format!(r#""é{key}":0,"#)).collect();
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{{keys}"name":"x"}}}}"#)
+    };
+    let named = |body: &str| parse(body.as_bytes()).map(|message| matches!(message, Message::Request(_)));
+    assert_eq!(named(&body(KEYS_MAX - 1)).ok(), Some(true));
+    let too_many = named(&body(KEYS_MAX)).unwrap_err();
+    assert!(too_many.text.contains("more than 4096 keys") && too_many.raw_id.as_deref() == Some("1"), "{too_many:?}");
+    for (key, alike) in [("NaMe", true), ("\u{212a}ey", true), ("na", false), ("names", false), ("é", false)] {
+        assert_eq!(is_alike("name", key) || is_alike("key", key), alike, "{key}");
+    }
+}
+
+/// Of either era, and one that names no task is nobody's.
+#[test]
+fn what_tells_of_a_task_names_it() {
+    let of = |method: &str, params: &str| {
+        let note = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
+        match parse(note.as_bytes()) {
+            Ok(Message::Notification { task, .. }) => task,
+            other => panic!("{other:?}"),
+        }
+    };
+    for method in ["notifications/tasks", "notifications/tasks/status"] {
+        assert_eq!(of(method, r#"{"taskId":"t"}"#).as_deref(), Some("t"));
+        assert_eq!(of(method, r#"{"status":"working"}"#).as_deref(), Some(""));
+    }
+    assert_eq!(of("notifications/tasksets", r#"{"taskId":"t"}"#), None);
+}

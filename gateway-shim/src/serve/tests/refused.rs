@@ -66,6 +66,21 @@ async fn an_error_of_our_own_says_its_cause_and_the_id() {
     assert_eq!(bench.calls().await.len(), 4, "behind another path is no server, and no record");
 }
 
+/// The server would read another request than was decided on: without its session, or in another era.
+#[tokio::test]
+async fn what_a_client_keeps_from_the_server_is_no_request() {
+    let bench = odd_bench().await;
+    let task = r#"{"jsonrpc":"2.0","id":1,"method":"tasks/result","params":{"taskId":"another's"}}"#;
+    for kept in [SESSION, PROTOCOL, "mcp-method"] {
+        let said = [("connection", kept), (PROTOCOL, "2026-07-28"), ("mcp-method", "tasks/result"), (SESSION, "one")];
+        let (status, _, body) = bench.post(&said, task).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{kept}: {body:?}");
+        assert!(String::from_utf8_lossy(&body).contains("not in Connection"), "{body:?}");
+    }
+    let outcomes: Vec<_> = bench.calls().await.iter().map(wire::Call::outcome).collect();
+    assert_eq!(outcomes, [Outcome::Malformed; 3]);
+}
+
 /// What a process prints between its messages goes to nobody, and is one record of a minute.
 #[tokio::test]
 async fn lines_that_are_no_messages_are_on_record() {

@@ -90,13 +90,21 @@ pub(super) fn of_answer(headers: &HeaderMap, content: Content) -> HeaderMap {
     out
 }
 
+/// Names of headers that are of one connection alone, as its other end says.
+fn of_connection(headers: &HeaderMap) -> impl Iterator<Item = String> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
+}
+
+/// Whether a client would have the server not read what it is decided by here: both must read the same request.
+pub(in super::super) fn keeps_back(headers: &HeaderMap) -> bool {
+    let is_known = |name: String| name.starts_with(OF_MCP) || OF_REQUEST.contains(&name.as_str());
+    of_connection(headers).any(is_known)
+        || headers.get_all(header::CONNECTION).iter().any(|value| value.to_str().is_err())
+}
+
 fn passing(headers: &HeaderMap, known: &[&str]) -> HeaderMap {
-    let about_connection: Vec<String> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
-        .collect();
+    let about_connection: Vec<String> = of_connection(headers).collect();
     let passes = |name: &HeaderName| {
         let name = name.as_str();
         (name.starts_with(OF_MCP) || known.contains(&name)) && !about_connection.iter().any(|kept| kept == name)
@@ -139,6 +147,20 @@ mod tests {
         assert_eq!(Content::of(&headers(&[json, ("content-encoding", b"gzip")])), Content::Other);
         assert_eq!(Content::of(&headers(&[json, json])), Content::Other);
         assert_eq!(Content::of(&headers(&[])), Content::Other);
+    }
+
+    #[test]
+    fn nothing_that_is_decided_by_is_kept_from_the_server() {
+        for (said, keeps) in [
+            (&b"keep-alive, TE"[..], false),
+            (b"keep-alive, Mcp-Session-Id", true),
+            (b"MCP-Protocol-Version", true),
+            (b"close,last-event-id", true),
+            (b"mcp-method\xff", true),
+        ] {
+            assert_eq!(keeps_back(&headers(&[("connection", said)])), keeps, "{}", said.escape_ascii());
+        }
+        assert!(keeps_back(&headers(&[("connection", b"close"), ("connection", b"mcp-name")])));
     }
 
     #[test]
