@@ -271,8 +271,8 @@ async fn what_was_decided_before_a_crash_is_on_record_and_in_force_after_it() {
     for (pins, records) in [(before, 1), (after.bytes(), 0)] {
         let bench = Bench::new().await;
         let file = |name| bench.dir.path().join(name);
-        std::fs::write(file("pins"), &pins).unwrap();
-        std::fs::write(file("pins.change.json"), &owed).unwrap();
+        durable::replace(&file("pins"), &pins).unwrap();
+        durable::replace(&file("pins.change.json"), &owed).unwrap();
         let next = bench.again();
         within(async {
             while file("pins.change.json").exists() || next.pins().standing("s", "x") != Standing::InForce(offered) {
@@ -285,7 +285,7 @@ async fn what_was_decided_before_a_crash_is_on_record_and_in_force_after_it() {
         assert_eq!(bench.records().await, vec![accepted; records]);
     }
     let bench = Bench::new().await;
-    std::fs::write(bench.dir.path().join("pins.change.json"), "{}").unwrap();
+    durable::replace(&bench.dir.path().join("pins.change.json"), b"{}").unwrap();
     let fault = check(&bench.dir.path().join("pins")).unwrap_err().to_string();
     assert!(fault.contains("hint: start the version that wrote it"), "{fault}");
 }
@@ -313,14 +313,13 @@ async fn a_decision_that_was_refused_leaves_nothing() {
     let bench = Bench::new().await;
     observe(&bench.catalog, QUARANTINE, &json!([{"name": "x"}])).await;
     observe(&bench.catalog, QUARANTINE, &json!([{"name": "x", "title": "other"}])).await;
-    let in_the_way = bench.dir.path().join("pins.change.json.new");
-    std::fs::create_dir(&in_the_way).unwrap();
-    let failed = bench.catalog.accept("s", "x", None, &reason("reviewed")).await;
-    assert!(matches!(failed, Err(NotAccepted::Unobserved(Unobserved::NotKept(_)))), "{failed:?}");
-    std::fs::remove_dir(&in_the_way).unwrap();
+    let blocked = bench.again();
     bench.gateway.drain().await.unwrap();
     let failed = bench.catalog.accept("s", "x", None, &reason("reviewed")).await;
     assert!(matches!(failed, Err(NotAccepted::Unobserved(Unobserved::NotRecorded(_)))), "{failed:?}");
     assert!(!bench.dir.path().join("pins.change.json").exists());
+    std::fs::create_dir(bench.dir.path().join("pins.change.json.new")).unwrap();
+    let failed = blocked.accept("s", "x", None, &reason("reviewed")).await;
+    assert!(matches!(failed, Err(NotAccepted::Unobserved(Unobserved::NotKept(_)))), "{failed:?}");
     assert_eq!(bench.again().pins().standing("s", "x"), Standing::Quarantined);
 }
