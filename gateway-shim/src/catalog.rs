@@ -10,7 +10,7 @@
 //! What must hold: no list goes on that was not read for certain, and none of which a change is not on record; no member sees
 //! what it may not call, or what is in quarantine; no call of a tool in quarantine reaches a server; a record of a change is
 //! durable before the pins are that tell of it, so that a crash repeats a record at most; what somebody decided and is on record
-//! comes in force ([`owed`]).
+//! comes in force (`owed.rs`).
 
 use std::{
     collections::{BTreeMap, HashMap},
