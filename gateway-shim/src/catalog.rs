@@ -9,7 +9,8 @@
 //!
 //! What must hold: no list goes on that was not read for certain, and none of which a change is not on record; no member sees
 //! what it may not call, or what is in quarantine; no call of a tool in quarantine reaches a server; a record of a change is
-//! durable before the pins are that tell of it, so that a crash repeats a record at most.
+//! durable before the pins are that tell of it, so that a crash repeats a record at most; what somebody decided and is on record
+//! comes in force (`owed.rs`).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -40,11 +41,13 @@ pub mod ask;
 pub mod cache;
 pub mod json;
 pub mod list;
+mod owed;
 pub mod pins;
 pub mod schema;
 
 pub use cache::{Asked, Credential, capabilities, known_by};
 use list::{Element, Kind, List};
+pub use owed::NotAccepted;
 pub use pins::pinned_as;
 use pins::{Change, Pins, Standing, TooMany, View};
 
@@ -115,36 +118,6 @@ impl std::error::Error for Unobserved {
     }
 }
 
-/// Why a tool stays in quarantine.
-#[derive(Debug)]
-pub enum NotAccepted {
-    /// It is not in quarantine.
-    NotQuarantined,
-    /// The server offers another definition than the one that was looked at.
-    Another,
-    /// No record may hold who accepts it, or why.
-    Unrecordable,
-    /// It cannot be recorded or kept.
-    Unobserved(Unobserved),
-}
-
-impl std::fmt::Display for NotAccepted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::NotQuarantined => {
-                f.write_str("it is not in quarantine; hint: gateway-shim server quarantine lists what is")
-            }
-            Self::Another => f.write_str(
-                "the server offers another definition by now than the one that was looked at; hint: look at it again",
-            ),
-            Self::Unrecordable => f.write_str(Reason::UNRECORDABLE),
-            Self::Unobserved(why) => write!(f, "{why}; hint: the shim's log says more, and nothing has changed"),
-        }
-    }
-}
-
-impl std::error::Error for NotAccepted {}
-
 /// A call that must not go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -203,6 +176,8 @@ struct Inner {
     live: RwLock<Arc<Pins>>,
     /// Held from the first record of a change until its pins are live.
     changing: tokio::sync::Mutex<()>,
+    /// What somebody decided and is not finished. It becomes another with `changing` alone.
+    owed: Mutex<Option<owed::Owed>>,
     lists: Mutex<cache::Cache>,
     walks: Mutex<HashMap<(String, View), Walk>>,
     /// By server.
@@ -220,7 +195,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// # Errors
 /// [`Faults`]: what is there is not read as none, because every tool would be pinned anew.
-pub fn read(file: &Path) -> Result<Pins, Faults> {
+fn read(file: &Path) -> Result<Pins, Faults> {
     let fault = |why: String| {
         let hint = "hint: restore it from a backup; without it every tool is pinned as it is now";
         Faults(vec![format!("{} cannot be read: {why}; {hint}", file.display())])
@@ -236,24 +211,39 @@ pub fn read(file: &Path) -> Result<Pins, Faults> {
     }
 }
 
+/// Whether a start finds pins, and what was decided and not finished, that it can read.
+///
+/// # Errors
+/// [`Faults`].
+pub fn check(file: &Path) -> Result<(), Faults> {
+    read(file)?;
+    owed::read(file).map(drop)
+}
+
 impl Catalog {
-    /// With the pins of this file.
+    /// With the pins of this file; goes on with what was decided and not finished.
     ///
     /// # Errors
-    /// As of [`read`].
+    /// As of [`check`].
     pub fn open(file: PathBuf, gateway: Gateway) -> Result<Self, Faults> {
-        let pins = read(&file)?;
-        Ok(Self(Arc::new(Inner {
+        let (pins, owed) = (read(&file)?, owed::read(&file)?);
+        let goes_on = owed.is_some();
+        let catalog = Self(Arc::new(Inner {
             gateway,
             file,
             live: RwLock::new(Arc::new(pins)),
             changing: tokio::sync::Mutex::default(),
+            owed: Mutex::new(owed),
             lists: Mutex::default(),
             walks: Mutex::default(),
             budgets: Mutex::default(),
             known_schemas: RwLock::default(),
             schemas: schema::Schemas::default(),
-        })))
+        }));
+        if goes_on {
+            catalog.go_on_later();
+        }
+        Ok(catalog)
     }
 
     /// What is pinned now.
@@ -284,6 +274,7 @@ impl Catalog {
         let catalog = self.clone();
         let change = async move {
             let _changing = catalog.0.changing.lock().await;
+            catalog.finish_owed().await?;
             let (seen, list) = match Arc::ptr_eq(&before.0, &catalog.pins()) {
                 true => (Some(before), list),
                 false => catalog.seen_by(list).await?,
@@ -326,43 +317,18 @@ impl Catalog {
         if fits(left) { Ok(()) } else { Err(Unobserved::TooFast) }
     }
 
-    /// Lets a tool out of quarantine, as it is now: by its name, or as the list of what is in quarantine shows it; with `looked_at`
-    /// only if that is the definition. Gives what was recorded.
-    ///
-    /// # Errors
-    /// [`NotAccepted`].
-    pub async fn accept(
-        &self,
-        server: &str,
-        tool: &str,
-        looked_at: Option<[u8; 32]>,
-        why: &Reason,
-    ) -> Result<Change, NotAccepted> {
-        if !why.is_recordable() {
-            return Err(NotAccepted::Unrecordable);
-        }
-        let (catalog, server, tool, why) = (self.clone(), server.to_owned(), tool.to_owned(), why.clone());
-        let change = async move {
-            let _changing = catalog.0.changing.lock().await;
-            let pins = catalog.pins();
-            if looked_at.is_some() && pins.offered(&server, &tool).is_some_and(|offered| offered != looked_at) {
-                return Ok(Err(NotAccepted::Another));
-            }
-            let Some((next, change)) = pins.accept(&server, &tool, &why) else {
-                return Ok(Err(NotAccepted::NotQuarantined));
-            };
-            catalog.change(&server, next, std::slice::from_ref(&change)).await?;
-            Ok(Ok(change))
-        };
-        finish(change).await.map_err(NotAccepted::Unobserved)?
-    }
-
     /// Records durable, then the file, then what is live.
     async fn change(&self, server: &str, next: Pins, changes: &[Change]) -> Result<(), Unobserved> {
+        self.record(server, changes).await.map_err(Unobserved::NotRecorded)?;
+        // A crash here leaves the old pins: the same is seen, and recorded, once more.
+        self.pin(next).await
+    }
+
+    async fn record(&self, server: &str, changes: &[Change]) -> Result<(), Refused> {
         let mut recordings = Vec::with_capacity(changes.len());
         for change in changes {
             let record = RecordKind::ToolDefinition(change.record(server, clock::now_us()));
-            recordings.push(self.0.gateway.submit(record).await.map_err(Unobserved::NotRecorded)?);
+            recordings.push(self.0.gateway.submit(record).await?);
             if change.action == custody::wire::DefinitionAction::Warned
                 || change.action == custody::wire::DefinitionAction::Quarantined
             {
@@ -374,15 +340,28 @@ impl Catalog {
             match recording.durable().await {
                 // Let go, and declared: as the configuration says.
                 Ok(_) | Err(Refused::Dropped) => {}
-                Err(refused) => return Err(Unobserved::NotRecorded(refused)),
+                Err(refused) => return Err(refused),
             }
         }
-        // A crash here leaves the old pins: the same is seen, and recorded, once more.
-        let (file, bytes) = (self.0.file.clone(), next.bytes());
-        let kept = tokio::task::spawn_blocking(move || durable::replace(&file, &bytes)).await;
-        kept.map_err(std::io::Error::other).and_then(|kept| kept).map_err(Unobserved::NotKept)?;
+        Ok(())
+    }
+
+    /// Puts the pins in force whose records are durable.
+    async fn pin(&self, next: Pins) -> Result<(), Unobserved> {
+        let bytes = next.bytes();
+        self.on_disk(move |pins| durable::replace(pins, &bytes)).await?;
         *self.0.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         Ok(())
+    }
+
+    /// Waits for the disk without holding up anybody.
+    async fn on_disk(
+        &self,
+        work: impl FnOnce(&Path) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), Unobserved> {
+        let catalog = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&catalog.0.file)).await;
+        done.map_err(std::io::Error::other).and_then(|done| done).map_err(Unobserved::NotKept)
     }
 
     /// Remembers the input schemas of what is listed.

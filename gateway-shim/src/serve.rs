@@ -111,7 +111,7 @@ pub(crate) struct Shared {
 pub fn check(config: &Config) -> Result<(), Faults> {
     if let Some(serve) = &config.serve {
         access::check(&serve.policies())?;
-        catalog::read(&serve.dir.join(PINS))?;
+        catalog::check(&serve.dir.join(PINS))?;
         tls::Acceptor::of(serve)?;
     }
     config.servers.iter().try_for_each(|(name, server)| Server::check(name, server))

@@ -351,7 +351,7 @@ impl Engine {
         let policy = to.parse()?;
         let state = self.0.state.lock().await;
         let lines = plan(&state.policy, &policy).into_iter().map(|change| change.line).collect();
-        let undone = state.kept.since.lacking(&policy).map(|lacking| undoes_words(&lacking, &state.policy.digest));
+        let undone = state.undone(&policy).map(|lacking| undoes_words(&lacking, &state.policy.digest));
         let back = state.kept.back(&state.policy, &policy, clock::now_us());
         let back = back.into_iter().map(|line| format!("{line}; hint: --restore-revoked, if that is meant"));
         let warnings = undone.into_iter().chain(back).collect();
@@ -365,12 +365,10 @@ impl Engine {
         let waiting = (!state.waiting.is_empty()).then(|| state.waiting_words());
         let differs = match wanted(&self.0.paths, &*self.0.files) {
             Ok(texts) if texts == *state.newest().0 => None,
-            Ok(texts) if texts.parse().is_ok_and(|policy| state.kept.since.lacking(&policy).is_some()) => {
-                Some(format!(
-                    "the access policy's file is not what is in force, and lacks what verbs changed; {}",
-                    undone_hint()
-                ))
-            }
+            Ok(texts) if texts.parse().is_ok_and(|policy| state.undone(&policy).is_some()) => Some(format!(
+                "the access policy's file is not what is in force, and lacks what verbs changed; {}",
+                undone_hint()
+            )),
             Ok(_) => Some(format!("the access policy's file is not what is in force; {hint}")),
             Err(error) => Some(error.to_string()),
         };
@@ -400,6 +398,9 @@ impl Engine {
             state.knows(&why)?;
             let policy = to.parse()?;
             state.may_apply(&policy, meant)?;
+            if to == state.texts {
+                return Ok(state.unchanged());
+            }
             let pending = Pending { whole: true, ..pending(&state, to, &why) };
             engine.make(&mut state, pending, Vec::new()).await
         }))
@@ -480,7 +481,7 @@ impl State {
     /// Whether applying this undoes nothing that verbs did, and brings nothing back, or that is meant.
     fn may_apply(&self, policy: &Policy, meant: Allowance) -> Result<(), ChangeError> {
         let refused = |why: String| Err(ChangeError::Refused(format!("apply the policy: {why}")));
-        match (meant.over, self.kept.since.lacking(policy)) {
+        match (meant.over, self.undone(policy)) {
             (Some(over), _) if over != self.policy.digest => {
                 let now = hex(&self.policy.digest);
                 return refused(format!("in force is {now}, and no longer what --over names; hint: access plan anew"));

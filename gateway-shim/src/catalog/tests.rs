@@ -244,3 +244,82 @@ async fn what_changes_without_end_is_not_taken_note_of_without_end() {
     let mut budget = Budget { left: 0, minute: Instant::now() - Duration::from_secs(150) };
     assert_eq!((*budget.left(), *budget.left()), (2 * CHANGES_PER_MINUTE, 2 * CHANGES_PER_MINUTE));
 }
+
+/// A tool in quarantine, what somebody decided about it and could not be kept, and the files as a crash there leaves them: pins
+/// of before, the decision.
+async fn decided() -> (Bench, Vec<u8>, Vec<u8>) {
+    let bench = Bench::new().await;
+    observe(&bench.catalog, QUARANTINE, &json!([{"name": "x"}])).await;
+    observe(&bench.catalog, QUARANTINE, &json!([{"name": "x", "title": "other"}])).await;
+    std::fs::create_dir(bench.dir.path().join("pins.new")).unwrap();
+    let failed = bench.catalog.accept("s", "x", None, &reason("reviewed")).await;
+    assert!(matches!(failed, Err(NotAccepted::Unfinished(Unobserved::NotKept(_)))), "{failed:?}");
+    assert_eq!(bench.catalog.pins().standing("s", "x"), Standing::Quarantined);
+    let read = |name| std::fs::read(bench.dir.path().join(name)).unwrap();
+    let (pins, owed) = (read("pins"), read("pins.change.json"));
+    (bench, pins, owed)
+}
+
+/// Whatever the last step of an acceptance was, the next start makes the rest: nothing that is on record stays undone.
+#[tokio::test]
+async fn what_was_decided_before_a_crash_is_on_record_and_in_force_after_it() {
+    use wire::{DefinitionAction as Action, DefinitionChange as What};
+    let (bench, before, owed) = decided().await;
+    let offered = bench.catalog.pins().offered("s", "x").flatten().unwrap();
+    let (after, _) = bench.catalog.pins().accept("s", "x", &reason("reviewed")).unwrap();
+    // The old pins, where its record may be there or not, and the new ones.
+    for (pins, records) in [(before, 1), (after.bytes(), 0)] {
+        let bench = Bench::new().await;
+        let file = |name| bench.dir.path().join(name);
+        durable::replace(&file("pins"), &pins).unwrap();
+        durable::replace(&file("pins.change.json"), &owed).unwrap();
+        let next = bench.again();
+        within(async {
+            while file("pins.change.json").exists() || next.pins().standing("s", "x") != Standing::InForce(offered) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(bench.again().pins(), next.pins());
+        let accepted = ("x".to_owned(), What::Changed, Action::Accepted);
+        assert_eq!(bench.records().await, vec![accepted; records]);
+    }
+    let bench = Bench::new().await;
+    durable::replace(&bench.dir.path().join("pins.change.json"), b"{}").unwrap();
+    let fault = check(&bench.dir.path().join("pins")).unwrap_err().to_string();
+    assert!(fault.contains("hint: start the version that wrote it"), "{fault}");
+}
+
+/// What is on record comes in force before the pins tell of anything else, and not in the place of what is there then.
+#[tokio::test]
+async fn no_pin_changes_before_what_was_decided_is_in_force() {
+    use wire::{DefinitionAction as Action, DefinitionChange as What};
+    let (bench, ..) = decided().await;
+    let another = tools(&json!([{"name": "x", "title": "yet another"}]));
+    let list = |whole| bench.catalog.observe("s", QUARANTINE, Kind::Tools, std::slice::from_ref(&another), whole);
+    assert!(matches!(list(Some([0; 8])).await, Err(Unobserved::NotKept(_))));
+    std::fs::remove_dir(bench.dir.path().join("pins.new")).unwrap();
+    list(Some([0; 8])).await.unwrap();
+    assert!(!bench.dir.path().join("pins.change.json").exists());
+    assert_eq!(bench.catalog.pins().offered("s", "x"), Some(another.elements[0].digest));
+    let mut records = bench.records().await;
+    assert_eq!(records.pop(), Some(("x".to_owned(), What::Changed, Action::Quarantined)));
+    assert_eq!(records.pop(), Some(("x".to_owned(), What::Changed, Action::Accepted)));
+}
+
+/// Whoever is told that nothing has changed finds nothing of it later.
+#[tokio::test]
+async fn a_decision_that_was_refused_leaves_nothing() {
+    let bench = Bench::new().await;
+    observe(&bench.catalog, QUARANTINE, &json!([{"name": "x"}])).await;
+    observe(&bench.catalog, QUARANTINE, &json!([{"name": "x", "title": "other"}])).await;
+    let blocked = bench.again();
+    bench.gateway.drain().await.unwrap();
+    let failed = bench.catalog.accept("s", "x", None, &reason("reviewed")).await;
+    assert!(matches!(failed, Err(NotAccepted::Unobserved(Unobserved::NotRecorded(_)))), "{failed:?}");
+    assert!(!bench.dir.path().join("pins.change.json").exists());
+    std::fs::create_dir(bench.dir.path().join("pins.change.json.new")).unwrap();
+    let failed = blocked.accept("s", "x", None, &reason("reviewed")).await;
+    assert!(matches!(failed, Err(NotAccepted::Unobserved(Unobserved::NotKept(_)))), "{failed:?}");
+    assert_eq!(bench.again().pins().standing("s", "x"), Standing::Quarantined);
+}

@@ -49,6 +49,7 @@ pub(super) async fn accept(
             NotAccepted::NotQuarantined | NotAccepted::Another => Status::failed_precondition(text),
             NotAccepted::Unrecordable => Status::invalid_argument(text),
             NotAccepted::Unobserved(_) => Status::unavailable(text),
+            NotAccepted::Unfinished(_) => Status::aborted(text),
         }
     })?;
     Ok(shown(&asked.server, accepted.tool(), accepted.before, accepted.after))

@@ -481,8 +481,8 @@ impl Proxy {
         let answer = match &self.server {
             Server::Http(server) => server.request(self, came, request, body, running).await,
             Server::Stdio(server) => {
-                let (cut, member) = (running.clone(), Some(came.caller.member));
-                let answered = Box::pin(server.request(self, &came.headers, member, request, &body, running));
+                let cut = running.clone();
+                let answered = Box::pin(server.request(self, &came.headers, &came.caller, request, &body, running));
                 tokio::select! {
                     answer = answered => watched::until_cut(answer, cut),
                     () = open::cut(cut.as_ref()) => error(StatusCode::OK, &raw_id, CODE_REVOKED, REVOKED),
@@ -553,17 +553,20 @@ impl Proxy {
         answer
     }
 
-    /// Cuts what may not go on any more: sessions whose member may ask nothing here, and their processes.
+    /// Whether this caller may ask nothing here any more.
+    pub(super) fn may_ask_nothing(&self, caller: &Caller) -> bool {
+        let asked = admit::asked_of_session(&self.name, caller, 0);
+        self.shared.access.still_allowed(caller, &asked.ask(), clock::now_us()).is_err()
+    }
+
+    /// Cuts what may not go on any more: sessions whose member may ask nothing here, and their processes, also those that are
+    /// asked without a session.
     pub(super) fn cut_sessions(&self) {
-        let now = clock::now_us();
-        let is_out = |owner: &Caller| {
-            let asked = admit::asked_of_session(&self.name, owner, 0);
-            self.shared.access.still_allowed(owner, &asked.ask(), now).is_err()
-        };
-        for id in self.sessions.end_of(is_out) {
-            if let Server::Stdio(server) = &self.server {
-                server.end_session(&id);
-            }
+        let is_out = |caller: &Caller| self.may_ask_nothing(caller);
+        let ended = self.sessions.end_of(is_out);
+        if let Server::Stdio(server) = &self.server {
+            ended.iter().for_each(|id| server.end_session(id));
+            server.end_shared(is_out);
         }
     }
 }

@@ -6,7 +6,7 @@
 //! its end or to its session, also when that request's connection is gone meanwhile. How a process lives is decided in `server/`.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -15,7 +15,7 @@ use std::{
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use bytes::Bytes;
 use custody::{
-    id::hex,
+    id::{MemberId, hex},
     wire::{Outcome, ServerState},
 };
 use tokio::{
@@ -29,9 +29,11 @@ use super::{
     open::Running,
     proxy::Proxy,
     refusal::{CODE_NO_SESSION, error},
+    sessions::is_same,
     text,
 };
 use crate::{
+    access::Caller,
     clock,
     mcp::{
         envelope::{self, Message, Request},
@@ -61,17 +63,38 @@ use session::{Kind, Session, Told};
 const INBOX_MAX: usize = 64;
 /// How often a process that nobody waits for is asked whether it is there.
 const HEALTH_EVERY: Duration = Duration::from_secs(60);
+/// Tokens of one member that are remembered of the process that they share; the one used longest ago is forgotten first, which
+/// costs a new process at worst.
+const CALLERS_MAX: usize = 16;
 /// What a process may still have written when it ended is read for so long: one that left its group may hold the pipe.
 const REST_WAIT: Duration = Duration::from_secs(1);
 
 /// The process that takes what one member asks without a session, while it runs.
-type Shared = Arc<tokio::sync::Mutex<Weak<Session>>>;
+type Place = Arc<tokio::sync::Mutex<Weak<Session>>>;
+
+/// What is known of that process.
+#[derive(Default)]
+struct Shared {
+    place: Place,
+    /// Who asked it, each token once, the newest last: the process is theirs as long as one of them may ask anything.
+    callers: VecDeque<Caller>,
+}
+
+impl Shared {
+    fn is_used_by(&mut self, caller: &Caller) {
+        self.callers.retain(|known| !is_same(known, caller));
+        if self.callers.len() >= CALLERS_MAX {
+            self.callers.pop_front();
+        }
+        self.callers.push_back(caller.clone());
+    }
+}
 
 /// All that goes on with one server.
 pub(super) struct Stdio {
     pool: Arc<Pool>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
-    shared: Mutex<HashMap<Owner, Shared>>,
+    shared: Mutex<HashMap<MemberId, Shared>>,
 }
 
 /// Why there is no process to ask.
@@ -122,15 +145,15 @@ impl Stdio {
         self: &Arc<Self>,
         proxy: &Arc<Proxy>,
         headers: &HeaderMap,
-        owner: Owner,
+        caller: &Caller,
         request: Request,
         body: &Bytes,
         running: Option<Running>,
     ) -> Answer {
         let found = match (headers.contains_key(SESSION), request.method.as_str()) {
-            (false, "initialize") => self.begin(proxy, owner).await,
+            (false, "initialize") => self.begin(proxy, Some(caller.member)).await,
             // Whoever asks without a session says so with the version in each request (MCP 2026-07-28).
-            (false, _) if request.protocol.is_some() => self.sessionless(proxy, owner).await,
+            (false, _) if request.protocol.is_some() => self.sessionless(proxy, caller).await,
             _ => self.session(headers),
         };
         let session = match found {
@@ -156,13 +179,13 @@ impl Stdio {
         self: &Arc<Self>,
         proxy: &Arc<Proxy>,
         headers: &HeaderMap,
-        owner: Owner,
+        caller: &Caller,
         wait: Duration,
         body: &Bytes,
     ) -> Result<Bytes, String> {
         let found = match headers.contains_key(SESSION) {
             true => self.session(headers),
-            false => self.sessionless(proxy, owner).await,
+            false => self.sessionless(proxy, caller).await,
         };
         found.map_err(|(_, why)| why.to_owned())?.ask_itself(wait, body).await
     }
@@ -220,6 +243,20 @@ impl Stdio {
         }
     }
 
+    /// Ends the process of each member all of whose tokens that asked it may ask nothing here any more. One that is being
+    /// begun ends once it is there.
+    pub(super) fn end_shared(&self, is_out: impl Fn(&Caller) -> bool) {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        for Shared { place, .. } in shared.values().filter(|shared| shared.callers.iter().all(&is_out)) {
+            let place = Arc::clone(place);
+            tokio::spawn(async move {
+                if let Some(session) = place.lock().await.upgrade() {
+                    session.end();
+                }
+            });
+        }
+    }
+
     /// A session of its own, with a process of its own.
     async fn begin(self: &Arc<Self>, proxy: &Arc<Proxy>, owner: Owner) -> Result<Arc<Session>, NoProcess> {
         let (stdio, proxy) = (Arc::clone(self), Arc::clone(proxy));
@@ -233,26 +270,29 @@ impl Stdio {
     }
 
     /// The process that takes what this member asks without a session; a new one if there is none.
-    async fn sessionless(self: &Arc<Self>, proxy: &Arc<Proxy>, owner: Owner) -> Result<Arc<Session>, NoProcess> {
+    async fn sessionless(self: &Arc<Self>, proxy: &Arc<Proxy>, caller: &Caller) -> Result<Arc<Session>, NoProcess> {
         if self.pool.sessionless() == Some(false) {
             return Err(NO_SESSION);
         }
-        let shared = {
+        let place = {
             let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
             // Nobody waits for these, and their process is gone.
-            shared.retain(|_, shared| {
-                Arc::strong_count(shared) > 1 || shared.try_lock().is_ok_and(|session| session.strong_count() > 0)
+            shared.retain(|_, Shared { place, .. }| {
+                Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|session| session.strong_count() > 0)
             });
-            Arc::clone(shared.entry(owner).or_default())
+            let shared = shared.entry(caller.member).or_default();
+            // Before it is begun: whatever takes the access away meanwhile finds whom it is for.
+            shared.is_used_by(caller);
+            Arc::clone(&shared.place)
         };
         // One starts it, and the others wait for that.
-        let place = shared.lock_owned().await;
+        let place = place.lock_owned().await;
         if let Some(session) = place.upgrade().filter(|session| !session.has_ended()) {
             return Ok(session);
         }
-        let (stdio, proxy) = (Arc::clone(self), Arc::clone(proxy));
+        let (stdio, proxy, caller) = (Arc::clone(self), Arc::clone(proxy), caller.clone());
         // As `begin` does.
-        let begun = tokio::spawn(async move { stdio.begin_sessionless(&proxy, owner, place).await });
+        let begun = tokio::spawn(async move { stdio.begin_sessionless(&proxy, &caller, place).await });
         begun.await.unwrap_or_else(|_| Err(refused(&Refused::Failed)))
     }
 
@@ -260,10 +300,10 @@ impl Stdio {
     async fn begin_sessionless(
         self: &Arc<Self>,
         proxy: &Arc<Proxy>,
-        owner: Owner,
+        caller: &Caller,
         mut place: tokio::sync::OwnedMutexGuard<Weak<Session>>,
     ) -> Result<Arc<Session>, NoProcess> {
-        let (mut started, lease) = self.pool.start(owner).await.map_err(|why| refused(&why))?;
+        let (mut started, lease) = self.pool.start(Some(caller.member)).await.map_err(|why| refused(&why))?;
         let probed = tokio::select! {
             probed = probe::probe(&mut started, self.pool.ready_wait()) => Some(probed),
             () = lease.asked_to_end() => None,
@@ -274,6 +314,10 @@ impl Stdio {
                 self.pool.learn_sessionless(true);
                 let session = self.run(proxy, Kind::Sessionless, started, lease);
                 *place = Arc::downgrade(&session);
+                // Whoever lost the access before they were remembered here was not found when it was taken away.
+                if proxy.may_ask_nothing(caller) {
+                    session.end();
+                }
                 return Ok(session);
             }
             Some(Probed::Declines) => ServerState::Stopped,

@@ -359,6 +359,20 @@ impl Engine {
     }
 }
 
+impl State {
+    /// What verbs did, and a policy in the place of this one would undo.
+    pub(super) fn undone(&self, policy: &Policy) -> Option<String> {
+        self.kept.since.lacking(&self.policy, policy)
+    }
+
+    /// What is said of a text that is in force already: of what is no change there is no record.
+    pub(super) fn unchanged(&mut self) -> Changed {
+        let lines = vec!["nothing changes, and nothing is recorded: this text is in force already".to_owned()];
+        let (warnings, digest) = (std::mem::take(&mut self.warnings), self.policy.digest);
+        Changed { lines, warnings, unfinished: None, tokens: Vec::new(), digest }
+    }
+}
+
 /// The parts of a change.
 fn changes(old: &Policy, new: &Policy, pending: &Pending) -> Vec<Change> {
     let nothing = Policy::default();

@@ -2,9 +2,10 @@
 //! as well as a file that was left alone.
 //!
 //! What must hold: each part that a verb changed is here, as the verb left it, until a policy is applied over it by whoever saw
-//! what is in force; a text that has all of it is not refused, in whatever order it has the rest.
+//! what is in force; a text that has all of it is not refused, in whatever order it has the rest, as long as no rule that a verb
+//! made would come behind one that decides otherwise: the first that fits decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use custody::{
     hash::sha256,
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{
     plan::wire_rule,
-    policy::{DAY_US, Policy, TOKEN_DAYS_MAX},
+    policy::{DAY_US, Policy, Rule, TOKEN_DAYS_MAX},
 };
 
 /// So many parts are named in a refusal; a person reads it.
@@ -59,10 +60,11 @@ impl Since {
         });
     }
 
-    /// What of it a policy lacks: a part each, and so much as people read.
-    pub(super) fn lacking(&self, policy: &Policy) -> Option<String> {
+    /// What of it a policy lacks that would take the place of what is in force: a part each, and so much as people read.
+    pub(super) fn lacking(&self, in_force: &Policy, policy: &Policy) -> Option<String> {
         let has = parts(policy);
-        let all: Vec<String> = self.0.iter().filter(|(part, left)| lacks(&has, part, left)).map(words).collect();
+        let lacking = self.0.iter().filter(|(part, left)| lacks(&has, part, left)).map(words);
+        let all: Vec<String> = lacking.chain(self.overruled(in_force, policy)).collect();
         let more = all.len().saturating_sub(NAMED_MAX);
         let named = all[..all.len() - more].join(", ");
         match (all.len(), more) {
@@ -71,6 +73,42 @@ impl Since {
             _ => Some(format!("{named} and {more} more")),
         }
     }
+}
+
+impl Since {
+    /// Rules that a verb made and that would stand behind one that decides otherwise and does not stand before them in force: a
+    /// line each. Who or what both are about is not looked at: whoever moves them knows, and says so with `--over`.
+    fn overruled(&self, in_force: &Policy, policy: &Policy) -> Vec<String> {
+        let known: HashMap<&str, (usize, &Rule)> =
+            in_force.rules.iter().enumerate().map(|(place, rule)| (&*rule.id, (place, rule))).collect();
+        // Of those that were passed, by whether they allow: the one that is last in force.
+        let mut last: [Option<(usize, &str)>; 2] = [None; 2];
+        let mut overruled = Vec::new();
+        for rule in policy.rules.iter().filter(|rule| !rule.organisation) {
+            let known = known.get(&*rule.id);
+            let by_verb = self.0.get(&part_of(rule)).is_some_and(|left| matches!(left, Left::Rule(_)));
+            if let (Some((place, _)), Some((other, id))) = (known, last[usize::from(!rule.allow)])
+                && by_verb
+                && other > *place
+            {
+                overruled.push(format!("rule {} (made to stand before rule {id}, which would come first)", rule.id));
+            }
+            let place = match known {
+                // One that allows more than it did is as good as new.
+                Some((place, known)) if !rule.allow || *known == rule => Some(*place),
+                // What is denied besides undoes nothing that a verb denied, and is meant where a verb allowed it.
+                None if !rule.allow => None,
+                _ => Some(usize::MAX),
+            };
+            let passed = &mut last[usize::from(rule.allow)];
+            *passed = (*passed).max(place.map(|place| (place, &*rule.id)));
+        }
+        overruled
+    }
+}
+
+fn part_of(rule: &Rule) -> String {
+    format!("rule {}", rule.id)
 }
 
 /// The parts of a policy that verbs change, by name. Who or what was revoked is gone.
@@ -87,7 +125,7 @@ fn parts(policy: &Policy) -> BTreeMap<String, Left> {
     parts.extend(policy.agents.keys().map(|id| (format!("agent {id}"), Left::There)));
     for rule in policy.rules.iter().filter(|rule| !rule.organisation) {
         let digest = sha256(&[&wire_rule(rule).encode_to_vec()]);
-        parts.insert(format!("rule {}", rule.id), Left::Rule(hex(&digest)));
+        parts.insert(part_of(rule), Left::Rule(hex(&digest)));
     }
     parts
 }

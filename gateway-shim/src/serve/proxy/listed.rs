@@ -264,7 +264,7 @@ impl Proxy {
                 return Err("there is no session".to_owned());
             }
             Server::Stdio(server) => {
-                return server.ask_itself(self, &headers, Some(came.caller.member), PAGE_WAIT, body).await;
+                return server.ask_itself(self, &headers, &came.caller, PAGE_WAIT, body).await;
             }
         };
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -1,6 +1,7 @@
 //! What a server over stdio answers without a session, and how its processes end by themselves.
 
 use super::*;
+use crate::access::tests::put_in_force;
 
 /// A server of both eras in a few lines of shell: it says in each answer which process it is, and answers `first` only when
 /// it is asked `second`, so that two requests wait at a time.
@@ -140,6 +141,58 @@ async fn each_member_has_a_process_of_its_own() {
     let owners: std::collections::BTreeSet<_> =
         bench.front.processes().list()[0].processes.iter().map(|process| process.owner.map(|id| id.0)).collect();
     assert_eq!(owners.len(), 2, "and the list says whose each is");
+}
+
+/// What is asked without a session has none that could be cut: its process would work on for somebody who may do nothing.
+#[tokio::test]
+async fn the_process_of_a_member_who_may_ask_nothing_any_more_ends_at_once() {
+    const BOB: &str = "b0b00000000000000000000000000002";
+    const CAROL: &str = "ca701000000000000000000000000003";
+    let (policy, tokens) = policy(&[ALICE, BOB, CAROL], ALL);
+    // Alice has two tokens, and Carol none.
+    let policy = policy.replace(&format!("member = \"{CAROL}\""), &format!("member = \"{ALICE}\""));
+    let script = toml::Value::String(BOTH.into());
+    let waits = Waits { head: listen::HEAD_LIMIT, body: BODY_LIMIT };
+    let access = Access::of(&policy, None).unwrap();
+    let config = format!("command = [\"sh\", \"-c\", {script}]\n");
+    let bench = Bench::with_access(&config, waits, access, tokens[0].clone()).await;
+    let mut pids = Vec::new();
+    let [alice, bob, other] = [&tokens[0], &tokens[1], &tokens[2]];
+    let pid = async |token: &str| {
+        let headers = [said("tools/call", "second"), vec![("authorization", token)]].concat();
+        let (_, _, body) = within(bench.post(&headers, &ask(&json!(1), "tools/call", "second"))).await;
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        body["result"]["pid"].clone()
+    };
+    for token in [alice, bob, other, alice] {
+        pids.push(pid(token).await);
+    }
+    assert!(pids[0] == pids[2] && pids[0] != pids[1], "{pids:?}");
+    let listed = || {
+        let servers = bench.front.processes().list();
+        servers[0].processes.iter().filter_map(|process| process.owner).map(|id| id.to_string()).collect::<Vec<_>>()
+    };
+    // The token that was used last is revoked. The other one is good, and what it asked goes on.
+    let first = policy.find("[[tokens]]\n").unwrap() + "[[tokens]]\n".len();
+    let without = format!("{}revoked = true\n{}", &policy[..first], &policy[first..]);
+    put_in_force(&bench.access, &without);
+    bench.front.proxies["test"].cut_sessions();
+    assert_eq!(pid(other).await, pids[0], "the process is still theirs");
+    // Now she may ask nothing, with whichever; Bob may.
+    put_in_force(
+        &bench.access,
+        &without.replace(&format!("[members.{ALICE}]"), &format!("[members.{ALICE}]\nrevoked = true")),
+    );
+    within(async {
+        while listed() != [BOB] {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(pid(bob).await, pids[1]);
+    let lives = lives(&bench.records().await);
+    use wire::ServerState::{Started, Stopped};
+    assert_eq!(lives.iter().map(|life| life.0).collect::<Vec<_>>(), [Started, Started, Stopped, Stopped]);
 }
 
 /// Clients of both eras take an error without a body of that revision for a server of sessions alone.

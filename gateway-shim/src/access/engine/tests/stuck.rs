@@ -429,3 +429,66 @@ async fn a_crash_forgets_nothing_of_what_a_verb_did() {
         }
     }
 }
+
+/// The first rule that fits decides: one that a verb made does nothing behind another that decides otherwise.
+#[tokio::test]
+async fn applying_a_file_puts_no_rule_of_a_verb_behind_one_that_decides_otherwise() {
+    let machine = machine();
+    let engine = open(&machine).await.unwrap();
+    let made = |id: &str, tools: &str| NewRule {
+        id: Some(id.into()),
+        everyone: true,
+        tools: vec![tools.into()],
+        ..NewRule::default()
+    };
+    edited(&engine, Edit::Deny(made("no", "mail/send"))).await;
+    edited(&engine, Edit::Grant(made("yes", "files/read"))).await;
+    let rule = |id: &str, effect: &str, tools: &str| {
+        format!("[[rules]]\nid = \"{id}\"\neffect = \"{effect}\"\neveryone = true\ntools = [\"{tools}\"]\n")
+    };
+    let (no, yes) = (rule("no", "deny", "mail/send"), rule("yes", "allow", "files/read"));
+    let (late, new) = (rule("late", "deny", "files/*"), rule("new", "allow", "mail/*"));
+    let text =
+        |first: &[&str], last: &[&str]| policy().replace("# Nothing", &(first.concat() + "# Nothing")) + &last.concat();
+    let moved = text(&[], &[&no, &yes]);
+    let widened = moved.replace("groups = [\"staff\"]\ntools", "everyone = true\ntools");
+    assert_ne!(moved, widened);
+    for (text, over, says) in [
+        (moved.clone(), false, Some("rule no (made to stand before rule staff, which would come first), and would")),
+        (text(&[&new, &no], &[&yes]), false, Some("rule no (made to stand before rule new,")),
+        // What is denied besides undoes nothing, and the order of what decides alike is nobody's.
+        (text(&[&rule("also", "deny", "*/x"), &no, &yes], &[&late, &new]), false, None),
+        (text(&[&no, &late], &[&yes]), false, Some("rule yes (made to stand before rule late,")),
+        // Whoever means it says so, and is not asked again; but for what allows more there.
+        (moved.clone(), true, None),
+        (moved + "# reviewed\n", false, None),
+        (widened, false, Some("rule no (made to stand before rule staff,")),
+    ] {
+        let before = engine.access().digest();
+        let meant = Allowance { over: over.then_some(before), restore_revoked: false };
+        let warned = engine.plan_of(text.clone()).await.unwrap().warnings;
+        let applied = engine.apply(Some(text), meant, why()).await.map_err(|why| why.to_string());
+        match (says, applied) {
+            (Some(says), Err(said)) => {
+                assert!(said.contains(says) && warned[0].contains(says), "{said}, {warned:?}");
+                assert_eq!((said.matches("made").count(), engine.access().digest()), (1, before), "{said}");
+            }
+            (None, Ok(_)) => assert!(over != warned.is_empty() && engine.access().digest() != before, "{warned:?}"),
+            (says, applied) => panic!("{says:?}: {:?}", applied.map(|changed| changed.lines)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn applying_what_is_in_force_says_that_nothing_changes() {
+    let machine = machine();
+    let engine = open(&machine).await.unwrap();
+    let (records, digest) = (machine.records.lock().unwrap().len(), engine.access().digest());
+    let applied = engine.apply(None, Allowance::default(), why()).await.unwrap_or_else(|error| panic!("{error}"));
+    assert!(applied.lines[0].starts_with("nothing changes, and nothing is recorded"), "{:?}", applied.lines);
+    assert_eq!((machine.records.lock().unwrap().len(), applied.digest, applied.unfinished), (records, digest, None));
+    // The text alone is a change, and on record.
+    machine.put(&paths().workspace, &(policy() + "# reviewed\n"));
+    let applied = engine.apply(None, Allowance::default(), why()).await.unwrap_or_else(|error| panic!("{error}"));
+    assert!(applied.lines.is_empty() && machine.records.lock().unwrap().len() == records + 1, "{:?}", applied.lines);
+}
