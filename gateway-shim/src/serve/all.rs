@@ -145,6 +145,17 @@ impl Front {
 
     /// Begins the record of what is answered here; refused to whoever may reach nothing. It ends when it is known how.
     async fn own(&self, came: &Came, request: &Request, bytes: usize) -> Result<OwnRecord, Refusal> {
+        self.own_as(&request.method, came, request, bytes).await
+    }
+
+    /// The same for what has no body. It is as fast as what it is decided as, as at `/mcp/SERVER`.
+    async fn own_stream(&self, came: &Came, method: &str) -> Result<OwnRecord, Refusal> {
+        let request = Request { method: method.to_owned(), ..Request::default() };
+        self.own_as(admit::OF_SESSION, came, &request, 0).await
+    }
+
+    /// The same, at the pace of this method.
+    async fn own_as(&self, paced: &str, came: &Came, request: &Request, bytes: usize) -> Result<OwnRecord, Refusal> {
         let allowed = self.reachable(&came.caller).next().is_some();
         let rule = if allowed { access::SESSION } else { access::DEFAULT_DENY }.into();
         let judgement = Judgement { allowed, rule, policy: self.shared.access.digest(), nobody: None };
@@ -154,7 +165,7 @@ impl Front {
             self.shared.refuse(call, &refusal).await;
             return Err(refusal);
         }
-        if let Err(over) = self.shared.pace.enter(came.caller.member, &request.method) {
+        if let Err(over) = self.shared.pace.enter(came.caller.member, paced) {
             let refusal = Refusal::over_limit(&over);
             self.shared.refuse(call, &refusal).await;
             return Err(refusal);
@@ -165,11 +176,6 @@ impl Front {
             Err(Refused::Dropped) => Ok(OwnRecord(None)),
             Err(refused) => Err(refused.into()),
         }
-    }
-
-    /// The same for what has no body.
-    async fn own_stream(&self, came: &Came, method: &str) -> Result<OwnRecord, Refusal> {
-        self.own(came, &Request { method: method.to_owned(), ..Request::default() }, 0).await
     }
 
     async fn refuse_all(&self, came: &Came, request: Option<&Request>, bytes: usize, refusal: Refusal) -> Answer {

@@ -279,6 +279,26 @@ async fn nobody_fills_the_spool_with_what_a_session_is_made_of() {
     assert!(over.len() == 3 && over.iter().all(|call| call.member.as_deref().map(hex).as_deref() == Some(ALICE)));
 }
 
+/// A stream and the end of a session are a record each time, at `/mcp` as at a server's own address.
+#[tokio::test]
+async fn a_stream_of_all_servers_is_no_way_around_the_pace() {
+    let (mut bench, bob) = bounded("", odd_server().await, ALL).await;
+    bench.path = "/mcp";
+    let (_, of_alice, _) = bench.post(&[], HELLO).await;
+    let bob = [("authorization", bob.as_str())];
+    let (_, of_bob, _) = bench.post(&bob, HELLO).await;
+    bench.front.shared.pace.fill(custody::id::MemberId::from_hex(ALICE).unwrap());
+    let hers = [(SESSION, text(&of_alice, SESSION).unwrap())];
+    for method in [Method::GET, Method::DELETE] {
+        let (_, headers, told) = within(bench.send(method.clone(), &hers, "")).await;
+        assert!(String::from_utf8_lossy(&told).contains("1006"), "{method} {told:?}");
+        assert!(headers.contains_key("retry-after"), "{method}");
+    }
+    let his = [bob[0], (SESSION, text(&of_bob, SESSION).unwrap())];
+    assert_eq!(within(bench.send(Method::DELETE, &his, "")).await.0, StatusCode::OK);
+    assert_eq!(refusals(&bench.calls().await), vec![("shim/over-limit".to_owned(), Outcome::OverLimit); 2]);
+}
+
 /// What a server asks for in one result is judged and recorded whole, or not at all where it is too much.
 #[tokio::test]
 async fn a_result_that_asks_without_end_is_one_record() {
