@@ -143,12 +143,27 @@ impl Front {
         self.proxies.values().filter(|proxy| self.shared.access.may_reach(caller, &proxy.name))
     }
 
+    /// Whether somebody may ask whether anybody is here: whoever may at any server. They may be nobody any more, since the body
+    /// of a request comes behind its head.
+    fn judge_ping(&self, caller: &Caller) -> Judgement {
+        let (rule, policy) = (access::DEFAULT_DENY.into(), self.shared.access.digest());
+        let mut judgement = Judgement { allowed: false, rule, policy, nobody: None };
+        for proxy in self.proxies.values() {
+            let asked = admit::asked_of_session(&proxy.name, caller, 0);
+            judgement = self.shared.access.judge(caller, &asked.ask());
+            if judgement.allowed {
+                break;
+            }
+        }
+        judgement
+    }
+
     /// Begins the record of what is answered here; refused to whoever may reach nothing. It ends when it is known how.
     async fn own(&self, came: &Came, request: &Request, bytes: usize) -> Result<OwnRecord, Refusal> {
         self.own_as(&request.method, came, request, bytes).await
     }
 
-    /// The same for what has no body. It is as fast as what it is decided as, as at `/mcp/SERVER`.
+    /// The same for what has no body: at the pace of what it is decided as, like a stream at `/mcp/SERVER`.
     async fn own_stream(&self, came: &Came, method: &str) -> Result<OwnRecord, Refusal> {
         let request = Request { method: method.to_owned(), ..Request::default() };
         self.own_as(admit::OF_SESSION, came, &request, 0).await
@@ -158,7 +173,8 @@ impl Front {
     async fn own_as(&self, paced: &str, came: &Came, request: &Request, bytes: usize) -> Result<OwnRecord, Refusal> {
         let allowed = self.reachable(&came.caller).next().is_some();
         let rule = if allowed { access::SESSION } else { access::DEFAULT_DENY }.into();
-        let judgement = Judgement { allowed, rule, policy: self.shared.access.digest(), nobody: None };
+        let nobody = if allowed { None } else { self.judge_ping(&came.caller).nobody };
+        let judgement = Judgement { allowed, rule, policy: self.shared.access.digest(), nobody };
         let mut call = self.shared.describe("", Some(request), &Speaker::default(), Some(&came.caller), bytes as u64);
         if !judgement.allowed {
             let refusal = Refusal::denied(&judgement);
@@ -262,6 +278,10 @@ impl Front {
             To::All => {}
         }
         if admit::is_counted(&request.method) {
+            let judgement = self.judge_ping(&came.caller);
+            if !judgement.allowed {
+                return self.refuse_all(&came, Some(&request), body.len(), Refusal::denied(&judgement)).await;
+            }
             self.counts.pings.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             return result(&request.raw_id, "{}");
         }
