@@ -31,7 +31,7 @@ use super::{
     port,
     proxy::{Came, Proxy},
     refusal::{CODE_ELSEWHERE, CODE_NO_SESSION, Refusal, error, json, own_code},
-    sessions::Speaker,
+    sessions::{self, Speaker},
     stdio, text,
 };
 use crate::{
@@ -181,8 +181,8 @@ impl Front {
             self.shared.refuse(call, &refusal).await;
             return Err(refusal);
         }
-        if let Err(over) = self.shared.pace.enter(came.caller.member, paced) {
-            let refusal = Refusal::over_limit(&over);
+        let paced = || self.shared.pace.enter(came.caller.member, paced).map_err(|over| Refusal::over_limit(&over));
+        if let Err(refusal) = sessions::check_kept(&request.method, bytes).and_then(|()| paced()) {
             self.shared.refuse(call, &refusal).await;
             return Err(refusal);
         }

@@ -25,7 +25,7 @@ use super::{
     places::{Place, Places},
     port,
     refusal::{CODE_NO_SESSION, CODE_REVOKED, REVOKED, Refusal, error},
-    sessions::{Pinged, Sessions, Speaker},
+    sessions::{self, Pinged, Sessions, Speaker},
     stdio, text,
     told::allowed,
     upstream, watched,
@@ -455,6 +455,7 @@ impl Proxy {
         if !self.shared.access.judge(&came.caller, &asked.ask()).allowed {
             return Ok(());
         }
+        sessions::check_kept(&request.method, body.len())?;
         if came.session().is_some_and(|session| self.waits_for(session, &request.id)) {
             return Err(Refusal::id_in_use());
         }

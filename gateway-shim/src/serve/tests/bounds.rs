@@ -6,7 +6,7 @@ use super::{
     members::{BOB, refusals, waits},
     *,
 };
-use crate::serve::upstream::TELLS_MAX;
+use crate::serve::{sessions::KEPT_BYTES_MAX, upstream::TELLS_MAX};
 
 /// Two members in front of the server at this address, with more in `[serve]`; and the header of the second.
 async fn bounded(more: &str, address: std::net::SocketAddr, rules: &str) -> (Bench, String) {
@@ -277,6 +277,36 @@ async fn nobody_fills_the_spool_with_what_a_session_is_made_of() {
     let calls = bench.calls().await;
     let over: Vec<_> = calls.iter().filter(|call| call.rule == "shim/over-limit").collect();
     assert!(over.len() == 3 && over.iter().all(|call| call.member.as_deref().map(hex).as_deref() == Some(ALICE)));
+}
+
+/// What is kept as long as its session is no way to take the memory of everybody.
+#[tokio::test]
+async fn what_a_session_keeps_of_its_client_is_short() {
+    let (mut bench, _) = bounded("", odd_server().await, ALL).await;
+    let of_level = r#"{"jsonrpc":"2.0","id":7,"method":"logging/setLevel","params":{"level":"info"}}"#;
+    for path in ["/mcp/test", "/mcp"] {
+        bench.path = path;
+        let (_, headers, _) = bench.post(&[], HELLO).await;
+        let session = [(SESSION, text(&headers, SESSION).unwrap())];
+        for (of_session, short) in [(&[][..], HELLO), (&session, of_level)] {
+            // As long as it may be, and a byte longer.
+            let fill = |bytes: usize| short.replacen('{', &format!("{{{}", " ".repeat(bytes - short.len())), 1);
+            let (_, headers, told) = bench.post(of_session, &fill(KEPT_BYTES_MAX)).await;
+            assert!(!headers.contains_key("retry-after") && !String::from_utf8_lossy(&told).contains("1004"), "{told:?}");
+            let (status, headers, told) = bench.post(of_session, &fill(KEPT_BYTES_MAX + 1)).await;
+            let told: Value = serde_json::from_slice(&told).unwrap();
+            assert_eq!((status, &told["error"]["code"]), (StatusCode::OK, &json!(CODE_TOO_LONG)), "{path} {told}");
+            assert!(told["error"]["message"].as_str().unwrap().contains("hint") && told["id"].is_number(), "{told}");
+            assert!(!headers.contains_key(SESSION), "a session began");
+        }
+    }
+    // A call may be longer.
+    let call = tool_call(1, "test__echo").replacen('{', &format!("{{{}", " ".repeat(KEPT_BYTES_MAX)), 1);
+    assert!(!String::from_utf8_lossy(&bench.post(&[], &call).await.2).contains("1004"));
+    let calls = bench.calls().await;
+    let over: Vec<_> = calls.iter().filter(|call| call.rule == "shim/over-limit").collect();
+    let longer = |call: &&wire::Call| call.request_bytes == KEPT_BYTES_MAX as u64 + 1;
+    assert!(over.len() == 4 && over.iter().all(longer), "{over:?}");
 }
 
 /// A stream and the end of a session are a record each time, at `/mcp` as at a server's own address.
