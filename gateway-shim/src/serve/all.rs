@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use super::{
     Answer, Front, METHOD, NAME, PROTOCOL, SESSION, admit,
-    arrive::{self, NotRead},
+    arrive::{NotRead, Taking},
     port,
     proxy::{Came, Proxy},
     refusal::{CODE_ELSEWHERE, CODE_NO_SESSION, Refusal, error, json, own_code},
@@ -203,16 +203,12 @@ impl Front {
     pub(super) async fn handle_all(&self, load: &Load, method: Method, came: Came, body: Body) -> Answer {
         match method {
             Method::POST => {
-                let most = self.config.request_kib_max * 1_024;
-                let body = match arrive::read(&came.headers, body, most, self.waits.body, &self.counts).await {
-                    Ok(body) => body,
+                let bytes_max = self.config.request_kib_max * 1_024;
+                let taking = Taking { bytes_max, wait: self.waits.body, counts: &self.counts };
+                let (body, carried) = match self.shared.arrives(load, &came, body, taking).await {
+                    Ok(arrived) => arrived,
+                    Err(NotRead::Refused(refusal, bytes)) => return self.refuse_all(&came, None, bytes, refusal).await,
                     Err(NotRead::Torn(answer)) => return answer,
-                    Err(NotRead::TooLong(bytes)) => {
-                        return self.refuse_all(&came, None, bytes, Refusal::too_long(most)).await;
-                    }
-                };
-                let Some(carried) = self.shared.carried(load, came.caller.member, &body) else {
-                    return self.refuse_all(&came, None, body.len(), Refusal::connections()).await;
                 };
                 port::carry(self.message_to_all(came, body).await, carried)
             }

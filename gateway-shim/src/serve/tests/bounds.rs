@@ -1,6 +1,9 @@
 //! What one member, or one server, may take of what is everybody's.
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::{Semaphore, mpsc},
+};
 
 use super::{
     members::{BOB, refusals, waits},
@@ -213,6 +216,61 @@ async fn nobody_takes_the_connections_of_others() {
     assert_eq!(refusals(&bench.calls().await), vec![("shim/busy".to_owned(), Outcome::OverLimit); 3]);
 }
 
+/// Sends the head of a request with a body of this kind, and what comes of it, and gives the connection and what is said first.
+async fn begun(bench: &Bench, of_body: &str, body: &str) -> (tokio::net::TcpStream, String) {
+    let mut stream = tokio::net::TcpStream::connect(bench.address).await.unwrap();
+    let (path, token) = (bench.path, &bench.token);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: {token}\r\nexpect: 100-continue\r\n{of_body}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(body.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    // Whoever has sent it all waits for the answer, and else it is news that the rest may come.
+    let awaited = if body.is_empty() { "HTTP/1.1 " } else { "HTTP/1.1 200" };
+    while !said.contains(awaited) {
+        let mut more = [0; 4_096];
+        let bytes = within(stream.read(&mut more)).await.unwrap();
+        assert!(bytes > 0, "it ended behind {said:?}");
+        said += &String::from_utf8_lossy(&more[..bytes]);
+    }
+    (stream, said)
+}
+
+/// Nobody fills the memory with bodies that never end: beyond a member's share what might be an answer still comes, and it is
+/// short.
+#[tokio::test]
+async fn a_body_that_has_not_come_yet_is_of_its_members_share() {
+    let (mut bench, bob) = bounded("member_connections_max = 1\n", odd_server().await, ALL).await;
+    for path in ["/mcp/test", "/mcp"] {
+        bench.path = path;
+        let (_, headers, _) = bench.post(&[], HELLO).await;
+        let session = [(SESSION, text(&headers, SESSION).unwrap())];
+        let (waits, said) = begun(&bench, "content-length: 4000000", "").await;
+        assert!(said.starts_with("HTTP/1.1 100"), "{said}");
+        let (status, _, told) = bench.post(&[], HELLO).await;
+        let told: Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!((status, &told["error"]["code"]), (StatusCode::OK, &json!(1_006)), "{path} {told}");
+        let note = r#"{"jsonrpc":"2.0","method":"notifications/x"}"#;
+        assert_eq!(bench.post(&session, note).await.0, StatusCode::ACCEPTED, "{path}");
+        // That it is too long is seen by what it says of itself, or once so much has come.
+        let (_, said) = begun(&bench, "content-length: 65537", "").await;
+        assert!(said.starts_with("HTTP/1.1 200"), "{path} {said}");
+        let chunk = format!("{:x}\r\n{}\r\n", 70_000, "x".repeat(70_000));
+        begun(&bench, "transfer-encoding: chunked", &chunk).await;
+        let (_, _, told) = bench.post(&[("authorization", &bob)], HELLO).await;
+        assert!(!String::from_utf8_lossy(&told).contains("1006"), "{path} {told:?}");
+        drop(waits);
+        while within(bench.post(&[], HELLO)).await.1.contains_key("retry-after") {}
+    }
+    let calls = bench.calls().await;
+    let refused = refusals(&calls);
+    // What was torn off is on record as well.
+    let busy = refused.iter().filter(|one| **one == ("shim/busy".into(), Outcome::OverLimit)).count();
+    assert!(busy >= 6, "{refused:?}");
+    assert_eq!(calls.iter().filter(|call| call.request_bytes == 65_537).count(), 2);
+}
+
 /// What one member is refused beyond their share is one record with its number, by rule and outcome; so is what whoever has a
 /// token's id and not its secret tries, which is not that member's.
 #[tokio::test]
@@ -292,7 +350,10 @@ async fn what_a_session_keeps_of_its_client_is_short() {
             // As long as it may be, and a byte longer.
             let fill = |bytes: usize| short.replacen('{', &format!("{{{}", " ".repeat(bytes - short.len())), 1);
             let (_, headers, told) = bench.post(of_session, &fill(KEPT_BYTES_MAX)).await;
-            assert!(!headers.contains_key("retry-after") && !String::from_utf8_lossy(&told).contains("1004"), "{told:?}");
+            assert!(
+                !headers.contains_key("retry-after") && !String::from_utf8_lossy(&told).contains("1004"),
+                "{told:?}"
+            );
             let (status, headers, told) = bench.post(of_session, &fill(KEPT_BYTES_MAX + 1)).await;
             let told: Value = serde_json::from_slice(&told).unwrap();
             assert_eq!((status, &told["error"]["code"]), (StatusCode::OK, &json!(CODE_TOO_LONG)), "{path} {told}");
