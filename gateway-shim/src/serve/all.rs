@@ -27,11 +27,11 @@ use tokio::time::Instant;
 
 use super::{
     Answer, Front, METHOD, NAME, PROTOCOL, SESSION, admit,
-    arrive::{self, NotRead},
+    arrive::{NotRead, Taking},
     port,
     proxy::{Came, Proxy},
     refusal::{CODE_ELSEWHERE, CODE_NO_SESSION, Refusal, error, json, own_code},
-    sessions::Speaker,
+    sessions::{self, Speaker},
     stdio, text,
 };
 use crate::{
@@ -143,19 +143,46 @@ impl Front {
         self.proxies.values().filter(|proxy| self.shared.access.may_reach(caller, &proxy.name))
     }
 
+    /// Whether somebody may ask whether anybody is here: whoever may at any server. They may be nobody any more, since the body
+    /// of a request comes behind its head.
+    fn judge_ping(&self, caller: &Caller) -> Judgement {
+        let (rule, policy) = (access::DEFAULT_DENY.into(), self.shared.access.digest());
+        let mut judgement = Judgement { allowed: false, rule, policy, nobody: None };
+        for proxy in self.proxies.values() {
+            let asked = admit::asked_of_session(&proxy.name, caller, 0);
+            judgement = self.shared.access.judge(caller, &asked.ask());
+            if judgement.allowed {
+                break;
+            }
+        }
+        judgement
+    }
+
     /// Begins the record of what is answered here; refused to whoever may reach nothing. It ends when it is known how.
     async fn own(&self, came: &Came, request: &Request, bytes: usize) -> Result<OwnRecord, Refusal> {
+        self.own_as(&request.method, came, request, bytes).await
+    }
+
+    /// The same for what has no body: at the pace of what it is decided as, like a stream at `/mcp/SERVER`.
+    async fn own_stream(&self, came: &Came, method: &str) -> Result<OwnRecord, Refusal> {
+        let request = Request { method: method.to_owned(), ..Request::default() };
+        self.own_as(admit::OF_SESSION, came, &request, 0).await
+    }
+
+    /// The same, at the pace of this method.
+    async fn own_as(&self, paced: &str, came: &Came, request: &Request, bytes: usize) -> Result<OwnRecord, Refusal> {
         let allowed = self.reachable(&came.caller).next().is_some();
         let rule = if allowed { access::SESSION } else { access::DEFAULT_DENY }.into();
-        let judgement = Judgement { allowed, rule, policy: self.shared.access.digest(), nobody: None };
+        let nobody = if allowed { None } else { self.judge_ping(&came.caller).nobody };
+        let judgement = Judgement { allowed, rule, policy: self.shared.access.digest(), nobody };
         let mut call = self.shared.describe("", Some(request), &Speaker::default(), Some(&came.caller), bytes as u64);
         if !judgement.allowed {
             let refusal = Refusal::denied(&judgement);
             self.shared.refuse(call, &refusal).await;
             return Err(refusal);
         }
-        if let Err(over) = self.shared.pace.enter(came.caller.member, &request.method) {
-            let refusal = Refusal::over_limit(&over);
+        let paced = || self.shared.pace.enter(came.caller.member, paced).map_err(|over| Refusal::over_limit(&over));
+        if let Err(refusal) = sessions::check_kept(&request.method, bytes).and_then(|()| paced()) {
             self.shared.refuse(call, &refusal).await;
             return Err(refusal);
         }
@@ -167,11 +194,6 @@ impl Front {
         }
     }
 
-    /// The same for what has no body.
-    async fn own_stream(&self, came: &Came, method: &str) -> Result<OwnRecord, Refusal> {
-        self.own(came, &Request { method: method.to_owned(), ..Request::default() }, 0).await
-    }
-
     async fn refuse_all(&self, came: &Came, request: Option<&Request>, bytes: usize, refusal: Refusal) -> Answer {
         let call = self.shared.describe("", request, &Speaker::default(), Some(&came.caller), bytes as u64);
         self.shared.refuse(call, &refusal).await;
@@ -181,16 +203,12 @@ impl Front {
     pub(super) async fn handle_all(&self, load: &Load, method: Method, came: Came, body: Body) -> Answer {
         match method {
             Method::POST => {
-                let most = self.config.request_kib_max * 1_024;
-                let body = match arrive::read(&came.headers, body, most, self.waits.body, &self.counts).await {
-                    Ok(body) => body,
+                let bytes_max = self.config.request_kib_max * 1_024;
+                let taking = Taking { bytes_max, wait: self.waits.body, counts: &self.counts };
+                let (body, carried) = match self.shared.arrives(load, &came, body, taking).await {
+                    Ok(arrived) => arrived,
+                    Err(NotRead::Refused(refusal, bytes)) => return self.refuse_all(&came, None, bytes, refusal).await,
                     Err(NotRead::Torn(answer)) => return answer,
-                    Err(NotRead::TooLong(bytes)) => {
-                        return self.refuse_all(&came, None, bytes, Refusal::too_long(most)).await;
-                    }
-                };
-                let Some(carried) = self.shared.carried(load, came.caller.member, &body) else {
-                    return self.refuse_all(&came, None, body.len(), Refusal::connections()).await;
                 };
                 port::carry(self.message_to_all(came, body).await, carried)
             }
@@ -256,6 +274,10 @@ impl Front {
             To::All => {}
         }
         if admit::is_counted(&request.method) {
+            let judgement = self.judge_ping(&came.caller);
+            if !judgement.allowed {
+                return self.refuse_all(&came, Some(&request), body.len(), Refusal::denied(&judgement)).await;
+            }
             self.counts.pings.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             return result(&request.raw_id, "{}");
         }

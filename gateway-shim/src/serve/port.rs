@@ -18,7 +18,11 @@ use hyper_util::{
 use tokio::{net::TcpStream, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
 
-use super::{places::Place, *};
+use super::{
+    arrive::{self, NotRead, Taking},
+    places::Place,
+    *,
+};
 use crate::{
     listen::{Bounds, Carried, Connection},
     mcp::envelope::{self, Message},
@@ -26,6 +30,10 @@ use crate::{
 
 /// Bytes of a request's head: a caller's token and what belongs to MCP have a few thousand.
 const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a body that comes beyond its member's share: a notification has some hundred, and what a person answers to a server
+/// some thousand. On all connections that `serve` may have by itself (512) they are 32 MiB.
+const BEYOND_BYTES_MAX: usize = 64 << 10;
 
 /// A body whose connection carries its request until it has gone out.
 struct Carries {
@@ -67,9 +75,48 @@ impl From<Carried> for Carrying {
 }
 
 impl Shared {
+    /// A body that has come, and what its connection carries. Its member's share is asked before it is read, because whatever
+    /// has come of it is in memory until its end comes.
+    pub(super) async fn arrives(
+        &self,
+        load: &Load,
+        came: &Came,
+        body: Body,
+        taking: Taking<'_>,
+    ) -> Result<(Bytes, Carrying), NotRead> {
+        match load.request_of(came.caller.member) {
+            Some(carried) => Ok((arrive::read(&came.headers, body, taking).await?, carried.into())),
+            None => Box::pin(self.arrives_beyond(load, came, body, taking)).await,
+        }
+    }
+
+    /// The same beyond the member's share: what has no answer may still come, and whether it is that says the body. So a short
+    /// one is read, and one that is longer refused as soon as that is seen.
+    async fn arrives_beyond(
+        &self,
+        load: &Load,
+        came: &Came,
+        body: Body,
+        taking: Taking<'_>,
+    ) -> Result<(Bytes, Carrying), NotRead> {
+        let refused = |bytes| NotRead::Refused(Refusal::connections(), bytes);
+        let bytes_max = BEYOND_BYTES_MAX.min(taking.bytes_max);
+        let said = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        if said > bytes_max {
+            return Err(refused(said));
+        }
+        let body = match arrive::read(&came.headers, body, Taking { bytes_max, ..taking }).await {
+            Ok(body) => body,
+            Err(NotRead::Refused(_, bytes)) => return Err(refused(bytes)),
+            Err(torn) => return Err(torn),
+        };
+        let carried = self.carried(load, came.caller.member, &body);
+        carried.map(|carried| (body.clone(), carried)).ok_or_else(|| refused(body.len()))
+    }
+
     /// What comes in this body, as its connection carries it; none, if its member has too much that waits. What has no answer
     /// has a share of its own, because calls may wait for it that have all of theirs.
-    pub(super) fn carried(&self, load: &Load, member: MemberId, body: &[u8]) -> Option<Carrying> {
+    fn carried(&self, load: &Load, member: MemberId, body: &[u8]) -> Option<Carrying> {
         if let Some(carried) = load.request_of(member) {
             return Some(carried.into());
         }

@@ -17,7 +17,7 @@ use custody::wire::{self, LinkKind, Outcome, record::Kind};
 
 use super::{
     Answer, LAST_EVENT, PROTOCOL, SESSION, Shared, admit,
-    arrive::{self, NotRead},
+    arrive::{NotRead, Taking},
     counts::Counts,
     credential::Credentials,
     links::{Links, Round},
@@ -25,7 +25,7 @@ use super::{
     places::{Place, Places},
     port,
     refusal::{CODE_NO_SESSION, CODE_REVOKED, REVOKED, Refusal, error},
-    sessions::{Pinged, Sessions, Speaker},
+    sessions::{self, Pinged, Sessions, Speaker},
     stdio, text,
     told::allowed,
     upstream, watched,
@@ -317,14 +317,11 @@ impl Proxy {
 
     /// A request with a body.
     pub(super) async fn post(self: &Arc<Self>, came: Came, body: Body, load: &Load, wait: Duration) -> Answer {
-        let most = self.request_bytes_max;
-        let body = match arrive::read(&came.headers, body, most, wait, &self.counts).await {
-            Ok(body) => body,
-            Err(NotRead::TooLong(bytes)) => return self.refuse(&came, None, bytes, Refusal::too_long(most)).await,
+        let taking = Taking { bytes_max: self.request_bytes_max, wait, counts: &self.counts };
+        let (body, carried) = match self.shared.arrives(load, &came, body, taking).await {
+            Ok(arrived) => arrived,
+            Err(NotRead::Refused(refusal, bytes)) => return self.refuse(&came, None, bytes, refusal).await,
             Err(NotRead::Torn(answer)) => return answer,
-        };
-        let Some(carried) = self.shared.carried(load, came.caller.member, &body) else {
-            return self.refuse(&came, None, body.len(), Refusal::connections()).await;
         };
         port::carry(self.message(came, body).await, carried)
     }
@@ -455,6 +452,7 @@ impl Proxy {
         if !self.shared.access.judge(&came.caller, &asked.ask()).allowed {
             return Ok(());
         }
+        sessions::check_kept(&request.method, body.len())?;
         if came.session().is_some_and(|session| self.waits_for(session, &request.id)) {
             return Err(Refusal::id_in_use());
         }

@@ -163,6 +163,15 @@ impl Refusal {
         Self { text: format!("the request is longer than {most} bytes (serve.request_kib_max)").into(), ..refusal }
     }
 
+    /// What a session would keep of its client.
+    pub(super) fn too_long_to_keep(most: usize) -> Self {
+        let refusal = Self::new("shim/over-limit", Outcome::OverLimit, StatusCode::OK, CODE_TOO_LONG, "");
+        let text = format!(
+            "initialize and logging/setLevel have {most} bytes at most; hint: leave out what no server needs, such as large icons"
+        );
+        Self { text: text.into(), ..refusal }
+    }
+
     pub(super) fn too_many(most: usize) -> Self {
         let refusal = Self::new("shim/over-limit", Outcome::OverLimit, StatusCode::OK, CODE_OVER_LIMIT, "");
         Self { text: format!("a subscription is about {most} resources at most").into(), ..refusal }

@@ -11,7 +11,7 @@ use std::{
 
 use custody::id::MemberId;
 
-use super::open::Running;
+use super::{open::Running, refusal::Refusal};
 use crate::access::Caller;
 
 /// Sessions that are remembered of one server; the oldest is forgotten first.
@@ -22,6 +22,24 @@ const OF_MEMBER_MAX: usize = 256;
 const CALLS_MAX: usize = 64;
 /// Events of one of these behind which that may be; the oldest are forgotten first.
 const EVENTS_MAX: usize = 64;
+
+/// Bytes of what is kept, or parts of it, as long as its session: what a client says of itself has some hundred, or some
+/// thousand with icons in it.
+pub(super) const KEPT_BYTES_MAX: usize = 64 << 10;
+/// That is what these say.
+const KEPT: [&str; 2] = ["initialize", "logging/setLevel"];
+
+/// Whether a request is short enough to be kept, if it is one of those that are.
+///
+/// # Errors
+/// [`Refusal`].
+pub(super) fn check_kept(method: &str, bytes: usize) -> Result<(), Refusal> {
+    if bytes > KEPT_BYTES_MAX && KEPT.contains(&method) {
+        Err(Refusal::too_long_to_keep(KEPT_BYTES_MAX))
+    } else {
+        Ok(())
+    }
+}
 
 /// Who speaks, as they said themselves.
 #[derive(Clone, Debug, Default)]

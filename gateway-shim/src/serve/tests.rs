@@ -365,14 +365,16 @@ async fn http_bytes_pass_as_they_are_and_every_request_is_on_record() {
 }
 
 /// Four times as many as there are places: nothing, half a head, or a head whose body never comes. They lose their places,
-/// the next one is served, and what was never asked is one record.
+/// another member is served, and what was never asked is one record.
 #[tokio::test]
 async fn whoever_says_half_keeps_nobody_out_and_fills_no_record() {
     use std::io::Write as _;
     let limit = Duration::from_millis(100);
     let address = odd_server().await;
     let text = format!("url = \"http://{address}/mcp\"\n");
-    let bench = Bench::with_waits(&text, Waits { head: limit, body: limit }).await;
+    let (of_access, tokens) = policy(&[ALICE, members::BOB], ALL);
+    let access = Access::of(&of_access, None).unwrap();
+    let bench = Bench::with_access(&text, Waits { head: limit, body: limit }, access, tokens[0].clone()).await;
     let (port, token) = (bench.address, bench.token.clone());
     let halves = tokio::task::spawn_blocking(move || {
         let connect = |number: usize| {
@@ -386,7 +388,7 @@ async fn whoever_says_half_keeps_nobody_out_and_fills_no_record() {
         (0..4 * listen::CONNECTIONS_MAX).map(connect).collect::<Vec<_>>()
     });
     let halves = halves.await.unwrap();
-    let (status, _, _) = within(bench.post(&[], &tool_call(1, "echo"))).await;
+    let (status, _, _) = within(bench.post(&[("authorization", &tokens[1])], &tool_call(1, "echo"))).await;
     assert_eq!(status, StatusCode::OK);
     drop(halves);
     let outcomes: Vec<_> = bench.calls().await.iter().map(|call| (call.decision(), call.outcome())).collect();

@@ -6,16 +6,18 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use axum::http::{HeaderValue, StatusCode, header};
 use bytes::Bytes;
-use custody::hash::text_digest;
+use custody::{hash::text_digest, id::MemberId};
 use futures::future::join_all;
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Joint, NO_SUCH, result, streams};
 use crate::{
@@ -40,6 +42,8 @@ const ELEMENTS_MAX: usize = 4_096;
 const ELEMENTS_BYTES_MAX: usize = 8 << 20;
 /// Bytes of all lists that are being put together: an answer of 8 MiB is already long, and some are made at a time.
 const LISTS_BYTES_MAX: usize = 64 << 20;
+/// Of these for the lists of one member: two of the longest, or one page of the longest that a server may answer with.
+const OF_MEMBER_BYTES_MAX: usize = 16 << 20;
 /// How long one server may take for its pages, its start included: the others' lists wait for it.
 const LIST_WAIT: Duration = Duration::from_secs(60);
 /// Bytes of one answer of a server.
@@ -149,39 +153,65 @@ impl Routes {
     }
 }
 
-/// The bytes that all lists of all members may take while they are put together.
-pub(super) struct Budget(Arc<Semaphore>);
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(LISTS_BYTES_MAX)))
-    }
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    of_member: HashMap<MemberId, usize>,
 }
+
+/// The bytes that lists take while they are put together, of all members and of each.
+#[derive(Clone, Default)]
+pub(super) struct Budget(Arc<Mutex<Taken>>);
 
 /// What one list takes of it, until it is dropped. Nobody waits for more with what they have.
 struct Kept {
-    budget: Arc<Semaphore>,
-    held: Mutex<Option<OwnedSemaphorePermit>>,
+    budget: Budget,
+    member: MemberId,
+    held: AtomicUsize,
 }
 
 impl Budget {
-    fn list(&self) -> Kept {
-        Kept { budget: Arc::clone(&self.0), held: Mutex::default() }
+    fn list_of(&self, member: MemberId) -> Kept {
+        Kept { budget: self.clone(), member, held: AtomicUsize::new(0) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Kept {
-    /// Whether there is room for so many bytes more.
+    /// Whether there is room for so many bytes more, for this member and for anybody.
     fn hold(&self, bytes: usize) -> bool {
-        let more =
-            u32::try_from(bytes).ok().and_then(|bytes| Arc::clone(&self.budget).try_acquire_many_owned(bytes).ok());
-        let Some(more) = more else { return false };
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *held {
-            Some(held) => held.merge(more),
-            None => *held = Some(more),
+        let mut taken = self.budget.lock();
+        let own = taken.of_member.get(&self.member).copied().unwrap_or_default();
+        if own + bytes > OF_MEMBER_BYTES_MAX || taken.all + bytes > LISTS_BYTES_MAX {
+            return false;
         }
+        taken.all += bytes;
+        taken.of_member.insert(self.member, own + bytes);
+        self.held.fetch_add(bytes, Relaxed);
         true
+    }
+
+    /// Gives back what it has, and says how many bytes that was.
+    fn release(&self) -> usize {
+        let mut taken = self.budget.lock();
+        let held = self.held.swap(0, Relaxed);
+        taken.all -= held;
+        if let Some(own) = taken.of_member.get_mut(&self.member) {
+            *own -= held;
+            if *own == 0 {
+                taken.of_member.remove(&self.member);
+            }
+        }
+        held
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -197,6 +227,20 @@ struct Page {
 struct Listed {
     pages: Vec<Page>,
     next: Option<String>,
+}
+
+impl Listed {
+    /// Nothing was read of it from this cursor on.
+    fn unread(cursor: &str) -> Self {
+        Self { pages: Vec::new(), next: Some(cursor.to_owned()) }
+    }
+}
+
+/// The place of the first server that lists something, if there was no room for that. Nothing would be shown but its cursor, and
+/// again each time that those behind it are faster.
+fn crowded_out(all: &[(Arc<str>, Listed)]) -> Option<usize> {
+    let first = all.iter().position(|(_, listed)| !listed.pages.is_empty() || listed.next.is_some())?;
+    all.get(first).is_some_and(|(_, listed)| listed.pages.is_empty()).then_some(first)
 }
 
 /// The server and its cursor that a cursor of ours names.
@@ -247,20 +291,27 @@ impl Front {
             Some(None) => return error(StatusCode::OK, &request.raw_id, NO_SUCH, "this is no cursor of this list"),
         };
         let meta = splice::value(whole, &["params", "_meta"]).unwrap_or_default();
-        let (from, raw, kept) = (&from, &raw, &self.all.lists.list());
+        let (from, raw, kept) = (&from, &raw, &self.all.lists.list_of(came.caller.member));
         let asked = self.reachable(&came.caller).filter(|proxy| &*proxy.name >= from.as_str());
         // Of tasks only whoever began one has any.
         let asked = asked.filter(|proxy| key != "tasks" || proxy.has_tasks_of(&came.caller));
         let asks = asked.map(|proxy| async move {
             let begin = if *proxy.name == **from { raw.as_str() } else { "" };
-            let pages = self.pages(proxy, came, joint, request, (meta, begin), (key, kept));
-            let listed = tokio::time::timeout(LIST_WAIT, pages).await.unwrap_or_else(|_| {
-                tracing::warn!(server = %proxy.name, key, "a server is left out of the list of all: it takes too long");
-                Listed::default()
-            });
+            let listed = self.listed(proxy, came, joint, request, (meta, begin), (key, kept)).await;
             (Arc::clone(&proxy.name), listed)
         });
-        let listed = join_all(asks).await;
+        let mut listed = join_all(asks).await;
+        if let Some(at) = crowded_out(&listed)
+            && kept.release() > 0
+        {
+            // What those behind it have is shown behind it: they are asked again then.
+            listed.iter_mut().skip(at + 1).for_each(|(_, other)| *other = Listed::unread(""));
+            if let Some((server, first)) = listed.get_mut(at)
+                && let (Some(proxy), Some(cursor)) = (self.proxies.get(&**server), first.next.take())
+            {
+                *first = self.listed(proxy, came, joint, request, (meta, &cursor), (key, kept)).await;
+            }
+        }
         let from_first = |listed: &Listed| listed.pages.first().is_some_and(|page| page.cursor.is_empty());
         let anew =
             listed.iter().filter(|(_, listed)| from_first(listed)).map(|(server, _)| Arc::clone(server)).collect();
@@ -274,6 +325,23 @@ impl Front {
         result(&request.raw_id, &format!(r#"{{"{key}":[{}]{more}}}"#, all.join(",")))
     }
 
+    /// What one server lists; nothing, if that takes too long.
+    async fn listed(
+        &self,
+        proxy: &Arc<Proxy>,
+        came: &Came,
+        joint: Option<&Arc<Joint>>,
+        request: &Request,
+        (meta, begin): (&str, &str),
+        (key, kept): (&str, &Kept),
+    ) -> Listed {
+        let pages = self.pages(proxy, came, joint, request, (meta, begin), (key, kept));
+        tokio::time::timeout(LIST_WAIT, pages).await.unwrap_or_else(|_| {
+            tracing::warn!(server = %proxy.name, key, "a server is left out of the list of all: it takes too long");
+            Listed::default()
+        })
+    }
+
     /// The pages of one server's list; none of what is not in form.
     async fn pages(
         &self,
@@ -284,7 +352,7 @@ impl Front {
         (meta, begin): (&str, &str),
         (key, kept): (&str, &Kept),
     ) -> Listed {
-        let mut listed = Listed { pages: Vec::new(), next: Some(begin.to_owned()) };
+        let mut listed = Listed::unread(begin);
         let (mut elements_read, mut bytes) = (0, 0);
         while let Some(cursor) = listed.next.take() {
             let is_full = elements_read >= ELEMENTS_MAX || bytes >= ELEMENTS_BYTES_MAX;
@@ -441,13 +509,36 @@ mod tests {
     }
 
     #[test]
-    fn all_lists_together_take_no_more_than_there_is() {
+    fn all_lists_together_take_no_more_than_there_is_and_nobody_more_than_a_share() {
         let budget = Budget::default();
-        let (one, two) = (budget.list(), budget.list());
-        assert!(one.hold(LISTS_BYTES_MAX - 2) && two.hold(1) && two.hold(1) && !one.hold(1) && one.hold(0));
+        let members: Vec<_> = (0..6).map(|id| MemberId([id; 16])).collect();
+        let (one, two, bob) = (budget.list_of(members[0]), budget.list_of(members[0]), budget.list_of(members[1]));
+        assert!(one.hold(OF_MEMBER_BYTES_MAX - 2) && two.hold(1) && two.hold(1) && !one.hold(1) && one.hold(0));
+        assert!(bob.hold(OF_MEMBER_BYTES_MAX), "the lists of one member take the room of another's");
         drop(two);
         assert!(one.hold(2) && !one.hold(1));
-        drop(one);
-        assert!(budget.list().hold(LISTS_BYTES_MAX));
+        let others: Vec<_> = members[2..].iter().map(|member| budget.list_of(*member)).collect();
+        let held = others.iter().filter(|list| list.hold(OF_MEMBER_BYTES_MAX)).count();
+        assert_eq!((held + 2) * OF_MEMBER_BYTES_MAX, LISTS_BYTES_MAX);
+        assert_eq!((one.release(), one.release()), (OF_MEMBER_BYTES_MAX, 0));
+        drop((one, bob, others));
+        let taken = budget.lock();
+        assert!(taken.all == 0 && taken.of_member.is_empty(), "{taken:?}");
+    }
+
+    #[test]
+    fn the_first_that_lists_something_is_what_is_shown_first() {
+        let page = || Page { cursor: String::new(), elements: vec!["{}".into()] };
+        let of = |listed| (Arc::from("a"), listed);
+        let read = || of(Listed { pages: vec![page()], next: None });
+        let (unread, none) = (|| of(Listed::unread("")), || of(Listed::default()));
+        for (all, expected) in [
+            (vec![none(), unread(), read()], Some(1)),
+            (vec![unread()], Some(0)),
+            (vec![read(), unread()], None),
+            (vec![none()], None),
+        ] {
+            assert_eq!(crowded_out(&all), expected);
+        }
     }
 }

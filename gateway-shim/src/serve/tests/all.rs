@@ -201,6 +201,55 @@ async fn of_a_list_without_end_no_more_is_read_than_is_shown() {
     assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 3);
 }
 
+/// Servers whose long lists are there first take nothing from the list of one that comes before them by name.
+#[tokio::test]
+async fn no_server_crowds_another_out_of_the_list() {
+    const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}"#;
+    let are_there = Arc::new(tokio::sync::Semaphore::new(0));
+    let mut servers = BTreeMap::new();
+    for (name, prompts) in [("a", 20), ("b", 82), ("c", 82)] {
+        let are_there = Arc::clone(&are_there);
+        let answer = move |request: HttpRequest| {
+            let are_there = Arc::clone(&are_there);
+            async move {
+                let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+                let value: Value = serde_json::from_slice(&body).unwrap();
+                let page = |prompts, next: Value| {
+                    let prompt = json!({"name": "p", "description": "x".repeat(100_000)});
+                    json!({"prompts": vec![prompt; prompts], "nextCursor": next})
+                };
+                let result = match (name, value["params"]["cursor"].is_string()) {
+                    ("a", _) => {
+                        drop(are_there.acquire_many(2).await.unwrap());
+                        page(prompts, Value::Null)
+                    }
+                    (_, false) => page(prompts, json!("more")),
+                    // Its first page has its room by now.
+                    (_, true) => {
+                        are_there.add_permits(1);
+                        page(0, Value::Null)
+                    }
+                };
+                json(StatusCode::OK, json!({"jsonrpc":"2.0","id":value["id"],"result":result}).to_string().into())
+            }
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("url = \"http://{}/mcp\"\n", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, Router::new().route("/mcp", any(answer))).await.unwrap() });
+        servers.insert(name.to_owned(), toml::from_str(&url).unwrap());
+    }
+    let (policy, tokens) = policy(&[ALICE], ALL);
+    let access = Access::of(&policy, None).unwrap();
+    let bench = Bench::with_servers(servers, waits(), access, tokens[0].clone(), "/mcp").await;
+    let mut listed = Vec::new();
+    for cursor in ["", r#","cursor":"b__""#, r#","cursor":"c__""#] {
+        let list = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"prompts/list","params":{{{META}{cursor}}}}}"#);
+        let said = value(&bench.post(&headers("prompts/list", ""), &list).await.2);
+        listed.push((said["result"]["prompts"].as_array().unwrap().len(), said["result"]["nextCursor"].clone()));
+    }
+    assert_eq!(listed, [(20, json!("b__")), (82, json!("c__")), (82, Value::Null)]);
+}
+
 /// Only what a server says to the shim's own question tells its era, and only if that is that it does not know it.
 #[tokio::test]
 async fn no_client_tells_the_others_that_a_server_speaks_with_sessions_alone() {

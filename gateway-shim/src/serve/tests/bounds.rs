@@ -1,12 +1,15 @@
 //! What one member, or one server, may take of what is everybody's.
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::{Semaphore, mpsc},
+};
 
 use super::{
     members::{BOB, refusals, waits},
     *,
 };
-use crate::serve::upstream::TELLS_MAX;
+use crate::serve::{sessions::KEPT_BYTES_MAX, upstream::TELLS_MAX};
 
 /// Two members in front of the server at this address, with more in `[serve]`; and the header of the second.
 async fn bounded(more: &str, address: std::net::SocketAddr, rules: &str) -> (Bench, String) {
@@ -213,6 +216,61 @@ async fn nobody_takes_the_connections_of_others() {
     assert_eq!(refusals(&bench.calls().await), vec![("shim/busy".to_owned(), Outcome::OverLimit); 3]);
 }
 
+/// Sends the head of a request with a body of this kind, and what comes of it, and gives the connection and what is said first.
+async fn begun(bench: &Bench, of_body: &str, body: &str) -> (tokio::net::TcpStream, String) {
+    let mut stream = tokio::net::TcpStream::connect(bench.address).await.unwrap();
+    let (path, token) = (bench.path, &bench.token);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: {token}\r\nexpect: 100-continue\r\n{of_body}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(body.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    // Whoever has sent it all waits for the answer, and else it is news that the rest may come.
+    let awaited = if body.is_empty() { "HTTP/1.1 " } else { "HTTP/1.1 200" };
+    while !said.contains(awaited) {
+        let mut more = [0; 4_096];
+        let bytes = within(stream.read(&mut more)).await.unwrap();
+        assert!(bytes > 0, "it ended behind {said:?}");
+        said += &String::from_utf8_lossy(&more[..bytes]);
+    }
+    (stream, said)
+}
+
+/// Nobody fills the memory with bodies that never end: beyond a member's share what might be an answer still comes, and it is
+/// short.
+#[tokio::test]
+async fn a_body_that_has_not_come_yet_is_of_its_members_share() {
+    let (mut bench, bob) = bounded("member_connections_max = 1\n", odd_server().await, ALL).await;
+    for path in ["/mcp/test", "/mcp"] {
+        bench.path = path;
+        let (_, headers, _) = bench.post(&[], HELLO).await;
+        let session = [(SESSION, text(&headers, SESSION).unwrap())];
+        let (waits, said) = begun(&bench, "content-length: 4000000", "").await;
+        assert!(said.starts_with("HTTP/1.1 100"), "{said}");
+        let (status, _, told) = bench.post(&[], HELLO).await;
+        let told: Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!((status, &told["error"]["code"]), (StatusCode::OK, &json!(1_006)), "{path} {told}");
+        let note = r#"{"jsonrpc":"2.0","method":"notifications/x"}"#;
+        assert_eq!(bench.post(&session, note).await.0, StatusCode::ACCEPTED, "{path}");
+        // That it is too long is seen by what it says of itself, or once so much has come.
+        let (_, said) = begun(&bench, "content-length: 65537", "").await;
+        assert!(said.starts_with("HTTP/1.1 200"), "{path} {said}");
+        let chunk = format!("{:x}\r\n{}\r\n", 70_000, "x".repeat(70_000));
+        begun(&bench, "transfer-encoding: chunked", &chunk).await;
+        let (_, _, told) = bench.post(&[("authorization", &bob)], HELLO).await;
+        assert!(!String::from_utf8_lossy(&told).contains("1006"), "{path} {told:?}");
+        drop(waits);
+        while within(bench.post(&[], HELLO)).await.1.contains_key("retry-after") {}
+    }
+    let calls = bench.calls().await;
+    let refused = refusals(&calls);
+    // What was torn off is on record as well.
+    let busy = refused.iter().filter(|one| **one == ("shim/busy".into(), Outcome::OverLimit)).count();
+    assert!(busy >= 6, "{refused:?}");
+    assert_eq!(calls.iter().filter(|call| call.request_bytes == 65_537).count(), 2);
+}
+
 /// What one member is refused beyond their share is one record with its number, by rule and outcome; so is what whoever has a
 /// token's id and not its secret tries, which is not that member's.
 #[tokio::test]
@@ -277,6 +335,59 @@ async fn nobody_fills_the_spool_with_what_a_session_is_made_of() {
     let calls = bench.calls().await;
     let over: Vec<_> = calls.iter().filter(|call| call.rule == "shim/over-limit").collect();
     assert!(over.len() == 3 && over.iter().all(|call| call.member.as_deref().map(hex).as_deref() == Some(ALICE)));
+}
+
+/// What is kept as long as its session is no way to take the memory of everybody.
+#[tokio::test]
+async fn what_a_session_keeps_of_its_client_is_short() {
+    let (mut bench, _) = bounded("", odd_server().await, ALL).await;
+    let of_level = r#"{"jsonrpc":"2.0","id":7,"method":"logging/setLevel","params":{"level":"info"}}"#;
+    for path in ["/mcp/test", "/mcp"] {
+        bench.path = path;
+        let (_, headers, _) = bench.post(&[], HELLO).await;
+        let session = [(SESSION, text(&headers, SESSION).unwrap())];
+        for (of_session, short) in [(&[][..], HELLO), (&session, of_level)] {
+            // As long as it may be, and a byte longer.
+            let fill = |bytes: usize| short.replacen('{', &format!("{{{}", " ".repeat(bytes - short.len())), 1);
+            let (_, headers, told) = bench.post(of_session, &fill(KEPT_BYTES_MAX)).await;
+            assert!(
+                !headers.contains_key("retry-after") && !String::from_utf8_lossy(&told).contains("1004"),
+                "{told:?}"
+            );
+            let (status, headers, told) = bench.post(of_session, &fill(KEPT_BYTES_MAX + 1)).await;
+            let told: Value = serde_json::from_slice(&told).unwrap();
+            assert_eq!((status, &told["error"]["code"]), (StatusCode::OK, &json!(CODE_TOO_LONG)), "{path} {told}");
+            assert!(told["error"]["message"].as_str().unwrap().contains("hint") && told["id"].is_number(), "{told}");
+            assert!(!headers.contains_key(SESSION), "a session began");
+        }
+    }
+    // A call may be longer.
+    let call = tool_call(1, "test__echo").replacen('{', &format!("{{{}", " ".repeat(KEPT_BYTES_MAX)), 1);
+    assert!(!String::from_utf8_lossy(&bench.post(&[], &call).await.2).contains("1004"));
+    let calls = bench.calls().await;
+    let over: Vec<_> = calls.iter().filter(|call| call.rule == "shim/over-limit").collect();
+    let longer = |call: &&wire::Call| call.request_bytes == KEPT_BYTES_MAX as u64 + 1;
+    assert!(over.len() == 4 && over.iter().all(longer), "{over:?}");
+}
+
+/// A stream and the end of a session are a record each time, at `/mcp` as at a server's own address.
+#[tokio::test]
+async fn a_stream_of_all_servers_is_no_way_around_the_pace() {
+    let (mut bench, bob) = bounded("", odd_server().await, ALL).await;
+    bench.path = "/mcp";
+    let (_, of_alice, _) = bench.post(&[], HELLO).await;
+    let bob = [("authorization", bob.as_str())];
+    let (_, of_bob, _) = bench.post(&bob, HELLO).await;
+    bench.front.shared.pace.fill(custody::id::MemberId::from_hex(ALICE).unwrap());
+    let hers = [(SESSION, text(&of_alice, SESSION).unwrap())];
+    for method in [Method::GET, Method::DELETE] {
+        let (_, headers, told) = within(bench.send(method.clone(), &hers, "")).await;
+        assert!(String::from_utf8_lossy(&told).contains("1006"), "{method} {told:?}");
+        assert!(headers.contains_key("retry-after"), "{method}");
+    }
+    let his = [bob[0], (SESSION, text(&of_bob, SESSION).unwrap())];
+    assert_eq!(within(bench.send(Method::DELETE, &his, "")).await.0, StatusCode::OK);
+    assert_eq!(refusals(&bench.calls().await), vec![("shim/over-limit".to_owned(), Outcome::OverLimit); 2]);
 }
 
 /// What a server asks for in one result is judged and recorded whole, or not at all where it is too much.

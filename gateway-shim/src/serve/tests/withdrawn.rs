@@ -6,8 +6,11 @@ use custody::{
     wire::{AccessRule, Decision},
 };
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::{
-    members::waits,
+    all::server_of,
+    members::{refusals, waits},
     modern::{body, headers, modern_server},
     *,
 };
@@ -159,4 +162,38 @@ async fn nobody_listens_to_a_resource_that_they_may_not_subscribe_to() {
     assert_eq!(decided("subscriptions/listen").0, Decision::Allowed);
     let number = calls[4].extensions.iter().find(|one| one.key == "shim/resources").unwrap();
     assert_eq!(number.value, Some(wire::extension::Value::Number(1)));
+}
+
+/// What is answered without a server is for nobody else either: its head came before the change, and its body after.
+#[tokio::test]
+async fn whoever_is_nobody_any_more_has_no_answer_to_a_ping() {
+    let (bench, text) = bench_of(server_of("a").await, ALL, "/mcp").await;
+    let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    let (_, headers, _) = bench.post(&[], HELLO).await;
+    let session = super::text(&headers, SESSION).unwrap();
+    let answer = bench.post(&[(SESSION, session)], ping).await.2;
+    assert_eq!(answer, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+    let member = format!("[members.{ALICE}]\n");
+    let revoked = text.replace(&member, &format!("{member}revoked = true\n"));
+    for (change, status) in [(text.replace(ALL, ""), "HTTP/1.1 200"), (revoked, "HTTP/1.1 401")] {
+        put_in_force(&bench.access, &text);
+        let mut stream = tokio::net::TcpStream::connect(bench.address).await.unwrap();
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: {}\r\nmcp-session-id: \
+             {session}\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+            bench.token,
+            ping.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // It goes on once the head was read, and who calls was looked at.
+        let mut said = [0; 25];
+        within(stream.read_exact(&mut said)).await.unwrap();
+        put_in_force(&bench.access, &change);
+        stream.write_all(ping.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        within(stream.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with(status) && !answer.contains("result"), "{answer}");
+    }
+    let refused: Vec<String> = refusals(&bench.calls().await).into_iter().map(|(rule, _)| rule).collect();
+    assert_eq!(refused, ["shim/default-deny", "shim/revoked-token"]);
 }
