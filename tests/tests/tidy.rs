@@ -523,3 +523,14 @@ fn every_test_that_a_weak_spot_names_is_there() {
     none("docs/WEAK_SPOTS.md", &wrong);
     assert!(tests > 30 && lies > 5, "the table was not read: {tests} tests, {lies} lies");
 }
+
+/// The README's commands build everything by the one profile of Cargo.toml: what is set beside it is one machine's, and what is
+/// measured and shipped elsewhere would be built by it too.
+#[test]
+fn no_configuration_of_one_machines_builds_is_kept() {
+    let listed = Command::new("git").args(["ls-files", ".cargo"]).current_dir(root()).output();
+    // A tree without its history has nothing that says what is kept.
+    let Some(listed) = listed.ok().filter(|listed| listed.status.success()) else { return };
+    let kept = String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect::<Vec<_>>();
+    none("files of a build's own configuration", &kept);
+}
