@@ -563,10 +563,7 @@ async fn whole<T>(change: tokio::task::JoinHandle<Result<T, ChangeError>>) -> Re
 }
 
 fn pending(state: &State, to: Texts, why: &Reason) -> Pending {
-    let (actor_member, actor_system) = match &why.actor {
-        Actor::Member(id) => (Some(id.to_string()), None),
-        Actor::System(name) => (None, Some(name.clone())),
-    };
+    let (actor_member, actor_system) = why.actor.written();
     Pending {
         before: Some(hex(&state.newest().1.digest)),
         to,

@@ -50,6 +50,16 @@ pub enum Actor {
     System(String),
 }
 
+impl Actor {
+    /// As it is written down in a file: a member's id, or the name of a system.
+    pub(crate) fn written(&self) -> (Option<String>, Option<String>) {
+        match self {
+            Self::Member(id) => (Some(id.to_string()), None),
+            Self::System(name) => (None, Some(name.clone())),
+        }
+    }
+}
+
 impl Reason {
     /// What is said of one that no record may hold.
     pub const UNRECORDABLE: &'static str =

@@ -83,10 +83,7 @@ pub(super) struct Owed {
 
 impl Owed {
     fn new(server: &str, change: &Change, why: &Reason) -> Self {
-        let (actor_member, actor_system) = match &why.actor {
-            Actor::Member(id) => (Some(id.to_string()), None),
-            Actor::System(name) => (None, Some(name.clone())),
-        };
+        let (actor_member, actor_system) = why.actor.written();
         Self {
             version: VERSION,
             server: server.to_owned(),
@@ -193,7 +190,8 @@ impl Catalog {
         let Some((next, change)) = pins.accept(server, tool, why) else {
             return Err(NotAccepted::NotQuarantined);
         };
-        // A crash before this returns leaves all as it was; behind it the decision is made, now or later.
+        // A crash before this returns leaves all as it was, or what was asked for to the next start, and nobody was told of it;
+        // behind it the decision is made, now or later.
         let owed = Owed::new(server, &change, why);
         if let Err(why) = self.write_down(owed).await {
             return Err(self.take_back(why).await);

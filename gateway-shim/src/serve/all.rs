@@ -181,8 +181,8 @@ impl Front {
             self.shared.refuse(call, &refusal).await;
             return Err(refusal);
         }
-        let paced = || self.shared.pace.enter(came.caller.member, paced).map_err(|over| Refusal::over_limit(&over));
-        if let Err(refusal) = sessions::check_kept(&request.method, bytes).and_then(|()| paced()) {
+        let enter = || self.shared.pace.enter(came.caller.member, paced).map_err(|over| Refusal::over_limit(&over));
+        if let Err(refusal) = sessions::check_kept(&request.method, bytes).and_then(|()| enter()) {
             self.shared.refuse(call, &refusal).await;
             return Err(refusal);
         }

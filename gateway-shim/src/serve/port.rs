@@ -110,8 +110,10 @@ impl Shared {
             Err(NotRead::Refused(_, bytes)) => return Err(refused(bytes)),
             Err(torn) => return Err(torn),
         };
-        let carried = self.carried(load, came.caller.member, &body);
-        carried.map(|carried| (body.clone(), carried)).ok_or_else(|| refused(body.len()))
+        match self.carried(load, came.caller.member, &body) {
+            Some(carried) => Ok((body, carried)),
+            None => Err(refused(body.len())),
+        }
     }
 
     /// What comes in this body, as its connection carries it; none, if its member has too much that waits. What has no answer

@@ -70,17 +70,17 @@ const CALLERS_MAX: usize = 16;
 const REST_WAIT: Duration = Duration::from_secs(1);
 
 /// The process that takes what one member asks without a session, while it runs.
-type Place = Arc<tokio::sync::Mutex<Weak<Session>>>;
+type Current = Arc<tokio::sync::Mutex<Weak<Session>>>;
 
 /// What is known of that process.
 #[derive(Default)]
-struct Shared {
-    place: Place,
+struct OfMember {
+    current: Current,
     /// Who asked it, each token once, the newest last: the process is theirs as long as one of them may ask anything.
     callers: VecDeque<Caller>,
 }
 
-impl Shared {
+impl OfMember {
     fn is_used_by(&mut self, caller: &Caller) {
         self.callers.retain(|known| !is_same(known, caller));
         if self.callers.len() >= CALLERS_MAX {
@@ -94,7 +94,7 @@ impl Shared {
 pub(super) struct Stdio {
     pool: Arc<Pool>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
-    shared: Mutex<HashMap<MemberId, Shared>>,
+    shared: Mutex<HashMap<MemberId, OfMember>>,
 }
 
 /// Why there is no process to ask.
@@ -247,10 +247,10 @@ impl Stdio {
     /// begun ends once it is there.
     pub(super) fn end_shared(&self, is_out: impl Fn(&Caller) -> bool) {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        for Shared { place, .. } in shared.values().filter(|shared| shared.callers.iter().all(&is_out)) {
-            let place = Arc::clone(place);
+        for OfMember { current, .. } in shared.values().filter(|shared| shared.callers.iter().all(&is_out)) {
+            let current = Arc::clone(current);
             tokio::spawn(async move {
-                if let Some(session) = place.lock().await.upgrade() {
+                if let Some(session) = current.lock().await.upgrade() {
                     session.end();
                 }
             });
@@ -274,34 +274,34 @@ impl Stdio {
         if self.pool.sessionless() == Some(false) {
             return Err(NO_SESSION);
         }
-        let place = {
+        let current = {
             let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
             // Nobody waits for these, and their process is gone.
-            shared.retain(|_, Shared { place, .. }| {
-                Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|session| session.strong_count() > 0)
+            shared.retain(|_, OfMember { current, .. }| {
+                Arc::strong_count(current) > 1 || current.try_lock().is_ok_and(|session| session.strong_count() > 0)
             });
             let shared = shared.entry(caller.member).or_default();
             // Before it is begun: whatever takes the access away meanwhile finds whom it is for.
             shared.is_used_by(caller);
-            Arc::clone(&shared.place)
+            Arc::clone(&shared.current)
         };
         // One starts it, and the others wait for that.
-        let place = place.lock_owned().await;
-        if let Some(session) = place.upgrade().filter(|session| !session.has_ended()) {
+        let current = current.lock_owned().await;
+        if let Some(session) = current.upgrade().filter(|session| !session.has_ended()) {
             return Ok(session);
         }
         let (stdio, proxy, caller) = (Arc::clone(self), Arc::clone(proxy), caller.clone());
         // As `begin` does.
-        let begun = tokio::spawn(async move { stdio.begin_sessionless(&proxy, &caller, place).await });
+        let begun = tokio::spawn(async move { stdio.begin_sessionless(&proxy, &caller, current).await });
         begun.await.unwrap_or_else(|_| Err(refused(&Refused::Failed)))
     }
 
-    /// Starts a process and asks it whether it answers without a session; it holds the place of this member meanwhile.
+    /// Starts a process and asks it whether it answers without a session; others of this member wait for that meanwhile.
     async fn begin_sessionless(
         self: &Arc<Self>,
         proxy: &Arc<Proxy>,
         caller: &Caller,
-        mut place: tokio::sync::OwnedMutexGuard<Weak<Session>>,
+        mut current: tokio::sync::OwnedMutexGuard<Weak<Session>>,
     ) -> Result<Arc<Session>, NoProcess> {
         let (mut started, lease) = self.pool.start(Some(caller.member)).await.map_err(|why| refused(&why))?;
         let probed = tokio::select! {
@@ -313,7 +313,7 @@ impl Stdio {
             Some(Probed::Answers) => {
                 self.pool.learn_sessionless(true);
                 let session = self.run(proxy, Kind::Sessionless, started, lease);
-                *place = Arc::downgrade(&session);
+                *current = Arc::downgrade(&session);
                 // Whoever lost the access before they were remembered here was not found when it was taken away.
                 if proxy.may_ask_nothing(caller) {
                     session.end();

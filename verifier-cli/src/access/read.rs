@@ -144,8 +144,10 @@ impl Heard {
     }
 
     fn not_kept(&mut self, gone: &[Break]) {
-        self.breaks.extend(gone);
-        gone.iter().for_each(|_| self.history.not_kept());
+        if !gone.is_empty() {
+            self.breaks.extend(gone);
+            self.history.not_kept();
+        }
     }
 }
 

@@ -228,7 +228,8 @@ impl Engine {
     /// Makes what waits, from the step on that is next.
     async fn go_on(&self, state: &mut State) -> Result<(), Stuck> {
         if !state.written {
-            // A crash before this returns leaves all as it was; behind it the change is made, now or later.
+            // A crash before this returns leaves all as it was, or what was asked for to the next start, and nobody was told of it;
+            // behind it the change is made, now or later.
             self.write_down(state).await.map_err(Stuck::Write)?;
         }
         while let Some(head) = state.waiting.front_mut() {

@@ -273,6 +273,18 @@ fn joined(all: Vec<(Arc<str>, Listed)>) -> (Vec<(Arc<str>, String)>, Option<Stri
     (elements, None)
 }
 
+/// What every server is asked for one list of all.
+#[derive(Clone, Copy)]
+struct Asking<'a> {
+    came: &'a Came,
+    joint: Option<&'a Arc<Joint>>,
+    request: &'a Request,
+    meta: &'a str,
+    /// Of the elements in an answer.
+    key: &'a str,
+    kept: &'a Kept,
+}
+
 impl Front {
     /// One list of what the member's servers list.
     pub(super) async fn list(
@@ -292,12 +304,13 @@ impl Front {
         };
         let meta = splice::value(whole, &["params", "_meta"]).unwrap_or_default();
         let (from, raw, kept) = (&from, &raw, &self.all.lists.list_of(came.caller.member));
+        let asking = &Asking { came, joint, request, meta, key, kept };
         let asked = self.reachable(&came.caller).filter(|proxy| &*proxy.name >= from.as_str());
         // Of tasks only whoever began one has any.
         let asked = asked.filter(|proxy| key != "tasks" || proxy.has_tasks_of(&came.caller));
         let asks = asked.map(|proxy| async move {
             let begin = if *proxy.name == **from { raw.as_str() } else { "" };
-            let listed = self.listed(proxy, came, joint, request, (meta, begin), (key, kept)).await;
+            let listed = self.listed(proxy, asking, begin).await;
             (Arc::clone(&proxy.name), listed)
         });
         let mut listed = join_all(asks).await;
@@ -309,7 +322,7 @@ impl Front {
             if let Some((server, first)) = listed.get_mut(at)
                 && let (Some(proxy), Some(cursor)) = (self.proxies.get(&**server), first.next.take())
             {
-                *first = self.listed(proxy, came, joint, request, (meta, &cursor), (key, kept)).await;
+                *first = self.listed(proxy, asking, &cursor).await;
             }
         }
         let from_first = |listed: &Listed| listed.pages.first().is_some_and(|page| page.cursor.is_empty());
@@ -326,32 +339,17 @@ impl Front {
     }
 
     /// What one server lists; nothing, if that takes too long.
-    async fn listed(
-        &self,
-        proxy: &Arc<Proxy>,
-        came: &Came,
-        joint: Option<&Arc<Joint>>,
-        request: &Request,
-        (meta, begin): (&str, &str),
-        (key, kept): (&str, &Kept),
-    ) -> Listed {
-        let pages = self.pages(proxy, came, joint, request, (meta, begin), (key, kept));
-        tokio::time::timeout(LIST_WAIT, pages).await.unwrap_or_else(|_| {
+    async fn listed(&self, proxy: &Arc<Proxy>, asking: &Asking<'_>, begin: &str) -> Listed {
+        tokio::time::timeout(LIST_WAIT, self.pages(proxy, asking, begin)).await.unwrap_or_else(|_| {
+            let key = asking.key;
             tracing::warn!(server = %proxy.name, key, "a server is left out of the list of all: it takes too long");
             Listed::default()
         })
     }
 
     /// The pages of one server's list; none of what is not in form.
-    async fn pages(
-        &self,
-        proxy: &Arc<Proxy>,
-        came: &Came,
-        joint: Option<&Arc<Joint>>,
-        request: &Request,
-        (meta, begin): (&str, &str),
-        (key, kept): (&str, &Kept),
-    ) -> Listed {
+    async fn pages(&self, proxy: &Arc<Proxy>, asking: &Asking<'_>, begin: &str) -> Listed {
+        let Asking { came, joint, request, meta, key, kept } = *asking;
         let mut listed = Listed::unread(begin);
         let (mut elements_read, mut bytes) = (0, 0);
         while let Some(cursor) = listed.next.take() {
