@@ -5,7 +5,7 @@ use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
 use protox::prost_reflect::{Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "options",
     "record",
     "batch",
@@ -18,9 +18,10 @@ const FILES: [&str; 12] = [
     "admin",
     "relay",
     "control",
+    "search",
 ];
 /// What services say and nobody keeps: no message of these is in strict form.
-const SPOKEN: [&str; 5] = ["options", "ingest", "admin", "relay", "control"];
+const SPOKEN: [&str; 6] = ["options", "ingest", "admin", "relay", "control", "search"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto/custody/v1");

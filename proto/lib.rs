@@ -48,6 +48,8 @@ pub mod log;
 pub mod merkle;
 pub mod note;
 pub mod policy;
+#[cfg(feature = "query")]
+pub mod query;
 pub mod record;
 pub mod segment;
 pub mod statement;
