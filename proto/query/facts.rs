@@ -49,17 +49,21 @@ impl Place {
 /// What can be asked of one record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    texts: Vec<(Field, Box<str>)>,
+    /// All texts, one after the other: a record has some twenty, and the ledger holds the facts of many records at a time.
+    buffer: String,
+    /// Of which field, and where in the buffer it ends; it begins where the one before ends.
+    texts: Vec<(Field, usize)>,
     numbers: Vec<(Field, u64)>,
 }
 
 impl Facts {
     /// Of a record at its place.
     pub fn of(place: &Place, record: &wire::Record) -> Self {
-        let mut facts = Self { texts: Vec::with_capacity(24), numbers: Vec::with_capacity(8) };
-        facts.text(Field::Workspace, hex(&place.workspace.0));
-        facts.text(Field::Gateway, hex(&place.gateway.0));
-        facts.text(Field::Epoch, hex(&place.epoch.0));
+        let mut facts =
+            Self { buffer: String::with_capacity(512), texts: Vec::with_capacity(24), numbers: Vec::with_capacity(8) };
+        facts.text(Field::Workspace, &hex(&place.workspace.0));
+        facts.text(Field::Gateway, &hex(&place.gateway.0));
+        facts.text(Field::Epoch, &hex(&place.epoch.0));
         facts.numbers.push((Field::Received, place.received_at));
         facts.flag(Field::Gap, place.gap);
         match &record.kind {
@@ -82,7 +86,11 @@ impl Facts {
 
     /// All texts with their fields.
     pub fn all_texts(&self) -> impl Iterator<Item = (Field, &str)> {
-        self.texts.iter().map(|(field, text)| (*field, text.as_ref()))
+        self.texts.iter().scan(0, |start, (field, end)| {
+            let text = self.buffer.get(*start..*end).unwrap_or_default();
+            *start = *end;
+            Some((*field, text))
+        })
     }
 
     /// All numbers with their fields.
@@ -92,7 +100,7 @@ impl Facts {
 
     /// Texts of a field.
     pub fn texts(&self, field: Field) -> impl Iterator<Item = &str> {
-        self.texts.iter().filter(move |(of, _)| *of == field).map(|(_, text)| text.as_ref())
+        self.all_texts().filter(move |(of, _)| *of == field).map(|(_, text)| text)
     }
 
     /// Number of a field.
@@ -115,16 +123,16 @@ impl Facts {
         Some((self.number(Field::Call)?, phase))
     }
 
-    fn text(&mut self, field: Field, text: impl Into<Box<str>>) {
-        let text = text.into();
+    fn text(&mut self, field: Field, text: &str) {
         if !text.is_empty() {
-            self.texts.push((field, text));
+            self.buffer.push_str(text);
+            self.texts.push((field, self.buffer.len()));
         }
     }
 
     fn id(&mut self, field: Field, id: Option<&bytes::Bytes>) {
         if let Some(id) = id {
-            self.text(field, hex(id));
+            self.text(field, &hex(id));
         }
     }
 
@@ -135,7 +143,7 @@ impl Facts {
     }
 
     fn head(&mut self, kind: RecordKind, at: u64) {
-        self.text(Field::Kind, kind.name().replace(' ', "_"));
+        self.text(Field::Kind, &kind.name().replace(' ', "_"));
         self.numbers.push((Field::At, at));
     }
 
@@ -143,7 +151,7 @@ impl Facts {
     fn word(&mut self, field: Field, name: &str, prefix: &str) {
         let word = name.strip_prefix(prefix).unwrap_or(name);
         if word != "UNSPECIFIED" {
-            self.text(field, word.to_ascii_lowercase());
+            self.text(field, &word.to_ascii_lowercase());
         }
     }
 
@@ -158,12 +166,12 @@ impl Facts {
         self.id(Field::Agent, call.agent.as_ref());
         match &call.client {
             Some(Client::ClientName(name)) => self.text(Field::Client, name.as_str()),
-            Some(Client::ClientNameDigest(digest)) => self.text(Field::Client, digested(digest)),
+            Some(Client::ClientNameDigest(digest)) => self.text(Field::Client, &digested(digest)),
             None => {}
         }
         match &call.client_release {
             Some(ClientRelease::ClientVersion(version)) => self.text(Field::ClientVersion, version.as_str()),
-            Some(ClientRelease::ClientVersionDigest(digest)) => self.text(Field::ClientVersion, digested(digest)),
+            Some(ClientRelease::ClientVersionDigest(digest)) => self.text(Field::ClientVersion, &digested(digest)),
             None => {}
         }
         let tool = match &call.target {
@@ -174,13 +182,13 @@ impl Facts {
         self.tool(&call.server, tool);
         match &call.request {
             Some(Request::Method(method)) => self.text(Field::Method, method.as_str()),
-            Some(Request::MethodDigest(digest)) => self.text(Field::Method, digested(digest)),
+            Some(Request::MethodDigest(digest)) => self.text(Field::Method, &digested(digest)),
             None => {}
         }
         self.flag(Field::FromServer, call.from_server);
-        self.text(Field::Protocol, call.protocol.as_str());
+        self.text(Field::Protocol, &call.protocol);
         self.word(Field::Decision, call.decision().as_str_name(), "DECISION_");
-        self.text(Field::Rule, call.rule.as_str());
+        self.text(Field::Rule, &call.rule);
         self.id(Field::Policy, call.access_policy_digest.as_ref());
         self.id(Field::Definition, call.definition_digest.as_ref());
         self.word(Field::Outcome, call.outcome().as_str_name(), "OUTCOME_");
@@ -190,7 +198,7 @@ impl Facts {
         }
         self.numbers.push((Field::RequestBytes, call.request_bytes));
         if let Some(code) = call.error_code {
-            self.text(Field::ErrorCode, code.cast_signed().to_string());
+            self.text(Field::ErrorCode, &code.cast_signed().to_string());
         }
         self.id(Field::Conversation, call.conversation_digest.as_ref());
         self.id(Field::Trace, call.trace.as_ref().map(|trace| &trace.trace_id));
@@ -199,7 +207,7 @@ impl Facts {
 
     fn tool(&mut self, server: &str, tool: Option<String>) {
         if let Some(tool) = tool {
-            self.text(Field::Tool, format!("{server}/{tool}"));
+            self.text(Field::Tool, &format!("{server}/{tool}"));
         }
         self.text(Field::Server, server);
     }
@@ -213,19 +221,19 @@ impl Facts {
             Some(Actor::ActorSystem(system)) => self.text(Field::Actor, system.as_str()),
             None => {}
         }
-        self.text(Field::Reason, change.reason.as_str());
-        self.text(Field::Ticket, change.ticket.as_str());
+        self.text(Field::Reason, &change.reason);
+        self.text(Field::Ticket, &change.ticket);
         self.id(Field::Member, change.member.as_ref());
         self.id(Field::Token, change.token.as_ref());
         self.id(Field::Agent, change.agent.as_ref());
         self.id(Field::Owner, change.owner.as_ref());
-        self.text(Field::Group, change.group.as_str());
-        self.text(Field::Server, change.server.as_str());
+        self.text(Field::Group, &change.group);
+        self.text(Field::Server, &change.server);
         for label in &change.labels {
-            self.text(Field::Label, label.as_str());
+            self.text(Field::Label, label);
         }
         if let Some(rule) = &change.rule {
-            self.text(Field::Rule, rule.id.as_str());
+            self.text(Field::Rule, &rule.id);
         }
         self.id(Field::Policy, Some(&change.policy_digest_after));
     }
@@ -247,8 +255,8 @@ impl Facts {
             Some(Actor::ActorSystem(system)) => self.text(Field::Actor, system.as_str()),
             None => {}
         }
-        self.text(Field::Reason, definition.reason.as_str());
-        self.text(Field::Ticket, definition.ticket.as_str());
+        self.text(Field::Reason, &definition.reason);
+        self.text(Field::Ticket, &definition.ticket);
     }
 
     fn gateway_event(&mut self, event: &wire::GatewayEvent) {
@@ -256,8 +264,8 @@ impl Facts {
         self.head(RecordKind::GatewayEvent, event.at);
         let (action, server) = match &event.event {
             Some(Event::Opened(opened)) => {
-                self.text(Field::Client, opened.product.as_str());
-                self.text(Field::ClientVersion, opened.product_version.as_str());
+                self.text(Field::Client, &opened.product);
+                self.text(Field::ClientVersion, &opened.product_version);
                 ("opened".to_owned(), "")
             }
             Some(Event::ServerLife(life)) => {
@@ -275,32 +283,32 @@ impl Facts {
             Some(Event::Configured(_)) => ("configured".to_owned(), ""),
             None => (String::new(), ""),
         };
-        self.text(Field::Action, action);
+        self.text(Field::Action, &action);
         self.text(Field::Server, server);
     }
 
     fn ledger_event(&mut self, event: &wire::LedgerEvent) {
         self.head(RecordKind::LedgerEvent, event.at);
-        self.text(Field::Action, event.action.as_str());
-        self.text(Field::Outcome, event.outcome.as_str());
-        self.text(Field::Actor, event.actor.as_str());
-        self.text(Field::Reason, event.reason.as_str());
-        self.text(Field::Ticket, event.ticket.as_str());
+        self.text(Field::Action, &event.action);
+        self.text(Field::Result, &event.outcome);
+        self.text(Field::Actor, &event.actor);
+        self.text(Field::Reason, &event.reason);
+        self.text(Field::Ticket, &event.ticket);
         self.id(Field::Member, event.member.as_ref());
     }
 
     fn search(&mut self, search: &wire::Search) {
         self.head(RecordKind::Search, search.at);
-        self.text(Field::Actor, search.actor.as_str());
+        self.text(Field::Actor, &search.actor);
         self.word(Field::Decision, search.decision().as_str_name(), "DECISION_");
-        self.text(Field::Reason, search.reason.as_str());
+        self.text(Field::Reason, &search.reason);
     }
 
     fn alarm(&mut self, alarm: &wire::Alarm) {
         self.head(RecordKind::Alarm, alarm.at);
         self.word(Field::Action, alarm.phase().as_str_name(), "ALARM_PHASE_");
         self.word(Field::Severity, alarm.severity().as_str_name(), "SEVERITY_");
-        self.text(Field::Alarm, alarm.name.as_str());
+        self.text(Field::Alarm, &alarm.name);
         self.id(Field::Member, alarm.member.as_ref());
         self.id(Field::Agent, alarm.agent.as_ref());
     }
@@ -308,9 +316,9 @@ impl Facts {
     fn disposition(&mut self, disposition: &wire::Disposition) {
         self.head(RecordKind::Disposition, disposition.at);
         self.word(Field::Action, disposition.kind().as_str_name(), "DISPOSITION_KIND_");
-        self.text(Field::Actor, disposition.actor.as_str());
-        self.text(Field::Reason, disposition.reason.as_str());
-        self.text(Field::Ticket, disposition.ticket.as_str());
+        self.text(Field::Actor, &disposition.actor);
+        self.text(Field::Reason, &disposition.reason);
+        self.text(Field::Ticket, &disposition.ticket);
     }
 }
 

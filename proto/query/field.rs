@@ -91,6 +91,8 @@ fields! {
     Decision = "decision", Text;
     /// How it ended, as `ok` or `tool_error`.
     Outcome = "outcome", Text;
+    /// How it ended, of what the ledger did: `ok`, or the kind of error.
+    Result = "result", Text;
     /// `complete`, `intent` or `outcome`.
     Phase = "phase", Text;
     /// `strict` or `relaxed`.
