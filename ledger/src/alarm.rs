@@ -74,6 +74,10 @@ alarms! {
     HeadNotExtendable = "head-not-extendable",
     /// The store on disk is of a format that this program does not know.
     StoreFormat = "store-format",
+    /// The index cannot be written: searches walk the store instead, and become slow.
+    IndexFailing = "index-failing",
+    /// A folder of the index had not the documents that it should have: it was thrown away and is built again.
+    IndexDiffers = "index-differs",
 }
 
 impl std::fmt::Display for Alarm {

@@ -253,6 +253,12 @@ knobs! {
         alarm_seconds: u64 = 600, in 1..=86400;
     }
 
+    /// The index: what is searched. It lies in the data folder, follows from the store, and is built again if it is lost.
+    Index "index" {
+        /// Days for which records are found, by the ledger's own clock.
+        days_max: u64 = 90, in 1..=3650;
+    }
+
     /// The store and the disk under it.
     Store "store" {
         /// Bytes of memory for blocks that were read.
@@ -308,6 +314,9 @@ pub struct Config {
     /// From the cut to the published log.
     #[serde(default)]
     pub publish: Publish,
+    /// The index.
+    #[serde(default)]
+    pub index: Index,
     /// The store and the disk.
     #[serde(default)]
     pub store: Store,
@@ -337,6 +346,7 @@ impl Config {
             ingest: Ingest::default(),
             segment: Segment::default(),
             publish: Publish::default(),
+            index: Index::default(),
             store: Store::default(),
             drain: Drain::default(),
         }
@@ -365,6 +375,7 @@ impl Config {
         Ingest::template(&mut out);
         Segment::template(&mut out);
         Publish::template(&mut out);
+        Index::template(&mut out);
         Store::template(&mut out);
         Drain::template(&mut out);
         out
@@ -438,6 +449,7 @@ impl Config {
         self.ingest.check()?;
         self.segment.check()?;
         self.publish.check()?;
+        self.index.check()?;
         self.store.check()?;
         self.drain.check()?;
         self.check_together()

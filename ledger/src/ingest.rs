@@ -32,7 +32,7 @@ use crate::{
     commit::{Arrived, Chains, KnownHeads, Opening, Request, Unopened, stored_statement},
     directory::Ask,
     pki::{self, Identity},
-    store::Store,
+    store::{Notes, Store},
 };
 
 mod enrol;
@@ -495,7 +495,8 @@ impl Pump {
         let own = Arc::clone(&self.room).acquire_many_owned(bytes).await;
         let shared = Arc::clone(&self.inner.room).acquire_many_owned(bytes).await;
         let (Ok(place), Ok(own), Ok(shared)) = (place, own, shared) else { return false };
-        let arrived = Arrived { batch, receipts, held };
+        let notes = Notes::of(&batch.records);
+        let arrived = Arrived { batch, notes, receipts, held };
         self.inner.writer.send(Request::Batch(self.stream, Box::new(arrived), [place, own, shared])).await.is_ok()
     }
 

@@ -41,7 +41,8 @@ use crate::{
     metrics::Metrics,
     own_keys::OwnKeys,
     publish::{PublishError, Publisher},
-    store::{Family, Store, statement_key},
+    store::{Family, Notes, Store, statement_key},
+    tail::Tail,
 };
 
 pub(crate) mod faults;
@@ -216,6 +217,7 @@ impl Rig {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let chains = Chains::default();
         let held = Arc::downgrade(&store);
+        let tail = Arc::new(Tail::open(&store, store.next_number(Family::Commits)?.unwrap_or(0))?);
         let writer = Writer::load(Parts {
             store,
             origin: ORIGIN.to_owned(),
@@ -224,6 +226,7 @@ impl Rig {
             own_keys: OwnKeys::of(&signing(2), &signing(3), &signing(4)),
             term: publisher.term,
             chains: Arc::clone(&chains),
+            tail,
             view: Arc::clone(&view),
             fence: fence_state,
             publisher: wake,
@@ -481,7 +484,8 @@ impl Peer {
     /// Sends a batch, as a stream does that has looked at the head that it holds.
     pub(crate) async fn submit(&mut self, rig: &Rig, stream: u64, batch: Submitted) {
         let held = self.held(rig, &batch.header.last_head).unwrap();
-        let arrived = Arrived { receipts: admit::receipts(&batch), batch, held };
+        let notes = Notes::of(&batch.records);
+        let arrived = Arrived { notes, receipts: admit::receipts(&batch), batch, held };
         rig.requests.send(Request::Batch(stream, Box::new(arrived), permits().await)).await.unwrap();
     }
 

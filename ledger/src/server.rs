@@ -27,13 +27,15 @@ use crate::{
     directory::{ASKS_MAX, Ask, Directory, Unopened},
     exit::ExitReason,
     http,
+    index::Follower,
     ingest::{IngestService, Limits as IngestLimits},
     listen,
     log_view::{FenceState, LogView, report},
     metrics::Metrics,
     pki::{Identity, Pki},
     publish::{PublishError, Publisher, follow_fence, watch_fence},
-    store::{Store, StoreError},
+    store::{Family, Store, StoreError},
+    tail::Tail,
     upkeep::{Upkeep, renew_certificates},
     vault::Vault,
 };
@@ -152,6 +154,7 @@ impl Authority for Pki {
 struct Shared {
     requests: mpsc::Sender<Request>,
     directory: mpsc::Sender<Ask>,
+    tail: Arc<Tail>,
     chains: Chains,
     view: Arc<RwLock<LogView>>,
     fence: Arc<FenceState>,
@@ -175,6 +178,7 @@ async fn serve(
     let (wake, woken) = mpsc::channel(1);
     let (publisher, shared, mut writer, directory) = start_writer(&config, opened, read_only, wake.clone())?;
     let archive = publisher.archive.clone();
+    let index = start_index(&config, &shared)?;
     let requests = shared.requests.clone();
     // A stale copy owns no term: whatever waits in it was published by another, or never will be.
     let mut publishing: JoinHandle<PublishError> = match serving {
@@ -236,6 +240,7 @@ async fn serve(
         publishing.abort();
         publishing.await.ok();
     }
+    index.end().await;
     close(requests, writer.thread, store).await;
     alarms.keep_pending();
     outcome
@@ -272,10 +277,13 @@ fn start_writer(
 ) -> Result<(Publisher, Shared, Running, oneshot::Receiver<()>), Ended> {
     let Opened { store, alarms, metrics, publisher, keys: [record, head], own_keys, roots, pki, vault, .. } = opened;
     let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+    let committed = store.next_number(Family::Commits).map_err(|why| Ended::store("read the store", &why))?;
+    let tail = Tail::open(&store, committed.unwrap_or(0)).map_err(|why| Ended::store("read the store", &why))?;
     let (directory, directory_ended) = start_directory(config, vault, &store, requests.clone())?;
     let shared = Shared {
         requests,
         directory,
+        tail: Arc::new(tail),
         chains: Chains::default(),
         view: Arc::clone(&publisher.view),
         fence: Arc::clone(&publisher.fence_state),
@@ -292,6 +300,7 @@ fn start_writer(
         own_keys,
         term: publisher.term,
         chains: Arc::clone(&shared.chains),
+        tail: Arc::clone(&shared.tail),
         view: Arc::clone(&shared.view),
         fence: Arc::clone(&shared.fence),
         publisher: wake,
@@ -333,6 +342,32 @@ fn start_directory(
     });
     thread.map_err(|why| Ended::failed("start the directory", &why))?;
     Ok((asks, ended))
+}
+
+/// The thread of the index.
+struct Indexing {
+    thread: std::thread::JoinHandle<()>,
+    stop: watch::Sender<()>,
+}
+
+impl Indexing {
+    /// Lets it commit what it has.
+    async fn end(self) {
+        drop(self.stop);
+        tokio::task::spawn_blocking(move || self.thread.join()).await.ok();
+    }
+}
+
+fn start_index(config: &Config, shared: &Shared) -> Result<Indexing, Ended> {
+    let (root, tail) = (config.paths.data.join("index"), Arc::clone(&shared.tail));
+    let told = (shared.alarms.clone(), shared.metrics.clone());
+    let follower = Follower::open(root, tail, config.index.days_max, told);
+    let follower = follower.map_err(|why| Ended::store("open the index", &why))?;
+    let (stop, stopped) = watch::channel(());
+    let runtime = tokio::runtime::Handle::current();
+    let thread = std::thread::Builder::new().name("index".to_owned()).spawn(move || follower.run(&runtime, stopped));
+    let thread = thread.map_err(|why| Ended::failed("start the index", &why))?;
+    Ok(Indexing { thread, stop })
 }
 
 /// Tasks that look at something every so often.

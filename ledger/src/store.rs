@@ -10,14 +10,16 @@ use bytes::Bytes;
 pub use rocksdb::perf::MemoryUsageStats as StoreMemory;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, ErrorKind,
-    IteratorMode, Options, WriteOptions,
+    IteratorMode, MergeOperands, Options, WriteOptions,
 };
 
+mod asked;
 mod rows;
 mod synced;
 #[cfg(test)]
 mod tests;
 
+pub use asked::{Cell, Cells, Halves, Notes, Rank, Rollup, Running, call_rows};
 pub use rows::{
     CutRow, EpochRow, LeafPlace, MemberRow, QueueRow, as_number, batch_key, epoch_key, leaf_key, numbered, numbering,
     statement_key,
@@ -31,7 +33,7 @@ pub const STORE_VERSION: u64 = MIGRATIONS.len() as u64;
 type Migration = fn(&Store) -> Result<(), StoreError>;
 
 /// To version 1, 2 and so on.
-const MIGRATIONS: &[Migration] = &[to_version_1, to_version_2, to_version_3, to_version_4];
+const MIGRATIONS: &[Migration] = &[to_version_1, to_version_2, to_version_3, to_version_4, asked::to_version_5];
 
 /// Version 1 is the first that was ever written with its number; what stands in such a database is as in one without.
 fn to_version_1(_: &Store) -> Result<(), StoreError> {
@@ -112,10 +114,20 @@ pub enum Family {
     Receipts,
     /// member → [`MemberRow`]: the newest directory entry, written with its record.
     Members,
+    /// workspace, gateway, epoch, call number → [`Running`]: a call whose intent was shipped, and that has no outcome yet.
+    Intents,
+    /// rank of an intent → its key in `Intents`.
+    Running,
+    /// rank of the record that ended it → rank of an intent.
+    Ended,
+    /// [`Rollup`] → [`Cells`]: counts by the minute and by the hour.
+    Rollups,
+    /// kind of id, workspace, id, commit index → indexes in that batch, two bytes each.
+    Ids,
 }
 
 impl Family {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 19] = [
         Self::Meta,
         Self::Entries,
         Self::Batches,
@@ -130,6 +142,11 @@ impl Family {
         Self::Log,
         Self::Receipts,
         Self::Members,
+        Self::Intents,
+        Self::Running,
+        Self::Ended,
+        Self::Rollups,
+        Self::Ids,
     ];
 
     fn name(self) -> &'static str {
@@ -148,6 +165,11 @@ impl Family {
             Self::Log => "log",
             Self::Receipts => "receipts",
             Self::Members => "members",
+            Self::Intents => "intents",
+            Self::Running => "running",
+            Self::Ended => "ended",
+            Self::Rollups => "rollups",
+            Self::Ids => "ids",
         }
     }
 }
@@ -165,6 +187,8 @@ pub enum StoreError {
     Synced(io::Error),
     /// A newer program wrote this directory.
     Newer(u64),
+    /// The ledger is ending.
+    Closed,
 }
 
 /// The next move when what was written is not what is read.
@@ -193,7 +217,7 @@ impl StoreError {
             Self::Database(why) => why.kind() == ErrorKind::Corruption,
             Self::Synced(why) => why.kind() == io::ErrorKind::InvalidData,
             Self::Damaged(_) | Self::Lost(_) => true,
-            Self::Newer(_) => false,
+            Self::Newer(_) | Self::Closed => false,
         }
     }
 }
@@ -218,6 +242,7 @@ impl std::fmt::Display for StoreError {
             ),
             Self::Synced(_) if self.is_damaged() => write!(f, "read {} beside the database\n{DAMAGED}", synced::FILE),
             Self::Synced(_) => write!(f, "use {} beside the database", synced::FILE),
+            Self::Closed => f.write_str("use the database: the ledger is ending (hint: try again)"),
             Self::Newer(version) => write!(
                 f,
                 "open a database of version {version}, newer than this program's {STORE_VERSION} (hint: start the newer program)"
@@ -231,7 +256,7 @@ impl std::error::Error for StoreError {
         match self {
             Self::Database(source) => Some(source),
             Self::Synced(source) => Some(source),
-            Self::Damaged(_) | Self::Lost(_) | Self::Newer(_) => None,
+            Self::Damaged(_) | Self::Lost(_) | Self::Newer(_) | Self::Closed => None,
         }
     }
 }
@@ -257,6 +282,16 @@ impl Change<'_> {
         #[cfg(test)]
         self.names.push_str(&format!(" {}/{}", family.name(), String::from_utf8_lossy(key.as_ref())));
         self.batch.put_cf(self.store.family(family), key, value);
+    }
+
+    /// Adds to the counts of a rollup, which nobody has to read for it.
+    pub fn add(&mut self, rollup: &Rollup, cells: &Cells) {
+        self.batch.merge_cf(self.store.family(Family::Rollups), rollup.encode(), cells.encode());
+    }
+
+    /// Removes all values from `from` up to `to`, which stays.
+    pub fn delete_range(&mut self, family: Family, from: &[u8], to: &[u8]) {
+        self.batch.delete_range_cf(self.store.family(family), from, to);
     }
 
     /// Removes a value.
@@ -381,6 +416,16 @@ impl Store {
         Ok(())
     }
 
+    /// Writes what can be made again from the rest, and returns when it is on disk. Nobody waits for it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn derive(&self, change: Change<'_>) -> Result<(), StoreError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        Ok(self.db.write_opt(change.batch, &options)?)
+    }
+
     /// Makes the note of how far the store was synced outlast a power cut, too. To be called every second: a change does not wait
     /// for this.
     ///
@@ -416,6 +461,15 @@ impl Store {
         self.value(Family::Meta, name)?.map(|value| as_number(&value)).transpose()
     }
 
+    /// The number after the last key of a family whose keys are numbers; `None` while it is empty.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn next_number(&self, family: Family) -> Result<Option<u64>, StoreError> {
+        let last = self.last(family, &[])?;
+        last.map(|(key, _)| as_number(&key)?.checked_add(1).ok_or(StoreError::Damaged("a number"))).transpose()
+    }
+
     /// Values whose keys begin with `prefix`, in order, from `start` (inclusive, after the prefix) on.
     ///
     /// # Errors
@@ -439,8 +493,15 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub fn last(&self, family: Family, prefix: &[u8]) -> Result<Option<(Bytes, Bytes)>, StoreError> {
-        let mut end = prefix.to_vec();
-        end.extend_from_slice(&[0xff; 64]);
+        self.last_up_to(family, prefix, &[0xff; 64])
+    }
+
+    /// The last value whose key begins with `prefix` and goes no further than `most` after it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn last_up_to(&self, family: Family, prefix: &[u8], most: &[u8]) -> Result<Option<(Bytes, Bytes)>, StoreError> {
+        let end = [prefix, most].concat();
         let mut steps = self.db.iterator_cf(self.family(family), IteratorMode::From(&end, Direction::Reverse));
         let found = steps.next().transpose()?.filter(|(key, _)| key.starts_with(prefix));
         Ok(found.map(|(key, value)| (Bytes::from(key), Bytes::from(value))))
@@ -455,6 +516,14 @@ impl Store {
     }
 }
 
+/// Sums of what is there and what came; what does not read as counts is left out, and shows in a comparison with the index.
+#[expect(clippy::unnecessary_wraps, reason = "as the database asks for it")]
+fn add_cells(_: &[u8], there: Option<&[u8]>, came: &MergeOperands) -> Option<Vec<u8>> {
+    let mut sum = Cells::default();
+    there.into_iter().chain(came).for_each(|cells| sum.take(cells));
+    Some(sum.encode())
+}
+
 fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize) -> Options {
     let mut options = Options::default();
     let mut table = BlockBasedOptions::default();
@@ -462,6 +531,9 @@ fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize) -> O
     options.set_block_based_table_factory(&table);
     // Two that are full and on their way to disk, one that fills, and one for all the other families.
     options.set_write_buffer_size(write_buffer_bytes / 4);
+    if family == Family::Rollups {
+        options.set_merge_operator_associative("cells", add_cells);
+    }
     if matches!(family, Family::Entries | Family::Leaves) {
         // Batches are written once and read once more, and leaf hashes seldom: blob files spare them every compaction.
         options.set_enable_blob_files(true);

@@ -15,7 +15,8 @@ use super::{Arrived, Group, State, StreamId, Writer, held::Judged};
 use crate::{
     admit::{self, Held, REMOVED, Reject},
     clock,
-    store::{EpochRow, Family, LeafPlace, StoreError, batch_key, epoch_key, leaf_key, numbered},
+    store::{EpochRow, Family, LeafPlace, Notes, StoreError, batch_key, call_rows, epoch_key, leaf_key, numbered},
+    tail::Chunk,
     workspace::Unread,
 };
 
@@ -39,7 +40,7 @@ impl Writer {
     pub(super) fn take_batch(
         &mut self,
         stream: StreamId,
-        Arrived { batch, receipts, held }: Arrived,
+        Arrived { batch, notes, receipts, held }: Arrived,
         group: &mut Group<'_>,
     ) -> Result<(), StoreError> {
         let mut decided = self.decide_batch(&batch, group)?;
@@ -52,7 +53,7 @@ impl Writer {
         match decided {
             Decided::Append => {
                 let header = batch.header.clone();
-                let place = self.append(LeafKind::Batch, batch, group)?;
+                let place = self.append(LeafKind::Batch, batch, &notes, group)?;
                 self.judge_receipts(&header, place.first_position, &receipts, group)?;
                 group.receipts.entry(stream).or_default().push(place);
             }
@@ -203,6 +204,7 @@ impl Writer {
         &mut self,
         kind: LeafKind,
         batch: Submitted,
+        notes: &Notes,
         group: &mut Group<'_>,
     ) -> Result<wire::BatchInclusion, StoreError> {
         let lost = StoreError::Damaged("a workspace");
@@ -215,6 +217,10 @@ impl Writer {
         let place = LeafPlace { segment: workspace.open.number, leaf: workspace.open.tree.size() };
         group.change.put(Family::Entries, leaf_key(id, place.segment, place.leaf), &bytes);
         group.change.put(Family::Commits, self.commit_index.to_be_bytes(), leaf_key(id, place.segment, place.leaf));
+        if kind == LeafKind::Batch {
+            let noted = (self.commit_index, notes);
+            call_rows(&self.parts.store, &mut group.change, &batch, noted, &mut group.halves)?;
+        }
         self.commit_index += 1;
         let inclusion = inclusion(&header, place, &leaf);
         let entry = Entry { leaf, content: Content::Batch(Box::new(batch)) };
@@ -234,6 +240,7 @@ impl Writer {
             workspace.next_position += u64::from(header.record_count);
             self.parts.metrics.add("custody_records_total", u64::from(header.record_count));
             self.parts.metrics.add("custody_batches_total", 1);
+            group.chunks.extend(Chunk::of(self.commit_index - 1, entry));
         }
         group.touched.insert(id);
         let full = workspace.open.bytes >= self.parts.limits.cut_bytes

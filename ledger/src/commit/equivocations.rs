@@ -18,7 +18,7 @@ use prost::Message as _;
 use super::{Group, Writer};
 use crate::{
     alarm::Alarm,
-    store::{EpochRow, Family, StoreError, epoch_key},
+    store::{EpochRow, Family, Notes, StoreError, epoch_key},
 };
 
 /// Between two records about one epoch.
@@ -84,7 +84,7 @@ impl Writer {
         let count = self.equivocations.entry(name(&header)).or_insert(fresh);
         (count.copies, count.batch) = (copies, header.batch_number);
         if keep {
-            self.append(LeafKind::Equivocation, batch, group)?;
+            self.append(LeafKind::Equivocation, batch, &Notes::default(), group)?;
             self.tell(name(&header), group)?;
         }
         Ok(())

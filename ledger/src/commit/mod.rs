@@ -28,7 +28,8 @@ use crate::{
     log_view::{FenceState, LogView, Published, report},
     metrics::Metrics,
     own_keys::OwnKeys,
-    store::{Family, Store, StoreError, StoreMemory},
+    store::{Family, Halves, Notes, Store, StoreError, StoreMemory},
+    tail::{Chunk, News, Tail},
     workspace::{Standing, Trees, Workspace},
 };
 
@@ -105,6 +106,8 @@ pub enum Request {
 pub struct Arrived {
     /// It passed [`crate::admit::check`].
     pub batch: Submitted,
+    /// What its rows for questions follow from.
+    pub notes: Notes,
     /// The forensic receipts that it shows.
     pub receipts: Vec<Shown>,
     /// The head that it holds, if this stream was not sent it.
@@ -198,6 +201,8 @@ pub struct Parts {
     pub term: u64,
     /// Shared with ingest.
     pub chains: Chains,
+    /// Shared with the index, and with all who ask.
+    pub tail: Arc<Tail>,
     /// Shared with the publisher.
     pub view: Arc<RwLock<LogView>>,
     /// Shared with the publisher.
@@ -252,6 +257,10 @@ struct Group<'a> {
     shown: HashSet<Vec<u8>>,
     rejections: Vec<(StreamId, Message)>,
     touched: BTreeSet<WorkspaceId>,
+    /// Batches with records.
+    chunks: Vec<Chunk>,
+    /// Calls that begin or end.
+    halves: Halves,
     /// Given back when the group is answered.
     room: Vec<Room>,
     cut: bool,
@@ -279,12 +288,9 @@ impl Writer {
             order.push(id);
             workspaces.insert(id, workspace);
         }
-        let last = |family| {
-            parts.store.last(family, &[]).map(|found| found.and_then(|(key, _)| crate::store::as_number(&key).ok()))
-        };
-        let commit_index = last(Family::Commits)?.map_or(0, |index| index + 1);
+        let commit_index = parts.store.next_number(Family::Commits)?.unwrap_or(0);
         let mark = parts.store.number("queue_mark")?.unwrap_or(0);
-        let queue_next = last(Family::Queue)?.map_or(mark, |number| number + 1);
+        let queue_next = parts.store.next_number(Family::Queue)?.unwrap_or(mark);
         let head_key_id = key::public(&parts.head_key).id(Role::Head);
         let trees = Trees::new(parts.limits.leaves_read_of_one, parts.limits.leaves_read_of_all);
         let own = OwnWriter::load(&parts.record_key, &ledger_chain, &workspaces);
@@ -407,6 +413,8 @@ impl Writer {
             shown: HashSet::new(),
             rejections: Vec::new(),
             touched: BTreeSet::new(),
+            chunks: Vec::new(),
+            halves: Halves::default(),
             room: Vec::new(),
             cut: false,
             chains: false,
@@ -426,7 +434,8 @@ impl Writer {
             self.poison(&why);
             return;
         }
-        let Group { change, receipts, rejections, touched, cut, chains, answers, after, room, .. } = group;
+        let Group { change, receipts, rejections, touched, chunks, halves, cut, chains, answers, after, room, .. } =
+            group;
         if !change.is_empty() {
             // A crash before this line returns loses what nobody was told; after it, what everybody may be told.
             let began = Instant::now();
@@ -436,6 +445,8 @@ impl Writer {
             }
             self.parts.metrics.add("custody_commits_total", 1);
             self.parts.metrics.observe("custody_commit_seconds", began.elapsed());
+            // Before anybody is told: whoever was answered finds it.
+            self.parts.tail.publish(News { chunks, begun: halves.begun, ended: halves.ended }, self.commit_index);
         }
         if cut {
             for id in &touched {

@@ -17,7 +17,7 @@ use super::{Group, State, Writer, equivocations::EpochName};
 use crate::{
     clock::{self, Jump},
     keys,
-    store::StoreError,
+    store::{Notes, StoreError},
     workspace::Workspace,
 };
 
@@ -141,7 +141,8 @@ impl Writer {
             return Ok(());
         }
         let batch = self.own.batch(header)?;
-        self.append(LeafKind::Batch, batch, group)?;
+        let notes = Notes::of(&batch.records);
+        self.append(LeafKind::Batch, batch, &notes, group)?;
         Ok(())
     }
 }
