@@ -8,7 +8,18 @@
 mod expr;
 mod facts;
 mod field;
+mod parse;
+mod print;
+mod read;
+mod tally;
+mod time;
+mod value;
+
+#[cfg(test)]
+mod tests;
 
 pub use expr::{Expr, Test, Text, Want};
 pub use facts::{Facts, Place};
 pub use field::{Field, Kind};
+pub use parse::{CLAUSES_MAX, DEPTH_MAX, Fault, TEXT_BYTES_MAX, is_named, names, parse, with_ids};
+pub use tally::{Bucket, HistogramWish, Levels, PercentilesWish, Tally, VALUES_MAX, Wishes};

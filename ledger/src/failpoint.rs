@@ -44,7 +44,6 @@ pub const NAMES: &[&str] = &[
     "index-before-commit",
     "index-prepared",
     "index-after-commit",
-    "index-after-floor",
     "seal-before-staging",
     "seal-after-staging",
     "seal-after-seal",

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use self::day::{DayError, Shown, Writing};
 use crate::{
     alarm::{Alarm, Alarms},
-    clock,
+    clock, durable,
     log_view::report,
     metrics::Metrics,
     store::{Family, StoreError},
@@ -29,6 +29,7 @@ mod compile;
 mod day;
 mod find;
 mod schema;
+mod sum;
 #[cfg(test)]
 mod tests;
 
@@ -165,7 +166,7 @@ impl Follower {
     }
 
     fn take_folders(&mut self) -> Result<(), Stuck> {
-        std::fs::create_dir_all(&self.root)?;
+        durable::create_dir(&self.root, 0o700)?;
         let mut next = self.index.tail.store()?.number(FLOOR)?.unwrap_or(0);
         let mut newest = None;
         for (first, path) in day::list(&self.root)? {
@@ -345,7 +346,6 @@ impl Follower {
         let mut change = store.change();
         change.put(Family::Meta, FLOOR, floor.to_be_bytes());
         store.derive(change)?;
-        crate::failpoint::hit("index-after-floor");
         self.index.show(|days| days.retain(|day| day.payload.first >= floor));
         self.gaps.retain(|gap| gap.start >= floor);
         for (first, path) in day::list(&self.root)? {

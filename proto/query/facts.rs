@@ -84,6 +84,26 @@ impl Facts {
         facts
     }
 
+    /// Of records that are counted together: they share these, and nothing else is known of them.
+    pub fn counted(
+        workspace: &str,
+        at: u64,
+        kind: RecordKind,
+        decision: wire::Decision,
+        outcome: wire::Outcome,
+    ) -> Self {
+        let mut facts = Self::default();
+        facts.text(Field::Workspace, workspace);
+        facts.head(kind, at);
+        if matches!(kind, RecordKind::Call | RecordKind::Search) {
+            facts.word(Field::Decision, decision.as_str_name(), "DECISION_");
+        }
+        if kind == RecordKind::Call {
+            facts.word(Field::Outcome, outcome.as_str_name(), "OUTCOME_");
+        }
+        facts
+    }
+
     /// All texts with their fields.
     pub fn all_texts(&self) -> impl Iterator<Item = (Field, &str)> {
         self.texts.iter().scan(0, |start, (field, end)| {

@@ -16,7 +16,7 @@ use custody::{
     wire::Phase,
 };
 use tantivy::{
-    DocSet as _, SegmentReader, TERMINATED, TantivyError,
+    DocId, DocSet as _, SegmentReader, TERMINATED, TantivyError,
     columnar::ColumnValues,
     query::{EnableScoring, Query as _, Weight},
 };
@@ -107,7 +107,7 @@ impl From<TantivyError> for AskError {
 }
 
 /// A run of commits, and where its records are read.
-enum Span<'a> {
+pub(super) enum Span<'a> {
     /// From the first to before the second.
     Walked(u64, u64),
     Indexed(&'a Day),
@@ -124,7 +124,7 @@ impl Question<'_> {
 }
 
 /// Commits below `end`, newest first: folders, and what lies between and beside them.
-fn spans(days: &[Day], end: u64, floor: u64) -> Vec<Span<'_>> {
+pub(super) fn spans(days: &[Day], end: u64, floor: u64) -> Vec<Span<'_>> {
     let mut spans = Vec::new();
     let mut upper = end;
     for day in days {
@@ -212,7 +212,7 @@ impl Index {
         Ok((count, whole))
     }
 
-    fn floor(&self) -> Result<u64, StoreError> {
+    pub(super) fn floor(&self) -> Result<u64, StoreError> {
         Ok(self.tail().store()?.number(super::FLOOR)?.unwrap_or(0))
     }
 
@@ -410,6 +410,32 @@ impl Segment<'_> {
             document = matching.advance();
         }
         Ok(true)
+    }
+}
+
+impl Segment<'_> {
+    /// Gives all that match, some at a time; `false`: the time was over.
+    pub(super) fn each_block(
+        &self,
+        tail: &Tail,
+        question: &Question<'_>,
+        mut take: impl FnMut(&[DocId]),
+    ) -> Result<bool, AskError> {
+        let first = first_below(self.ranks.as_ref(), Rank::first_of(question.pinned).0);
+        let (mut looked, mut late) = (0, false);
+        self.weight(tail, question)?.for_each_no_score(self.reader, &mut |documents| {
+            looked += documents.len();
+            if looked >= LOOKS && !late {
+                looked = 0;
+                late = question.is_late();
+            }
+            if !late {
+                // Ascending: what is too new stands first.
+                let from = documents.partition_point(|document| *document < first);
+                take(documents.get(from..).unwrap_or_default());
+            }
+        })?;
+        Ok(!late)
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use custody::{
     batch::{Header, Submitted, encode_signed, seal_header},
     id::{Epoch, GatewayId, HeaderHash, KeyId, RootHash, WorkspaceId},
-    query::{Expr, Facts, Field, Text, Want},
+    query::{Expr, Facts, Field, HistogramWish, PercentilesWish, Tally, Text, Want, Wishes},
     record,
     segment::{Content, Entry, Leaf, encode_entry},
     wire::{self, Decision, LeafKind, Outcome, Phase, call::Target, record::Kind as Record},
@@ -59,6 +59,8 @@ struct World {
     now: u64,
     calls: u64,
     open: Vec<u64>,
+    /// Sums that came from rollups.
+    rolled: u64,
     /// What was committed, in order: rank, facts.
     all: Vec<(Rank, WorkspaceId, Facts)>,
 }
@@ -79,6 +81,7 @@ impl World {
             now: DAY_0 + 1,
             calls: 0,
             open: Vec::new(),
+            rolled: 0,
             all: Vec::new(),
         }
     }
@@ -250,7 +253,11 @@ impl World {
                 let field = fields[usize::try_from(self.rng.below(5)).unwrap()];
                 let end = if field.kind() == Kind::Time { self.now - DAY_0 } else { 100_000 };
                 let base = if field.kind() == Kind::Time { DAY_0 } else { 0 };
-                let (a, b) = (base + self.rng.below(end), base + self.rng.below(end * 2));
+                let (mut a, mut b) = (base + self.rng.below(end), base + self.rng.below(end * 2));
+                if field == Field::At && self.rng.below(2) == 0 {
+                    // What rollups can tell.
+                    (a, b) = (a - a % 60_000_000, b - b % 3_600_000_000 - 1);
+                }
                 Expr::test(field, Want::Numbers(vec![(a, b)]))
             }
             7 => {
@@ -271,6 +278,7 @@ impl World {
             let question = Question { workspaces: &seen, expr: &expr, pinned, until: Instant::now() + WAIT };
             let expected = self.expected(&seen, &expr, pinned);
             assert_eq!(index.count(&question).unwrap(), (expected.len() as u64, true), "{expr:?} as of {pinned}");
+            self.compare_sums(index, &question, &expected);
             let limit = 1 + usize::try_from(self.rng.below(40)).unwrap();
             let (mut found, mut below) = (Vec::new(), Rank::first_of(pinned));
             loop {
@@ -282,6 +290,51 @@ impl World {
             }
             assert_eq!(found, expected, "{expr:?} as of {pinned}, {limit} a page");
         }
+    }
+}
+
+impl World {
+    fn wishes(&mut self) -> Wishes {
+        let some =
+            |world: &mut Self, fields: &[Field]| fields[usize::try_from(world.rng.below(fields.len() as u64)).unwrap()];
+        let texts =
+            [Field::Tool, Field::Outcome, Field::Member, Field::Kind, Field::Decision, Field::Workspace, Field::Trace];
+        let facets = (0..self.rng.below(3)).map(|_| some(self, &texts[..6])).collect();
+        let histogram = (self.rng.below(2) == 0).then(|| HistogramWish {
+            field: some(self, &[Field::At, Field::Received]),
+            width: [60_000_000, 3_600_000_000, 7][usize::try_from(self.rng.below(3)).unwrap()],
+            split: (self.rng.below(2) == 0).then(|| some(self, &texts)),
+        });
+        let percentiles = (self.rng.below(3) == 0).then(|| PercentilesWish {
+            field: some(self, &[Field::Duration, Field::ResponseBytes]),
+            by: (self.rng.below(2) == 0).then(|| some(self, &texts[..6])),
+        });
+        Wishes { facets, histogram, percentiles }
+    }
+
+    /// The sums against those of a scan.
+    fn compare_sums(&mut self, index: &Index, question: &Question<'_>, expected: &[Rank]) {
+        let wishes = self.wishes();
+        let facts: HashMap<Rank, &Facts> = self.all.iter().map(|(rank, _, facts)| (*rank, facts)).collect();
+        let mut sums = Tally::new(&wishes);
+        for rank in expected {
+            sums.take(&wishes, facts[rank]);
+        }
+        // Values of what hardly two records share are not told apart.
+        let unique = |field: Option<Field>| field.is_some_and(|field| field.kind() == Kind::Unique);
+        if wishes.histogram.is_some_and(|wish| unique(wish.split)) {
+            sums.buckets.values_mut().for_each(|bucket| bucket.values.clear());
+        }
+        let (mut found, whole, rolled) = index.tally(question, &wishes).unwrap();
+        if wishes.histogram.is_some_and(|wish| unique(wish.split)) {
+            found.buckets.values_mut().for_each(|bucket| bucket.values.clear());
+        }
+        assert!(
+            whole && (found == sums || found.cut_short && sums.cut_short),
+            "{:?} {wishes:?}: {found:?}",
+            question.expr
+        );
+        self.rolled += u64::from(rolled);
     }
 }
 
@@ -321,7 +374,7 @@ fn index_and_memory_find_what_a_scan_finds() {
         world.compare(&index, 25);
     }
     let days = follower.index().shown().len();
-    assert!(days > 1, "{days} days");
+    assert!(days > 1 && world.rolled > 20, "{days} days, {} from rollups", world.rolled);
 }
 
 #[test]
@@ -342,7 +395,7 @@ fn what_is_lost_or_broken_is_built_again_and_found_meanwhile() {
     std::fs::remove_dir_all(&folders[1].1).unwrap();
     let file = std::fs::read_dir(&folders[2].1).unwrap().map(|file| file.unwrap().path());
     let meta = file.into_iter().find(|path| path.ends_with("meta.json")).unwrap();
-    crate::durable::write(&meta, b"{}", 0o600).unwrap();
+    durable::write(&meta, b"{}", 0o600).unwrap();
     world.restart();
     let mut follower = world.follower();
     assert_eq!((follower.gaps.len(), follower.index().shown().len()), (1, 2));

@@ -17,6 +17,7 @@ mod proxy_revoke;
 mod proxy_setup;
 mod records;
 mod runs;
+mod search;
 
 /// A step that may fail; the text says which.
 pub(crate) type Done<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -35,7 +36,7 @@ async fn main() -> Done {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (Some(section), Some(folder)) = (words.first(), words.get(1)) else {
         return Err(
-            "usage: bench limits|ingest|headline|sustained|size|archive|many|copy|decide|proxy FOLDER [ARGUMENT…]"
+            "usage: bench limits|ingest|headline|sustained|size|archive|many|copy|decide|proxy|search FOLDER [ARGUMENT…]"
                 .into(),
         );
     };
@@ -59,6 +60,7 @@ async fn main() -> Done {
         "archive" => runs::archive(folder, number(words.get(2), 1_000_000)?).await,
         "many" => many::run(folder, number(words.get(2), 1_000)?, number(words.get(3), 60)?).await,
         "decide" => decide::run(),
+        "search" => tokio::task::block_in_place(|| search::run(folder, number(words.get(2), 1_000_000)?)),
         "proxy" => proxy::run(folder, number(words.get(2), 7)?).await,
         "copy" => records::write_copies(folder, number(words.get(2), 1_000_000)?, number(words.get(3), 4)?),
         other => Err(format!("no section {other}").into()),

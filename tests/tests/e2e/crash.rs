@@ -39,13 +39,16 @@ const COMPLETE_EVERY: u64 = 5;
 const IN_FLIGHT_MAX: usize = 8;
 /// In the order of `ledger::failpoint::NAMES`, with the greatest passage that is worth killing at: steps of every batch come
 /// often, those of a segment or of the log a few times between two kills.
-const FAIL_POINTS: [(&str, u64); 18] = [
+const FAIL_POINTS: [(&str, u64); 21] = [
     ("start-after-term", 1),
     ("start-after-claim", 1),
     ("start-before-writer", 1),
     ("store-before-commit", 60),
     ("store-after-commit", 60),
     ("commit-before-answer", 60),
+    ("index-before-commit", 1),
+    ("index-prepared", 1),
+    ("index-after-commit", 1),
     ("seal-before-staging", 6),
     ("seal-after-staging", 6),
     ("seal-after-seal", 6),

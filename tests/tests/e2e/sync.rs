@@ -116,6 +116,12 @@ fn whole_calls(trace: &str) -> Vec<String> {
     calls
 }
 
+/// Below the home: what the store and the index do with their own files is their affair, and what a crash leaves of the index is
+/// built again.
+fn is_of_a_library(below: &str) -> bool {
+    ["/data/store", "/data/index"].iter().any(|folder| below.starts_with(folder))
+}
+
 /// Reads a trace: every file is synced before it is linked or renamed into place, and every folder with a new name before a
 /// claim or a checkpoint gets its own.
 fn read_files(trace: &str, home: &str) -> Files {
@@ -130,12 +136,15 @@ fn read_files(trace: &str, home: &str) -> Files {
                 dirty.remove(open.unwrap_or_default());
                 folders.remove(open.unwrap_or_default());
             }
-            "mkdir" | "mkdirat" if done => folders.extend(given.first().map(|path| parent(path))),
+            "mkdir" | "mkdirat" if done => folders.extend(
+                given
+                    .first()
+                    .map(|path| parent(path))
+                    .filter(|folder| !folder.strip_prefix(home).is_some_and(is_of_a_library)),
+            ),
             "rename" | "renameat" | "renameat2" | "link" | "linkat" if done => {
                 let [from, to] = given[..] else { continue };
-                let Some(below) = to.strip_prefix(home).filter(|below| !below.starts_with("/data/store/")) else {
-                    continue;
-                };
+                let Some(below) = to.strip_prefix(home).filter(|below| !is_of_a_library(below)) else { continue };
                 let first = below.split('/').nth(1).unwrap_or_default();
                 *files.named.entry(first.to_owned()).or_default() += 1;
                 if dirty.contains(from) {
