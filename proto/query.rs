@@ -23,3 +23,4 @@ pub use facts::{Facts, Place};
 pub use field::{Field, Kind};
 pub use parse::{CLAUSES_MAX, DEPTH_MAX, Fault, TEXT_BYTES_MAX, is_named, names, parse, with_ids};
 pub use tally::{Bucket, HistogramWish, Levels, PercentilesWish, Tally, VALUES_MAX, Wishes};
+pub use time::{instant, span};

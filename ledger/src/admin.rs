@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     pin::Pin,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -41,10 +41,12 @@ use crate::{
     directory::Ask,
     log_view::{FenceState, LogView},
     pki::{self, Identity},
+    store::Store,
     workspace::Workspace,
 };
 
 mod members;
+mod tokens;
 
 /// Seconds that a command waits for the archive.
 const ARCHIVE_SECONDS_MAX: u64 = 60;
@@ -77,6 +79,8 @@ pub struct AdminService {
     pub writer: mpsc::Sender<Request>,
     /// The directory's.
     pub directory: mpsc::Sender<Ask>,
+    /// Where API tokens stand; it is not kept open.
+    pub store: Weak<Store>,
     /// Number of queue rows that are published.
     pub mark: watch::Receiver<u64>,
     /// The log.
@@ -323,6 +327,18 @@ impl Admin for AdminService {
         call: Call<wire::DiscloseMembersRequest>,
     ) -> Answer<wire::DiscloseMembersResponse> {
         self.members_disclosed(call).await
+    }
+
+    async fn add_api_token(&self, call: Call<wire::AddApiTokenRequest>) -> Answer<wire::AddApiTokenResponse> {
+        self.token_added(call).await
+    }
+
+    async fn list_api_tokens(&self, _: Call<wire::ListApiTokensRequest>) -> Answer<wire::ListApiTokensResponse> {
+        self.tokens_listed()
+    }
+
+    async fn revoke_api_token(&self, call: Call<wire::RevokeApiTokenRequest>) -> Answer<wire::RevokeApiTokenResponse> {
+        self.token_revoked(call).await
     }
 }
 

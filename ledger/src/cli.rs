@@ -12,10 +12,12 @@ mod key;
 mod member;
 mod offline;
 mod output;
+mod search;
 mod sign;
 mod status;
 #[cfg(test)]
 mod tests;
+mod token;
 mod vault;
 mod words;
 mod workspace;
@@ -93,6 +95,11 @@ enum Command {
     /// The vault that holds members' keys.
     #[command(subcommand)]
     Vault(vault::VaultCommand),
+    /// API tokens of those who ask questions.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Ask for records, with an API token; every question is on record.
+    Search(Box<search::SearchArgs>),
     /// Statements as such.
     #[command(subcommand)]
     Statement(chain::StatementCommand),
@@ -254,6 +261,8 @@ async fn run(command: Command) -> Done {
         Command::Hold(command) => hold::run(command).await,
         Command::Member(command) => member::run(command).await,
         Command::Vault(command) => vault::run(command),
+        Command::Token(command) => token::run(command).await,
+        Command::Search(args) => search::run(*args).await,
         Command::Statement(command) => chain::run(command).await,
         Command::Status(args) => status::run(args).await,
         Command::Cut(args) => cut(args).await,

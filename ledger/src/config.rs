@@ -165,8 +165,10 @@ knobs! {
         grpc: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7443));
         /// Metrics, health and the public log: plain HTTP, so behind a proxy if the network is not yours.
         http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7480));
-        /// gRPC without TLS, for trying out: refused unless grpc is a loopback address. Whoever reaches the port is then
-        /// taken at their word.
+        /// Security teams and auditors, who ask with a token: gRPC over TLS.
+        ask: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7481));
+        /// gRPC without TLS, for trying out: refused unless grpc and ask are loopback addresses. Whoever reaches the first is
+        /// then taken at their word; the second wants a token all the same.
         plaintext_loopback: bool = false;
     }
 
@@ -192,6 +194,16 @@ knobs! {
         url: String = "https://localhost:7443".to_owned();
         /// Seconds until a command gives up. A cut of a full segment takes a few.
         timeout_seconds: u64 = 60, in 1..=3600;
+    }
+
+    /// How `ledger search` reaches a ledger, on this machine or another.
+    Ask "ask" {
+        /// Address; `http://` only together with listen.plaintext_loopback.
+        ask_url: String = "https://localhost:7481".to_owned();
+        /// File of mode 0600 with the API token; empty: the variable.
+        token_file: PathBuf = PathBuf::new();
+        /// Environment variable with the API token, looked at if no file is named.
+        token_variable: String = "CUSTODY_API_TOKEN".to_owned();
     }
 
     /// The archive: evidence is what lies there.
@@ -299,6 +311,9 @@ pub struct Config {
     /// How the administrator's commands reach the ledger.
     #[serde(default)]
     pub admin: Admin,
+    /// How questions reach the ledger.
+    #[serde(default)]
+    pub ask: Ask,
     /// The archive.
     #[serde(default)]
     pub archive: Archive,
@@ -341,6 +356,7 @@ impl Config {
             listen: Listen::default(),
             tls: Tls::default(),
             admin: Admin::default(),
+            ask: Ask::default(),
             archive: Archive::default(),
             fence: Fence::default(),
             ingest: Ingest::default(),
@@ -370,6 +386,7 @@ impl Config {
         Listen::template(&mut out);
         Tls::template(&mut out);
         Admin::template(&mut out);
+        Ask::template(&mut out);
         Archive::template(&mut out);
         Fence::template(&mut out);
         Ingest::template(&mut out);
@@ -423,8 +440,10 @@ impl Config {
         for path in all {
             *path = base.join(&*path);
         }
-        if !self.keys.passphrase_file.as_os_str().is_empty() {
-            self.keys.passphrase_file = base.join(&self.keys.passphrase_file);
+        for optional in [&mut self.keys.passphrase_file, &mut self.ask.token_file] {
+            if !optional.as_os_str().is_empty() {
+                *optional = base.join(&*optional);
+            }
         }
     }
 
@@ -444,6 +463,7 @@ impl Config {
         self.listen.check()?;
         self.tls.check()?;
         self.admin.check()?;
+        self.ask.check()?;
         self.archive.check()?;
         self.fence.check()?;
         self.ingest.check()?;
@@ -457,14 +477,16 @@ impl Config {
 
     /// What no bound of one knob alone says.
     fn check_together(&self) -> Result<(), ConfigError> {
-        if self.listen.plaintext_loopback && !self.listen.grpc.ip().is_loopback() {
-            return Err(ConfigError::bad(
-                "listen.plaintext_loopback",
-                format!("asks for no TLS on {}, which is no loopback address", self.listen.grpc),
-            ));
+        for port in [self.listen.grpc, self.listen.ask] {
+            if self.listen.plaintext_loopback && !port.ip().is_loopback() {
+                let why = format!("asks for no TLS on {port}, which is no loopback address");
+                return Err(ConfigError::bad("listen.plaintext_loopback", why));
+            }
         }
-        if self.admin.url.starts_with("http://") && !self.listen.plaintext_loopback {
-            return Err(ConfigError::bad("admin.url", "is without TLS, and the ledger listens with TLS".to_owned()));
+        for (name, url) in [("admin.url", &self.admin.url), ("ask.ask_url", &self.ask.ask_url)] {
+            if url.starts_with("http://") && !self.listen.plaintext_loopback {
+                return Err(ConfigError::bad(name, "is without TLS, and the ledger listens with TLS".to_owned()));
+            }
         }
         if self.tls.server_names.is_empty() || self.tls.server_names.iter().any(String::is_empty) {
             return Err(ConfigError::bad("tls.server_names", "must name this ledger at least once".to_owned()));

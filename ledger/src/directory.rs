@@ -10,6 +10,7 @@
 
 use std::sync::Weak;
 
+use bytes::Bytes;
 use custody::{
     directory::{self, Address},
     id::{GatewayId, MemberId, WorkspaceId},
@@ -21,9 +22,9 @@ use tokio::sync::{mpsc, oneshot};
 use self::index::Index;
 use crate::{
     clock,
-    commit::{People, Request, Untaken},
+    commit::{OnRecord, Request, Untaken},
     log_view::report,
-    store::{MemberRow, Store, StoreError},
+    store::{Family, MemberRow, Store, StoreError},
     vault::{Vault, VaultError},
 };
 
@@ -256,8 +257,11 @@ impl Directory {
         erasure: Option<bool>,
     ) -> Option<Result<(), Untaken>> {
         let (reply, answer) = oneshot::channel();
-        let people = People { rows, records, erasure, reply };
-        self.writer.blocking_send(Request::People(Box::new(people))).ok()?;
+        let row = |(member, row): (MemberId, MemberRow)| {
+            (Family::Members, Bytes::from(member), Bytes::from(row.encode_to_vec()))
+        };
+        let told = OnRecord { rows: rows.into_iter().map(row).collect(), records, erasure, reply };
+        self.writer.blocking_send(Request::OnRecord(Box::new(told))).ok()?;
         answer.blocking_recv().ok()
     }
 }

@@ -202,6 +202,8 @@ fn config_text(plan: &Plan) -> Result<String, InitError> {
         let grpc = Config::new(&plan.origin).listen.grpc;
         replace("plaintext_loopback", "plaintext_loopback = true".to_owned());
         replace("url", format!("url = \"http://{grpc}\""));
+        let ask = Config::new(&plan.origin).listen.ask;
+        replace("ask_url", format!("ask_url = \"http://{ask}\""));
     }
     Ok(text)
 }

@@ -1,9 +1,10 @@
-//! The gRPC port: accepts connections, does the TLS handshake, and hands on who is there.
+//! The gRPC ports: accept connections, do the TLS handshake, and hand on who is there.
 //!
 //! What must hold: the listener lives as long as the process, so a renewal of the server's certificate closes no port and
 //! ends no stream (the next handshake has the new certificate, open connections go on with what they have); whoever says
 //! nothing loses the connection after seconds; strangers can hold handshakes and nothing else, and of too many handshakes
-//! the oldest ends, so that they lock nobody out; one certificate's holder has few connections, so that a gateway gone wild takes no other's place.
+//! the oldest ends, so that they lock nobody out; one certificate's holder has few connections, so that a gateway gone wild takes no other's place;
+//! where nobody shows a certificate, one address has few.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -182,7 +183,16 @@ pub fn plain(listener: TcpListener, streams_max: usize) -> Connections<TcpStream
     ReceiverStream::new(connections)
 }
 
-/// Accepts whoever has a certificate of the authority, each with the server's certificate of that moment.
+/// Who comes to a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comers {
+    /// Whoever has a certificate of the authority.
+    Certified,
+    /// Anybody: who they are is asked of each request.
+    Anybody,
+}
+
+/// Accepts those who come, each with the server's certificate of that moment.
 ///
 /// # Errors
 /// In words, if the certificate that is there cannot be used.
@@ -190,8 +200,9 @@ pub fn secure(
     listener: TcpListener,
     streams_max: usize,
     pki: Arc<Pki>,
+    comers: Comers,
 ) -> Result<Connections<TlsStream<TcpStream>>, String> {
-    secure_within(HANDSHAKE_LIMIT, listener, streams_max, pki)
+    secure_within(HANDSHAKE_LIMIT, listener, streams_max, pki, comers)
 }
 
 fn secure_within(
@@ -199,14 +210,16 @@ fn secure_within(
     listener: TcpListener,
     streams_max: usize,
     pki: Arc<Pki>,
+    comers: Comers,
 ) -> Result<Connections<TlsStream<TcpStream>>, String> {
     let mut renewals = pki.renewals();
-    let mut acceptor = acceptor(&pki.server_tls())?;
+    let mut acceptor = acceptor(&pki.server_tls(), comers)?;
     let (taken, connections) = mpsc::channel(WAITING_MAX);
     let mut handshakes = Newest::new(HANDSHAKES_MAX);
     let door = Arc::new(Door {
         places: Arc::new(Semaphore::new(streams_max.saturating_add(CONNECTIONS_SPARE))),
         holders: Holders::default(),
+        comers,
         taken,
     });
     tokio::spawn(async move {
@@ -214,7 +227,7 @@ fn secure_within(
             let Some(stream) = accept(&listener, &door.taken).await else { return };
             if renewals.has_changed().unwrap_or(false) {
                 renewals.mark_unchanged();
-                match self::acceptor(&pki.server_tls()) {
+                match self::acceptor(&pki.server_tls(), comers) {
                     Ok(fresh) => acceptor = fresh,
                     Err(why) => tracing::error!(why, "the renewed certificate cannot be used; the old one stays"),
                 }
@@ -257,13 +270,19 @@ async fn accept<T>(listener: &TcpListener, taken: &mpsc::Sender<T>) -> Option<Tc
 struct Door {
     places: Arc<Semaphore>,
     holders: Holders,
+    comers: Comers,
     taken: mpsc::Sender<io::Result<Connection<TlsStream<TcpStream>>>>,
 }
 
 impl Door {
     async fn admit(&self, stream: TlsStream<TcpStream>) {
-        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let name = leaf.and_then(|leaf| pki::peer_identity(leaf)).map(|identity| Identity::uri(&identity));
+        let name = match self.comers {
+            Comers::Certified => {
+                let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                leaf.and_then(|leaf| pki::peer_identity(leaf)).map(|identity| Identity::uri(&identity))
+            }
+            Comers::Anybody => stream.get_ref().0.peer_addr().ok().map(|address| address.ip().to_string()),
+        };
         // The authority signs nothing without a name but the server's own certificate, which is for no client.
         let Some(name) = name else { return };
         let Some(of_one) = OfOne::take(&self.holders, name.clone()) else {
@@ -284,10 +303,10 @@ impl Door {
 /// # Errors
 /// In words.
 pub fn check(tls: &ServerTls) -> Result<(), String> {
-    acceptor(tls).map(drop)
+    acceptor(tls, Comers::Certified).map(drop)
 }
 
-fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, String> {
+fn acceptor(tls: &ServerTls, comers: Comers) -> Result<TlsAcceptor, String> {
     let words = |why: &dyn std::fmt::Display| format!("use the server's certificate: {why}");
     let pem = |text: &str| {
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
@@ -299,7 +318,10 @@ fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, String> {
     }
     let provider = Arc::new(default_provider());
     let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
-    let clients = clients.build().map_err(|why| words(&why))?;
+    let clients = match comers {
+        Comers::Certified => clients.build().map_err(|why| words(&why))?,
+        Comers::Anybody => WebPkiClientVerifier::no_client_auth(),
+    };
     let key = PrivateKeyDer::from_pem_slice(tls.key.as_bytes()).map_err(|why| words(&why))?;
     let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13, &TLS12]);
     let config = config.map_err(|why| words(&why))?.with_client_cert_verifier(clients);
@@ -345,7 +367,7 @@ mod tests {
         let client = client.with_client_auth_cert(certificates(&pem("admin.pem")), key).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let connections = secure_within(limit, listener, 8, pki).unwrap();
+        let connections = secure_within(limit, listener, 8, pki, Comers::Certified).unwrap();
         (address, connections, TlsConnector::from(Arc::new(client)))
     }
 

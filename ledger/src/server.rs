@@ -21,15 +21,16 @@ use crate::{
     admin::{AdminService, Authority},
     admit::Peer,
     alarm::{Alarm, Alarms},
+    ask::Asking,
     clock,
     commit::{Chains, Limits, Parts, REQUESTS_MAX, Request, State, Writer},
     config::Config,
     directory::{ASKS_MAX, Ask, Directory, Unopened},
     exit::ExitReason,
     http,
-    index::Follower,
+    index::{Follower, Index},
     ingest::{IngestService, Limits as IngestLimits},
-    listen,
+    listen::{self, Comers},
     log_view::{FenceState, LogView, report},
     metrics::Metrics,
     pki::{Identity, Pki},
@@ -49,6 +50,9 @@ const MESSAGE_BYTES_MAX: usize = 2 << 20;
 /// Streams of one connection: a gateway has one, and an administrator's command makes one call at a time. Without TLS a program
 /// that stands for many gateways puts some dozens on one.
 const STREAMS_OF_CONNECTION_MAX: u32 = 64;
+
+/// Connections of those who ask: people with a console each, and some programs.
+const ASKING_MAX: usize = 256;
 
 /// Why a port ended that gives no reason.
 const NOBODY_LISTENS: &str = "it takes no connections any more (hint: start the ledger again)";
@@ -138,6 +142,8 @@ pub struct Addresses {
     pub grpc: std::net::SocketAddr,
     /// HTTP.
     pub http: std::net::SocketAddr,
+    /// gRPC of those who ask.
+    pub ask: std::net::SocketAddr,
 }
 
 impl Authority for Pki {
@@ -178,7 +184,8 @@ async fn serve(
     let (wake, woken) = mpsc::channel(1);
     let (publisher, shared, mut writer, directory) = start_writer(&config, opened, read_only, wake.clone())?;
     let archive = publisher.archive.clone();
-    let index = start_index(&config, &shared)?;
+    let (index, indexing) = start_index(&config, &shared)?;
+    let asking = asking(&store, index, &shared)?;
     let requests = shared.requests.clone();
     // A stale copy owns no term: whatever waits in it was published by another, or never will be.
     let mut publishing: JoinHandle<PublishError> = match serving {
@@ -199,7 +206,8 @@ async fn serve(
         config: config.clone(),
         pki: Arc::clone(&shared.pki),
         ingest: ingest_service(&config, &shared, Weak::clone(&store)),
-        admin: admin_service(&config, &shared),
+        admin: admin_service(&config, &shared, Weak::clone(&store)),
+        asking,
     };
     let state = http::state(&shared.metrics, &shared.alarms, &shared.view, archive, requests.clone());
     let outcome = match services.listen(&mut helpers, state).await {
@@ -240,7 +248,7 @@ async fn serve(
         publishing.abort();
         publishing.await.ok();
     }
-    index.end().await;
+    indexing.end().await;
     close(requests, writer.thread, store).await;
     alarms.keep_pending();
     outcome
@@ -358,16 +366,23 @@ impl Indexing {
     }
 }
 
-fn start_index(config: &Config, shared: &Shared) -> Result<Indexing, Ended> {
+fn start_index(config: &Config, shared: &Shared) -> Result<(Arc<Index>, Indexing), Ended> {
     let (root, tail) = (config.paths.data.join("index"), Arc::clone(&shared.tail));
     let told = (shared.alarms.clone(), shared.metrics.clone());
     let follower = Follower::open(root, tail, config.index.days_max, told);
     let follower = follower.map_err(|why| Ended::store("open the index", &why))?;
-    let (stop, stopped) = watch::channel(());
+    let (index, (stop, stopped)) = (follower.index(), watch::channel(()));
     let runtime = tokio::runtime::Handle::current();
     let thread = std::thread::Builder::new().name("index".to_owned()).spawn(move || follower.run(&runtime, stopped));
     let thread = thread.map_err(|why| Ended::failed("start the index", &why))?;
-    Ok(Indexing { thread, stop })
+    Ok((index, Indexing { thread, stop }))
+}
+
+fn asking(store: &Weak<Store>, index: Arc<Index>, shared: &Shared) -> Result<Asking, Ended> {
+    let store = store.upgrade().ok_or_else(|| Ended::new(ExitReason::Failure, "the store was closed"))?;
+    let queues = (shared.requests.clone(), shared.directory.clone());
+    let asking = Asking::open(index, &store, Arc::clone(&shared.chains), queues, shared.metrics.clone());
+    asking.map_err(|why| Ended::store("open the key of cursors", &why))
 }
 
 /// Tasks that look at something every so often.
@@ -398,11 +413,12 @@ fn start_helpers(config: &Config, shared: &Shared, directory: oneshot::Receiver<
     helpers
 }
 
-fn admin_service(config: &Config, shared: &Shared) -> AdminService {
+fn admin_service(config: &Config, shared: &Shared, store: Weak<Store>) -> AdminService {
     AdminService {
         origin: config.origin.clone(),
         writer: shared.requests.clone(),
         directory: shared.directory.clone(),
+        store,
         mark: shared.mark.clone(),
         view: Arc::clone(&shared.view),
         fence: Arc::clone(&shared.fence),
@@ -452,6 +468,7 @@ struct Services {
     pki: Arc<Pki>,
     ingest: IngestService,
     admin: AdminService,
+    asking: Asking,
 }
 
 impl Services {
@@ -465,7 +482,13 @@ impl Services {
         }
         let grpc = TcpListener::bind(self.config.listen.grpc).await.map_err(bind)?;
         let web = TcpListener::bind(self.config.listen.http).await.map_err(bind)?;
-        let addresses = Addresses { grpc: grpc.local_addr().map_err(bind)?, http: web.local_addr().map_err(bind)? };
+        let ask = TcpListener::bind(self.config.listen.ask).await.map_err(bind)?;
+        let address = |listener: &TcpListener| listener.local_addr().map_err(bind);
+        let addresses = Addresses { grpc: address(&grpc)?, http: address(&web)?, ask: address(&ask)? };
+        let questions = self.serve_questions(ask)?;
+        helpers.spawn("the port of those who ask", async move {
+            questions.await.map_or_else(|why| why, |()| NOBODY_LISTENS.to_owned())
+        });
         helpers.spawn("the HTTP port", async move {
             http::serve(web, http).await;
             NOBODY_LISTENS.to_owned()
@@ -474,6 +497,33 @@ impl Services {
             self.serve_grpc(grpc).await.map_or_else(|why| why, |()| NOBODY_LISTENS.to_owned())
         });
         Ok(addresses)
+    }
+
+    /// Questions: anybody may come, and shows a token with each.
+    fn serve_questions(
+        &self,
+        listener: TcpListener,
+    ) -> Result<impl Future<Output = Result<(), String>> + Send + use<>, Ended> {
+        let router = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .max_concurrent_streams(STREAMS_OF_CONNECTION_MAX)
+            .add_service(self.asking.clone().server());
+        let secure = match self.config.listen.plaintext_loopback {
+            true => Err(listener),
+            false => {
+                let pki = Arc::clone(&self.pki);
+                let unusable = |why: String| Ended::new(ExitReason::Configuration, format!("failed to {why}"));
+                Ok(listen::secure(listener, ASKING_MAX, pki, Comers::Anybody).map_err(unusable)?)
+            }
+        };
+        Ok(async move {
+            let served = match secure {
+                Ok(connections) => router.serve_with_incoming(connections).await,
+                Err(listener) => router.serve_with_incoming(listen::plain(listener, ASKING_MAX)).await,
+            };
+            served.map_err(|why| report(&why))
+        })
     }
 
     async fn serve_grpc(self, listener: TcpListener) -> Result<(), String> {
@@ -488,7 +538,7 @@ impl Services {
         let streams = self.config.ingest.streams_max as usize;
         let served = match self.config.listen.plaintext_loopback {
             true => router.serve_with_incoming(listen::plain(listener, streams)).await,
-            false => router.serve_with_incoming(listen::secure(listener, streams, self.pki)?).await,
+            false => router.serve_with_incoming(listen::secure(listener, streams, self.pki, Comers::Certified)?).await,
         };
         served.map_err(|why| report(&why))
     }

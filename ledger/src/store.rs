@@ -21,8 +21,8 @@ mod tests;
 
 pub use asked::{Cell, Cells, Halves, Notes, Rank, Rollup, Running, call_rows};
 pub use rows::{
-    CutRow, EpochRow, LeafPlace, MemberRow, QueueRow, as_number, batch_key, epoch_key, leaf_key, numbered, numbering,
-    statement_key,
+    ApiTokenRow, CutRow, EpochRow, LeafPlace, MemberRow, QueueRow, as_number, batch_key, epoch_key, leaf_key, numbered,
+    numbering, statement_key,
 };
 use synced::Synced;
 
@@ -114,6 +114,8 @@ pub enum Family {
     Receipts,
     /// member → [`MemberRow`]: the newest directory entry, written with its record.
     Members,
+    /// token → [`ApiTokenRow`]: who may ask.
+    ApiTokens,
     /// workspace, gateway, epoch, call number → [`Running`]: a call whose intent was shipped, and that has no outcome yet.
     Intents,
     /// rank of an intent → its key in `Intents`.
@@ -127,7 +129,7 @@ pub enum Family {
 }
 
 impl Family {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Meta,
         Self::Entries,
         Self::Batches,
@@ -142,6 +144,7 @@ impl Family {
         Self::Log,
         Self::Receipts,
         Self::Members,
+        Self::ApiTokens,
         Self::Intents,
         Self::Running,
         Self::Ended,
@@ -165,6 +168,7 @@ impl Family {
             Self::Log => "log",
             Self::Receipts => "receipts",
             Self::Members => "members",
+            Self::ApiTokens => "api_tokens",
             Self::Intents => "intents",
             Self::Running => "running",
             Self::Ended => "ended",

@@ -4,7 +4,7 @@
 //! finds it here; the writer waits for nobody; memory has a bound, past which the oldest are read from the store instead.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock, PoisonError, RwLock, Weak},
 };
 
@@ -247,6 +247,33 @@ impl Tail {
     pub fn one(&self, rank: Rank) -> Result<Option<One>, StoreError> {
         let found = self.chunk(rank.commit_index())?.map(|chunk| One { chunk, index: rank.index() });
         Ok(found.filter(|one| one.index < one.chunk.records().len()))
+    }
+
+    /// The record at a position.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn at_position(&self, workspace: WorkspaceId, position: u64) -> Result<Option<One>, StoreError> {
+        let entry = self.store()?.at_position(workspace, position)?;
+        // Its rank is not asked for: only who walks needs one.
+        let chunk = entry.and_then(|(_, entry)| Chunk::of(0, entry)).map(Arc::new);
+        Ok(chunk.and_then(|chunk| {
+            let index = usize::try_from(position - chunk.leaf.first_position).ok()?;
+            (index < chunk.records().len()).then_some(One { chunk, index })
+        }))
+    }
+
+    /// Records of these workspaces in batches from a commit index on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn records_from(&self, workspaces: &BTreeSet<WorkspaceId>, from: u64) -> Result<u64, StoreError> {
+        let mut records = 0;
+        for commit_index in from..self.committed() {
+            let chunk = self.chunk(commit_index)?.filter(|chunk| workspaces.contains(&chunk.workspace()));
+            records += chunk.map_or(0, |chunk| chunk.records().len() as u64);
+        }
+        Ok(records)
     }
 
     /// The calls that run now.

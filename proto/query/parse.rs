@@ -258,17 +258,8 @@ fn lonely(token: &Token) -> Fault {
 }
 
 /// Fields in which a word is looked for that names none.
-const ANYWHERE: [Field; 9] = [
-    Field::Server,
-    Field::Tool,
-    Field::Method,
-    Field::Client,
-    Field::Rule,
-    Field::Actor,
-    Field::Alarm,
-    Field::Ticket,
-    Field::Member,
-];
+const ANYWHERE: [Field; 8] =
+    [Field::Server, Field::Tool, Field::Method, Field::Client, Field::Rule, Field::Actor, Field::Alarm, Field::Ticket];
 
 fn anywhere(text: &str, quoted: bool) -> Expr {
     let test = |field: &Field| {

@@ -38,8 +38,13 @@ pub(super) fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// A span of time in microseconds.
-pub(super) fn span(text: &str) -> Option<u64> {
+pub fn span(text: &str) -> Option<u64> {
     scaled(text, &UNITS)
+}
+
+/// A time that is written in full, in microseconds.
+pub fn instant(text: &str) -> Option<u64> {
+    read(text, 0).map(|(first, _)| first)
 }
 
 /// Whether a text is a span of time: as a time it means so long before now.

@@ -163,14 +163,15 @@ class Ledger:
         self.dir = _work / "ledger"
         self.root_key = _work / "root" / "root.key"
         self.config = self.dir / "ledger.toml"
-        self.grpc, self.http = free_port(), free_port()
+        self.grpc, self.http, self.ask = free_port(), free_port(), free_port()
         self.child = None
 
     def init(self):
         made = run(BIN / "ledger", "init", "--dir", self.dir, "--origin", ORIGIN, "--root-key-out", self.root_key)
-        self.configure(
-            {"grpc": f'"127.0.0.1:{self.grpc}"', "http": f'"127.0.0.1:{self.http}"', "url": f'"https://localhost:{self.grpc}"'}
-        )
+        ports = {"grpc": self.grpc, "http": self.http, "ask": self.ask}
+        values = {name: f'"127.0.0.1:{port}"' for name, port in ports.items()}
+        urls = {"url": self.grpc, "ask_url": self.ask}
+        self.configure(values | {name: f'"https://localhost:{port}"' for name, port in urls.items()})
         return made.stdout
 
     def configure(self, values):

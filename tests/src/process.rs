@@ -95,6 +95,8 @@ pub struct Home {
     pub grpc: u16,
     /// HTTP port.
     pub http: u16,
+    /// Port of those who ask.
+    pub ask: u16,
     _kept: Option<TempDir>,
 }
 
@@ -116,7 +118,8 @@ impl Home {
         init.arg("init").arg("--dir").arg(dir).args(["--origin", &origin]);
         let made = init.output().expect("ledger init runs");
         assert!(made.status.success(), "ledger init: {}", String::from_utf8_lossy(&made.stderr));
-        let home = Self { dir: dir.to_owned(), origin, grpc: free_port(), http: free_port(), _kept: None };
+        let home =
+            Self { dir: dir.to_owned(), origin, grpc: free_port(), http: free_port(), ask: free_port(), _kept: None };
         home.configure(settings);
         home
     }
@@ -129,6 +132,7 @@ impl Home {
             origin: self.origin.clone(),
             grpc: free_port(),
             http: free_port(),
+            ask: free_port(),
             _kept: None,
         };
         home.configure(settings);
@@ -147,8 +151,9 @@ impl Home {
         let text = std::fs::read_to_string(&path).expect("init wrote a configuration");
         let mut config: toml::Table = toml::from_str(&text).expect("it is TOML");
         let ports = format!(
-            "listen.grpc = \"127.0.0.1:{0}\"\nlisten.http = \"127.0.0.1:{1}\"\nadmin.url = \"https://localhost:{0}\"\n",
-            self.grpc, self.http
+            "listen.grpc = \"127.0.0.1:{0}\"\nlisten.http = \"127.0.0.1:{1}\"\nlisten.ask = \"127.0.0.1:{2}\"\n\
+             admin.url = \"https://localhost:{0}\"\nask.ask_url = \"https://localhost:{2}\"\n",
+            self.grpc, self.http, self.ask
         );
         let read = |text: &str| toml::from_str::<toml::Table>(text).expect("settings are TOML");
         for (section, values) in read(&ports).into_iter().chain(read(settings)) {

@@ -137,18 +137,23 @@ const FIRST: [&str; 12] = [
 /// One line of the table for a record.
 pub fn table_line(shown: &Shown) -> String {
     let at = ["started_at", "at"].iter().find_map(|name| shown.fields.get(*name)).and_then(Value::as_str);
-    let mut what = Vec::new();
-    describe(&shown.fields, &mut what);
-    what.sort_by_key(|(name, _)| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
-    let what: Vec<String> = what.into_iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
     format!(
         "{:<11} {:<28} {:<9} {:<16} {}",
         shown.position,
         at.map_or_else(|| time::text(shown.received_at), str::to_owned),
         shown.gateway.get(..8).unwrap_or_default(),
         shown.kind.name(),
-        what.join(" ")
+        what(&shown.fields)
     )
+}
+
+/// The fields of a record in one line for people, those first that answer who, what and how it ended.
+pub fn what(fields: &Map<String, Value>) -> String {
+    let mut what = Vec::new();
+    describe(fields, &mut what);
+    what.sort_by_key(|(name, _)| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
+    let what: Vec<String> = what.into_iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
+    what.join(" ")
 }
 
 fn describe<'a>(fields: &'a Map<String, Value>, what: &mut Vec<(&'a str, String)>) {

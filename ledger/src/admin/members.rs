@@ -35,7 +35,7 @@ fn member_id(bytes: &[u8]) -> Result<MemberId, Status> {
 }
 
 /// Who asks, by the certificate, and why.
-fn because<T>(call: &Call<T>, said: Option<&wire::Because>) -> Result<Because, Status> {
+pub(super) fn because<T>(call: &Call<T>, said: Option<&wire::Because>) -> Result<Because, Status> {
     let said = said.cloned().unwrap_or_default();
     let token = |text: &str, most: usize| text.is_empty() || (text.len() <= most && is_token(text));
     if !token(&said.reason, 64) || !token(&said.ticket, 128) {

@@ -24,7 +24,7 @@ use crate::{
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// How long a connection may take, TLS included: some round trips over the worst line.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer may take that waits for no archive: the writer gives it between two commits. What waits for the archive
 /// has `admin.timeout_seconds`.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -32,12 +32,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 const CERTIFICATES: &str = "hint: copy tls/authority.pem, tls/admin.pem and tls/admin.key from the ledger's folder";
 
 /// What stands behind an error of the transport, whose own words say nothing.
-fn causes(why: &tonic::transport::Error) -> String {
+pub(super) fn causes(why: &tonic::transport::Error) -> String {
     std::error::Error::source(why).map_or_else(String::new, |why| format!(": {}", report(why)))
 }
 
 /// What became of a connection. That the other side is gone is said by each layer in its own way, and in no way that helps.
-fn broken(why: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn broken(why: &(dyn std::error::Error + 'static)) -> String {
     use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     let mut last = why;
     while let Some(next) = last.source() {
@@ -247,6 +247,27 @@ impl Ledger {
     pub(super) async fn disclose_members(&mut self, request: wire::DiscloseMembersRequest) -> Result<Bytes, Fault> {
         let limit = self.prompt();
         Ok(answered(limit, self.remote.disclose_members(request)).await?.disclosure)
+    }
+
+    /// A new API token.
+    pub(super) async fn add_api_token(
+        &mut self,
+        request: wire::AddApiTokenRequest,
+    ) -> Result<wire::AddApiTokenResponse, Fault> {
+        let limit = self.prompt();
+        answered(limit, self.remote.add_api_token(request)).await
+    }
+
+    /// All API tokens.
+    pub(super) async fn list_api_tokens(&mut self) -> Result<Vec<wire::ApiToken>, Fault> {
+        let limit = self.prompt();
+        Ok(answered(limit, self.remote.list_api_tokens(wire::ListApiTokensRequest {})).await?.tokens)
+    }
+
+    /// Ends an API token; `true` if it had ended before.
+    pub(super) async fn revoke_api_token(&mut self, request: wire::RevokeApiTokenRequest) -> Result<bool, Fault> {
+        let limit = self.prompt();
+        Ok(answered(limit, self.remote.revoke_api_token(request)).await?.again)
     }
 
     /// Cuts one workspace's segment or all; the size of the log when they are archived.

@@ -40,7 +40,7 @@ pub(super) struct Why {
 }
 
 impl Why {
-    fn because(self) -> Result<wire::Because, Fault> {
+    pub(super) fn because(self) -> Result<wire::Because, Fault> {
         check_token("--reason", &self.reason, 64, true)?;
         check_token("--ticket", &self.ticket, 128, true)?;
         Ok(wire::Because { reason: self.reason, ticket: self.ticket })

@@ -7,6 +7,11 @@ pub(super) fn say(line: &str) {
     writeln!(std::io::stdout(), "{line}").ok();
 }
 
+/// Bytes of a file that a command gives.
+pub(super) fn write(bytes: &[u8]) -> std::io::Result<()> {
+    std::io::stdout().write_all(bytes)
+}
+
 /// Why a command failed, and what to do: to standard error.
 pub(super) fn complain(text: &str) {
     eprintln!("ledger: {text}");

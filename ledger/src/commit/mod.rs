@@ -40,8 +40,8 @@ mod held;
 mod limits;
 #[cfg(test)]
 mod old_tests;
+mod on_record;
 mod own;
-mod people;
 mod receipts;
 mod statements;
 mod streams;
@@ -50,8 +50,8 @@ mod tests;
 
 pub use held::KnownHeads;
 pub use limits::Limits;
+pub use on_record::{OnRecord, Untaken};
 pub use own::{OwnWriter, number};
-pub use people::{People, Untaken};
 pub use statements::{StatementState, ledger_chain, log_index_key, stored as stored_statement};
 
 /// Requests that may wait for the writer: some thousand batches, bounded again in bytes by each stream.
@@ -87,8 +87,8 @@ pub enum Request {
     Poison(String),
     /// A record of the ledger's own.
     Record(Box<wire::record::Kind>),
-    /// A change of the directory.
-    People(Box<People>),
+    /// Rows and the records that tell of them.
+    OnRecord(Box<OnRecord>),
     /// Look at the writer's state.
     Inspect(Box<dyn FnOnce(&Writer) + Send>),
     /// A second has passed.
@@ -513,7 +513,7 @@ impl Writer {
                 }));
             }
             Request::Record(kind) => self.own.push(*kind),
-            Request::People(people) => self.take_people(*people, group)?,
+            Request::OnRecord(told) => self.take_on_record(*told, group)?,
             Request::Poison(why) => {
                 self.state = State::Poisoned(why);
                 self.streams.clear();

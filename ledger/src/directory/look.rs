@@ -85,6 +85,26 @@ impl Directory {
         Ok(views)
     }
 
+    /// Ids of whoever has an address or a name. Nothing is shown that was not known before: whoever asks tells of it.
+    pub fn ids(&self, who: &str) -> Vec<MemberId> {
+        let by_address = Address::parse(who).ok().and_then(|address| self.index.with_address(&address));
+        by_address.map_or_else(|| self.index.with_name(who.trim()), |member| vec![member])
+    }
+
+    /// Names of members, as far as they can be opened. Whoever asks is on record before they are shown.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn names(&self, members: &[MemberId]) -> Result<Vec<(MemberId, String)>, Refusal> {
+        let mut names = Vec::new();
+        for member in members {
+            let Some(row) = self.row(*member)? else { continue };
+            let contents = self.view(*member, &row).contents;
+            names.extend(contents.map(|contents| (*member, contents.name)).filter(|(_, name)| !name.is_empty()));
+        }
+        Ok(names)
+    }
+
     /// The members after this one, and whether there are more. With names it is on record that so many were shown.
     ///
     /// # Errors

@@ -196,7 +196,7 @@ async fn an_id_whose_entry_was_refused_is_the_next_ones() {
     let done = tokio::task::spawn_blocking(move || {
         let (writer, mut queue) = mpsc::channel(1);
         let refusing = std::thread::spawn(move || {
-            let Some(Request::People(people)) = queue.blocking_recv() else { panic!("no change") };
+            let Some(Request::OnRecord(people)) = queue.blocking_recv() else { panic!("no change") };
             people.reply.send(Err(Untaken::Later("a test".into()))).unwrap();
             // From here on it is the real one.
             while let Some(request) = queue.blocking_recv() {

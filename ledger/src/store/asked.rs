@@ -364,7 +364,19 @@ impl Store {
         Entry::parse(bytes).map(Some).map_err(|_| StoreError::Damaged("a leaf"))
     }
 
-    /// Rank of the record at a position, and the key of its leaf.
+    /// The next position of a workspace.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn next_position(&self, workspace: WorkspaceId) -> Result<u64, StoreError> {
+        let Some((key, place)) = self.last(Family::Positions, &workspace.0)? else { return Ok(0) };
+        let (first, place) = (as_number(key.get(16..).unwrap_or_default())?, LeafPlace::decode(&place)?);
+        let bytes = self.value(Family::Entries, leaf_key(workspace, place.segment, place.leaf))?;
+        let entry = bytes.map(Entry::parse).transpose().map_err(|_| StoreError::Damaged("a leaf"))?;
+        Ok(first + entry.map_or(0, |entry| entry.records()))
+    }
+
+    /// The leaf in which a position is, and where it stands.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -168,7 +168,56 @@ pub struct MemberRow {
     pub erased_at: u64,
 }
 
+/// What is kept of an API token.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ApiTokenRow {
+    /// SHA-256 of its secret.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub sha256: Bytes,
+    /// What it is called.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Name of its role.
+    #[prost(string, tag = "3")]
+    pub role: String,
+    /// Workspaces that it may see; none: all of them.
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub workspaces: Vec<Bytes>,
+    /// It may see the names of people.
+    #[prost(bool, tag = "5")]
+    pub names: bool,
+    /// Microseconds.
+    #[prost(uint64, tag = "6")]
+    pub created_at: u64,
+    /// Microseconds; 0: it does not expire.
+    #[prost(uint64, tag = "7")]
+    pub expires_at: u64,
+    /// Microseconds; 0: it was not revoked.
+    #[prost(uint64, tag = "8")]
+    pub revoked_at: u64,
+}
+
 impl Store {
+    /// An API token's row.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn api_token(&self, token: &[u8; 16]) -> Result<Option<ApiTokenRow>, StoreError> {
+        self.value(Family::ApiTokens, token)?.map(as_token).transpose()
+    }
+
+    /// All API tokens.
+    ///
+    /// # Errors
+    /// Each step may fail with [`StoreError`].
+    pub fn api_tokens(&self) -> impl Iterator<Item = Result<([u8; 16], ApiTokenRow), StoreError>> {
+        self.scan(Family::ApiTokens, &[], &[]).map(|step| {
+            let (key, value) = step?;
+            let token = key.as_ref().try_into().map_err(|_| StoreError::Damaged("an API token"))?;
+            Ok((token, as_token(value)?))
+        })
+    }
+
     /// A member's row.
     ///
     /// # Errors
@@ -209,6 +258,10 @@ impl Store {
 
 fn as_member(value: Bytes) -> Result<MemberRow, StoreError> {
     MemberRow::decode(value).map_err(|_| StoreError::Damaged("a member"))
+}
+
+fn as_token(value: Bytes) -> Result<ApiTokenRow, StoreError> {
+    ApiTokenRow::decode(value).map_err(|_| StoreError::Damaged("an API token"))
 }
 
 /// Puts rows of one gateway into a numbering.

@@ -77,6 +77,7 @@ async fn check_told(upkeep: &Upkeep, log: &Log, alarm: Alarm) {
     let metrics = upkeep.metrics.text(&upkeep.alarms);
     assert!(metrics.contains(&format!("custody_alarm{{name=\"{alarm}\"}} 1\n")), "{metrics}");
     let admin = AdminService {
+        store: std::sync::Weak::new(),
         directory: mpsc::channel(1).0,
         origin: ORIGIN.to_owned(),
         writer: upkeep.writer.clone(),

@@ -97,8 +97,10 @@ impl Ledger {
         let mut config = Config::load(&made.config).map_err(|why| format!("configuration: {why}"))?;
         config.listen.grpc = free_port()?;
         config.listen.http = free_port()?;
+        config.listen.ask = free_port()?;
         let scheme = if tls { "https" } else { "http" };
         config.admin.url = format!("{scheme}://localhost:{}", config.listen.grpc.port());
+        config.ask.ask_url = format!("{scheme}://localhost:{}", config.listen.ask.port());
         config.ingest.records_per_second_max = 0;
         tweak(&mut config);
         std::io::Write::write_all(&mut std::fs::File::create(&made.config)?, toml::to_string(&config)?.as_bytes())?;

@@ -1,22 +1,20 @@
-//! What becomes of people in the writer: rows of the directory and the records that tell of it, in one write.
+//! Rows that are changed and the records that tell of it, in one write: of people, of API tokens; or records alone that must be
+//! on disk before something is done or shown.
 //!
 //! What must hold: a row and its record are on disk together or not at all; an erasure is decided where legal holds are, so that
 //! none can come between; nothing is answered before the write.
 
-use custody::{
-    id::MemberId,
-    wire::{LedgerEventKind, record::Kind},
-};
-use prost::Message as _;
+use bytes::Bytes;
+use custody::wire::{LedgerEventKind, record::Kind};
 use tokio::sync::oneshot;
 
 use super::{Group, State, Writer, number};
-use crate::store::{Family, MemberRow, StoreError};
+use crate::store::{Family, StoreError};
 
 /// Rows and records that are one change. At most some hundred records of at most 5 KiB: they share a batch of 1 MiB.
-pub struct People {
-    /// What is known of these members from now on.
-    pub rows: Vec<(MemberId, MemberRow)>,
+pub struct OnRecord {
+    /// Values that stand from now on: family, key, value.
+    pub rows: Vec<(Family, Bytes, Bytes)>,
     /// What tells of it, in this order.
     pub records: Vec<Kind>,
     /// It is an erasure, which a legal hold refuses; `true`: not this one.
@@ -35,8 +33,8 @@ pub enum Untaken {
 }
 
 impl Writer {
-    pub(super) fn take_people(&mut self, people: People, group: &mut Group<'_>) -> Result<(), StoreError> {
-        let People { rows, mut records, erasure, reply } = people;
+    pub(super) fn take_on_record(&mut self, told: OnRecord, group: &mut Group<'_>) -> Result<(), StoreError> {
+        let OnRecord { rows, mut records, erasure, reply } = told;
         let ready = self.own_is_ready(records.len());
         let later = match self.state {
             State::Serving if !ready => Some("too many of its own records wait".to_owned()),
@@ -64,8 +62,8 @@ impl Writer {
             outcome = if forced { Ok(()) } else { Err(Untaken::Held(holds)) };
         }
         if outcome.is_ok() {
-            for (member, row) in rows {
-                group.change.put(Family::Members, member.0, row.encode_to_vec());
+            for (family, key, value) in rows {
+                group.change.put(family, key, value);
             }
         }
         records.into_iter().for_each(|record| self.own.push(record));

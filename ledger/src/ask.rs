@@ -1,0 +1,422 @@
+//! Questions of security teams and auditors: who asks, what they may see, the answer, and the record that they asked.
+//!
+//! What must hold: the workspaces that are seen come from the token, whatever the question says; of others nobody hears anything,
+//! also not that they are there, or how much is committed in them. Every question of somebody who is known is on record, on disk,
+//! before its answer leaves, refused ones too; an unknown token is counted and no more, because anybody can make one up. Names of
+//! people are taken and shown for those alone who may see them and say why. Nothing waits or runs without a bound.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use custody::{
+    id::{MemberId, WorkspaceId},
+    query::{self, Expr, Field},
+    statement::RESERVED_NAME,
+    strict::is_token,
+    wire::{self, Decision, record::Kind as Record},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tonic::{Code, Status, metadata::MetadataMap};
+
+use self::cursor::{Cursor, Cursors};
+use crate::{
+    clock,
+    commit::{Chains, OnRecord, Request, Untaken},
+    directory::{self, Ask},
+    index::{AskError, Index, Question},
+    log_view::report,
+    metrics::Metrics,
+    store::{Rank, Store, StoreError},
+    token::{self, Holder, Right},
+};
+
+mod answer;
+mod cursor;
+pub mod file;
+mod service;
+
+/// How long one question may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Questions that are answered at one time: each takes a processor for itself.
+const AT_ONCE_MAX: usize = 32;
+/// Those of one token: a page, its sums and a stream or two.
+const OF_ONE_MAX: usize = 8;
+/// Records of a page, if the question does not say, and at most.
+const PAGE: u32 = 100;
+const PAGE_MAX: u32 = 1_000;
+/// Bytes of a question in its record.
+const RECORDED_BYTES_MAX: usize = 4_096;
+/// After its word a gateway has so long for the way.
+const SILENCE_GRACE_US: u64 = 60_000_000;
+
+/// Answers questions. Clones share it.
+#[derive(Clone)]
+pub struct Asking(Arc<Parts>);
+
+struct Parts {
+    index: Arc<Index>,
+    store: Weak<Store>,
+    chains: Chains,
+    writer: mpsc::Sender<Request>,
+    directory: mpsc::Sender<Ask>,
+    metrics: Metrics,
+    cursors: Cursors,
+    places: Arc<Semaphore>,
+    of_one: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+/// What somebody may see.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    /// Workspaces that are asked.
+    ids: BTreeSet<WorkspaceId>,
+    /// Names of all that may be seen.
+    names: BTreeMap<WorkspaceId, String>,
+}
+
+/// A question that may be answered.
+struct Compiled {
+    holder: Holder,
+    expr: Expr,
+    seen: Seen,
+    /// Names of people may be shown, and are wanted.
+    names: bool,
+    reason: String,
+    /// Given back when it is answered.
+    _places: [OwnedSemaphorePermit; 2],
+}
+
+/// Why somebody hears nothing.
+fn unknown() -> Status {
+    Status::unauthenticated(
+        "no such token (hint: send `authorization: Bearer TOKEN`; ledger token list shows what stands)",
+    )
+}
+
+fn ending() -> Status {
+    Status::unavailable("the ledger is ending (hint: try again)")
+}
+
+fn busy() -> Status {
+    let why =
+        "too many questions are being answered (hint: ask again in a second; fewer at one time are answered sooner)";
+    let mut status = Status::resource_exhausted(why);
+    if let Ok(value) = "1000".parse() {
+        status.metadata_mut().insert("retry-after-ms", value);
+    }
+    status
+}
+
+fn broken(why: &StoreError) -> Status {
+    tracing::error!(why = report(why), "a question cannot be answered");
+    Status::unavailable("the store cannot be read (hint: the ledger's log says why)")
+}
+
+fn unanswered(why: AskError) -> Status {
+    match why {
+        AskError::Never(why) => Status::invalid_argument(why),
+        why => {
+            tracing::error!(why = report(&why), "a question cannot be answered");
+            Status::unavailable("the index cannot be read (hint: the ledger's log says why)")
+        }
+    }
+}
+
+/// What is told of an answer in its record.
+struct Told {
+    decision: Decision,
+    query: String,
+    hits: u64,
+    bytes: u64,
+    pinned: u64,
+    names: bool,
+    reason: String,
+}
+
+impl Asking {
+    /// Of a ledger's parts.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open(
+        index: Arc<Index>,
+        store: &Arc<Store>,
+        chains: Chains,
+        (writer, directory): (mpsc::Sender<Request>, mpsc::Sender<Ask>),
+        metrics: Metrics,
+    ) -> Result<Self, StoreError> {
+        Ok(Self(Arc::new(Parts {
+            index,
+            store: Arc::downgrade(store),
+            chains,
+            writer,
+            directory,
+            metrics,
+            cursors: Cursors::open(store)?,
+            places: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            of_one: Mutex::default(),
+        })))
+    }
+
+    fn store(&self) -> Result<Arc<Store>, Status> {
+        self.0.store.upgrade().ok_or_else(ending)
+    }
+
+    /// Whose token it is.
+    fn holder(&self, metadata: &MetadataMap) -> Result<Holder, Status> {
+        let presented = metadata.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let found = token::authenticate(self.store()?.as_ref(), presented, clock::now_us());
+        found.map_err(|why| broken(&why))?.ok_or_else(|| {
+            self.0.metrics.add("custody_searches_unknown_total", 1);
+            unknown()
+        })
+    }
+
+    fn places(&self, holder: &Holder) -> Result<[OwnedSemaphorePermit; 2], Status> {
+        let own = {
+            let mut of_one = self.0.of_one.lock().unwrap_or_else(PoisonError::into_inner);
+            // Only tokens that stand come here, and of those there is a bound.
+            Arc::clone(of_one.entry(holder.id.clone()).or_insert_with(|| Arc::new(Semaphore::new(OF_ONE_MAX))))
+        };
+        let own = own.try_acquire_owned().map_err(|_| busy())?;
+        Ok([own, Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| busy())?])
+    }
+
+    /// What a token may see, and which of it is asked.
+    fn seen(&self, holder: &Holder, asked: &[String]) -> Result<Seen, Status> {
+        let chains = self.0.chains.read().unwrap_or_else(PoisonError::into_inner);
+        let all = chains.workspaces.iter().filter(|(id, chain)| holder.sees(**id, chain.name() == RESERVED_NAME));
+        let names: BTreeMap<WorkspaceId, String> = all.map(|(id, chain)| (*id, chain.name().to_owned())).collect();
+        drop(chains);
+        let find = |said: &String| {
+            let named = names.iter().find(|(_, name)| *name == said).map(|(id, _)| *id);
+            let found = WorkspaceId::from_hex(said).filter(|id| names.contains_key(id)).or(named);
+            found.ok_or_else(|| {
+                Status::not_found("there is no such workspace for this token (hint: ask without one: all that it sees)")
+            })
+        };
+        let ids = asked.iter().map(find).collect::<Result<BTreeSet<_>, _>>()?;
+        Ok(Seen { ids: if asked.is_empty() { names.keys().copied().collect() } else { ids }, names })
+    }
+
+    /// Who asks, whether they may, and what it is that they ask. Whoever is known and refused is on record.
+    async fn admit(&self, metadata: &MetadataMap, right: Right, asked: wire::Question) -> Result<Compiled, Status> {
+        let holder = self.holder(metadata)?;
+        let places = self.places(&holder)?;
+        match self.compile(&holder, right, &asked).await {
+            Ok((expr, seen, names)) => {
+                Ok(Compiled { holder, expr, seen, names, reason: asked.reason, _places: places })
+            }
+            Err(why) => {
+                let reason = if is_reason(&asked.reason) { asked.reason } else { String::new() };
+                let told = Told {
+                    decision: Decision::Denied,
+                    // What was refused may hold names of people.
+                    query: String::new(),
+                    hits: 0,
+                    bytes: 0,
+                    pinned: 0,
+                    names: false,
+                    reason,
+                };
+                self.record(&holder, told).await?;
+                Err(why)
+            }
+        }
+    }
+
+    async fn compile(
+        &self,
+        holder: &Holder,
+        right: Right,
+        asked: &wire::Question,
+    ) -> Result<(Expr, Seen, bool), Status> {
+        if !holder.role.may(right) {
+            let why = format!(
+                "the role {} may not do this (hint: docs/OPERATIONS.md says what each may)",
+                holder.role.name()
+            );
+            return Err(Status::permission_denied(why));
+        }
+        if !is_reason(&asked.reason) {
+            return Err(Status::invalid_argument(
+                "the reason is a code of at most 64 characters of [A-Za-z0-9_./:@+-]",
+            ));
+        }
+        let named = asked.names && holder.names && !asked.reason.is_empty();
+        if asked.names && !named {
+            return Err(Status::permission_denied(
+                "names of people are shown to tokens with that right, and for a reason (hint: --names --reason CODE)",
+            ));
+        }
+        let seen = self.seen(holder, &asked.workspaces)?;
+        let expr = query::parse(&asked.query, clock::now_us()).map_err(|fault| {
+            Status::with_details(Code::InvalidArgument, fault.drawn(&asked.query), fault_place(&fault))
+        })?;
+        let mut ids: HashMap<(Field, String), Vec<String>> = HashMap::new();
+        for (field, name) in query::names(&expr) {
+            let found: Vec<String> = if field == Field::Workspace {
+                let of_name = seen.names.iter().filter(|(_, known)| **known == name);
+                of_name.map(|(id, _)| id.to_string()).collect()
+            } else if named {
+                let who = name.clone();
+                let found = directory::ask(&self.0.directory, move |directory| Ok(directory.ids(&who))).await;
+                found.map_err(|_| ending())?.iter().map(ToString::to_string).collect()
+            } else {
+                Vec::new()
+            };
+            ids.insert((field, name), found);
+        }
+        if !named && ids.keys().any(|(field, _)| *field != Field::Workspace) {
+            return Err(Status::permission_denied(
+                "people are asked for by id, or by name with that right and for a reason (hint: --names --reason CODE)",
+            ));
+        }
+        let with = |field: Field, name: &str| ids.get(&(field, name.to_owned())).cloned().unwrap_or_default();
+        Ok((query::with_ids(&expr, &with), seen, named))
+    }
+
+    /// Puts a question on record; it is on disk when this returns.
+    async fn record(&self, holder: &Holder, told: Told) -> Result<(), Status> {
+        let mut query = told.query;
+        if query.len() > RECORDED_BYTES_MAX {
+            let end = (0..=RECORDED_BYTES_MAX - 3).rev().find(|at| query.is_char_boundary(*at)).unwrap_or_default();
+            query.truncate(end);
+            query.push_str("...");
+        }
+        let search = wire::Search {
+            at: clock::now_us(),
+            actor: holder.id.clone(),
+            decision: told.decision as i32,
+            query,
+            hits: told.hits,
+            bytes: told.bytes,
+            commit_index: told.pinned,
+            names_shown: told.names,
+            reason: told.reason,
+        };
+        self.0.metrics.add("custody_searches_total", 1);
+        let (reply, answer) = oneshot::channel();
+        let told = OnRecord { rows: Vec::new(), records: vec![Record::Search(search)], erasure: None, reply };
+        self.0.writer.send(Request::OnRecord(Box::new(told))).await.map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())?.map_err(|why| match why {
+            Untaken::Later(why) => Status::unavailable(format!("nothing is answered that cannot be recorded: {why}")),
+            Untaken::Held(_) => ending(),
+        })
+    }
+
+    /// The record of an answer.
+    async fn answered(&self, asked: &Compiled, (hits, bytes, pinned): (u64, usize, u64)) -> Result<(), Status> {
+        let told = Told {
+            decision: Decision::Allowed,
+            query: asked.expr.to_string(),
+            hits,
+            bytes: bytes as u64,
+            pinned,
+            names: asked.names,
+            reason: asked.reason.clone(),
+        };
+        self.record(&asked.holder, told).await
+    }
+
+    /// Runs something that takes a processor, and answers within the limit.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Index, Instant) -> Result<T, AskError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let index = Arc::clone(&self.0.index);
+        let until = Instant::now() + ANSWER_LIMIT;
+        let done = tokio::task::spawn_blocking(move || work(&index, until)).await;
+        done.map_err(|_| Status::internal("the question broke off (hint: the ledger's log says why)"))?
+            .map_err(unanswered)
+    }
+
+    /// How complete an answer is.
+    fn completeness(&self, seen: &Seen, pinned: u64, cut_short: bool) -> Result<wire::Completeness, Status> {
+        let store = self.store()?;
+        let failed = |why: StoreError| broken(&why);
+        let mut records = 0;
+        let mut silent = Vec::new();
+        let now = clock::now_us();
+        for id in &seen.ids {
+            records += store.next_position(*id).map_err(failed)?;
+            let mut newest: HashMap<_, crate::store::EpochRow> = HashMap::new();
+            for (gateway, _, row) in store.epochs(*id).map_err(failed)? {
+                if newest.get(&gateway).is_none_or(|known| known.opened_at_index <= row.opened_at_index) {
+                    newest.insert(gateway, row);
+                }
+            }
+            silent.extend(newest.into_iter().filter_map(|(gateway, row)| {
+                let due = row.heard_at.saturating_add(row.silence_us_max).saturating_add(SILENCE_GRACE_US);
+                (row.always_on && !row.closed && due < now).then(|| wire::SilentGateway {
+                    workspace: (*id).into(),
+                    gateway: gateway.into(),
+                    heard_at: row.heard_at,
+                    silence_us_max: row.silence_us_max,
+                })
+            }));
+        }
+        let tail = self.0.index.tail();
+        let later = tail.records_from(&seen.ids, pinned).map_err(failed)?;
+        let unindexed = tail.records_from(&seen.ids, self.0.index.indexed_through()).map_err(failed)?;
+        let indexed = records.saturating_sub(unindexed.max(later));
+        silent.sort_by(|one, other| (&one.workspace, &one.gateway).cmp(&(&other.workspace, &other.gateway)));
+        Ok(wire::Completeness { records: records.saturating_sub(later), indexed, cut_short, silent })
+    }
+
+    /// Names of members, where they are to be shown.
+    async fn names(&self, asked: &Compiled, members: BTreeSet<MemberId>) -> Result<Vec<wire::MemberName>, Status> {
+        if !asked.names || members.is_empty() {
+            return Ok(Vec::new());
+        }
+        let members: Vec<MemberId> = members.into_iter().collect();
+        let named = directory::ask(&self.0.directory, move |directory| directory.names(&members)).await;
+        let named = named.map_err(|_| ending())?.into_iter();
+        Ok(named.map(|(member, name)| wire::MemberName { member: member.into(), name }).collect())
+    }
+
+    /// What binds a cursor: the question, what is seen, and whose it is.
+    fn bound(asked: &Compiled) -> Vec<u8> {
+        let mut bytes = asked.holder.id.clone().into_bytes();
+        asked.seen.ids.iter().for_each(|id| bytes.extend_from_slice(&id.0));
+        bytes.extend_from_slice(asked.expr.to_string().as_bytes());
+        bytes
+    }
+}
+
+fn is_reason(text: &str) -> bool {
+    text.len() <= 64 && (text.is_empty() || is_token(text))
+}
+
+/// Where a question is wrong, for programs: first byte and the one after the last.
+fn fault_place(fault: &query::Fault) -> bytes::Bytes {
+    format!("{} {}", fault.start, fault.end).into_bytes().into()
+}
+
+fn page(limit: u32) -> Result<usize, Status> {
+    if limit > PAGE_MAX {
+        return Err(Status::invalid_argument("a page has at most 1000 records (hint: the cursor leads to the next)"));
+    }
+    Ok(usize::try_from(if limit == 0 { PAGE } else { limit }).unwrap_or_default())
+}
+
+/// What a page begins below.
+fn start(asked: &Compiled, cursors: &Cursors, cursor: &str, committed: u64) -> Result<Cursor, Status> {
+    if cursor.is_empty() {
+        return Ok(Cursor { pinned: committed, last: Rank::first_of(committed) });
+    }
+    let found = cursors.read(cursor, &Asking::bound(asked));
+    found.ok_or_else(|| {
+        Status::invalid_argument(
+            "the cursor is of another question or another token (hint: ask the same as for the page before)",
+        )
+    })
+}
+
+/// A question for the index.
+fn question<'a>(expr: &'a Expr, seen: &'a Seen, pinned: u64, until: Instant) -> Question<'a> {
+    Question { workspaces: &seen.ids, expr, pinned, until }
+}

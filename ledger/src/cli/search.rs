@@ -1,0 +1,274 @@
+//! `ledger search`: asks a ledger, here or on another machine, with an API token that lies in a file or a variable.
+
+use std::fs;
+
+use clap::Args;
+use custody::wire::{self, query_client::QueryClient};
+use tonic::{
+    Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+
+use super::{
+    At, Done, Fault,
+    admin::{broken, causes},
+    output::{say, write},
+};
+use crate::{ask::file, config::Config, exit::ExitReason, keys};
+
+mod draw;
+
+/// Longest answer in bytes: a page of a thousand records, each at most 64 KiB.
+const ANSWER_BYTES_MAX: usize = 80 << 20;
+/// Records that `--all` takes at a time.
+const PAGE: u32 = 1_000;
+
+#[derive(Debug, Args)]
+pub(super) struct SearchArgs {
+    #[command(flatten)]
+    at: At,
+    /// The question, as docs/QUERY.md has it; empty: everything.
+    #[arg(default_value = "")]
+    query: String,
+    /// Only this workspace, by name or id; several times for several.
+    #[arg(long)]
+    workspace: Vec<String>,
+    /// Records to show, newest first.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// All that match, not only the newest.
+    #[arg(long, conflicts_with = "follow")]
+    all: bool,
+    /// Only how many match.
+    #[arg(long)]
+    count: bool,
+    /// Count the values of a field; several times for several.
+    #[arg(long, value_name = "FIELD")]
+    facet: Vec<String>,
+    /// When: draw how many there were in each span of time.
+    #[arg(long)]
+    histogram: bool,
+    /// Width of a span of the histogram, as 1h or 5m.
+    #[arg(long, default_value = "1h", requires = "histogram")]
+    width: String,
+    /// Tell apart the values of this field in the histogram.
+    #[arg(long, value_name = "FIELD", requires = "histogram")]
+    split: Option<String>,
+    /// How great: the 50th, 95th and 99th of a hundred of duration, request_bytes or response_bytes.
+    #[arg(long, value_name = "FIELD")]
+    percentiles: Option<String>,
+    /// Tell apart the values of this field in the percentiles.
+    #[arg(long, value_name = "FIELD", requires = "percentiles")]
+    by: Option<String>,
+    /// Show what comes in from now on, until it is ended.
+    #[arg(long)]
+    follow: bool,
+    /// JSON, a line for each record.
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Comma-separated values of all that match; the role must be allowed to export.
+    #[arg(long, conflicts_with = "follow")]
+    csv: bool,
+    /// Show the names of people; needs the right and a reason.
+    #[arg(long, requires = "reason")]
+    names: bool,
+    /// Why, as a code, for the record.
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+/// A connection with a token.
+struct Asker {
+    remote: QueryClient<Channel>,
+    token: MetadataValue<Ascii>,
+}
+
+/// The token, from where the configuration says that it lies.
+fn token(config: &Config) -> Result<MetadataValue<Ascii>, Fault> {
+    let ask = &config.ask;
+    let nowhere = || {
+        let text = format!(
+            "there is no API token in the variable {}\nhint: name a file with ask.token_file, or set the variable; ledger token add makes \
+             a token",
+            ask.token_variable
+        );
+        Fault::new(ExitReason::Configuration, text)
+    };
+    let text = if ask.token_file.as_os_str().is_empty() {
+        std::env::var(&ask.token_variable).map_err(|_| nowhere())?
+    } else {
+        let bytes = keys::load_secret(&ask.token_file, None)?;
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let mut value: MetadataValue<Ascii> = format!("Bearer {}", text.trim())
+        .parse()
+        .map_err(|_| Fault::new(ExitReason::Configuration, "the API token has letters that none has"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn refused(status: &Status) -> Fault {
+    if let Some(why) = std::error::Error::source(status) {
+        return Fault::failure(format!("the connection to the ledger {} before it answered", broken(why)));
+    }
+    Fault::failure(status.message().to_owned())
+}
+
+impl Asker {
+    async fn connect(config: &Config) -> Result<Self, Fault> {
+        let token = token(config)?;
+        let url = &config.ask.ask_url;
+        let bad = |why: tonic::transport::Error| Fault::of(ExitReason::Configuration, &why);
+        let endpoint = Endpoint::from_shared(url.clone()).map_err(bad)?.connect_timeout(super::admin::CONNECT_LIMIT);
+        let endpoint = if url.starts_with("https://") {
+            let path = config.paths.tls.join("authority.pem");
+            let authority = fs::read(&path).map_err(|why| {
+                Fault::failure(format!(
+                    "failed to read {}: {why}\nhint: copy tls/authority.pem from the ledger's folder",
+                    path.display()
+                ))
+            })?;
+            endpoint.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority))).map_err(bad)?
+        } else {
+            endpoint
+        };
+        let channel = endpoint.connect().await.map_err(|why| {
+            let text = format!("failed to reach the ledger at {url}{}", causes(&why));
+            Fault::failure(format!("{text}\nhint: is it running, and is ask.ask_url in the configuration right?"))
+        })?;
+        Ok(Self { remote: QueryClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX), token })
+    }
+
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        request.metadata_mut().insert("authorization", self.token.clone());
+        request
+    }
+}
+
+impl SearchArgs {
+    fn question(&self) -> wire::Question {
+        wire::Question {
+            query: self.query.clone(),
+            workspaces: self.workspace.clone(),
+            names: self.names,
+            reason: self.reason.clone(),
+        }
+    }
+
+    fn sums(&self) -> Result<Option<wire::SummariseRequest>, Fault> {
+        if self.facet.is_empty() && !self.histogram && self.percentiles.is_none() {
+            return Ok(None);
+        }
+        let width = custody::query::span(&self.width).ok_or_else(|| {
+            Fault::new(ExitReason::Usage, format!("--width {:?} is no span of time\nhint: as 1h or 5m", self.width))
+        })?;
+        Ok(Some(wire::SummariseRequest {
+            question: Some(self.question()),
+            facets: self.facet.iter().map(|field| wire::Facet { field: field.clone(), limit: 0 }).collect(),
+            histogram: self.histogram.then(|| wire::Histogram {
+                field: "at".to_owned(),
+                width_us: width,
+                split: self.split.clone().unwrap_or_default(),
+            }),
+            percentiles: self.percentiles.as_ref().map(|field| wire::Percentiles {
+                field: field.clone(),
+                thousandths: Vec::new(),
+                by: self.by.clone().unwrap_or_default(),
+                limit: 0,
+            }),
+        }))
+    }
+}
+
+pub(super) async fn run(args: SearchArgs) -> Done {
+    let config = args.at.load()?;
+    let mut asker = Asker::connect(&config).await?;
+    if args.csv {
+        return export(&mut asker, &args).await;
+    }
+    if args.follow {
+        return follow(&mut asker, &args).await;
+    }
+    if let Some(sums) = args.sums()? {
+        let request = asker.request(sums);
+        let answer = asker.remote.summarise(request).await.map_err(|why| refused(&why))?.into_inner();
+        say(draw::sums(&answer).trim_end());
+        return Ok(());
+    }
+    find(&mut asker, &args).await
+}
+
+async fn find(asker: &mut Asker, args: &SearchArgs) -> Done {
+    let mut cursor = String::new();
+    let mut shown = 0_u64;
+    let mut total = None;
+    loop {
+        let first = cursor.is_empty();
+        let request = asker.request(wire::FindRequest {
+            question: Some(args.question()),
+            limit: if args.count {
+                1
+            } else if args.all {
+                PAGE
+            } else {
+                args.limit
+            },
+            cursor,
+            count: first && !args.json,
+        });
+        let answer = asker.remote.find(request).await.map_err(|why| refused(&why))?.into_inner();
+        total = total.or(answer.total);
+        if args.count {
+            say(&total.unwrap_or_default().to_string());
+            return Ok(());
+        }
+        shown += answer.hits.len() as u64;
+        tell(&answer.hits, &answer.names, args.json, first);
+        if !args.all || answer.cursor.is_empty() {
+            if !args.json {
+                say(&draw::footer(shown, total, answer.completeness.as_ref()));
+            }
+            return Ok(());
+        }
+        cursor = answer.cursor;
+    }
+}
+
+fn tell(hits: &[wire::Hit], names: &[wire::MemberName], json: bool, heading: bool) {
+    if json {
+        hits.iter().for_each(|hit| say(&file::json_of(hit, names).to_string()));
+    } else if !hits.is_empty() {
+        say(draw::hits(hits, names, heading).trim_end());
+    }
+}
+
+async fn follow(asker: &mut Asker, args: &SearchArgs) -> Done {
+    let request = asker.request(wire::FollowRequest { question: Some(args.question()) });
+    let mut stream = asker.remote.follow(request).await.map_err(|why| refused(&why))?.into_inner();
+    let mut heading = true;
+    while let Some(answer) = stream.message().await.map_err(|why| refused(&why))? {
+        tell(&answer.hits, &answer.names, args.json, heading);
+        heading = false;
+    }
+    Ok(())
+}
+
+async fn export(asker: &mut Asker, args: &SearchArgs) -> Done {
+    let request =
+        asker.request(wire::ExportRequest { question: Some(args.question()), format: wire::ExportFormat::Csv as i32 });
+    let mut stream = asker.remote.export(request).await.map_err(|why| refused(&why))?.into_inner();
+    while let Some(part) = stream.message().await.map_err(|why| refused(&why))? {
+        if write(&part.bytes).is_err() {
+            // Whoever reads no further has seen enough.
+            return Ok(());
+        }
+        if part.completeness.as_ref().is_some_and(|complete| complete.cut_short) {
+            return Err(Fault::failure(
+                "the export was cut short\nhint: ask for a shorter time, with since: and until:",
+            ));
+        }
+    }
+    Ok(())
+}
