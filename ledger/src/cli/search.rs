@@ -29,7 +29,7 @@ pub(super) struct SearchArgs {
     #[command(flatten)]
     at: At,
     /// The question, as docs/QUERY.md has it; empty: everything.
-    #[arg(default_value = "")]
+    #[arg(default_value = "", allow_hyphen_values = true)]
     query: String,
     /// Only this workspace, by name or id; several times for several.
     #[arg(long)]

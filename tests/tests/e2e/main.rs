@@ -5,7 +5,7 @@
 //! every limit of intake, and who goes on. `mutated`: the golden archive, changed at random. `official`: official clients and
 //! servers, and the conformance suite. `own_keys`: the ledger's three keys. `receipts`: what tool runtimes sign, from a server's
 //! answer to the archive. `relay`, `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with the published
-//! examples, killed under load, on a full disk, under another key, and traced; the proxy killed under load. `sync`: the sync
+//! examples, killed under load, on a full disk, under another key, and traced; the proxy killed under load. `search`: questions, and who may ask them. `sync`: the sync
 //! before the answer. `tamper`: the golden archive and every lie about it. `weak_spots`: what records of calls are known to get
 //! wrong. `words`: what people read. `workspaces`: two shims of two workspaces.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
@@ -30,6 +30,7 @@ mod relay_disk;
 mod relay_key;
 mod relay_serve;
 mod relay_sync;
+mod search;
 mod sync;
 mod tamper;
 mod weak_spots;
