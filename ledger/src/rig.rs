@@ -217,16 +217,15 @@ impl Rig {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let chains = Chains::default();
         let held = Arc::downgrade(&store);
-        let tail = Arc::new(Tail::open(&store, store.next_number(Family::Commits)?.unwrap_or(0))?);
         let writer = Writer::load(Parts {
-            store,
             origin: ORIGIN.to_owned(),
             head_key: signing(3),
             record_key: signing(2),
             own_keys: OwnKeys::of(&signing(2), &signing(3), &signing(4)),
             term: publisher.term,
             chains: Arc::clone(&chains),
-            tail,
+            tail: Arc::new(Tail::open(&store)?),
+            store,
             view: Arc::clone(&view),
             fence: fence_state,
             publisher: wake,

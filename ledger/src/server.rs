@@ -27,6 +27,7 @@ use crate::{
     config::Config,
     directory::{ASKS_MAX, Ask, Directory, Unopened},
     exit::ExitReason,
+    fence::Fence,
     http,
     index::{Follower, Index},
     ingest::{IngestService, Limits as IngestLimits},
@@ -35,7 +36,7 @@ use crate::{
     metrics::Metrics,
     pki::{Identity, Pki},
     publish::{PublishError, Publisher, follow_fence, watch_fence},
-    store::{Family, Store, StoreError},
+    store::{Store, StoreError},
     tail::Tail,
     upkeep::{Upkeep, renew_certificates},
     vault::Vault,
@@ -193,15 +194,7 @@ async fn serve(
         false => tokio::spawn(std::future::pending()),
     };
     let mut helpers = start_helpers(&config, &shared, directory);
-    let every = Duration::from_secs(config.fence.read_seconds);
-    let (view, state) = (Arc::clone(&shared.view), Arc::clone(&shared.fence));
-    let mut watching = match serving {
-        true => tokio::spawn(watch_fence(fence, view, state, alarms.clone(), term, every)),
-        false => {
-            let index = view.read().unwrap_or_else(PoisonError::into_inner).tree.size();
-            tokio::spawn(follow_fence(fence, index, state, alarms.clone(), every))
-        }
-    };
+    let mut watching = start_watch(&config, &shared, fence, term, serving);
     let services = Services {
         config: config.clone(),
         pki: Arc::clone(&shared.pki),
@@ -285,8 +278,7 @@ fn start_writer(
 ) -> Result<(Publisher, Shared, Running, oneshot::Receiver<()>), Ended> {
     let Opened { store, alarms, metrics, publisher, keys: [record, head], own_keys, roots, pki, vault, .. } = opened;
     let (requests, queue) = mpsc::channel(REQUESTS_MAX);
-    let committed = store.next_number(Family::Commits).map_err(|why| Ended::store("read the store", &why))?;
-    let tail = Tail::open(&store, committed.unwrap_or(0)).map_err(|why| Ended::store("read the store", &why))?;
+    let tail = Tail::open(&store).map_err(|why| Ended::store("read the store", &why))?;
     let (directory, directory_ended) = start_directory(config, vault, &store, requests.clone())?;
     let shared = Shared {
         requests,
@@ -350,6 +342,17 @@ fn start_directory(
     });
     thread.map_err(|why| Ended::failed("start the directory", &why))?;
     Ok((asks, ended))
+}
+
+/// The task that looks at the fence: for a writer until another has come, for a stale copy for ever.
+fn start_watch(config: &Config, shared: &Shared, fence: Fence, term: u64, serving: bool) -> JoinHandle<()> {
+    let every = Duration::from_secs(config.fence.read_seconds);
+    let (view, state, alarms) = (Arc::clone(&shared.view), Arc::clone(&shared.fence), shared.alarms.clone());
+    if serving {
+        return tokio::spawn(watch_fence(fence, view, state, alarms, term, every));
+    }
+    let index = view.read().unwrap_or_else(PoisonError::into_inner).tree.size();
+    tokio::spawn(follow_fence(fence, index, state, alarms, every))
 }
 
 /// The thread of the index.

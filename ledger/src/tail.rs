@@ -155,11 +155,12 @@ pub struct RunningCalls {
 }
 
 impl Tail {
-    /// Of a store whose next commit index is `committed`.
+    /// Of a store.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn open(store: &Arc<Store>, committed: u64) -> Result<Self, StoreError> {
+    pub fn open(store: &Arc<Store>) -> Result<Self, StoreError> {
+        let committed = store.next_number(Family::Commits)?.unwrap_or(0);
         let mut running = BTreeMap::new();
         for step in store.scan(Family::Running, &[], &[]) {
             running.insert(Rank::decode(&step?.0)?, Intent::default());

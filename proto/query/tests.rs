@@ -213,3 +213,24 @@ fn whatever_is_asked_is_answered_or_pointed_at() {
         }
     }
 }
+
+/// `docs/QUERY.md` lists the fields as the code has them.
+#[test]
+fn the_manual_lists_the_fields() {
+    let kind = |field: &Field| match field.kind() {
+        Kind::Text => "text",
+        Kind::Unique => "id, found whole alone",
+        Kind::Duration => "time span",
+        Kind::Size => "size",
+        Kind::Number => "number",
+        Kind::Time => "time",
+        Kind::Flag => "true, false",
+    };
+    let row = |field: &Field| format!("| `{}` | {} | {} |", field.name(), kind(field), field.about());
+    let rows: Vec<String> = Field::ALL.iter().map(row).collect();
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/QUERY.md");
+    let manual = std::fs::read_to_string(path).unwrap();
+    let (_, listed) = manual.split_once("| --- | --- | --- |\n").unwrap();
+    let listed: Vec<&str> = listed.lines().filter(|line| line.starts_with('|')).collect();
+    assert_eq!(listed, rows, "the table should be:\n{}", rows.join("\n"));
+}

@@ -97,18 +97,36 @@ def calls(ledger, everything, files, folder):
     note(f"{without} calls ended while there was no ledger; the gateways kept their records, signed, on their own disks")
 
 
+def searches(ledger, everything):
+    step("6. Three questions to the ledger, with an analyst's token; each is on record before it is answered")
+    token = WORK / "analyst.token"
+    ledger.command("token", "add", "analyst", "--role", "analyst", "--out", token)
+    os.environ["CUSTODY_API_TOKEN"] = token.read_text().strip()
+    seen = sum(count for (tool, _), count in Client.seen[everything.name].items() if tool == "echo")
+    member = everything.members[0].id
+    echoed = ledger.command("search", f"workspace:everything tool:echo member:{member}", "--count").strip()
+    note(f"how often did this member call echo?  {echoed}")
+    must(echoed == str(seen), f"the client called echo {seen} times")
+    failed = ledger.command("search", "kind:call -outcome:ok", "--facet", "outcome", "--facet", "tool")
+    note("what did not end well, and where?\n" + failed.strip())
+    slow = ledger.command("search", "kind:call duration:>1s", "--limit", "3")
+    note("what took more than a second?\n" + slow.strip())
+    del os.environ["CUSTODY_API_TOKEN"]
+
+
 def hand_over(ledger, gateways):
     step("5. The gateways end: they sign what they hold, ship it, and close their epochs")
     for gateway in gateways:
         gateway.end()
     note(ledger.command("cut").strip())
+    searches(ledger, gateways[0])
     status = json.loads(ledger.command("status", "--json"))
     must(status["alarms"] == [], f"alarms: {status['alarms']}")
     with urllib.request.urlopen(f"http://127.0.0.1:{ledger.http}/log/checkpoint", timeout=PATIENCE_S) as answer:
         (RUN / "known-checkpoint").write_bytes(answer.read())
     shutil.copytree(ledger.dir / "archive", RUN / "archive")
     shutil.copy(ledger.dir / "policy.json", RUN / "policy.json")
-    step("6. Archive, audit policy and the log's checkpoint are copied away; the ledger ends, and nobody of ours is asked any more")
+    step("7. Archive, audit policy and the log's checkpoint are copied away; the ledger ends, and nobody of ours is asked any more")
     code = kill(ledger.child, signal.SIGTERM)
     must(code == 0, f"the ledger ended with {code}; see {WORK}/ledger.log")
     return {workspace["name"]: workspace["positions"] for workspace in status["workspaces"]}
@@ -127,7 +145,7 @@ def conclusion(text):
 
 
 def stranger(gateways, positions):
-    step("7. A stranger verifies the copy, offline: verifier verify demo-run/archive --policy ... --known ...")
+    step("8. A stranger verifies the copy, offline: verifier verify demo-run/archive --policy ... --known ...")
     known = ["--known", RUN / "known-checkpoint"]
     text = run(BIN / "verifier", "verify", RUN / "archive", "--policy", RUN / "policy.json", *known).stdout
     (RUN / "report.txt").write_text(text)
@@ -138,7 +156,7 @@ def stranger(gateways, positions):
         note(f"{claim['state']:10} {claim['claim']}{because}")
     must(report["faults"] == [], "a fault in an archive that nobody touched")
 
-    step("8. Nothing is missing: every call that a client saw end is in the archive, with the same end")
+    step("9. Nothing is missing: every call that a client saw end is in the archive, with the same end")
     return {gateway.name: compare(gateway, positions[gateway.name]) for gateway in gateways}
 
 
@@ -195,7 +213,7 @@ def evidence(gateway, found):
     must(slow, "no record of the slow call")
     position = slow[0]["position"]
     what = f"{gateway.name}/{position}"
-    step(f"9. Evidence of one call, the slow one at {what}: one file, which shows no other record")
+    step(f"10. Evidence of one call, the slow one at {what}: one file, which shows no other record")
     (RUN / "evidence").mkdir()
     file = RUN / "evidence" / f"{gateway.name}-{position}.evidence"
     run(BIN / "verifier", "evidence", "make", RUN / "archive", "--policy", RUN / "policy.json", what, "--out", file)
@@ -204,7 +222,7 @@ def evidence(gateway, found):
 
 
 def lies():
-    step("10. A lie: one bit of one byte in a copy of the archive is changed")
+    step("11. A lie: one bit of one byte in a copy of the archive is changed")
     copy = WORK / "changed"
     shutil.copytree(RUN / "archive", copy)
     segments = sorted(copy.glob("workspaces/*/segments/*"), key=lambda path: path.stat().st_size)
@@ -220,7 +238,7 @@ def lies():
     note(f"expected {fault['expected']}")
     note(f"found    {fault['found']}")
 
-    step("11. Another lie: an older copy, valid in itself, is shown as if it were all there is")
+    step("12. Another lie: an older copy, valid in itself, is shown as if it were all there is")
     verify(WORK / "older", 0)
     report = verify(WORK / "older", 1, [RUN / "known-checkpoint"])
     note(f"REFUTED by the checkpoint that the stranger holds, exit code 1: {report['first_failing_check']}")

@@ -26,6 +26,10 @@ Exit codes: 0 the records that the file holds are unaltered and were signed by t
 (complete, not_rolled_back, not_rewritten, dated) and of its quorum of witnesses 0 says nothing, required or not: `verifier \
 verify` does; 1 something refuted, 2 undecided or unreadable, 64 wrong arguments";
 
+const SEARCH_EXIT_CODES: &str = "\
+Exit codes: 0 answered; 1 the log, or an object that it names, is refuted, and nothing else is said; 2 unreadable, or no question; \
+64 wrong arguments. Whether the archive as such holds `verifier verify` says";
+
 const NAMES_EXIT_CODES: &str = "\
 Exit codes: 0 every member of the file was opened, and nothing is wrong with an entry; 1 an entry does not open with the file's \
 key, or something else is wrong with it; 2 unreadable; 64 wrong arguments. Whether the archive as such holds `verifier verify` says";
@@ -52,6 +56,9 @@ pub(crate) enum Command {
     Export(Export),
     /// Show records as a table or as JSON lines
     Show(Show),
+    /// Ask for records, in the language of `ledger search`, out of the segments alone
+    #[command(after_help = SEARCH_EXIT_CODES)]
+    Search(Search),
     /// Show who members are, as far as a disclosure file opens it, and who was erased
     #[command(after_help = NAMES_EXIT_CODES)]
     Names(Names),
@@ -140,6 +147,33 @@ pub(crate) struct Export {
     /// Folder to make; must be new or empty
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Search {
+    /// Folder or tar file
+    pub(crate) archive: PathBuf,
+    /// The question, as docs/QUERY.md has it; empty: everything
+    #[arg(default_value = "", allow_hyphen_values = true)]
+    pub(crate) query: String,
+    /// The audit policy, `policy.json`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: PathBuf,
+    /// Only this workspace, by id or name; several times for several
+    #[arg(long)]
+    pub(crate) workspace: Vec<String>,
+    /// Records to show, the newest
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: usize,
+    /// Only how many match
+    #[arg(long)]
+    pub(crate) count: bool,
+    /// Count the values of a field; several times for several
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) facet: Vec<String>,
+    /// One JSON object a line instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

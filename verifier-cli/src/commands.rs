@@ -24,6 +24,7 @@ use verifier::{
 };
 
 mod access;
+mod search;
 
 use crate::cli::{Command, Evidence, Export, Names, Show, Verify};
 
@@ -48,6 +49,7 @@ pub(crate) fn run(command: Command) -> Result<u8, Failure> {
         Command::Evidence(Evidence::Check { file, policy, json }) => check_evidence(&file, &policy, json),
         Command::Export(export) => run_export(&export),
         Command::Show(show) => run_show(&show),
+        Command::Search(asked) => search::run(&asked),
         Command::Names(names) => run_names(&names),
         Command::Access(asked) => access::run(&asked),
         Command::Fingerprint { policy } => {

@@ -15,6 +15,7 @@ pub mod output;
 pub mod progress;
 pub mod reader;
 pub mod report;
+pub mod search;
 pub mod segments;
 pub mod show;
 pub mod time;

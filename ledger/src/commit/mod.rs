@@ -271,6 +271,27 @@ struct Group<'a> {
     after: Vec<Request>,
 }
 
+impl<'a> Group<'a> {
+    fn new(change: crate::store::Change<'a>) -> Self {
+        Self {
+            change,
+            places: HashMap::new(),
+            statements: HashMap::new(),
+            receipts: BTreeMap::new(),
+            shown: HashSet::new(),
+            rejections: Vec::new(),
+            touched: BTreeSet::new(),
+            chunks: Vec::new(),
+            halves: Halves::default(),
+            room: Vec::new(),
+            cut: false,
+            chains: false,
+            answers: Vec::new(),
+            after: Vec::new(),
+        }
+    }
+}
+
 impl Writer {
     /// Reads the state from the store.
     ///
@@ -405,22 +426,7 @@ impl Writer {
     /// One group: decide, write, sign, answer.
     pub fn serve(&mut self, requests: impl Iterator<Item = Request>) {
         let store = Arc::clone(&self.parts.store);
-        let mut group = Group {
-            change: store.change(),
-            places: HashMap::new(),
-            statements: HashMap::new(),
-            receipts: BTreeMap::new(),
-            shown: HashSet::new(),
-            rejections: Vec::new(),
-            touched: BTreeSet::new(),
-            chunks: Vec::new(),
-            halves: Halves::default(),
-            room: Vec::new(),
-            cut: false,
-            chains: false,
-            answers: Vec::new(),
-            after: Vec::new(),
-        };
+        let mut group = Group::new(store.change());
         if self.parts.fence.is_fenced() && self.state == State::Serving {
             self.state = State::Fenced;
         }

@@ -30,7 +30,7 @@ impl Index {
     /// # Errors
     /// [`AskError`].
     pub fn tally(&self, question: &Question<'_>, wishes: &Wishes) -> Result<(Tally, bool, bool), AskError> {
-        if let Some(tally) = self.from_rollups(question, wishes)? {
+        if let Some(tally) = self.rolled_up(question, wishes)? {
             return Ok((tally, true, true));
         }
         let mut tally = Tally::new(wishes);
@@ -62,7 +62,7 @@ impl Index {
     }
 
     /// From the counts by the minute or by the hour, where all that is asked and wanted is in them.
-    fn from_rollups(&self, question: &Question<'_>, wishes: &Wishes) -> Result<Option<Tally>, AskError> {
+    fn rolled_up(&self, question: &Question<'_>, wishes: &Wishes) -> Result<Option<Tally>, AskError> {
         let Some(width) = rollup_width(question.expr, wishes) else { return Ok(None) };
         let store = self.tail().store()?;
         // They count everything that was committed, and nothing that retention let go is taken out of them.

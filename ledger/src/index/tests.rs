@@ -68,7 +68,7 @@ struct World {
 impl World {
     fn new(dir: &Dir, rng: Rng) -> Self {
         let store = Arc::new(Store::open(&dir.0.join("store"), 8 << 20, 32 << 20).unwrap());
-        let tail = Arc::new(Tail::open(&store, 0).unwrap());
+        let tail = Arc::new(Tail::open(&store).unwrap());
         let dir = dir.0.clone();
         let positions = BTreeMap::new();
         Self {
@@ -204,7 +204,7 @@ impl World {
     /// A ledger that starts again: what was in memory alone is gone.
     fn restart(&mut self) {
         let store = self.store.take().unwrap();
-        self.tail = Arc::new(Tail::open(&store, self.committed).unwrap());
+        self.tail = Arc::new(Tail::open(&store).unwrap());
         self.store = Some(store);
     }
 

@@ -190,7 +190,7 @@ fn questions(index: &Index, committed: u64) -> Done {
 /// Runs it.
 pub(crate) fn run(folder: &Path, records: u64) -> Done {
     let store = Arc::new(Store::open(&folder.join("store"), 64 << 20, 64 << 20)?);
-    let tail = Arc::new(Tail::open(&store, 0)?);
+    let tail = Arc::new(Tail::open(&store)?);
     let pace_us = DAYS * DAY_US / records.max(1);
     let key = SigningKey::from_bytes(&[7; 32]);
     let mut filling = Filling { store, tail: Arc::clone(&tail), key, committed: 0, records: 0, pace_us };

@@ -85,7 +85,9 @@ pub(super) fn footer(shown: u64, total: Option<u64>, complete: Option<&wire::Com
     match complete.silent.len() {
         0 => {}
         1 => out.push_str("; 1 gateway is silent"),
-        silent => drop(write!(out, "; {silent} gateways are silent")),
+        silent => {
+            write!(out, "; {silent} gateways are silent").ok();
+        }
     }
     out
 }
@@ -99,7 +101,7 @@ fn values(values: &[wire::Counted], names: &[MemberName]) -> Vec<Vec<String>> {
 fn called(value: &str, names: &[MemberName]) -> String {
     let known = names.iter().find(|known| hex(&known.member) == value);
     known.map_or_else(
-        || plain(value).to_string(),
+        || plain(value),
         |known| format!("{} ({})", plain(&known.name), value.get(..8).unwrap_or_default()),
     )
 }
