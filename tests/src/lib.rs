@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: the golden archive, the lies that are told on it, and the oracle.
 
 pub mod canary;
+pub mod company;
 pub mod dice;
 pub mod golden;
 pub mod histories;

@@ -1,0 +1,85 @@
+//! The traffic is what it says it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use custody::{record, wire::Decision};
+
+use super::*;
+
+fn bytes(item: &Item) -> Vec<u8> {
+    record::encode(item.record.clone())
+}
+
+#[test]
+fn a_seed_gives_the_same_records_and_another_gives_nobody_in_common() {
+    let digest = |seed| {
+        let mut all = Vec::new();
+        for item in Company::new(Plan::of(seed, 60, 10)).take(20_000) {
+            all.extend_from_slice(&custody::hash::sha256(&[&bytes(&item), &item.received_at.to_be_bytes()]));
+        }
+        custody::hash::sha256(&[&all])
+    };
+    assert_eq!(digest(1), digest(1));
+    let people = |seed| {
+        let calls = Company::new(Plan::of(seed, 60, 4)).filter_map(|item| match item.record {
+            Kind::Call(call) => Some([call.member, call.token, call.agent]),
+            _ => None,
+        });
+        calls.flatten().flatten().collect::<BTreeSet<_>>()
+    };
+    let (one, other) = (people(1), people(2));
+    assert!(one.len() > 100 && one.is_disjoint(&other), "{} {}", one.len(), other.len());
+}
+
+#[test]
+fn records_are_in_form_come_in_order_and_keep_the_seasons() {
+    let mut last = 0;
+    let (mut weekday, mut weekend, mut calls, mut denied) = (0_u64, 0_u64, 0_u64, 0_u64);
+    for item in Company::new(Plan::of(7, 120, 28)) {
+        record::check(&bytes(&item)).unwrap();
+        assert!(item.received_at >= last, "out of order");
+        last = item.received_at;
+        let Kind::Call(call) = &item.record else { continue };
+        if item.campaign.is_none() {
+            calls += 1;
+            denied += u64::from(call.decision == Decision::Denied as i32);
+            let services = call.client == Some(wire::call::Client::ClientName("custody-agent".to_owned()));
+            let day = (call.started_at / DAY + 3) % 7;
+            *(if day >= 5 { &mut weekend } else { &mut weekday }) += u64::from(!services);
+        }
+    }
+    assert!(calls > 50_000, "{calls}");
+    assert!((3..10).contains(&(denied * 1_000 / calls)), "{denied} of {calls} denied");
+    assert!(weekday / 5 > 5 * (weekend / 2), "{weekday} on weekdays, {weekend} at weekends");
+}
+
+#[test]
+fn each_campaign_is_there_with_the_records_that_it_counts() {
+    let mut company = Company::new(Plan { campaigns_of_each: 2, ..Plan::of(3, 150, 21) });
+    let mut found: BTreeMap<usize, u64> = BTreeMap::new();
+    for item in company.by_ref() {
+        if let Some(campaign) = item.campaign {
+            let calls = !matches!(&item.record, Kind::Call(call) if call.phase == wire::Phase::Intent as i32);
+            *found.entry(campaign).or_default() += u64::from(calls);
+        }
+    }
+    let kinds: BTreeSet<_> = company.campaigns().iter().map(|campaign| campaign.kind).collect();
+    assert_eq!((kinds.len(), company.campaigns().len()), (CampaignKind::ALL.len(), 2 * CampaignKind::ALL.len()));
+    for (index, campaign) in company.campaigns().iter().enumerate() {
+        assert!(campaign.records > 0, "{campaign:?}");
+        assert_eq!(found.get(&index), Some(&campaign.records), "{campaign:?}");
+    }
+}
+
+#[test]
+fn memory_does_not_grow_with_the_records() {
+    let mut company = Company::new(Plan::of(5, 100, 60));
+    let mut most = [0; 2];
+    for most in &mut most {
+        for _ in 0..60_000 {
+            company.next().unwrap();
+            *most = (*most).max(company.ready.len() + company.actors.len());
+        }
+    }
+    assert!(most[1] < most[0] * 2, "{most:?}");
+}
