@@ -42,8 +42,14 @@ mod service;
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Questions that are answered at one time: each takes a processor for itself.
 const AT_ONCE_MAX: usize = 32;
-/// Those of one token: a page, its sums and a stream or two.
+/// Those of one token: pages and their sums.
 const OF_ONE_MAX: usize = 8;
+/// Streams that are open at one time, and those of one token: some memory each, and a processor only while there is something to say.
+const STREAMS_MAX: usize = 128;
+const STREAMS_OF_ONE_MAX: usize = 8;
+/// Questions of one token in a second, over [`BURST_SECONDS`]: each makes a record and a write to the disk.
+const PER_SECOND_MAX: f64 = 20.0;
+const BURST_SECONDS: f64 = 5.0;
 /// Records of a page, if the question does not say, and at most.
 const PAGE: u32 = 100;
 const PAGE_MAX: u32 = 1_000;
@@ -64,8 +70,38 @@ struct Parts {
     directory: mpsc::Sender<Ask>,
     metrics: Metrics,
     cursors: Cursors,
-    places: Arc<Semaphore>,
-    of_one: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// Questions at work, and streams.
+    places: [Arc<Semaphore>; 2],
+    of_one: Mutex<HashMap<String, OfOne>>,
+}
+
+/// What one token takes.
+struct OfOne {
+    /// Questions, and streams.
+    places: [Arc<Semaphore>; 2],
+    /// Questions that it may ask at once, as of a moment.
+    allowance: f64,
+    at: Instant,
+}
+
+impl OfOne {
+    fn new() -> Self {
+        Self {
+            places: [OF_ONE_MAX, STREAMS_OF_ONE_MAX].map(|most| Arc::new(Semaphore::new(most))),
+            allowance: PER_SECOND_MAX * BURST_SECONDS,
+            at: Instant::now(),
+        }
+    }
+
+    /// Whether it may ask once more now.
+    fn asks(&mut self) -> bool {
+        let now = Instant::now();
+        let earned = now.duration_since(self.at).as_secs_f64() * PER_SECOND_MAX;
+        (self.at, self.allowance) = (now, (self.allowance + earned).min(PER_SECOND_MAX * BURST_SECONDS));
+        let may = self.allowance >= 1.0;
+        self.allowance -= f64::from(u8::from(may));
+        may
+    }
 }
 
 /// What somebody may see.
@@ -86,7 +122,7 @@ struct Compiled {
     names: bool,
     reason: String,
     /// Given back when it is answered.
-    _places: [OwnedSemaphorePermit; 2],
+    _places: Vec<OwnedSemaphorePermit>,
 }
 
 /// Why somebody hears nothing.
@@ -156,7 +192,7 @@ impl Asking {
             directory,
             metrics,
             cursors: Cursors::open(store)?,
-            places: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            places: [AT_ONCE_MAX, STREAMS_MAX].map(|most| Arc::new(Semaphore::new(most))),
             of_one: Mutex::default(),
         })))
     }
@@ -175,14 +211,23 @@ impl Asking {
         })
     }
 
-    fn places(&self, holder: &Holder) -> Result<[OwnedSemaphorePermit; 2], Status> {
+    /// A place for a question, or for a stream.
+    fn places(&self, holder: &Holder, right: Right) -> Result<Vec<OwnedSemaphorePermit>, Status> {
+        let streams = matches!(right, Right::Follow | Right::Export);
         let own = {
             let mut of_one = self.0.of_one.lock().unwrap_or_else(PoisonError::into_inner);
             // Only tokens that stand come here, and of those there is a bound.
-            Arc::clone(of_one.entry(holder.id.clone()).or_insert_with(|| Arc::new(Semaphore::new(OF_ONE_MAX))))
+            let own = of_one.entry(holder.id.clone()).or_insert_with(OfOne::new);
+            if !own.asks() {
+                return Err(busy());
+            }
+            Arc::clone(&own.places[usize::from(streams)])
         };
-        let own = own.try_acquire_owned().map_err(|_| busy())?;
-        Ok([own, Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| busy())?])
+        let mut places = vec![own.try_acquire_owned().map_err(|_| busy())?];
+        if streams {
+            places.push(Arc::clone(&self.0.places[1]).try_acquire_owned().map_err(|_| busy())?);
+        }
+        Ok(places)
     }
 
     /// What a token may see, and which of it is asked.
@@ -205,7 +250,7 @@ impl Asking {
     /// Who asks, whether they may, and what it is that they ask. Whoever is known and refused is on record.
     async fn admit(&self, metadata: &MetadataMap, right: Right, asked: wire::Question) -> Result<Compiled, Status> {
         let holder = self.holder(metadata)?;
-        let places = self.places(&holder)?;
+        let places = self.places(&holder, right)?;
         match self.compile(&holder, right, &asked).await {
             Ok((expr, seen, names)) => {
                 Ok(Compiled { holder, expr, seen, names, reason: asked.reason, _places: places })
@@ -329,42 +374,33 @@ impl Asking {
     ) -> Result<T, Status> {
         let index = Arc::clone(&self.0.index);
         let until = Instant::now() + ANSWER_LIMIT;
-        let done = tokio::task::spawn_blocking(move || work(&index, until)).await;
+        let place = Arc::clone(&self.0.places[0]).acquire_owned();
+        let place = tokio::time::timeout(ANSWER_LIMIT, place).await.map_err(|_| busy())?.map_err(|_| ending())?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            work(&index, until)
+        });
+        let done = done.await;
         done.map_err(|_| Status::internal("the question broke off (hint: the ledger's log says why)"))?
             .map_err(unanswered)
     }
 
-    /// How complete an answer is.
-    fn completeness(&self, seen: &Seen, pinned: u64, cut_short: bool) -> Result<wire::Completeness, Status> {
+    /// Records of the workspaces that are asked.
+    fn records(&self, seen: &Seen) -> Result<u64, Status> {
         let store = self.store()?;
-        let failed = |why: StoreError| broken(&why);
-        let mut records = 0;
-        let mut silent = Vec::new();
-        let now = clock::now_us();
+        let counts = seen.ids.iter().map(|id| store.next_position(*id));
+        counts.sum::<Result<u64, StoreError>>().map_err(|why| broken(&why))
+    }
+
+    /// How complete an answer is that could see so many records.
+    fn completeness(&self, seen: &Seen, records: u64, cut_short: bool) -> Result<wire::Completeness, Status> {
+        let store = self.store()?;
+        let (mut indexed, mut silent) = (0, Vec::new());
         for id in &seen.ids {
-            records += store.next_position(*id).map_err(failed)?;
-            let mut newest: HashMap<_, crate::store::EpochRow> = HashMap::new();
-            for (gateway, _, row) in store.epochs(*id).map_err(failed)? {
-                if newest.get(&gateway).is_none_or(|known| known.opened_at_index <= row.opened_at_index) {
-                    newest.insert(gateway, row);
-                }
-            }
-            silent.extend(newest.into_iter().filter_map(|(gateway, row)| {
-                let due = row.heard_at.saturating_add(row.silence_us_max).saturating_add(SILENCE_GRACE_US);
-                (row.always_on && !row.closed && due < now).then(|| wire::SilentGateway {
-                    workspace: (*id).into(),
-                    gateway: gateway.into(),
-                    heard_at: row.heard_at,
-                    silence_us_max: row.silence_us_max,
-                })
-            }));
+            indexed += self.0.index.indexed(*id).map_err(unanswered)?;
+            silent.extend(silent_of(&store, *id).map_err(|why| broken(&why))?);
         }
-        let tail = self.0.index.tail();
-        let later = tail.records_from(&seen.ids, pinned).map_err(failed)?;
-        let unindexed = tail.records_from(&seen.ids, self.0.index.indexed_through()).map_err(failed)?;
-        let indexed = records.saturating_sub(unindexed.max(later));
-        silent.sort_by(|one, other| (&one.workspace, &one.gateway).cmp(&(&other.workspace, &other.gateway)));
-        Ok(wire::Completeness { records: records.saturating_sub(later), indexed, cut_short, silent })
+        Ok(wire::Completeness { records, indexed: indexed.min(records), cut_short, silent })
     }
 
     /// Names of members, where they are to be shown.
@@ -387,6 +423,27 @@ impl Asking {
     }
 }
 
+/// Gateways of a workspace that are silent beyond their word.
+fn silent_of(store: &Store, workspace: WorkspaceId) -> Result<Vec<wire::SilentGateway>, StoreError> {
+    let mut newest: BTreeMap<_, crate::store::EpochRow> = BTreeMap::new();
+    for (gateway, _, row) in store.epochs(workspace)? {
+        if newest.get(&gateway).is_none_or(|known| known.opened_at_index <= row.opened_at_index) {
+            newest.insert(gateway, row);
+        }
+    }
+    let now = clock::now_us();
+    let silent = newest.into_iter().filter_map(|(gateway, row)| {
+        let due = row.heard_at.saturating_add(row.silence_us_max).saturating_add(SILENCE_GRACE_US);
+        (row.always_on && !row.closed && due < now).then(|| wire::SilentGateway {
+            workspace: workspace.into(),
+            gateway: gateway.into(),
+            heard_at: row.heard_at,
+            silence_us_max: row.silence_us_max,
+        })
+    });
+    Ok(silent.collect())
+}
+
 fn is_reason(text: &str) -> bool {
     text.len() <= 64 && (text.is_empty() || is_token(text))
 }
@@ -403,17 +460,22 @@ fn page(limit: u32) -> Result<usize, Status> {
     Ok(usize::try_from(if limit == 0 { PAGE } else { limit }).unwrap_or_default())
 }
 
-/// What a page begins below.
-fn start(asked: &Compiled, cursors: &Cursors, cursor: &str, committed: u64) -> Result<Cursor, Status> {
-    if cursor.is_empty() {
-        return Ok(Cursor { pinned: committed, last: Rank::first_of(committed) });
+impl Asking {
+    /// What a page begins below.
+    fn start(&self, asked: &Compiled, cursor: &str) -> Result<Cursor, Status> {
+        if cursor.is_empty() {
+            // Counted before: what is committed in between is seen, and not counted.
+            let records = self.records(&asked.seen)?;
+            let committed = self.0.index.tail().committed();
+            return Ok(Cursor { pinned: committed, last: Rank::first_of(committed), records });
+        }
+        let found = self.0.cursors.read(cursor, &Self::bound(asked));
+        found.ok_or_else(|| {
+            Status::invalid_argument(
+                "the cursor is of another question or another token (hint: ask the same as for the page before)",
+            )
+        })
     }
-    let found = cursors.read(cursor, &Asking::bound(asked));
-    found.ok_or_else(|| {
-        Status::invalid_argument(
-            "the cursor is of another question or another token (hint: ask the same as for the page before)",
-        )
-    })
 }
 
 /// A question for the index.

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use custody::{id::unhex, query::Kind};
+use custody::{
+    id::{WorkspaceId, unhex},
+    query::Kind,
+};
 use tokio::sync::watch;
 
 use self::day::{DayError, Shown, Writing};
@@ -20,7 +23,7 @@ use crate::{
     clock, durable,
     log_view::report,
     metrics::Metrics,
-    store::{Family, StoreError},
+    store::{Family, Rank, StoreError},
     tail::{Chunk, Tail},
     workspace::DAY_US,
 };
@@ -38,11 +41,15 @@ pub use find::{AskError, Page, Question};
 
 /// Name of the floor among the store's numbers: commit index below which retention has let the index go.
 const FLOOR: &str = "index_floor";
+/// Name of the commit index before which nobody remembers when a call ended: pages that began before it are over.
+const ENDED_FLOOR: &str = "ended_floor";
 /// Documents that are not committed at most: what a search walks in memory takes some milliseconds.
 const PENDING_MAX: u64 = 50_000;
 /// How long a document waits at most for the commit that takes it out of memory; commits of a few documents each are what
 /// makes an index slow.
 const COMMIT_AFTER: Duration = Duration::from_secs(2);
+/// How far the index stands back.
+const NICE: i32 = 10;
 /// Commits of the store in one step, before anything else is looked at.
 const STEP: u64 = 256;
 /// How long it waits after a failure, the first time; each further time twice as long, up to a minute.
@@ -66,9 +73,20 @@ impl Index {
         &self.tail
     }
 
-    /// Commit index up to which all is indexed, without a gap from the newest folder's end downwards.
+    /// Commit index after the newest that is indexed.
     pub fn indexed_through(&self) -> u64 {
         self.shown().first().map_or(0, |day| day.payload.next)
+    }
+
+    /// Records of a workspace that need no walk: they are indexed, or retention let them go.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn indexed(&self, workspace: WorkspaceId) -> Result<u64, AskError> {
+        let dropped = self.tail.store()?.number(&dropped_name(workspace))?.unwrap_or(0);
+        let folders = self.shown();
+        let counts = folders.iter().map(|day| day.records_of(workspace));
+        Ok(counts.sum::<tantivy::Result<u64>>()? + dropped)
     }
 
     fn show(&self, change: impl FnOnce(&mut Vec<Day>)) {
@@ -202,6 +220,10 @@ impl Follower {
 
     /// Follows until `stop` is dropped.
     pub fn run(mut self, runtime: &tokio::runtime::Handle, mut stop: watch::Receiver<()>) {
+        // Of this thread, and of those that it makes: where processors are short, intake and questions go first.
+        if let Err(why) = rustix::process::setpriority_process(None, NICE) {
+            tracing::warn!(%why, "the index runs at the priority of everything else");
+        }
         let mut news = self.index.tail.watch();
         let mut pause = PAUSE_FIRST;
         while stop.has_changed().is_ok() {
@@ -283,6 +305,7 @@ impl Follower {
         if run.writing.is_none() {
             let day = chunk.leaf.received_at / DAY_US;
             self.forget_old(day)?;
+            self.forget_ended()?;
             run.writing = Some(Writing::create(&self.root, day, run.start)?);
         }
         let Some(writing) = &mut run.writing else { return Ok(()) };
@@ -345,6 +368,13 @@ impl Follower {
         let store = self.index.tail.store()?;
         let mut change = store.change();
         change.put(Family::Meta, FLOOR, floor.to_be_bytes());
+        for workspace in store.workspaces()? {
+            let gone = shown.iter().filter(|day| day.payload.next <= floor);
+            let gone: tantivy::Result<u64> = gone.map(|day| day.records_of(workspace)).sum();
+            let name = dropped_name(workspace);
+            let before = store.number(&name)?.unwrap_or(0);
+            change.put(Family::Meta, name, (before + gone.map_err(DayError::from)?).to_be_bytes());
+        }
         store.derive(change)?;
         self.index.show(|days| days.retain(|day| day.payload.first >= floor));
         self.gaps.retain(|gap| gap.start >= floor);
@@ -354,6 +384,16 @@ impl Follower {
             }
         }
         Ok(())
+    }
+
+    /// Forgets when calls ended of the days before the last one: only pages that began then would ask.
+    fn forget_ended(&self) -> Result<(), Stuck> {
+        let Some(before) = self.index.shown().first().map(|day| day.payload.first) else { return Ok(()) };
+        let store = self.index.tail.store()?;
+        let mut change = store.change();
+        change.put(Family::Meta, ENDED_FLOOR, before.to_be_bytes());
+        change.delete_range(Family::Ended, &[], &Rank::first_of(before).encode());
+        Ok(store.derive(change)?)
     }
 
     fn raise(&self, why: &Stuck) {
@@ -379,8 +419,13 @@ impl Follower {
     }
 }
 
+/// Name of the number of a workspace's records that retention let go from the index.
+fn dropped_name(workspace: WorkspaceId) -> String {
+    format!("index_dropped/{workspace}")
+}
+
 /// Key of an id of a workspace, up to where the commit index follows.
-fn id_key(field: custody::query::Field, workspace: custody::id::WorkspaceId, id: &[u8]) -> Vec<u8> {
+fn id_key(field: custody::query::Field, workspace: WorkspaceId, id: &[u8]) -> Vec<u8> {
     let length = u8::try_from(id.len()).unwrap_or(u8::MAX);
     [&[field as u8][..], &workspace.0, &[length], id].concat()
 }

@@ -7,6 +7,7 @@
 use std::{io, path::Path};
 
 use bytes::Bytes;
+use custody::id::WorkspaceId;
 pub use rocksdb::perf::MemoryUsageStats as StoreMemory;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, ErrorKind,
@@ -490,6 +491,22 @@ impl Store {
         steps
             .map(|step| step.map(|(key, value)| (Bytes::from(key), Bytes::from(value))).map_err(StoreError::from))
             .take_while(move |step| step.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)))
+    }
+
+    /// All workspaces that have a statement.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn workspaces(&self) -> Result<Vec<WorkspaceId>, StoreError> {
+        let (mut found, mut after) = (Vec::new(), Vec::new());
+        while let Some(step) = self.scan(Family::Statements, &[], &after).next() {
+            let (key, _) = step?;
+            let id = key.get(..16).and_then(|id| WorkspaceId::try_from(id).ok());
+            let id = id.ok_or(StoreError::Damaged("a statement's key"))?;
+            after = [&id.0[..], &[0xff; 9]].concat();
+            found.extend((id != WorkspaceId::ZERO).then_some(id));
+        }
+        Ok(found)
     }
 
     /// The last value whose key begins with `prefix`.

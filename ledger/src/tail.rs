@@ -4,7 +4,7 @@
 //! finds it here; the writer waits for nobody; memory has a bound, past which the oldest are read from the store instead.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, OnceLock, PoisonError, RwLock, Weak},
 };
 
@@ -262,19 +262,6 @@ impl Tail {
             let index = usize::try_from(position - chunk.leaf.first_position).ok()?;
             (index < chunk.records().len()).then_some(One { chunk, index })
         }))
-    }
-
-    /// Records of these workspaces in batches from a commit index on.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn records_from(&self, workspaces: &BTreeSet<WorkspaceId>, from: u64) -> Result<u64, StoreError> {
-        let mut records = 0;
-        for commit_index in from..self.committed() {
-            let chunk = self.chunk(commit_index)?.filter(|chunk| workspaces.contains(&chunk.workspace()));
-            records += chunk.map_or(0, |chunk| chunk.records().len() as u64);
-        }
-        Ok(records)
     }
 
     /// The calls that run now.

@@ -56,7 +56,7 @@ def step(text):
 
 
 def note(text):
-    print(f"          {text}", flush=True)
+    print("\n".join(f"          {line}".rstrip() for line in text.splitlines()), flush=True)
 
 
 def must(condition, text):

@@ -18,6 +18,8 @@ pub(super) struct Cursor {
     pub(super) pinned: u64,
     /// The last record of the page.
     pub(super) last: Rank,
+    /// Records that there were then, of the workspaces that were asked.
+    pub(super) records: u64,
 }
 
 /// Makes cursors and reads them.
@@ -47,10 +49,10 @@ impl Cursors {
     /// As text.
     pub(super) fn seal(&self, cursor: Cursor, question: &[u8]) -> String {
         let nonce: [u8; NONCE_LEN] = keys::random();
-        let mut bytes = [cursor.pinned.to_be_bytes(), cursor.last.encode()].concat();
+        let mut bytes = [cursor.pinned.to_be_bytes(), cursor.last.encode(), cursor.records.to_be_bytes()].concat();
         let sealed =
             self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(question), &mut bytes);
-        // Sixteen bytes are below every limit of the cipher.
+        // Some bytes are below every limit of the cipher.
         sealed.map_or_else(|_| String::new(), |()| URL_SAFE_NO_PAD.encode([&nonce[..], &bytes].concat()))
     }
 
@@ -61,8 +63,9 @@ impl Cursors {
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut sealed = sealed.to_vec();
         let open = self.0.open_in_place(nonce, Aad::from(question), &mut sealed).ok()?;
-        let (pinned, last) = open.split_at_checked(8)?;
-        Some(Cursor { pinned: u64::from_be_bytes(pinned.try_into().ok()?), last: Rank::decode(last).ok()? })
+        let mut numbers = open.chunks_exact(8).map(|part| part.try_into().map(u64::from_be_bytes).ok());
+        let mut next = || numbers.next().flatten();
+        Some(Cursor { pinned: next()?, last: Rank(next()?), records: next()? })
     }
 }
 
@@ -74,7 +77,7 @@ mod tests {
     #[test]
     fn a_cursor_is_good_for_its_question_alone_and_outlasts_a_restart() {
         let dir = Dir::new("cursor");
-        let cursor = Cursor { pinned: 7, last: Rank(99) };
+        let cursor = Cursor { pinned: 7, last: Rank(99), records: 1_000 };
         let open = || Cursors::open(&Store::open(&dir.0.join("store"), 8 << 20, 32 << 20).unwrap()).unwrap();
         let text = open().seal(cursor, b"a");
         let again = open();

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request as Call, Response, Status};
 
-use super::{Asking, Compiled, answer, cursor::Cursor, page, question, start};
+use super::{Asking, Compiled, answer, cursor::Cursor, page, question};
 use crate::{
     ask::ANSWER_LIMIT,
     store::{Rank, StoreError},
@@ -77,7 +77,7 @@ impl Query for Asking {
         let (metadata, _, request) = call.into_parts();
         let asked = self.admit(&metadata, Right::Search, request.question.unwrap_or_default()).await?;
         let limit = page(request.limit)?;
-        let from = start(&asked, &self.0.cursors, &request.cursor, self.0.index.tail().committed())?;
+        let from = self.start(&asked, &request.cursor)?;
         let (ones, mut cut_short) = self.page(&asked, from, limit).await?;
         let mut response = wire::FindResponse::default();
         if request.count {
@@ -91,10 +91,10 @@ impl Query for Asking {
             answer::members(one, &mut members);
         }
         if let Some(last) = ones.last().filter(|_| ones.len() >= limit) {
-            let cursor = Cursor { pinned: from.pinned, last: rank(last) };
+            let cursor = Cursor { last: rank(last), ..from };
             response.cursor = self.0.cursors.seal(cursor, &Self::bound(&asked));
         }
-        response.completeness = Some(self.completeness(&asked.seen, from.pinned, cut_short)?);
+        response.completeness = Some(self.completeness(&asked.seen, from.records, cut_short)?);
         response.names = self.names(&asked, members).await?;
         self.answered(&asked, (response.hits.len() as u64, response.encoded_len(), from.pinned)).await?;
         Ok(Response::new(response))
@@ -104,7 +104,7 @@ impl Query for Asking {
         let (metadata, _, mut request) = call.into_parts();
         let asked = self.admit(&metadata, Right::Search, request.question.take().unwrap_or_default()).await?;
         let wishes = answer::wishes(&request)?;
-        let pinned = self.0.index.tail().committed();
+        let Cursor { pinned, records, .. } = self.start(&asked, "")?;
         let (expr, seen, wanted) = (asked.expr.clone(), asked.seen.clone(), wishes.clone());
         let (tally, whole, rolled) =
             self.work(move |index, until| index.tally(&question(&expr, &seen, pinned, until), &wanted)).await?;
@@ -112,7 +112,7 @@ impl Query for Asking {
         let members = members_of(&tally);
         let mut response = answer::sums(&request, &wishes, tally);
         response.from_rollups = rolled;
-        response.completeness = Some(self.completeness(&asked.seen, pinned, cut_short)?);
+        response.completeness = Some(self.completeness(&asked.seen, records, cut_short)?);
         response.names = self.names(&asked, members).await?;
         self.answered(&asked, (response.count, response.encoded_len(), pinned)).await?;
         Ok(Response::new(response))
@@ -194,13 +194,13 @@ impl Query for Asking {
             format => format,
         };
         let asked = self.admit(&metadata, Right::Export, request.question.unwrap_or_default()).await?;
-        let pinned = self.0.index.tail().committed();
+        let from = self.start(&asked, "")?;
         // On record before the first byte; what was sent is on record at the end.
-        self.answered(&asked, (0, 0, pinned)).await?;
+        self.answered(&asked, (0, 0, from.pinned)).await?;
         let (sent, stream) = mpsc::channel(WAITING_MAX);
         let asking = self.clone();
         tokio::spawn(async move {
-            let told = asking.export_all(&asked, pinned, format, &sent).await;
+            let told = asking.export_all(&asked, from, format, &sent).await;
             if let Err(why) = told {
                 sent.send(Err(why)).await.ok();
             }
@@ -249,12 +249,11 @@ impl Asking {
     async fn export_all(
         &self,
         asked: &Compiled,
-        pinned: u64,
+        mut from: Cursor,
         format: wire::ExportFormat,
         sent: &mpsc::Sender<Result<wire::ExportResponse, Status>>,
     ) -> Result<(), Status> {
         let gone = || Status::cancelled("nobody reads");
-        let mut from = Cursor { pinned, last: Rank::first_of(pinned) };
         let (mut records, mut bytes, mut cut_short) = (0_u64, 0, false);
         let mut part = super::file::head(format);
         let limit = usize::try_from(super::PAGE_MAX).unwrap_or_default();
@@ -282,8 +281,8 @@ impl Asking {
             }
         }
         bytes += part.len();
-        let completeness = self.completeness(&asked.seen, pinned, cut_short)?;
-        self.answered(asked, (records, bytes, pinned)).await?;
+        let completeness = self.completeness(&asked.seen, from.records, cut_short)?;
+        self.answered(asked, (records, bytes, from.pinned)).await?;
         let last = wire::ExportResponse { bytes: part.into(), completeness: Some(completeness), records };
         sent.send(Ok(last)).await.map_err(|_| gone())
     }

@@ -11,9 +11,10 @@ use std::{
 };
 
 use chrono::DateTime;
+use custody::{id::WorkspaceId, query::Field};
 use serde::{Deserialize, Serialize};
 use tantivy::{
-    Index, IndexReader, IndexWriter, ReloadPolicy, Searcher, TantivyError,
+    Index, IndexReader, IndexWriter, ReloadPolicy, Searcher, TantivyError, Term,
     directory::MmapDirectory,
     indexer::{IndexWriterOptions, LogMergePolicy},
 };
@@ -97,6 +98,14 @@ pub(super) struct Day {
     pub(super) payload: Payload,
     /// Its documents.
     pub(super) searcher: Searcher,
+}
+
+impl Day {
+    /// How many of its documents are of a workspace.
+    pub(super) fn records_of(&self, workspace: WorkspaceId) -> tantivy::Result<u64> {
+        let term = Term::from_field_text(schema::number_of(Field::Workspace), &workspace.to_string());
+        self.searcher.doc_freq(&term)
+    }
 }
 
 /// Why a folder is thrown away, or not written.
@@ -254,7 +263,7 @@ impl Writing {
     pub(super) fn add(&mut self, chunk: &Chunk) -> Result<(), DayError> {
         for (index, facts) in chunk.facts().iter().enumerate() {
             self.writer.add_document(schema::document(chunk.rank(index), facts))?;
-            let at = facts.number(custody::query::Field::At).unwrap_or_default();
+            let at = facts.number(Field::At).unwrap_or_default();
             self.payload.at = (self.payload.at.0.min(at), self.payload.at.1.max(at));
         }
         let received = chunk.leaf.received_at;

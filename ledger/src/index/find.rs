@@ -245,7 +245,16 @@ impl Index {
             running.intents.into_iter().filter(|(rank, _)| (floor..pinned).contains(rank)).collect();
         // Those that ended after the question was first asked.
         if question.pinned < tail.committed() {
-            for step in tail.store()?.scan(Family::Ended, &[], &pinned.encode()) {
+            let store = tail.store()?;
+            if question.pinned < store.number(super::ENDED_FLOOR)?.unwrap_or(0) {
+                let why = "the pages of this answer are over: they began more than a day ago (hint: ask again)";
+                return Err(AskError::Never(why.to_owned()));
+            }
+            for (at, step) in store.scan(Family::Ended, &[], &pinned.encode()).enumerate() {
+                if at % LOOKS == LOOKS - 1 && question.is_late() {
+                    *cut_short = true;
+                    break;
+                }
                 let rank = Rank::decode(&step?.1)?;
                 if (floor..pinned).contains(&rank) {
                     intents.entry(rank).or_default();

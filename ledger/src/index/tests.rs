@@ -274,7 +274,10 @@ impl World {
             let expr = self.expr(3);
             let seen: BTreeSet<WorkspaceId> =
                 (1..4).filter(|_| self.rng.below(4) > 0).map(|w| WorkspaceId(id(w))).collect();
-            let pinned = if self.rng.below(2) == 0 { self.committed } else { self.rng.below(self.committed + 1) };
+            // Pages that began before it are over.
+            let floor = self.tail.store().unwrap().number(ENDED_FLOOR).unwrap().unwrap_or(0);
+            let some = floor + self.rng.below(self.committed - floor + 1);
+            let pinned = if self.rng.below(2) == 0 { self.committed } else { some };
             let question = Question { workspaces: &seen, expr: &expr, pinned, until: Instant::now() + WAIT };
             let expected = self.expected(&seen, &expr, pinned);
             assert_eq!(index.count(&question).unwrap(), (expected.len() as u64, true), "{expr:?} as of {pinned}");

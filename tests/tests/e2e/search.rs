@@ -135,7 +135,18 @@ async fn what_was_acknowledged_is_found_by_whoever_may_and_each_question_is_on_r
     assert_eq!(seen.iter().filter(|(decision, ..)| decision == "denied").count(), 2, "{seen:#?}");
     assert!(seen.contains(&("allowed".into(), format!("member:{eve}"), 1, false)), "{seen:#?}");
     assert!(seen.iter().any(|(_, _, hits, _)| *hits == 100));
-    // Whoever trusts none of us finds the same in a copy of the archive.
+    let places = [
+        &format!("member:{eve} -outcome:ok"),
+        "kind:call",
+        "tool:delete_* decision:denied duration:>50ms",
+        "-kind:call",
+    ];
+    same_offline(&home, &analyst, &places);
+    end(&process);
+}
+
+/// Whoever trusts none of us finds the same in a copy of the archive.
+fn same_offline(home: &Home, token: &PathBuf, queries: &[&str]) {
     let offline = |args: &[&str]| {
         let mut command = Command::new(binary("verifier"));
         command.arg("search").arg(home.archive()).args(args).arg("--policy").arg(home.policy());
@@ -143,22 +154,14 @@ async fn what_was_acknowledged_is_found_by_whoever_may_and_each_question_is_on_r
         assert!(done.status.success(), "{args:?}: {}", text(&done.stderr));
         text(&done.stdout)
     };
-    for query in [
-        "kind:call",
-        "tool:delete_* decision:denied duration:>50ms",
-        &format!("member:{eve} -outcome:ok"),
-        "-kind:call",
-    ] {
-        let place = |line: &Value| (line["workspace"].clone(), line["position"].clone(), line["record"].clone());
-        let of_all: Vec<_> = lines(&offline(&[query, "--workspace", "payments", "--json", "--limit", "1000"]))
-            .iter()
-            .map(place)
-            .collect();
-        let live: Vec<_> = lines(&found(&home, &analyst, &[query, "--json", "--all"])).iter().map(place).collect();
+    let place = |line: &Value| (line["workspace"].clone(), line["position"].clone(), line["record"].clone());
+    for query in queries {
+        let of_all = offline(&[query, "--workspace", "payments", "--json", "--limit", "1000"]);
+        let of_all: Vec<_> = lines(&of_all).iter().map(place).collect();
+        let live: Vec<_> = lines(&found(home, token, &[query, "--json", "--all"])).iter().map(place).collect();
         assert_eq!(of_all, live, "{query}");
         assert_eq!(offline(&[query, "--workspace", "payments", "--count"]), format!("{}\n", live.len()));
     }
-    end(&process);
 }
 
 #[tokio::test(flavor = "multi_thread")]
