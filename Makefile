@@ -17,8 +17,8 @@ export NO_COLOR := 1
 SEED ?= 1
 ROUND ?= 0
 ROUNDS ?= 100
-# Seconds that all tests together may take, builds and installs apart: three minutes each for ledger and gateway-shim.
-TEST_SECONDS_MAX := 360
+# Seconds that all tests together may take, builds and installs apart: three minutes each for ledger and gateway-shim, two for asking.
+TEST_SECONDS_MAX := 480
 
 .PHONY: help build demo test lint bench soak setup-build setup-demo setup-test setup-bench
 
