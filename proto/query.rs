@@ -5,6 +5,7 @@
 //! a verifier with a copied archive. So all of them take the tree that is parsed here; who cannot use an index calls
 //! [`Expr::matches`], which is the norm. A question is hostile input: its length, depth and number of clauses are bounded.
 
+mod collapse;
 mod expr;
 mod facts;
 mod field;
@@ -18,6 +19,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use collapse::CallPart;
 pub use expr::{Expr, Test, Text, Want};
 pub use facts::{Facts, Place};
 pub use field::{Field, Kind};

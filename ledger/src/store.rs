@@ -117,11 +117,11 @@ pub enum Family {
     Members,
     /// token → [`ApiTokenRow`]: who may ask.
     ApiTokens,
-    /// workspace, gateway, epoch, call number → [`Running`]: a call whose intent was shipped, and that has no outcome yet.
+    /// workspace, gateway, call number, epoch → [`Running`]: a call whose intent was shipped, and that has no outcome yet.
     Intents,
     /// rank of an intent → its key in `Intents`.
     Running,
-    /// rank of the record that ended it → rank of an intent.
+    /// rank of the record that ended it, rank of an intent.
     Ended,
     /// [`Rollup`] → [`Cells`]: counts by the minute and by the hour.
     Rollups,

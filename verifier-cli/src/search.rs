@@ -11,7 +11,7 @@ use std::{
 
 use custody::{
     id::{Epoch, GatewayId, WorkspaceId},
-    query::{Expr, Facts, Place, Tally, Wishes},
+    query::{CallPart, Expr, Facts, Field, Place, Tally, Wishes},
     record,
     segment::{Content, Entry, Seal},
     strict::NotStrict,
@@ -69,8 +69,10 @@ struct Search<'a> {
     newest: BinaryHeap<Kept>,
     tally: Tally,
     looked_at: u64,
-    /// Intents that match and stand, by their calls; `None`: one that does not match.
-    running: HashMap<(GatewayId, Epoch, u64), Option<(Facts, Kept)>>,
+    /// Intents that stand, by gateway and call number; with what is shown of those that match.
+    running: HashMap<(GatewayId, u64), Vec<(CallPart, Option<(Facts, Kept)>)>>,
+    /// How many these are.
+    standing: usize,
 }
 
 impl Search<'_> {
@@ -96,15 +98,23 @@ impl Search<'_> {
         ));
         let matches = self.question.expr.matches(&facts);
         if let Some((call, phase)) = facts.call_phase().filter(|(_, phase)| *phase != Phase::Complete) {
-            let key = (place.gateway, place.epoch, call);
-            self.running.remove(&key);
+            let started_at = facts.number(Field::At).unwrap_or_default();
+            let part = CallPart { epoch: place.epoch, started_at, phase };
+            let intents = self.running.entry((place.gateway, call)).or_default();
+            let before = intents.len();
+            intents.retain(|(intent, _)| !intent.is_ended_by(&part));
+            self.standing -= before - intents.len();
             if phase == Phase::Intent {
-                if self.running.len() >= RUNNING_MAX {
+                intents.push((part, matches.then_some((facts, kept))));
+                self.standing += 1;
+                if self.standing > RUNNING_MAX {
                     let why = format!("more than {RUNNING_MAX} calls of {} run at one time", place.workspace);
                     return Err(Failure::Unreadable(format!("{why}\nhint: a gateway begins calls and ends none")));
                 }
-                self.running.insert(key, matches.then_some((facts, kept)));
                 return Ok(());
+            }
+            if intents.is_empty() {
+                self.running.remove(&(place.gateway, call));
             }
         }
         if matches {
@@ -141,7 +151,9 @@ impl Search<'_> {
                 }
             }
         }
-        for (facts, kept) in std::mem::take(&mut self.running).into_values().flatten() {
+        self.standing = 0;
+        let standing = std::mem::take(&mut self.running).into_values().flatten();
+        for (facts, kept) in standing.filter_map(|(_, matching)| matching) {
             self.tally.take(&self.question.wishes, &facts);
             self.keep(kept);
         }
@@ -155,7 +167,8 @@ impl Search<'_> {
 /// [`Failure`], also where an object is missing or another than the log names.
 pub fn search(objects: &impl Archive, log: &Log, question: &Question) -> Result<Answer, Failure> {
     let (newest, running) = (BinaryHeap::new(), HashMap::new());
-    let mut search = Search { question, newest, tally: Tally::new(&question.wishes), looked_at: 0, running };
+    let tally = Tally::new(&question.wishes);
+    let mut search = Search { question, newest, tally, looked_at: 0, running, standing: 0 };
     for workspace in &question.workspaces {
         let seals = seals_of(objects, log, *workspace)?;
         search.workspace(objects, &seals)?;

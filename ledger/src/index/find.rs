@@ -255,7 +255,7 @@ impl Index {
                     *cut_short = true;
                     break;
                 }
-                let rank = Rank::decode(&step?.1)?;
+                let rank = Rank::decode(step?.0.get(8..).unwrap_or_default())?;
                 if (floor..pinned).contains(&rank) {
                     intents.entry(rank).or_default();
                 }

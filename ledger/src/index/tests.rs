@@ -58,7 +58,10 @@ struct World {
     positions: BTreeMap<WorkspaceId, u64>,
     now: u64,
     calls: u64,
-    open: Vec<u64>,
+    /// Which run of the gateway signs now.
+    epoch: u64,
+    /// Calls that run: number, and when they began.
+    open: Vec<(u64, u64)>,
     /// Sums that came from rollups.
     rolled: u64,
     /// What was committed, in order: rank, facts.
@@ -80,6 +83,7 @@ impl World {
             positions,
             now: DAY_0 + 1,
             calls: 0,
+            epoch: 0,
             open: Vec::new(),
             rolled: 0,
             all: Vec::new(),
@@ -89,15 +93,24 @@ impl World {
     fn call(&mut self) -> Record {
         self.calls += 1;
         let (mut number, mut phase) = (self.calls, Phase::Complete);
+        let mut started_at = self.now - self.rng.below(5_000_000);
         match self.rng.below(8) {
             0 => {
                 phase = Phase::Intent;
-                self.open.push(number);
+                self.open.push((number, started_at));
             }
             1 if !self.open.is_empty() => {
                 let at = self.rng.below(self.open.len() as u64);
-                number = self.open.swap_remove(usize::try_from(at).unwrap());
+                let ends_elsewhere = self.rng.below(9) == 0;
+                (number, started_at) = self.open.swap_remove(usize::try_from(at).unwrap());
+                // Of another call that has the same number, as after a new start.
+                started_at += u64::from(ends_elsewhere);
                 phase = Phase::Outcome;
+            }
+            2 => {
+                // A new start counts from the beginning; going on in a new epoch does not.
+                self.epoch += 1;
+                self.calls = if self.rng.below(2) == 0 { self.rng.below(self.calls) } else { self.calls };
             }
             _ => {}
         }
@@ -118,7 +131,7 @@ impl World {
             server: ["github", "crm"][usize::try_from(self.rng.below(2)).unwrap()].to_owned(),
             target: Some(Target::Tool(tool.to_owned())),
             decision: if denied { Decision::Denied } else { Decision::Allowed } as i32,
-            started_at: self.now - self.rng.below(5_000_000),
+            started_at,
             duration_us: self.rng.below(4_000_000),
             outcome,
             request_bytes: self.rng.below(1_000),
@@ -157,7 +170,7 @@ impl World {
             workspace,
             gateway: GatewayId([2; 16]),
             key_id: KeyId([3; 32]),
-            epoch: Epoch([4; 16]),
+            epoch: Epoch([u8::try_from(self.epoch % 256).unwrap(); 16]),
             batch_number: 1,
             first_record: 1,
             record_count: 0,
@@ -210,16 +223,24 @@ impl World {
 
     /// What stands as of a commit, by a scan: newest first.
     fn expected(&self, seen: &BTreeSet<WorkspaceId>, expr: &Expr, pinned: u64) -> Vec<Rank> {
-        let mut standing: HashMap<(WorkspaceId, u64), Rank> = HashMap::new();
+        // Workspace, call number, epoch, start, rank of what stands.
+        let mut standing: Vec<(WorkspaceId, u64, String, Option<u64>, Rank)> = Vec::new();
         let mut fallen = std::collections::HashSet::new();
         let all: Vec<_> = self.all.iter().filter(|(rank, ..)| rank.commit_index() < pinned).collect();
         for (rank, workspace, facts) in &all {
             let Some((call, phase)) = facts.call_phase().filter(|(_, phase)| *phase != Phase::Complete) else {
                 continue;
             };
-            fallen.extend(standing.remove(&(*workspace, call)));
+            let (epoch, start) = (facts.texts(Field::Epoch).next().unwrap().to_owned(), facts.number(Field::At));
+            let outcome = phase == Phase::Outcome;
+            standing.retain(|(of, number, in_epoch, started, rank)| {
+                let same = of == workspace && *number == call;
+                let ended = same && (*in_epoch == epoch || outcome && *started == start);
+                fallen.extend(ended.then_some(*rank));
+                !ended
+            });
             if phase == Phase::Intent {
-                standing.insert((*workspace, call), *rank);
+                standing.push((*workspace, call, epoch, start, *rank));
             }
         }
         let stands = |rank: &Rank| !fallen.contains(rank);

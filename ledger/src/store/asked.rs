@@ -1,9 +1,8 @@
 //! Rows for those who ask questions: which calls run, and counts by the minute and by the hour. All of them follow from the
 //! records, and are written with the batch that they follow from.
 //!
-//! What must hold: an intent stands for its call until a later record of the same call ends it, be it the outcome or another
-//! intent; so it is one rule for the ledger, its index and whoever reads an archive ([`call_rows`]). Counts are sums of what
-//! stands: what ends an intent takes it out of them.
+//! What must hold: an intent stands for its call until a later record ends it, as [`CallPart`] says. Counts are sums of what stands:
+//! what ends an intent takes it out of them.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +10,7 @@ use bytes::Bytes;
 use custody::{
     batch::Submitted,
     id::{Epoch, GatewayId, WorkspaceId},
+    query::CallPart,
     record::{self, RecordKind},
     segment::{Content, Entry},
     wire::{Decision, LeafKind, Phase},
@@ -179,9 +179,25 @@ impl Running {
     }
 }
 
-/// Key of a call.
-fn call_key(workspace: WorkspaceId, gateway: GatewayId, epoch: Epoch, call: u64) -> Vec<u8> {
-    [&workspace.0[..], &gateway.0, &epoch.0, &call.to_be_bytes()].concat()
+/// Key of a call, up to where the epoch follows: a call may end in another epoch than it began in.
+fn call_prefix(workspace: WorkspaceId, gateway: GatewayId, call: u64) -> Vec<u8> {
+    [&workspace.0[..], &gateway.0, &call.to_be_bytes()].concat()
+}
+
+/// Calls of this number that stand, by their keys: those of the store, and what the same write did to them.
+fn standing(store: &Store, prefix: &[u8], halves: &Halves) -> Result<BTreeMap<Vec<u8>, Running>, StoreError> {
+    let mut found = BTreeMap::new();
+    for step in store.scan(Family::Intents, prefix, &[]) {
+        let (key, value) = step?;
+        found.insert(key.to_vec(), Running::decode(&value)?);
+    }
+    for (key, running) in halves.known.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix)) {
+        match running {
+            Some(running) => drop(found.insert(key.clone(), *running)),
+            None => drop(found.remove(key)),
+        }
+    }
+    Ok(found)
 }
 
 /// The fields of a call that are counted.
@@ -295,30 +311,35 @@ pub fn call_rows(
     let mut counts = notes.counts.clone();
     for half in &notes.halves {
         let rank = Rank::new(commit_index, half.index);
-        let key = call_key(header.workspace, header.gateway, header.epoch, half.call);
-        let before = match halves.known.get(&key) {
-            Some(running) => *running,
-            None => store.value(Family::Intents, &key)?.map(|value| Running::decode(&value)).transpose()?,
-        };
-        if let Some(running) = before {
+        let prefix = call_prefix(header.workspace, header.gateway, half.call);
+        let phase = if half.begins { Phase::Intent } else { Phase::Outcome };
+        let part = CallPart { epoch: header.epoch, started_at: half.started_at, phase };
+        for (key, running) in standing(store, &prefix, halves)? {
+            let epoch = Epoch::try_from(key.get(prefix.len()..).unwrap_or_default());
+            let epoch = epoch.map_err(|_| StoreError::Damaged("a running call"))?;
+            let intent = CallPart { epoch, started_at: running.started_at, phase: Phase::Intent };
+            if !intent.is_ended_by(&part) {
+                continue;
+            }
+            change.delete(Family::Intents, &key);
+            halves.known.insert(key, None);
             change.delete(Family::Running, running.rank.encode());
-            change.put(Family::Ended, rank.encode(), running.rank.encode());
+            change.put(Family::Ended, [rank.encode(), running.rank.encode()].concat(), []);
             halves.ended.push(running.rank);
             let minute = running.started_at - running.started_at % Rollup::MINUTE;
             let cell = Cell::call(custody::wire::Outcome::Running as i32, running.denied);
             counts.entry(minute).or_default().add(cell, -1);
         }
-        let now = half.begins.then_some(Running { rank, started_at: half.started_at, denied: half.denied });
-        match now {
-            Some(running) => {
-                change.put(Family::Intents, &key, running.encode());
-                change.put(Family::Running, rank.encode(), &key);
-                halves.begun.push(rank);
-            }
-            None if before.is_some() => change.delete(Family::Intents, &key),
-            None => {}
+        if half.begins {
+            let (key, running) = (
+                [&prefix[..], &header.epoch.0].concat(),
+                Running { rank, started_at: half.started_at, denied: half.denied },
+            );
+            change.put(Family::Intents, &key, running.encode());
+            change.put(Family::Running, rank.encode(), &key);
+            halves.begun.push(rank);
+            halves.known.insert(key, Some(running));
         }
-        halves.known.insert(key, now);
     }
     let mut hours: BTreeMap<u64, Cells> = BTreeMap::new();
     for (minute, cells) in &counts {
