@@ -64,13 +64,16 @@ pub struct Answer {
 /// Where a record comes in the answer, its bytes, and who signed it: what is made of it when it is shown.
 type Kept = Reverse<(u64, WorkspaceId, u64, bytes::Bytes, [u8; 16], [u8; 16], u64)>;
 
+/// An intent, and what is shown of it if it matches.
+type Intent = (CallPart, Option<(Facts, Kept)>);
+
 struct Search<'a> {
     question: &'a Question,
     newest: BinaryHeap<Kept>,
     tally: Tally,
     looked_at: u64,
-    /// Intents that stand, by gateway and call number; with what is shown of those that match.
-    running: HashMap<(GatewayId, u64), Vec<(CallPart, Option<(Facts, Kept)>)>>,
+    /// Intents that stand, by gateway and call number.
+    running: HashMap<(GatewayId, u64), Vec<Intent>>,
     /// How many these are.
     standing: usize,
 }
