@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures, and prints the tables of docs/BENCHMARKS.md. Standard library only.
 
-    bench.py [SECTION…]     all by default: limits headline sustained ingest plaintext size many postgres verifying proxy
+    bench.py [SECTION…]     all by default: limits headline sustained ingest plaintext size many postgres verifying search proxy
 
 Every section starts from an empty folder and leaves nothing behind. RECORDS (1000000 by default) is how many the verifier and
 PostgreSQL get; the verifier, and what is sustained, also ten times as many. What is missing on a machine (PostgreSQL, mcp-proxy)
@@ -214,6 +214,18 @@ def measured(command):
     return time.perf_counter() - before, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
+def search(folder):
+    say("### Asking\n")
+    say("| question | asked | hits | p50, ms | p99, ms |\n| --- | --: | --: | --: | --: |")
+    notes = []
+    for one in bench(folder, "search", 10 * RECORDS):
+        if "question" in one:
+            say(f"| {one['question']} | {one['asked']} | {one['hits']:,} | {one['p50_ms']:.2f} | {one['p99_ms']:.2f} |")
+        else:
+            notes.append(", ".join(f"{name.replace('_', ' ')} {value:,.1f}" for name, value in one.items()))
+    say("\n" + "; ".join(notes) + ".\n")
+
+
 def verifying(folder):
     say("### Verifying\n\n| records | cores | seconds | records/s | records/s a core | peak memory MiB | bytes a record | load |")
     say("| --: | --: | --: | --: | --: | --: | --: | --: |")
@@ -270,6 +282,7 @@ SECTIONS = {
     "many": many,
     "postgres": postgres,
     "verifying": verifying,
+    "search": search,
     "proxy": proxy,
 }
 

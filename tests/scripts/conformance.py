@@ -20,8 +20,8 @@ import tempfile
 from pathlib import Path
 
 from parts import (
-    ALLOW_ALL, NODE, NODE_ENVIRONMENT, ROOT, Gateway, Ledger, Member, ended, free_port, must, note, start, step, wait_said, whole,
-    work_in,
+    ALLOW_ALL, NODE, NODE_ENVIRONMENT, ROOT, Gateway, Ledger, Member, end_all, ended, free_port, must, note, start, step,
+    wait_said, whole, work_in,
 )  # fmt: skip
 
 DOCUMENT = ROOT / "docs" / "CONFORMANCE.md"
@@ -194,6 +194,8 @@ def main():
         revision.begin()
     for revision in revisions:
         revision.judge()
+    # What runs writes on.
+    end_all()
     shutil.rmtree(work.parent)
 
 

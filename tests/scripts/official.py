@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from parts import (
-    NODE, NODE_ENVIRONMENT, NODE_MODULES, PYTHON, ROOT, Gateway, Ledger, Member, ended, free_port, must, note, start, step,
+    NODE, NODE_ENVIRONMENT, NODE_MODULES, PYTHON, ROOT, Gateway, Ledger, Member, end_all, ended, free_port, must, note, start, step,
     wait_said, whole, work_in,
 )  # fmt: skip
 
@@ -227,6 +227,8 @@ def main():
     offered = {(line["server"], tuple(sorted(tool for tool in line["tools"] if tool.split(BETWEEN)[-1] not in OF_ROOTS))) for lines in said for line in lines if "tools" in line}
     must(len(offered) == len(todo), f"not all clients were shown the same tools: {offered}")
     step("done")
+    # What runs writes on.
+    end_all()
     shutil.rmtree(temporary)
 
 

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use custody::{
     batch::{Header, Submitted, encode_signed, seal_header},
     id::{Epoch, GatewayId, HeaderHash, KeyId, RootHash, WorkspaceId, hex},
-    query::{Expr, Field, Text, Want},
+    query::{Expr, Field, HistogramWish, PercentilesWish, Text, Want, Wishes},
     record,
     segment::{Content, Entry, Leaf, encode_entry},
     wire::{LeafKind, record::Kind},
@@ -40,8 +40,12 @@ const BATCH: u64 = 256;
 /// Over which the records are spread.
 const DAYS: u64 = 5;
 const DAY_US: u64 = 86_400_000_000;
-/// Each question is asked so often.
+/// Each question is asked so often; sums of everything less often.
 const TIMES: usize = 200;
+const SUMS: usize = 20;
+/// Records a second that come in while questions are asked, and for how long.
+const INTAKE: u64 = 20_000;
+const INTAKE_SECONDS: u64 = 20;
 const WORKSPACE: WorkspaceId = WorkspaceId([0x77; 16]);
 
 /// A store that fills as the writer fills it.
@@ -134,56 +138,140 @@ fn like(field: Field, pattern: &str) -> Expr {
 }
 
 /// Median and 99th of a hundred, in milliseconds.
-fn timed(name: &str, mut ask: impl FnMut(usize) -> Done<usize>) -> Done {
-    let mut times = Vec::new();
+fn timed(name: &str, times: usize, mut ask: impl FnMut(usize) -> Done<usize>) -> Done {
+    let mut took = Vec::new();
     let mut hits = 0;
-    for at in 0..TIMES {
+    for at in 0..times {
         let began = Instant::now();
         hits = ask(at)?;
-        times.push(began.elapsed().as_secs_f64() * 1e3);
+        took.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    times.sort_by(f64::total_cmp);
-    print(&json!({ "question": name, "hits": hits, "p50_ms": times[TIMES / 2], "p99_ms": times[TIMES * 99 / 100] }));
+    told(name, hits, took);
     Ok(())
 }
 
-fn questions(index: &Index, committed: u64) -> Done {
-    let seen = BTreeSet::from([WORKSPACE]);
-    let members: Vec<String> =
-        (0..TIMES as u64).map(|number| hex(&records::call(1, number * 97, false).member.unwrap_or_default())).collect();
-    let newest = |expr: &Expr, fetch: bool| -> Done<usize> {
+fn told(name: &str, hits: usize, mut took: Vec<f64>) {
+    took.sort_by(f64::total_cmp);
+    let at = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)];
+    print(&json!({ "question": name, "asked": took.len(), "hits": hits, "p50_ms": at(50), "p99_ms": at(99) }));
+}
+
+/// Asks for pages, counts and sums, as of one moment.
+struct Asker<'a> {
+    index: &'a Index,
+    seen: BTreeSet<WorkspaceId>,
+    members: Vec<String>,
+}
+
+impl<'a> Asker<'a> {
+    fn new(index: &'a Index) -> Self {
+        let member = |number: u64| hex(&records::call(1, number * 97, false).member.unwrap_or_default());
+        Self { index, seen: BTreeSet::from([WORKSPACE]), members: (0..TIMES as u64).map(member).collect() }
+    }
+
+    fn question<'b>(&'b self, expr: &'b Expr) -> Question<'b> {
         let until = Instant::now() + Duration::from_secs(60);
-        let question = Question { workspaces: &seen, expr, pinned: committed, until };
-        let page = index.newest(&question, Rank::first_of(committed), 100)?;
-        if fetch {
-            for rank in &page.ranks {
-                index.tail().one(*rank)?.ok_or("a record is gone")?;
+        Question { workspaces: &self.seen, expr, pinned: self.index.tail().committed(), until }
+    }
+
+    fn newest(&self, expr: &Expr, fetch: bool) -> Done<usize> {
+        let question = self.question(expr);
+        let page = self.index.newest(&question, Rank::first_of(question.pinned), 100)?;
+        let mut chunk: Option<Arc<Chunk>> = None;
+        for rank in page.ranks.iter().filter(|_| fetch) {
+            if chunk.as_ref().is_none_or(|chunk| chunk.commit_index != rank.commit_index()) {
+                chunk = self.index.tail().chunk(rank.commit_index())?;
             }
+            chunk.as_ref().and_then(|chunk| chunk.records().get(rank.index())).ok_or("a record is gone")?;
         }
         Ok(page.ranks.len())
-    };
-    let count = |expr: &Expr| -> Done<usize> {
-        let until = Instant::now() + Duration::from_secs(60);
-        let question = Question { workspaces: &seen, expr, pinned: committed, until };
-        Ok(usize::try_from(index.count(&question)?.0)?)
-    };
-    timed("newest 100 by member", |at| newest(&is(Field::Member, &members[at]), false))?;
-    timed("newest 100 by member, records read", |at| newest(&is(Field::Member, &members[at]), true))?;
-    timed("newest 100 of all", |_| newest(&Expr::EVERYTHING, false))?;
-    timed("newest 100 of all, records read", |_| newest(&Expr::EVERYTHING, true))?;
-    let rare = Expr::All(vec![
-        is(Field::Member, &members[0]),
-        is(Field::Outcome, "tool_error"),
-        like(Field::Tool, "github/*"),
-    ]);
-    timed("newest 100 by member, outcome and pattern", |_| newest(&rare, false))?;
-    let none = Expr::All(vec![is(Field::Member, &members[0]), is(Field::Outcome, "timeout")]);
-    timed("newest 100, none there", |_| newest(&none, false))?;
+    }
+
+    fn sums(&self, expr: &Expr, wishes: &Wishes, rolled: bool) -> Done<usize> {
+        let (tally, whole, from_rollups) = self.index.tally(&self.question(expr), wishes)?;
+        if !whole || from_rollups != rolled {
+            return Err("sums were made in another way".into());
+        }
+        Ok(usize::try_from(tally.count)?)
+    }
+
+    /// Some of all sorts.
+    fn mixed(&self, at: usize) -> Expr {
+        let member = is(Field::Member, &self.members[at % self.members.len()]);
+        match at % 7 {
+            0 => member,
+            1 => Expr::All(vec![member, is(Field::Outcome, "tool_error")]),
+            2 => like(Field::Tool, "github/*"),
+            3 => Expr::All(vec![member, Expr::Not(Box::new(is(Field::Server, "files")))]),
+            4 => Expr::test(Field::Duration, Want::Numbers(vec![(200_000, u64::MAX)])),
+            5 => Expr::All(vec![like(Field::Tool, "*/delete"), Expr::Any(vec![member, is(Field::Client, "cursor")])]),
+            _ => Expr::EVERYTHING,
+        }
+    }
+}
+
+fn questions(asker: &Asker<'_>) -> Done {
+    let by_member = |at: usize| is(Field::Member, &asker.members[at]);
+    timed("newest 100 by member", TIMES, |at| asker.newest(&by_member(at), false))?;
+    timed("newest 100 by member, records read", TIMES, |at| asker.newest(&by_member(at), true))?;
+    timed("newest 100 of all", TIMES, |_| asker.newest(&Expr::EVERYTHING, false))?;
+    timed("newest 100 of all, records read", TIMES, |_| asker.newest(&Expr::EVERYTHING, true))?;
+    let rare = Expr::All(vec![by_member(0), is(Field::Outcome, "tool_error"), like(Field::Tool, "github/*")]);
+    timed("newest 100 by member, outcome and pattern", TIMES, |_| asker.newest(&rare, false))?;
+    let none = Expr::All(vec![by_member(0), is(Field::Outcome, "timeout")]);
+    timed("newest 100, none there", TIMES, |_| asker.newest(&none, false))?;
     let slow = Expr::test(Field::Duration, Want::Numbers(vec![(300_000, u64::MAX)]));
-    timed("newest 100 slower than 300 ms", |_| newest(&slow, false))?;
-    timed("count by member", |at| count(&is(Field::Member, &members[at])))?;
+    timed("newest 100 slower than 300 ms", TIMES, |_| asker.newest(&slow, false))?;
+    timed("count by member", TIMES, |at| Ok(usize::try_from(asker.index.count(&asker.question(&by_member(at)))?.0)?))?;
     let trace = hex(&records::call(1, 12_345, true).trace.map(|trace| trace.trace_id).unwrap_or_default());
-    timed("by trace", |_| newest(&is(Field::Trace, &trace), false))?;
+    timed("by trace", TIMES, |_| asker.newest(&is(Field::Trace, &trace), true))?;
+    let hourly = |field| Wishes {
+        histogram: Some(HistogramWish { field, width: 3_600_000_000, split: Some(Field::Outcome) }),
+        ..Wishes::default()
+    };
+    timed("hourly by outcome, index", SUMS, |_| asker.sums(&Expr::EVERYTHING, &hourly(Field::Received), false))?;
+    timed("hourly by outcome, rollups", TIMES, |_| asker.sums(&Expr::EVERYTHING, &hourly(Field::At), true))?;
+    let percentiles = Some(PercentilesWish { field: Field::Duration, by: Some(Field::Tool) });
+    let by_tool = Wishes { percentiles, ..Wishes::default() };
+    timed("tool by percentiles of duration", SUMS, |_| asker.sums(&Expr::EVERYTHING, &by_tool, false))
+}
+
+/// Questions while records come in; and how long a record takes from its commit until it is found.
+fn under_intake(mut filling: Filling, asker: &Asker<'_>) -> Done {
+    let pause = Duration::from_micros(1_000_000 * BATCH / INTAKE);
+    let intake = std::thread::spawn(move || -> Result<u64, String> {
+        let (began, mut late) = (Instant::now(), 0);
+        for batch in 0..INTAKE * INTAKE_SECONDS / BATCH {
+            filling.commit(1).map_err(|why| why.to_string())?;
+            let due = pause * u32::try_from(batch).unwrap_or(u32::MAX);
+            match due.checked_sub(began.elapsed()) {
+                Some(left) => std::thread::park_timeout(left),
+                None => late += 1,
+            }
+        }
+        Ok(late)
+    });
+    let (mut took, mut hits, mut found) = (Vec::new(), 0, Vec::new());
+    let mut at = 0;
+    while !intake.is_finished() {
+        let began = Instant::now();
+        hits = asker.newest(&asker.mixed(at), true)?;
+        took.push(began.elapsed().as_secs_f64() * 1e3);
+        at += 1;
+        // The newest that is committed is the newest of all that is found.
+        let (began, committed) = (Instant::now(), asker.index.tail().committed());
+        let everything = Expr::EVERYTHING;
+        let question = asker.question(&everything);
+        let newest = asker.index.newest(&question, Rank::first_of(question.pinned), 1)?;
+        if newest.ranks.first().is_none_or(|rank| rank.commit_index() + 1 < committed) {
+            return Err("what was committed was not found".into());
+        }
+        found.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    let late = intake.join().map_err(|_| "intake broke off")??;
+    print(&json!({ "intake_per_second": INTAKE, "batches_late": late }));
+    told("first page of mixed questions, under intake", hits, took);
+    told("committed to found, under intake", 1, found);
     Ok(())
 }
 
@@ -212,9 +300,11 @@ pub(crate) fn run(folder: &Path, records: u64) -> Done {
     }
     let seconds = began.elapsed().as_secs_f64();
     print(&json!({ "indexed": filling.records, "seconds": seconds, "per_second": filling.records as f64 / seconds }));
-    questions(&index, filling.committed)?;
+    let (stored, asker) = (filling.records, Asker::new(&index));
+    print(&json!({ "index_bytes_per_record": size(&folder.join("index"))? as f64 / stored as f64 }));
+    questions(&asker)?;
+    under_intake(filling, &asker)?;
     drop(stop);
     thread.join().map_err(|_| "the index broke off")?;
-    print(&json!({ "index_bytes_per_record": size(&folder.join("index"))? as f64 / filling.records as f64 }));
     Ok(())
 }
