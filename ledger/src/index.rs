@@ -52,6 +52,8 @@ const COMMIT_AFTER: Duration = Duration::from_secs(2);
 const NICE: i32 = 10;
 /// Commits of the store in one step, before anything else is looked at.
 const STEP: u64 = 256;
+/// Rows of ids in one write: a millisecond, for which the writer waits.
+const IDS_AT_ONCE: usize = 256;
 /// How long it waits after a failure, the first time; each further time twice as long, up to a minute.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -311,6 +313,12 @@ impl Follower {
         let Some(writing) = &mut run.writing else { return Ok(()) };
         writing.add(chunk)?;
         run.ids.extend(id_rows(chunk));
+        let store = self.index.tail.store()?;
+        while run.ids.len() > IDS_AT_ONCE {
+            let mut change = store.change();
+            run.ids.drain(..IDS_AT_ONCE).for_each(|(key, value)| change.put(Family::Ids, key, value));
+            store.derive_soon(change)?;
+        }
         run.since.get_or_insert_with(Instant::now);
         Ok(())
     }
@@ -320,9 +328,7 @@ impl Follower {
         let began = Instant::now();
         let store = self.index.tail.store()?;
         let mut change = store.change();
-        for (key, value) in run.ids.drain(..) {
-            change.put(Family::Ids, key, value);
-        }
+        run.ids.drain(..).for_each(|(key, value)| change.put(Family::Ids, key, value));
         // Before the commit that lets memory forget them; what a crash leaves of it is written again.
         store.derive(change)?;
         let day = writing.commit()?;

@@ -421,7 +421,8 @@ impl Store {
         Ok(())
     }
 
-    /// Writes what can be made again from the rest, and returns when it is on disk. Nobody waits for it.
+    /// Writes what can be made again from the rest, and returns when it, and all that was written before, is on disk. Nobody waits
+    /// for it.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -429,6 +430,14 @@ impl Store {
         let mut options = WriteOptions::default();
         options.set_sync(true);
         Ok(self.db.write_opt(change.batch, &options)?)
+    }
+
+    /// The same without waiting for the disk. Of many changes some at a time: while one is written, the writer waits.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn derive_soon(&self, change: Change<'_>) -> Result<(), StoreError> {
+        Ok(self.db.write(change.batch)?)
     }
 
     /// Makes the note of how far the store was synced outlast a power cut, too. To be called every second: a change does not wait

@@ -128,11 +128,12 @@ struct Inner {
 }
 
 impl Inner {
-    fn drop_first(&mut self) {
-        if let Some((_, chunk)) = self.chunks.pop_first() {
-            self.records -= chunk.records().len();
-            self.bytes -= chunk.batch.bytes.len();
-        }
+    /// Takes the oldest out. It is let go by whoever has given the lock back: facts are many small pieces, and the writer waits.
+    fn take_first(&mut self) -> Option<Arc<Chunk>> {
+        let (_, chunk) = self.chunks.pop_first()?;
+        self.records -= chunk.records().len();
+        self.bytes -= chunk.batch.bytes.len();
+        Some(chunk)
     }
 }
 
@@ -191,8 +192,9 @@ impl Tail {
             inner.running.pop_first();
             inner.running_cut = true;
         }
+        let mut gone = Vec::new();
         while inner.records > RECORDS_MAX || inner.bytes > BYTES_MAX {
-            inner.drop_first();
+            gone.extend(inner.take_first());
         }
         inner.committed = committed;
         drop(inner);
@@ -212,9 +214,11 @@ impl Tail {
     /// Lets those go from memory that are before `commit_index`: others have them.
     pub fn trim(&self, commit_index: u64) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = Vec::new();
         while inner.chunks.first_key_value().is_some_and(|(first, _)| *first < commit_index) {
-            inner.drop_first();
+            gone.extend(inner.take_first());
         }
+        drop(inner);
     }
 
     /// The store, while the ledger runs.

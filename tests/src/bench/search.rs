@@ -281,6 +281,8 @@ pub(crate) fn run(folder: &Path, records: u64) -> Done {
     let tail = Arc::new(Tail::open(&store)?);
     let pace_us = DAYS * DAY_US / records.max(1);
     let key = SigningKey::from_bytes(&[7; 32]);
+    // Open until the last question, whoever fills it.
+    let _open = Arc::clone(&store);
     let mut filling = Filling { store, tail: Arc::clone(&tail), key, committed: 0, records: 0, pace_us };
     let began = Instant::now();
     while filling.records < records {
