@@ -2,8 +2,10 @@
 //!
 //! What must hold: the workspaces that are seen come from the token, whatever the question says; of others nobody hears anything,
 //! also not that they are there, or how much is committed in them. Every question of somebody who is known is on record, on disk,
-//! before its answer leaves, refused ones too; an unknown token is counted and no more, because anybody can make one up. Names of
-//! people are taken and shown for those alone who may see them and say why. Nothing waits or runs without a bound.
+//! before its answer leaves, refused ones too; a stream has a second record when it ends, in whichever way. Two are counted and no
+//! more: an unknown token, because anybody can make one up, and what is pushed back because too much is asked, because a record of
+//! each would be the load that it keeps off. A token that is ended ends its streams. Names of people are taken and shown for those
+//! alone who may see them and say why. Nothing waits or runs without a bound.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -55,6 +57,8 @@ const PAGE: u32 = 100;
 const PAGE_MAX: u32 = 1_000;
 /// Bytes of a question in its record.
 const RECORDED_BYTES_MAX: usize = 4_096;
+/// People of one name, at most: of more nobody knows who is meant.
+const OF_NAME_MAX: usize = 1_000;
 /// After its word a gateway has so long for the way.
 const SILENCE_GRACE_US: u64 = 60_000_000;
 
@@ -118,11 +122,18 @@ struct Compiled {
     holder: Holder,
     expr: Expr,
     seen: Seen,
+    /// It names no workspaces: all that the token sees, also those that are made while a stream is open.
+    all_seen: bool,
     /// Names of people may be shown, and are wanted.
     names: bool,
     reason: String,
+    /// Where its page begins.
+    from: Cursor,
+    /// What its cursors are bound to.
+    bound: Vec<u8>,
     /// Given back when it is answered.
-    _places: Vec<OwnedSemaphorePermit>,
+    #[expect(dead_code, reason = "held")]
+    places: Vec<OwnedSemaphorePermit>,
 }
 
 /// Why somebody hears nothing.
@@ -162,6 +173,7 @@ fn unanswered(why: AskError) -> Status {
 }
 
 /// What is told of an answer in its record.
+#[derive(Default)]
 struct Told {
     decision: Decision,
     query: String,
@@ -218,14 +230,15 @@ impl Asking {
             let mut of_one = self.0.of_one.lock().unwrap_or_else(PoisonError::into_inner);
             // Only tokens that stand come here, and of those there is a bound.
             let own = of_one.entry(holder.id.clone()).or_insert_with(OfOne::new);
-            if !own.asks() {
-                return Err(busy());
-            }
-            Arc::clone(&own.places[usize::from(streams)])
+            own.asks().then(|| Arc::clone(&own.places[usize::from(streams)]))
         };
-        let mut places = vec![own.try_acquire_owned().map_err(|_| busy())?];
+        let pushed_back = || {
+            self.0.metrics.add("custody_searches_pushed_back_total", 1);
+            busy()
+        };
+        let mut places = vec![own.and_then(|own| own.try_acquire_owned().ok()).ok_or_else(pushed_back)?];
         if streams {
-            places.push(Arc::clone(&self.0.places[1]).try_acquire_owned().map_err(|_| busy())?);
+            places.push(Arc::clone(&self.0.places[1]).try_acquire_owned().map_err(|_| pushed_back())?);
         }
         Ok(places)
     }
@@ -248,25 +261,20 @@ impl Asking {
     }
 
     /// Who asks, whether they may, and what it is that they ask. Whoever is known and refused is on record.
-    async fn admit(&self, metadata: &MetadataMap, right: Right, asked: wire::Question) -> Result<Compiled, Status> {
+    async fn admit(
+        &self,
+        metadata: &MetadataMap,
+        right: Right,
+        (asked, cursor): (wire::Question, &str),
+    ) -> Result<Compiled, Status> {
         let holder = self.holder(metadata)?;
         let places = self.places(&holder, right)?;
-        match self.compile(&holder, right, &asked).await {
-            Ok((expr, seen, names)) => {
-                Ok(Compiled { holder, expr, seen, names, reason: asked.reason, _places: places })
-            }
+        match self.compile(&holder, right, &asked, cursor).await {
+            Ok(compiled) => Ok(Compiled { places, ..compiled }),
             Err(why) => {
                 let reason = if is_reason(&asked.reason) { asked.reason } else { String::new() };
-                let told = Told {
-                    decision: Decision::Denied,
-                    // What was refused may hold names of people.
-                    query: String::new(),
-                    hits: 0,
-                    bytes: 0,
-                    pinned: 0,
-                    names: false,
-                    reason,
-                };
+                // What was refused may hold names of people.
+                let told = Told { decision: Decision::Denied, reason, ..Told::default() };
                 self.record(&holder, told).await?;
                 Err(why)
             }
@@ -278,7 +286,8 @@ impl Asking {
         holder: &Holder,
         right: Right,
         asked: &wire::Question,
-    ) -> Result<(Expr, Seen, bool), Status> {
+        cursor: &str,
+    ) -> Result<Compiled, Status> {
         if !holder.role.may(right) {
             let why = format!(
                 "the role {} may not do this (hint: docs/OPERATIONS.md says what each may)",
@@ -291,18 +300,27 @@ impl Asking {
                 "the reason is a code of at most 64 characters of [A-Za-z0-9_./:@+-]",
             ));
         }
-        let named = asked.names && holder.names && !asked.reason.is_empty();
-        if asked.names && !named {
+        let names = asked.names && holder.names && !asked.reason.is_empty();
+        if asked.names && !names {
             return Err(Status::permission_denied(
                 "names of people are shown to tokens with that right, and for a reason (hint: --names --reason CODE)",
             ));
         }
         let seen = self.seen(holder, &asked.workspaces)?;
-        let expr = query::parse(&asked.query, clock::now_us()).map_err(|fault| {
+        let bound = cursor::bound(&holder.id, asked);
+        let from = self.start(&seen, cursor, &bound)?;
+        let expr = query::parse(&asked.query, from.now_us).map_err(|fault| {
             Status::with_details(Code::InvalidArgument, fault.drawn(&asked.query), fault_place(&fault))
         })?;
+        let expr = self.with_ids(&expr, &seen, names).await?;
+        let (all_seen, reason) = (asked.workspaces.is_empty(), asked.reason.clone());
+        Ok(Compiled { holder: holder.clone(), expr, seen, all_seen, names, reason, from, bound, places: Vec::new() })
+    }
+
+    /// The question with ids for the names of workspaces, and of people where those may be asked for.
+    async fn with_ids(&self, expr: &Expr, seen: &Seen, named: bool) -> Result<Expr, Status> {
         let mut ids: HashMap<(Field, String), Vec<String>> = HashMap::new();
-        for (field, name) in query::names(&expr) {
+        for (field, name) in query::names(expr) {
             let found: Vec<String> = if field == Field::Workspace {
                 let of_name = seen.names.iter().filter(|(_, known)| **known == name);
                 of_name.map(|(id, _)| id.to_string()).collect()
@@ -311,17 +329,19 @@ impl Asking {
                 let found = directory::ask(&self.0.directory, move |directory| Ok(directory.ids(&who))).await;
                 found.map_err(|_| ending())?.iter().map(ToString::to_string).collect()
             } else {
-                Vec::new()
+                return Err(Status::permission_denied(
+                    "people are asked for by id, or by name with that right and for a reason (hint: --names --reason \
+                     CODE)",
+                ));
             };
+            if found.len() > OF_NAME_MAX {
+                let why = "more than 1000 people have this name (hint: ask for an address, or for ids)";
+                return Err(Status::invalid_argument(why));
+            }
             ids.insert((field, name), found);
         }
-        if !named && ids.keys().any(|(field, _)| *field != Field::Workspace) {
-            return Err(Status::permission_denied(
-                "people are asked for by id, or by name with that right and for a reason (hint: --names --reason CODE)",
-            ));
-        }
         let with = |field: Field, name: &str| ids.get(&(field, name.to_owned())).cloned().unwrap_or_default();
-        Ok((query::with_ids(&expr, &with), seen, named))
+        Ok(query::with_ids(expr, &with))
     }
 
     /// Puts a question on record; it is on disk when this returns.
@@ -353,18 +373,56 @@ impl Asking {
         })
     }
 
-    /// The record of an answer.
-    async fn answered(&self, asked: &Compiled, (hits, bytes, pinned): (u64, usize, u64)) -> Result<(), Status> {
+    /// The record of an answer, or of why there is none.
+    async fn answered(&self, asked: &Compiled, decision: Decision, (hits, bytes): (u64, usize)) -> Result<(), Status> {
         let told = Told {
-            decision: Decision::Allowed,
+            decision,
             query: asked.expr.to_string(),
             hits,
             bytes: bytes as u64,
-            pinned,
+            pinned: asked.from.pinned,
             names: asked.names,
             reason: asked.reason.clone(),
         };
         self.record(&asked.holder, told).await
+    }
+
+    /// Lets an answer go, its hits and its bytes being on record; so is a question without one.
+    async fn answer<T>(
+        &self,
+        asked: &Compiled,
+        answer: Result<(T, u64, usize), Status>,
+    ) -> Result<tonic::Response<T>, Status> {
+        match answer {
+            Ok((answer, hits, bytes)) => {
+                self.answered(asked, Decision::Allowed, (hits, bytes)).await?;
+                Ok(tonic::Response::new(answer))
+            }
+            Err(why) => {
+                self.answered(asked, Decision::Denied, (0, 0)).await?;
+                Err(why)
+            }
+        }
+    }
+
+    /// Whether whoever reads a stream may still do so.
+    fn still(&self, holder: &Holder) -> Result<(), Status> {
+        let stands = token::stands(self.store()?.as_ref(), holder, clock::now_us()).map_err(|why| broken(&why))?;
+        stands.then_some(()).ok_or_else(unknown)
+    }
+
+    /// Whether a stream shows a workspace, which may be made while it is open.
+    fn shows(&self, asked: &mut Compiled, workspace: WorkspaceId) -> bool {
+        if asked.all_seen && !asked.seen.names.contains_key(&workspace) {
+            let chains = self.0.chains.read().unwrap_or_else(PoisonError::into_inner);
+            let name = chains.workspaces.get(&workspace).map(|chain| chain.name().to_owned());
+            drop(chains);
+            if let Some(name) = name.filter(|name| asked.holder.sees(workspace, name == RESERVED_NAME)) {
+                asked.seen.names.insert(workspace, name);
+                asked.seen.ids.insert(workspace);
+            }
+        }
+        asked.seen.ids.contains(&workspace)
     }
 
     /// Runs something that takes a processor, and answers within the limit.
@@ -392,11 +450,11 @@ impl Asking {
         counts.sum::<Result<u64, StoreError>>().map_err(|why| broken(&why))
     }
 
-    /// How complete an answer is that could see so many records.
-    fn completeness(&self, seen: &Seen, records: u64, cut_short: bool) -> Result<wire::Completeness, Status> {
+    /// How complete an answer is.
+    fn completeness(&self, asked: &Compiled, cut_short: bool) -> Result<wire::Completeness, Status> {
         let store = self.store()?;
-        let (mut indexed, mut silent) = (0, Vec::new());
-        for id in &seen.ids {
+        let (mut indexed, mut silent, records) = (0, Vec::new(), asked.from.records);
+        for id in &asked.seen.ids {
             indexed += self.0.index.indexed(*id).map_err(unanswered)?;
             silent.extend(silent_of(&store, *id).map_err(|why| broken(&why))?);
         }
@@ -412,14 +470,6 @@ impl Asking {
         let named = directory::ask(&self.0.directory, move |directory| directory.names(&members)).await;
         let named = named.map_err(|_| ending())?.into_iter();
         Ok(named.map(|(member, name)| wire::MemberName { member: member.into(), name }).collect())
-    }
-
-    /// What binds a cursor: the question, what is seen, and whose it is.
-    fn bound(asked: &Compiled) -> Vec<u8> {
-        let mut bytes = asked.holder.id.clone().into_bytes();
-        asked.seen.ids.iter().for_each(|id| bytes.extend_from_slice(&id.0));
-        bytes.extend_from_slice(asked.expr.to_string().as_bytes());
-        bytes
     }
 }
 
@@ -462,15 +512,14 @@ fn page(limit: u32) -> Result<usize, Status> {
 
 impl Asking {
     /// What a page begins below.
-    fn start(&self, asked: &Compiled, cursor: &str) -> Result<Cursor, Status> {
+    fn start(&self, seen: &Seen, cursor: &str, bound: &[u8]) -> Result<Cursor, Status> {
         if cursor.is_empty() {
             // Counted before: what is committed in between is seen, and not counted.
-            let records = self.records(&asked.seen)?;
+            let records = self.records(seen)?;
             let committed = self.0.index.tail().committed();
-            return Ok(Cursor { pinned: committed, last: Rank::first_of(committed), records });
+            return Ok(Cursor { pinned: committed, last: Rank::first_of(committed), records, now_us: clock::now_us() });
         }
-        let found = self.0.cursors.read(cursor, &Self::bound(asked));
-        found.ok_or_else(|| {
+        self.0.cursors.read(cursor, bound).ok_or_else(|| {
             Status::invalid_argument(
                 "the cursor is of another question or another token (hint: ask the same as for the page before)",
             )

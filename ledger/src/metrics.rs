@@ -63,6 +63,11 @@ pub const TABLE: &[(&str, Kind, &str)] = &[
     ("custody_fence_reachable", Kind::Gauge, "1 if the last read of the fence succeeded"),
     ("custody_disk_free_bytes", Kind::Gauge, "free bytes under the data folder"),
     ("custody_searches_total", Kind::Counter, "questions on record, refused ones too"),
+    (
+        "custody_searches_pushed_back_total",
+        Kind::Counter,
+        "questions refused because too much is asked: they make no record",
+    ),
     ("custody_searches_unknown_total", Kind::Counter, "questions with a token that is not known, or stands no longer"),
     ("custody_index_lag_commits", Kind::Gauge, "commits that the index does not have yet: they are searched in memory"),
     ("custody_index_commits_total", Kind::Counter, "commits of the index"),

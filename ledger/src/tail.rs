@@ -123,8 +123,8 @@ struct Inner {
     records: usize,
     bytes: usize,
     running: BTreeMap<Rank, Intent>,
-    /// More ran than are kept.
-    running_cut: bool,
+    /// Calls that run and are not kept.
+    running_unkept: usize,
 }
 
 impl Inner {
@@ -134,6 +134,14 @@ impl Inner {
         self.records -= chunk.records().len();
         self.bytes -= chunk.batch.bytes.len();
         Some(chunk)
+    }
+
+    /// Lets the oldest calls go that are too many.
+    fn bound_running(&mut self) {
+        while self.running.len() > RUNNING_MAX {
+            self.running.pop_first();
+            self.running_unkept += 1;
+        }
     }
 }
 
@@ -166,11 +174,8 @@ impl Tail {
         for step in store.scan(Family::Running, &[], &[]) {
             running.insert(Rank::decode(&step?.0)?, Intent::default());
         }
-        let running_cut = running.len() > RUNNING_MAX;
-        while running.len() > RUNNING_MAX {
-            running.pop_first();
-        }
-        let inner = Inner { committed, running, running_cut, ..Inner::default() };
+        let mut inner = Inner { committed, running, ..Inner::default() };
+        inner.bound_running();
         Ok(Self { store: Arc::downgrade(store), inner: RwLock::new(inner), committed: watch::Sender::new(committed) })
     }
 
@@ -186,12 +191,11 @@ impl Tail {
             inner.running.insert(rank, Intent::default());
         }
         for rank in news.ended {
-            inner.running.remove(&rank);
+            if inner.running.remove(&rank).is_none() {
+                inner.running_unkept = inner.running_unkept.saturating_sub(1);
+            }
         }
-        while inner.running.len() > RUNNING_MAX {
-            inner.running.pop_first();
-            inner.running_cut = true;
-        }
+        inner.bound_running();
         let mut gone = Vec::new();
         while inner.records > RECORDS_MAX || inner.bytes > BYTES_MAX {
             gone.extend(inner.take_first());
@@ -272,7 +276,7 @@ impl Tail {
     pub fn running(&self) -> RunningCalls {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let intents = inner.running.iter().rev().map(|(rank, intent)| (*rank, intent.clone())).collect();
-        RunningCalls { committed: inner.committed, intents, cut: inner.running_cut }
+        RunningCalls { committed: inner.committed, intents, cut: inner.running_unkept > 0 }
     }
 
     /// What an intent says, and where it stands; read when first asked for.
@@ -285,5 +289,25 @@ impl Tail {
         }
         let found = self.one(rank)?.map(|one| (one.chunk.fact(one.index), one));
         Ok(intent.0.get_or_init(|| found).as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::Dir;
+
+    #[test]
+    fn calls_past_the_bound_are_told_of_until_they_end() {
+        let dir = Dir::new("tail");
+        let store = Arc::new(Store::open(&dir.0.join("store"), 8 << 20, 32 << 20).unwrap());
+        let tail = Tail::open(&store).unwrap();
+        let ranks: Vec<Rank> = (0..=RUNNING_MAX as u64).map(Rank).collect();
+        tail.publish(News { begun: ranks.clone(), ..News::default() }, 1);
+        assert_eq!((tail.running().intents.len(), tail.running().cut), (RUNNING_MAX, true));
+        tail.publish(News { ended: vec![ranks[9]], ..News::default() }, 2);
+        assert!(tail.running().cut, "another one ended");
+        tail.publish(News { ended: vec![ranks[0]], ..News::default() }, 3);
+        assert_eq!((tail.running().intents.len(), tail.running().cut), (RUNNING_MAX - 1, false));
     }
 }

@@ -1,6 +1,6 @@
 //! API tokens: who may ask, what, and of which workspaces.
 //!
-//! What must hold: of a token only the SHA-256 of its secret is kept; it is found by its id and compared in constant time;
+//! What must hold: of a token only the SHA-256 of its secret is kept; it is found by its id, which is no secret, and compared in constant time;
 //! whatever is wrong with one, whoever presents it hears the same. What a role may do stands in one table ([`Role::may`]).
 //!
 //! `cqt_<id, 32 hex digits>_<secret, 64 hex digits>`.
@@ -27,8 +27,6 @@ pub enum Right {
     Follow,
     /// All that matches, as a file.
     Export,
-    /// Evidence, which an auditor checks without us.
-    Evidence,
     /// The ledger's own records: administration, searches of others, alarms.
     OwnRecords,
 }
@@ -70,7 +68,7 @@ impl Role {
         match self {
             Self::Admin => true,
             Self::Analyst => matches!(right, Right::Search | Right::Follow),
-            Self::Auditor => matches!(right, Right::Search | Right::Evidence | Right::Export | Right::OwnRecords),
+            Self::Auditor => matches!(right, Right::Search | Right::Export | Right::OwnRecords),
             Self::Exporter => matches!(right, Right::Follow | Right::Export),
         }
     }
@@ -134,11 +132,23 @@ impl Holder {
 /// [`StoreError`].
 pub fn authenticate(store: &Store, authorization: &str, now_us: u64) -> Result<Option<Holder>, StoreError> {
     let Some(presented) = Presented::parse(authorization) else { return Ok(None) };
-    // Of an unknown one the comparison is made all the same.
-    let row = store.api_token(&presented.id)?.unwrap_or_default();
+    let Some(row) = store.api_token(&presented.id)? else { return Ok(None) };
     let same = custody::hash::sha256(&[&presented.secret]).ct_eq(&row.sha256);
-    let stands = row.revoked_at == 0 && (row.expires_at == 0 || now_us < row.expires_at);
-    Ok((bool::from(same) && stands).then(|| holder(&presented.id, &row)).flatten())
+    Ok((bool::from(same) && row_stands(&row, now_us)).then(|| holder(&presented.id, &row)).flatten())
+}
+
+fn row_stands(row: &ApiTokenRow, now_us: u64) -> bool {
+    row.revoked_at == 0 && (row.expires_at == 0 || now_us < row.expires_at)
+}
+
+/// Whether a token that was once presented stands now.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn stands(store: &Store, holder: &Holder, now_us: u64) -> Result<bool, StoreError> {
+    let id = unhex(&holder.id).and_then(|id| id.try_into().ok());
+    let row = id.map(|id| store.api_token(&id)).transpose()?.flatten();
+    Ok(row.is_some_and(|row| row_stands(&row, now_us)))
 }
 
 fn holder(id: &[u8; 16], row: &ApiTokenRow) -> Option<Holder> {
@@ -168,8 +178,8 @@ mod tests {
 
     #[test]
     fn each_role_may_what_it_needs() {
-        let rights = [Right::Search, Right::Follow, Right::Export, Right::Evidence, Right::OwnRecords];
+        let rights = [Right::Search, Right::Follow, Right::Export, Right::OwnRecords];
         let table = Role::ALL.map(|role| rights.map(|right| u8::from(role.may(right))));
-        assert_eq!(table, [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 1, 1, 1], [0, 1, 1, 0, 0]]);
+        assert_eq!(table, [[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 1, 1], [0, 1, 1, 0]]);
     }
 }

@@ -1,9 +1,12 @@
 //! Cursors: where a page ends, for the next one.
 //!
-//! What must hold: a cursor is good for the question that it was given for, and for nobody who may see other workspaces; it tells
-//! its holder nothing, because commit indexes count what others do. So it is encrypted, and the question is bound to it.
+//! What must hold: a cursor is good for the question that it was given for and the token that asked it; it tells
+//! its holder nothing, because commit indexes count what others do. So it is encrypted, and the question, as it was written, is
+//! bound to it: what depends on the moment (`24h`) is read again as of the first page, whose moment is in the cursor.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use custody::wire;
+use prost::Message as _;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 use crate::{
@@ -20,6 +23,15 @@ pub(super) struct Cursor {
     pub(super) last: Rank,
     /// Records that there were then, of the workspaces that were asked.
     pub(super) records: u64,
+    /// When it was asked for, in microseconds: what `24h` means on every page.
+    pub(super) now_us: u64,
+}
+
+/// What binds a cursor: whose it is, and the question as it was written.
+pub(super) fn bound(holder: &str, asked: &wire::Question) -> Vec<u8> {
+    let mut bytes = format!("{holder} ").into_bytes();
+    asked.encode(&mut bytes).ok();
+    bytes
 }
 
 /// Makes cursors and reads them.
@@ -49,7 +61,7 @@ impl Cursors {
     /// As text.
     pub(super) fn seal(&self, cursor: Cursor, question: &[u8]) -> String {
         let nonce: [u8; NONCE_LEN] = keys::random();
-        let mut bytes = [cursor.pinned.to_be_bytes(), cursor.last.encode(), cursor.records.to_be_bytes()].concat();
+        let mut bytes = [cursor.pinned, cursor.last.0, cursor.records, cursor.now_us].map(u64::to_be_bytes).concat();
         let sealed =
             self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(question), &mut bytes);
         // Some bytes are below every limit of the cipher.
@@ -65,7 +77,7 @@ impl Cursors {
         let open = self.0.open_in_place(nonce, Aad::from(question), &mut sealed).ok()?;
         let mut numbers = open.chunks_exact(8).map(|part| part.try_into().map(u64::from_be_bytes).ok());
         let mut next = || numbers.next().flatten();
-        Some(Cursor { pinned: next()?, last: Rank(next()?), records: next()? })
+        Some(Cursor { pinned: next()?, last: Rank(next()?), records: next()?, now_us: next()? })
     }
 }
 
@@ -77,7 +89,7 @@ mod tests {
     #[test]
     fn a_cursor_is_good_for_its_question_alone_and_outlasts_a_restart() {
         let dir = Dir::new("cursor");
-        let cursor = Cursor { pinned: 7, last: Rank(99), records: 1_000 };
+        let cursor = Cursor { pinned: 7, last: Rank(99), records: 1_000, now_us: 5 };
         let open = || Cursors::open(&Store::open(&dir.0.join("store"), 8 << 20, 32 << 20).unwrap()).unwrap();
         let text = open().seal(cursor, b"a");
         let again = open();

@@ -1,11 +1,11 @@
 //! The service `Query`: decode, ask, put on record, encode.
 
-use std::{collections::BTreeSet, pin::Pin, time::Instant};
+use std::{collections::BTreeSet, pin::Pin};
 
 use custody::{
-    query::{Expr, Tally},
+    query::{Expr, Field, Tally, Text, Want},
     wire::{
-        self,
+        self, Decision,
         query_server::{Query, QueryServer},
     },
 };
@@ -17,7 +17,6 @@ use tonic::{Request as Call, Response, Status};
 
 use super::{Asking, Compiled, answer, cursor::Cursor, page, question};
 use crate::{
-    ask::ANSWER_LIMIT,
     store::{Rank, StoreError},
     tail::One,
     token::Right,
@@ -61,8 +60,8 @@ impl Asking {
         .await
     }
 
-    async fn count(&self, asked: &Compiled, pinned: u64) -> Result<(u64, bool), Status> {
-        let (expr, seen) = (asked.expr.clone(), asked.seen.clone());
+    async fn count(&self, asked: &Compiled) -> Result<(u64, bool), Status> {
+        let (expr, seen, pinned) = (asked.expr.clone(), asked.seen.clone(), asked.from.pinned);
         self.work(move |index, until| index.count(&question(&expr, &seen, pinned, until))).await
     }
 }
@@ -71,51 +70,29 @@ fn rank(one: &One) -> Rank {
     one.chunk.rank(one.index)
 }
 
+/// What a stream has told.
+#[derive(Default)]
+struct Sent {
+    records: u64,
+    bytes: usize,
+}
+
 #[tonic::async_trait]
 impl Query for Asking {
     async fn find(&self, call: Call<wire::FindRequest>) -> Answer<wire::FindResponse> {
-        let (metadata, _, request) = call.into_parts();
-        let asked = self.admit(&metadata, Right::Search, request.question.unwrap_or_default()).await?;
-        let limit = page(request.limit)?;
-        let from = self.start(&asked, &request.cursor)?;
-        let (ones, mut cut_short) = self.page(&asked, from, limit).await?;
-        let mut response = wire::FindResponse::default();
-        if request.count {
-            let (count, whole) = self.count(&asked, from.pinned).await?;
-            response.total = Some(count);
-            cut_short |= !whole;
-        }
-        let mut members = BTreeSet::new();
-        for one in &ones {
-            response.hits.extend(answer::hit(one, &asked.seen));
-            answer::members(one, &mut members);
-        }
-        if let Some(last) = ones.last().filter(|_| ones.len() >= limit) {
-            let cursor = Cursor { last: rank(last), ..from };
-            response.cursor = self.0.cursors.seal(cursor, &Self::bound(&asked));
-        }
-        response.completeness = Some(self.completeness(&asked.seen, from.records, cut_short)?);
-        response.names = self.names(&asked, members).await?;
-        self.answered(&asked, (response.hits.len() as u64, response.encoded_len(), from.pinned)).await?;
-        Ok(Response::new(response))
+        let (metadata, _, mut request) = call.into_parts();
+        let question = request.question.take().unwrap_or_default();
+        let asked = self.admit(&metadata, Right::Search, (question, &request.cursor)).await?;
+        let answer = self.found(&asked, &request).await;
+        self.answer(&asked, answer).await
     }
 
     async fn summarise(&self, call: Call<wire::SummariseRequest>) -> Answer<wire::SummariseResponse> {
         let (metadata, _, mut request) = call.into_parts();
-        let asked = self.admit(&metadata, Right::Search, request.question.take().unwrap_or_default()).await?;
-        let wishes = answer::wishes(&request)?;
-        let Cursor { pinned, records, .. } = self.start(&asked, "")?;
-        let (expr, seen, wanted) = (asked.expr.clone(), asked.seen.clone(), wishes.clone());
-        let (tally, whole, rolled) =
-            self.work(move |index, until| index.tally(&question(&expr, &seen, pinned, until), &wanted)).await?;
-        let cut_short = !whole || tally.cut_short;
-        let members = members_of(&tally);
-        let mut response = answer::sums(&request, &wishes, tally);
-        response.from_rollups = rolled;
-        response.completeness = Some(self.completeness(&asked.seen, records, cut_short)?);
-        response.names = self.names(&asked, members).await?;
-        self.answered(&asked, (response.count, response.encoded_len(), pinned)).await?;
-        Ok(Response::new(response))
+        let question = request.question.take().unwrap_or_default();
+        let asked = self.admit(&metadata, Right::Search, (question, "")).await?;
+        let answer = self.summed(&asked, &request).await;
+        self.answer(&asked, answer).await
     }
 
     async fn show(&self, call: Call<wire::ShowRequest>) -> Answer<wire::ShowResponse> {
@@ -126,26 +103,11 @@ impl Query for Asking {
             names: request.names,
             reason: request.reason,
         };
-        let mut asked = self.admit(&metadata, Right::Search, wanted).await?;
-        let workspace = asked.seen.ids.first().copied().ok_or_else(|| Status::not_found("no such workspace"))?;
-        let position = request.position;
-        let found = self.work(move |index, _| Ok(index.tail().at_position(workspace, position)?)).await?;
-        let mut response = wire::ShowResponse::default();
-        let mut members = BTreeSet::new();
-        if let Some(one) = &found {
-            response.hit = answer::hit(one, &asked.seen);
-            answer::members(one, &mut members);
-        }
-        response.names = self.names(&asked, members).await?;
-        // In the record as it would be asked for in words.
-        asked.expr = Expr::test(
-            custody::query::Field::Workspace,
-            custody::query::Want::Texts(vec![custody::query::Text::Exact(format!("{workspace}/{position}"))]),
-        );
-        let hits = u64::from(response.hit.is_some());
-        self.answered(&asked, (hits, response.encoded_len(), self.0.index.tail().committed())).await?;
-        match response.hit {
-            Some(_) => Ok(Response::new(response)),
+        let mut asked = self.admit(&metadata, Right::Search, (wanted, "")).await?;
+        let answer = self.shown(&mut asked, request.position).await;
+        let answer = self.answer(&asked, answer).await?;
+        match answer.get_ref().hit {
+            Some(_) => Ok(answer),
             None => Err(Status::not_found("no record stands there (hint: positions count from 0 without a gap)")),
         }
     }
@@ -154,33 +116,19 @@ impl Query for Asking {
 
     async fn follow(&self, call: Call<wire::FollowRequest>) -> Answer<Self::FollowStream> {
         let (metadata, _, request) = call.into_parts();
-        let asked = self.admit(&metadata, Right::Follow, request.question.unwrap_or_default()).await?;
-        let mut news = self.0.index.tail().watch();
-        let first = *news.borrow_and_update();
-        self.answered(&asked, (0, 0, first)).await?;
-        let (sent, stream) = mpsc::channel(WAITING_MAX);
+        let mut asked = self.admit(&metadata, Right::Follow, (request.question.unwrap_or_default(), "")).await?;
+        // On record before the first of them; what was sent is on record at the end.
+        self.answered(&asked, Decision::Allowed, (0, 0)).await?;
+        let (to, stream) = mpsc::channel(WAITING_MAX);
         let asking = self.clone();
         tokio::spawn(async move {
-            let followed = async {
-                let mut next = first;
-                loop {
-                    let committed = *news.borrow_and_update();
-                    while next < committed {
-                        asking.tell(&asked, next, &sent).await?;
-                        next += 1;
-                    }
-                    if news.changed().await.is_err() {
-                        return Err(super::ending());
-                    }
-                }
+            let mut sent = Sent::default();
+            let why = tokio::select! {
+                why = asking.follow_all(&mut asked, &to, &mut sent) => why,
+                () = to.closed() => gone(),
             };
-            let ended: Result<(), Status> = tokio::select! {
-                ended = followed => ended,
-                () = sent.closed() => Ok(()),
-            };
-            if let Err(why) = ended {
-                sent.send(Err(why)).await.ok();
-            }
+            asking.ended(&asked, &sent).await;
+            to.send(Err(why)).await.ok();
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -188,25 +136,29 @@ impl Query for Asking {
     type ExportStream = Streamed<wire::ExportResponse>;
 
     async fn export(&self, call: Call<wire::ExportRequest>) -> Answer<Self::ExportStream> {
-        let (metadata, _, request) = call.into_parts();
-        let format = match request.format() {
-            wire::ExportFormat::Unspecified => wire::ExportFormat::JsonLines,
-            format => format,
-        };
-        let asked = self.admit(&metadata, Right::Export, request.question.unwrap_or_default()).await?;
-        let from = self.start(&asked, "")?;
-        // On record before the first byte; what was sent is on record at the end.
-        self.answered(&asked, (0, 0, from.pinned)).await?;
-        let (sent, stream) = mpsc::channel(WAITING_MAX);
+        let (metadata, _, mut request) = call.into_parts();
+        let question = request.question.take().unwrap_or_default();
+        let asked = self.admit(&metadata, Right::Export, (question, "")).await?;
+        // As of a follow.
+        self.answered(&asked, Decision::Allowed, (0, 0)).await?;
+        let (to, stream) = mpsc::channel(WAITING_MAX);
         let asking = self.clone();
         tokio::spawn(async move {
-            let told = asking.export_all(&asked, from, format, &sent).await;
-            if let Err(why) = told {
-                sent.send(Err(why)).await.ok();
-            }
+            let mut sent = Sent::default();
+            let last = tokio::select! {
+                last = asking.export_all(&asked, request.format(), &to, &mut sent) => last,
+                () = to.closed() => Err(gone()),
+            };
+            // The last part leaves when the end is on record: whoever has the whole is on record with the whole.
+            let last = if asking.ended(&asked, &sent).await { last } else { Err(super::ending()) };
+            to.send(last).await.ok();
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
+}
+
+fn gone() -> Status {
+    Status::cancelled("nobody reads")
 }
 
 fn members_of(tally: &Tally) -> BTreeSet<custody::id::MemberId> {
@@ -222,15 +174,116 @@ fn members_of(tally: &Tally) -> BTreeSet<custody::id::MemberId> {
 const PAGE_NAMES: usize = 1_000;
 
 impl Asking {
+    async fn found(
+        &self,
+        asked: &Compiled,
+        request: &wire::FindRequest,
+    ) -> Result<(wire::FindResponse, u64, usize), Status> {
+        let limit = page(request.limit)?;
+        let (ones, mut cut_short) = self.page(asked, asked.from, limit).await?;
+        let mut response = wire::FindResponse::default();
+        if request.count {
+            let (count, whole) = self.count(asked).await?;
+            response.total = Some(count);
+            cut_short |= !whole;
+        }
+        let mut members = BTreeSet::new();
+        for one in &ones {
+            response.hits.extend(answer::hit(one, &asked.seen));
+            answer::members(one, &mut members);
+        }
+        if let Some(last) = ones.last().filter(|_| ones.len() >= limit) {
+            response.cursor = self.0.cursors.seal(Cursor { last: rank(last), ..asked.from }, &asked.bound);
+        }
+        response.completeness = Some(self.completeness(asked, cut_short)?);
+        response.names = self.names(asked, members).await?;
+        let (hits, bytes) = (response.hits.len() as u64, response.encoded_len());
+        Ok((response, hits, bytes))
+    }
+
+    async fn summed(
+        &self,
+        asked: &Compiled,
+        request: &wire::SummariseRequest,
+    ) -> Result<(wire::SummariseResponse, u64, usize), Status> {
+        let wishes = answer::wishes(request)?;
+        let (expr, seen, wanted, pinned) = (asked.expr.clone(), asked.seen.clone(), wishes.clone(), asked.from.pinned);
+        let (tally, whole, rolled) =
+            self.work(move |index, until| index.tally(&question(&expr, &seen, pinned, until), &wanted)).await?;
+        let cut_short = !whole || tally.cut_short;
+        let members = members_of(&tally);
+        let mut response = answer::sums(request, &wishes, tally);
+        response.from_rollups = rolled;
+        response.completeness = Some(self.completeness(asked, cut_short)?);
+        response.names = self.names(asked, members).await?;
+        let (count, bytes) = (response.count, response.encoded_len());
+        Ok((response, count, bytes))
+    }
+
+    async fn shown(&self, asked: &mut Compiled, position: u64) -> Result<(wire::ShowResponse, u64, usize), Status> {
+        let workspace = asked.seen.ids.first().copied().ok_or_else(|| Status::not_found("no such workspace"))?;
+        // In the record as it would be asked for in words.
+        asked.expr = Expr::test(Field::Workspace, Want::Texts(vec![Text::Exact(format!("{workspace}/{position}"))]));
+        let found = self.work(move |index, _| Ok(index.tail().at_position(workspace, position)?)).await?;
+        let mut response = wire::ShowResponse::default();
+        let mut members = BTreeSet::new();
+        if let Some(one) = &found {
+            response.hit = answer::hit(one, &asked.seen);
+            answer::members(one, &mut members);
+        }
+        response.names = self.names(asked, members).await?;
+        let (hits, bytes) = (u64::from(response.hit.is_some()), response.encoded_len());
+        Ok((response, hits, bytes))
+    }
+
+    /// The second record of a stream; whether it could be made.
+    async fn ended(&self, asked: &Compiled, sent: &Sent) -> bool {
+        let told = self.answered(asked, Decision::Allowed, (sent.records, sent.bytes)).await;
+        if let Err(why) = &told {
+            tracing::warn!(
+                token = asked.holder.id,
+                records = sent.records,
+                why = why.message(),
+                "the end of a stream is not on record"
+            );
+        }
+        told.is_ok()
+    }
+
+    /// What matches from now on, batch by batch, until it is ended: why.
+    async fn follow_all(
+        &self,
+        asked: &mut Compiled,
+        to: &mpsc::Sender<Result<wire::FollowResponse, Status>>,
+        sent: &mut Sent,
+    ) -> Status {
+        let mut news = self.0.index.tail().watch();
+        let mut next = asked.from.pinned;
+        loop {
+            let committed = *news.borrow_and_update();
+            while next < committed {
+                if let Err(why) = self.tell(asked, next, to, sent).await {
+                    return why;
+                }
+                next += 1;
+            }
+            if news.changed().await.is_err() {
+                return super::ending();
+            }
+        }
+    }
+
     /// What matches of one batch, to whoever follows.
     async fn tell(
         &self,
-        asked: &Compiled,
+        asked: &mut Compiled,
         commit_index: u64,
-        sent: &mpsc::Sender<Result<wire::FollowResponse, Status>>,
+        to: &mpsc::Sender<Result<wire::FollowResponse, Status>>,
+        sent: &mut Sent,
     ) -> Result<(), Status> {
+        self.still(&asked.holder)?;
         let chunk = self.0.index.tail().chunk(commit_index).map_err(|why: StoreError| super::broken(&why))?;
-        let Some(chunk) = chunk.filter(|chunk| asked.seen.ids.contains(&chunk.workspace())) else { return Ok(()) };
+        let Some(chunk) = chunk.filter(|chunk| self.shows(asked, chunk.workspace())) else { return Ok(()) };
         let matching = chunk.facts().iter().enumerate().filter(|(_, facts)| asked.expr.matches(facts));
         let ones: Vec<One> = matching.map(|(index, _)| One { chunk: std::sync::Arc::clone(&chunk), index }).collect();
         for some in ones.chunks(OF_MESSAGE) {
@@ -240,50 +293,48 @@ impl Asking {
                 hits: some.iter().filter_map(|one| answer::hit(one, &asked.seen)).collect(),
                 names: self.names(asked, members).await?,
             };
-            sent.send(Ok(response)).await.map_err(|_| Status::cancelled("nobody reads"))?;
+            let (records, bytes) = (response.hits.len() as u64, response.encoded_len());
+            to.send(Ok(response)).await.map_err(|_| gone())?;
+            sent.records += records;
+            sent.bytes += bytes;
         }
         Ok(())
     }
 
-    /// Everything that matches, page by page.
+    /// Everything that matches, page by page; gives the last part, which the caller sends.
     async fn export_all(
         &self,
         asked: &Compiled,
-        mut from: Cursor,
         format: wire::ExportFormat,
-        sent: &mpsc::Sender<Result<wire::ExportResponse, Status>>,
-    ) -> Result<(), Status> {
-        let gone = || Status::cancelled("nobody reads");
-        let (mut records, mut bytes, mut cut_short) = (0_u64, 0, false);
+        to: &mpsc::Sender<Result<wire::ExportResponse, Status>>,
+        sent: &mut Sent,
+    ) -> Result<wire::ExportResponse, Status> {
+        let mut from = asked.from;
         let mut part = super::file::head(format);
         let limit = usize::try_from(super::PAGE_MAX).unwrap_or_default();
-        loop {
-            let began = Instant::now();
+        let cut_short = loop {
+            self.still(&asked.holder)?;
             let (ones, late) = self.page(asked, from, limit).await?;
-            // A page that takes its whole time and finds nothing leads nowhere.
-            cut_short |= late && began.elapsed() >= ANSWER_LIMIT && ones.is_empty();
             let mut members = BTreeSet::new();
             ones.iter().for_each(|one| answer::members(one, &mut members));
             let names = self.names(asked, members).await?;
             for one in &ones {
                 super::file::line(format, one, &asked.seen, &names, &mut part);
-                records += 1;
+                sent.records += 1;
                 if part.len() >= EXPORT_BYTES {
-                    bytes += part.len();
-                    let response =
-                        wire::ExportResponse { bytes: std::mem::take(&mut part).into(), ..Default::default() };
-                    sent.send(Ok(response)).await.map_err(|_| gone())?;
+                    sent.bytes += part.len();
+                    let bytes = std::mem::take(&mut part).into();
+                    to.send(Ok(wire::ExportResponse { bytes, ..Default::default() })).await.map_err(|_| gone())?;
                 }
             }
             match ones.last() {
                 Some(last) if ones.len() >= limit || late => from.last = rank(last),
-                _ => break,
+                // A page that took its whole time and found nothing leads nowhere.
+                _ => break late,
             }
-        }
-        bytes += part.len();
-        let completeness = self.completeness(&asked.seen, from.records, cut_short)?;
-        self.answered(asked, (records, bytes, from.pinned)).await?;
-        let last = wire::ExportResponse { bytes: part.into(), completeness: Some(completeness), records };
-        sent.send(Ok(last)).await.map_err(|_| gone())
+        };
+        sent.bytes += part.len();
+        let completeness = self.completeness(asked, cut_short)?;
+        Ok(wire::ExportResponse { bytes: part.into(), completeness: Some(completeness), records: sent.records })
     }
 }

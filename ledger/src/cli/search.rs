@@ -202,38 +202,45 @@ pub(super) async fn run(args: SearchArgs) -> Done {
 
 async fn find(asker: &mut Asker, args: &SearchArgs) -> Done {
     let mut cursor = String::new();
-    let mut shown = 0_u64;
-    let mut total = None;
+    let (mut shown, mut total, mut cut_short) = (0_u64, None, false);
     loop {
         let first = cursor.is_empty();
+        let limit = if args.all { PAGE } else { args.limit };
         let request = asker.request(wire::FindRequest {
             question: Some(args.question()),
-            limit: if args.count {
-                1
-            } else if args.all {
-                PAGE
-            } else {
-                args.limit
-            },
+            limit: if args.count { 1 } else { limit },
             cursor,
-            count: first && !args.json,
+            count: first && (args.count || !args.json),
         });
         let answer = asker.remote.find(request).await.map_err(|why| refused(&why))?.into_inner();
         total = total.or(answer.total);
+        let mut completeness = answer.completeness.unwrap_or_default();
+        cut_short |= completeness.cut_short;
+        completeness.cut_short = cut_short;
+        shown += answer.hits.len() as u64;
         if args.count {
             say(&total.unwrap_or_default().to_string());
-            return Ok(());
+        } else {
+            tell(&answer.hits, &answer.names, args.json, first);
         }
-        shown += answer.hits.len() as u64;
-        tell(&answer.hits, &answer.names, args.json, first);
-        if !args.all || answer.cursor.is_empty() {
-            if !args.json {
-                say(&draw::footer(shown, total, answer.completeness.as_ref()));
+        if args.all && !args.count && !answer.cursor.is_empty() {
+            cursor = answer.cursor;
+            continue;
+        }
+        // What a program reads has no other place for it.
+        return match (args.json || args.count, cut_short) {
+            (true, true) => Err(cut_short_fault()),
+            (true, false) => Ok(()),
+            (false, _) => {
+                say(&draw::footer(shown, total, Some(&completeness)));
+                Ok(())
             }
-            return Ok(());
-        }
-        cursor = answer.cursor;
+        };
     }
+}
+
+fn cut_short_fault() -> Fault {
+    Fault::failure("the answer was cut short: there may be more\nhint: ask for a shorter time, with since: and until:")
 }
 
 fn tell(hits: &[wire::Hit], names: &[wire::MemberName], json: bool, heading: bool) {
@@ -265,9 +272,7 @@ async fn export(asker: &mut Asker, args: &SearchArgs) -> Done {
             return Ok(());
         }
         if part.completeness.as_ref().is_some_and(|complete| complete.cut_short) {
-            return Err(Fault::failure(
-                "the export was cut short\nhint: ask for a shorter time, with since: and until:",
-            ));
+            return Err(cut_short_fault());
         }
     }
     Ok(())

@@ -151,7 +151,8 @@ impl Index {
     pub fn newest(&self, question: &Question<'_>, below: Rank, limit: usize) -> Result<Page, AskError> {
         let mut page = Page::default();
         // Calls that run are looked at apart, and first: what ends one afterwards is found below, and is passed over.
-        let mut standing = self.standing(question, below, &mut page.cut_short)?;
+        let mut unseen = false;
+        let mut standing = self.standing(question, below, &mut unseen)?;
         let days = self.shown();
         let end = question.pinned.min(below.commit_index() + 1);
         for span in spans(&days, end, self.floor()?) {
@@ -180,6 +181,7 @@ impl Index {
         page.ranks.extend(standing);
         page.ranks.sort_unstable_by_key(|rank| std::cmp::Reverse(*rank));
         page.ranks.truncate(limit);
+        page.cut_short |= unseen;
         Ok(page)
     }
 

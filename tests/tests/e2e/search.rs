@@ -7,7 +7,7 @@ use bytes::Bytes;
 use custody::{
     id::MemberId,
     record,
-    wire::{self, Decision, EnrolMember, Outcome, Phase, from_gateway, record::Kind},
+    wire::{self, Decision, EnrolMember, Outcome, Phase, from_gateway, query_client::QueryClient, record::Kind},
 };
 use custody_tests::{
     peer::{ANSWER, Gateway, Heard, Session, now_us, opened, random},
@@ -15,6 +15,7 @@ use custody_tests::{
     shown::records,
 };
 use serde_json::Value;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 /// A call of this member; everything else follows from the number.
 fn call(number: u64, member: MemberId) -> Bytes {
@@ -93,6 +94,7 @@ async fn what_was_acknowledged_is_found_by_whoever_may_and_each_question_is_on_r
     ship(&mut gateway, &mut session, 0..40, ada).await;
     // At once, whatever the index has.
     assert_eq!(found(&home, &analyst, &["kind:call", "--count"]), "40\n");
+    assert_eq!(found(&home, &analyst, &["kind:call", "--count", "--json"]), "40\n");
     ship(&mut gateway, &mut session, 40..100, eve).await;
     assert_eq!(found(&home, &analyst, &[&format!("member:{eve}"), "--count"]), "60\n");
     let all = lines(&found(&home, &analyst, &["kind:call", "--json", "--all"]));
@@ -131,7 +133,7 @@ async fn what_was_acknowledged_is_found_by_whoever_may_and_each_question_is_on_r
     home.say(&["cut"]);
     let seen = on_record(&home);
     let allowed = seen.iter().filter(|(decision, ..)| decision == "allowed").count();
-    assert_eq!(allowed, 12, "{seen:#?}");
+    assert_eq!(allowed, 13, "{seen:#?}");
     assert_eq!(seen.iter().filter(|(decision, ..)| decision == "denied").count(), 2, "{seen:#?}");
     assert!(seen.contains(&("allowed".into(), format!("member:{eve}"), 1, false)), "{seen:#?}");
     assert!(seen.iter().any(|(_, _, hits, _)| *hits == 100));
@@ -233,32 +235,118 @@ async fn a_token_hears_nothing_of_workspaces_that_it_does_not_see() {
     assert!(!process.log().iter().any(|line| line.contains("cqt_")), "a token is in the log");
 }
 
+async fn asker(home: &Home) -> QueryClient<Channel> {
+    let authority = std::fs::read(home.dir.join("tls/authority.pem")).unwrap();
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
+    let endpoint = Endpoint::from_shared(format!("https://localhost:{}", home.ask)).unwrap().tls_config(tls).unwrap();
+    QueryClient::new(endpoint.connect().await.unwrap())
+}
+
+fn request<T>(token: &PathBuf, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    let value = format!("Bearer {}", std::fs::read_to_string(token).unwrap().trim());
+    request.metadata_mut().insert("authorization", value.parse().unwrap());
+    request
+}
+
+fn question(query: &str) -> Option<wire::Question> {
+    Some(wire::Question { query: query.to_owned(), ..Default::default() })
+}
+
 /// Takes a page with each token and gives its cursor to the other one, and to another question: what they hear.
 async fn pages(home: &Home, tokens: &[&PathBuf; 2]) -> Vec<tonic::Code> {
-    let authority = std::fs::read(home.dir.join("tls/authority.pem")).unwrap();
-    let tls =
-        tonic::transport::ClientTlsConfig::new().ca_certificate(tonic::transport::Certificate::from_pem(authority));
-    let url = format!("https://localhost:{}", home.ask);
-    let endpoint = tonic::transport::Endpoint::from_shared(url).unwrap().tls_config(tls).unwrap();
-    let mut asker = wire::query_client::QueryClient::new(endpoint.connect().await.unwrap());
-    let request = |token: &PathBuf, query: &str, cursor: String| {
-        let question = Some(wire::Question { query: query.to_owned(), ..Default::default() });
-        let mut request = tonic::Request::new(wire::FindRequest { question, limit: 10, cursor, count: false });
-        let value = format!("Bearer {}", std::fs::read_to_string(token).unwrap().trim());
-        request.metadata_mut().insert("authorization", value.parse().unwrap());
-        request
+    let mut asker = asker(home).await;
+    let find = |query: &str, cursor: &str| wire::FindRequest {
+        question: question(query),
+        limit: 10,
+        cursor: cursor.to_owned(),
+        count: false,
     };
+    // A time that is told from now means the same on each page.
+    let recent = "kind:call since:24h";
     let mut heard = Vec::new();
     for (token, other) in [(tokens[0], tokens[1]), (tokens[1], tokens[0])] {
-        let first = asker.find(request(token, "kind:call", String::new())).await.unwrap().into_inner();
-        let second = asker.find(request(token, "kind:call", first.cursor.clone())).await.unwrap().into_inner();
+        let first = asker.find(request(token, find(recent, ""))).await.unwrap().into_inner();
+        let second = asker.find(request(token, find(recent, &first.cursor))).await.unwrap().into_inner();
         assert!(
             second.hits[0].position < first.hits[9].position || second.hits[0].workspace != first.hits[9].workspace
         );
-        heard.push(asker.find(request(other, "kind:call", first.cursor.clone())).await.unwrap_err().code());
-        heard.push(asker.find(request(token, "", first.cursor)).await.unwrap_err().code());
+        heard.push(asker.find(request(other, find(recent, &first.cursor))).await.unwrap_err().code());
+        heard.push(asker.find(request(token, find("", &first.cursor))).await.unwrap_err().code());
     }
     heard
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_on_record_at_both_ends_and_lasts_no_longer_than_its_token() {
+    let home = Home::new("streams", SETTINGS);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let member = MemberId(random());
+    let [admin, analyst, auditor, exporter] =
+        ["admin", "analyst", "auditor", "exporter"].map(|role| token(&home, role, role, &[]));
+    let mut asker = asker(&home).await;
+    let follow = |query: &str| wire::FollowRequest { question: question(query) };
+    let show = || wire::ShowRequest { workspace: "payments".to_owned(), position: 1, ..Default::default() };
+
+    let mut following = asker.follow(request(&analyst, follow("kind:call outcome:denied"))).await.unwrap().into_inner();
+    // A workspace that is made later is followed too.
+    let mut later = Gateway::enrol(&home, home.workspace("later"));
+    ship(&mut gateway, &mut session, 0..20, member).await;
+    let mut heard = Vec::new();
+    while heard.len() < 4 {
+        heard.extend(following.message().await.unwrap().unwrap().hits.iter().map(|hit| hit.position));
+    }
+    assert_eq!(heard, [5, 10, 15, 20]);
+    let mut other = later.connect(home.grpc).await.unwrap();
+    ship(&mut later, &mut other, 0..5, member).await;
+    let hit = following.message().await.unwrap().unwrap().hits[0].clone();
+    assert_eq!((hit.workspace_name.as_str(), hit.position), ("later", 5));
+
+    // Who may what, by the code of the answer.
+    let mut codes = Vec::new();
+    for token in [&admin, &analyst, &auditor, &exporter] {
+        let shown = asker.show(request(token, show())).await.map(|shown| shown.into_inner().hit.unwrap().position);
+        let followed = asker.follow(request(token, follow(""))).await;
+        codes.push((shown.is_ok_and(|position| position == 1), followed.map_err(|why| why.code()).err()));
+    }
+    let denied = Some(tonic::Code::PermissionDenied);
+    assert_eq!(codes, [(true, None), (true, None), (true, denied), (false, None)]);
+
+    // Whoever leaves early is on record with what was sent: of 60,000 records the first parts.
+    for start in 0..15 {
+        ship(&mut gateway, &mut session, 20 + start * 4_000..20 + (start + 1) * 4_000, member).await;
+    }
+    let wanted = wire::ExportRequest { question: question("kind:call"), ..Default::default() };
+    let mut exported = asker.export(request(&exporter, wanted)).await.unwrap().into_inner();
+    assert!(!exported.message().await.unwrap().unwrap().bytes.is_empty());
+    drop(exported);
+
+    let listed = home.say(&["token", "list"]);
+    let id = listed.lines().find(|line| line.contains(" analyst ")).unwrap().split(' ').next().unwrap();
+    home.say(&["token", "revoke", id, "--reason", "left"]);
+    ship(&mut gateway, &mut session, 60_020..60_040, member).await;
+    let ended = loop {
+        match following.message().await {
+            Ok(Some(heard)) => assert!(heard.hits.iter().all(|hit| hit.position <= 60_020), "{heard:?}"),
+            ended => break ended.unwrap_err(),
+        }
+    };
+    assert_eq!(ended.code(), tonic::Code::Unauthenticated, "{ended}");
+    // The end of the export is on record when it is noticed that nobody reads.
+    let mut many = Vec::new();
+    for _ in 0..200 {
+        home.say(&["cut"]);
+        let of = |(decision, _, hits, _): (String, String, u64, bool)| (decision == "allowed").then_some(hits);
+        many = on_record(&home).into_iter().filter_map(of).filter(|hits| *hits > 1).collect();
+        if many.len() >= 2 {
+            break;
+        }
+    }
+    many.sort_unstable();
+    assert!((100..60_000).contains(&many[0]) && many[1] == 5 + 12_000, "{many:?}");
+    end(&process);
 }
 
 #[tokio::test(flavor = "multi_thread")]
