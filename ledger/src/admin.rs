@@ -25,7 +25,7 @@ use custody::{
     },
 };
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch as marks};
 use tonic::{
     Request as Call, Response, Status,
     body::Body,
@@ -37,16 +37,18 @@ use tonic::{
 use crate::{
     alarm::Alarms,
     clock,
-    commit::{Request, State, Writer},
+    commit::{Chains, Request, State, Writer},
     directory::Ask,
     log_view::{FenceState, LogView},
     pki::{self, Identity},
     store::Store,
+    tail::Tail,
     workspace::Workspace,
 };
 
 mod members;
 mod tokens;
+mod watch;
 
 /// Seconds that a command waits for the archive.
 const ARCHIVE_SECONDS_MAX: u64 = 60;
@@ -77,12 +79,20 @@ pub struct AdminService {
     pub origin: String,
     /// The writer's queue.
     pub writer: mpsc::Sender<Request>,
+    /// What was committed.
+    pub tail: Arc<Tail>,
+    /// Key chains: they know the workspaces.
+    pub chains: Chains,
+    /// The rules that are in force, as YAML.
+    pub rules: Arc<str>,
+    /// One replay at a time: it takes a processor.
+    pub replays: Arc<Semaphore>,
     /// The directory's.
     pub directory: mpsc::Sender<Ask>,
     /// Where API tokens stand; it is not kept open.
     pub store: Weak<Store>,
     /// Number of queue rows that are published.
-    pub mark: watch::Receiver<u64>,
+    pub mark: marks::Receiver<u64>,
     /// The log.
     pub view: Arc<RwLock<LogView>>,
     /// What the fence told.
@@ -339,6 +349,20 @@ impl Admin for AdminService {
 
     async fn revoke_api_token(&self, call: Call<wire::RevokeApiTokenRequest>) -> Answer<wire::RevokeApiTokenResponse> {
         self.token_revoked(call).await
+    }
+
+    async fn switch_rule(&self, call: Call<wire::SwitchRuleRequest>) -> Answer<wire::SwitchRuleResponse> {
+        self.rule_switched(call).await
+    }
+
+    async fn dispose(&self, call: Call<wire::DisposeRequest>) -> Answer<wire::DisposeResponse> {
+        self.disposed(call).await
+    }
+
+    type ReplayStream = watch::Replayed;
+
+    async fn replay(&self, call: Call<wire::ReplayRequest>) -> Answer<Self::ReplayStream> {
+        self.replayed(call).await
     }
 }
 

@@ -78,6 +78,8 @@ alarms! {
     IndexFailing = "index-failing",
     /// A folder of the index had not the documents that it should have: it was thrown away and is built again.
     IndexDiffers = "index-differs",
+    /// The watch cannot go on: nothing new is found that is out of the ordinary.
+    WatchFailing = "watch-failing",
 }
 
 impl std::fmt::Display for Alarm {

@@ -59,8 +59,6 @@ const PAGE_MAX: u32 = 1_000;
 const RECORDED_BYTES_MAX: usize = 4_096;
 /// People of one name, at most: of more nobody knows who is meant.
 const OF_NAME_MAX: usize = 1_000;
-/// After its word a gateway has so long for the way.
-const SILENCE_GRACE_US: u64 = 60_000_000;
 
 /// Answers questions. Clones share it.
 #[derive(Clone)]
@@ -475,23 +473,14 @@ impl Asking {
 
 /// Gateways of a workspace that are silent beyond their word.
 fn silent_of(store: &Store, workspace: WorkspaceId) -> Result<Vec<wire::SilentGateway>, StoreError> {
-    let mut newest: BTreeMap<_, crate::store::EpochRow> = BTreeMap::new();
-    for (gateway, _, row) in store.epochs(workspace)? {
-        if newest.get(&gateway).is_none_or(|known| known.opened_at_index <= row.opened_at_index) {
-            newest.insert(gateway, row);
-        }
-    }
-    let now = clock::now_us();
-    let silent = newest.into_iter().filter_map(|(gateway, row)| {
-        let due = row.heard_at.saturating_add(row.silence_us_max).saturating_add(SILENCE_GRACE_US);
-        (row.always_on && !row.closed && due < now).then(|| wire::SilentGateway {
-            workspace: workspace.into(),
-            gateway: gateway.into(),
-            heard_at: row.heard_at,
-            silence_us_max: row.silence_us_max,
-        })
+    let silent = store.silent_gateways(workspace, clock::now_us())?.into_iter();
+    let told = silent.map(|(gateway, row)| wire::SilentGateway {
+        workspace: workspace.into(),
+        gateway: gateway.into(),
+        heard_at: row.heard_at,
+        silence_us_max: row.silence_us_max,
     });
-    Ok(silent.collect())
+    Ok(told.collect())
 }
 
 fn is_reason(text: &str) -> bool {

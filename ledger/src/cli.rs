@@ -5,6 +5,7 @@
 //! are those of [`ExitReason`].
 
 mod admin;
+mod alarm;
 mod chain;
 mod gateway;
 mod hold;
@@ -12,6 +13,7 @@ mod key;
 mod member;
 mod offline;
 mod output;
+mod rule;
 mod search;
 mod sign;
 mod status;
@@ -100,6 +102,17 @@ enum Command {
     Token(token::TokenCommand),
     /// Ask for records, with an API token; every question is on record.
     Search(Box<search::SearchArgs>),
+    /// Rules and detectors of what is out of the ordinary.
+    #[command(subcommand)]
+    Rule(rule::RuleCommand),
+    /// What somebody made of an alarm of the watch.
+    #[command(subcommand)]
+    Alarm(alarm::AlarmCommand),
+    /// Raise the alarms on record once more, from the records, and compare them byte for byte.
+    Replay {
+        #[command(flatten)]
+        at: At,
+    },
     /// Statements as such.
     #[command(subcommand)]
     Statement(chain::StatementCommand),
@@ -262,6 +275,9 @@ async fn run(command: Command) -> Done {
         Command::Member(command) => member::run(command).await,
         Command::Vault(command) => vault::run(command),
         Command::Token(command) => token::run(command).await,
+        Command::Rule(command) => rule::run(command).await,
+        Command::Alarm(command) => alarm::run(command).await,
+        Command::Replay { at } => alarm::replay(at).await,
         Command::Search(args) => search::run(*args).await,
         Command::Statement(command) => chain::run(command).await,
         Command::Status(args) => status::run(args).await,

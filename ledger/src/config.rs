@@ -271,6 +271,12 @@ knobs! {
         days_max: u64 = 90, in 1..=3650;
     }
 
+    /// The watch: what is out of the ordinary becomes an alarm, on record.
+    Watch "watch" {
+        /// Folder of Sigma rules (`*.yml`) beside those that ship; empty: none. Read at a start.
+        rules: PathBuf = PathBuf::new();
+    }
+
     /// The store and the disk under it.
     Store "store" {
         /// Bytes of memory for blocks that were read.
@@ -332,6 +338,9 @@ pub struct Config {
     /// The index.
     #[serde(default)]
     pub index: Index,
+    /// The watch.
+    #[serde(default)]
+    pub watch: Watch,
     /// The store and the disk.
     #[serde(default)]
     pub store: Store,
@@ -363,6 +372,7 @@ impl Config {
             segment: Segment::default(),
             publish: Publish::default(),
             index: Index::default(),
+            watch: Watch::default(),
             store: Store::default(),
             drain: Drain::default(),
         }
@@ -393,6 +403,7 @@ impl Config {
         Segment::template(&mut out);
         Publish::template(&mut out);
         Index::template(&mut out);
+        Watch::template(&mut out);
         Store::template(&mut out);
         Drain::template(&mut out);
         out
@@ -440,7 +451,7 @@ impl Config {
         for path in all {
             *path = base.join(&*path);
         }
-        for optional in [&mut self.keys.passphrase_file, &mut self.ask.token_file] {
+        for optional in [&mut self.keys.passphrase_file, &mut self.ask.token_file, &mut self.watch.rules] {
             if !optional.as_os_str().is_empty() {
                 *optional = base.join(&*optional);
             }
@@ -470,6 +481,7 @@ impl Config {
         self.segment.check()?;
         self.publish.check()?;
         self.index.check()?;
+        self.watch.check()?;
         self.store.check()?;
         self.drain.check()?;
         self.check_together()

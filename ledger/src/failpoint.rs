@@ -44,6 +44,8 @@ pub const NAMES: &[&str] = &[
     "index-before-commit",
     "index-prepared",
     "index-after-commit",
+    "watch-raised",
+    "watch-told",
     "seal-before-staging",
     "seal-after-staging",
     "seal-after-seal",

@@ -36,6 +36,7 @@ pub mod tail;
 pub mod token;
 pub mod upkeep;
 pub mod vault;
+pub mod watch;
 pub mod workspace;
 
 #[cfg(test)]

@@ -69,6 +69,8 @@ pub const TABLE: &[(&str, Kind, &str)] = &[
         "questions refused because too much is asked: they make no record",
     ),
     ("custody_searches_unknown_total", Kind::Counter, "questions with a token that is not known, or stands no longer"),
+    ("custody_watch_lag_commits", Kind::Gauge, "commits that the watch has not looked at yet"),
+    ("custody_alarms_on_record_total", Kind::Counter, "alarms of the watch that were put on record"),
     ("custody_index_lag_commits", Kind::Gauge, "commits that the index does not have yet: they are searched in memory"),
     ("custody_index_commits_total", Kind::Counter, "commits of the index"),
     ("custody_index_commit_seconds", Kind::Histogram, "time of a commit of the index"),

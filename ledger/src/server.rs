@@ -8,12 +8,13 @@ use std::{
 use custody::wire::ingest_server::IngestServer;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 use tonic::transport::Server;
 
 use self::{
+    followers::{read_rules, start_index, start_watching},
     helpers::{Helpers, broke_off},
     open::Opened,
 };
@@ -29,7 +30,7 @@ use crate::{
     exit::ExitReason,
     fence::Fence,
     http,
-    index::{Follower, Index},
+    index::Index,
     ingest::{IngestService, Limits as IngestLimits},
     listen::{self, Comers},
     log_view::{FenceState, LogView, report},
@@ -43,6 +44,7 @@ use crate::{
 };
 
 mod drain;
+mod followers;
 mod helpers;
 mod open;
 
@@ -187,6 +189,8 @@ async fn serve(
     let archive = publisher.archive.clone();
     let (index, indexing) = start_index(&config, &shared)?;
     let asking = asking(&store, index, &shared)?;
+    let rules = read_rules(&config)?;
+    let watching_records = start_watching(&config, &rules, &shared)?;
     let requests = shared.requests.clone();
     // A stale copy owns no term: whatever waits in it was published by another, or never will be.
     let mut publishing: JoinHandle<PublishError> = match serving {
@@ -199,7 +203,7 @@ async fn serve(
         config: config.clone(),
         pki: Arc::clone(&shared.pki),
         ingest: ingest_service(&config, &shared, Weak::clone(&store)),
-        admin: admin_service(&config, &shared, Weak::clone(&store)),
+        admin: admin_service(&config, &shared, rules, Weak::clone(&store)),
         asking,
     };
     let state = http::state(&shared.metrics, &shared.alarms, &shared.view, archive, requests.clone());
@@ -241,6 +245,8 @@ async fn serve(
         publishing.abort();
         publishing.await.ok();
     }
+    // Before the writer: it may wait for its word.
+    watching_records.end().await;
     indexing.end().await;
     close(requests, writer.thread, store).await;
     alarms.keep_pending();
@@ -355,32 +361,6 @@ fn start_watch(config: &Config, shared: &Shared, fence: Fence, term: u64, servin
     tokio::spawn(follow_fence(fence, index, state, alarms, every))
 }
 
-/// The thread of the index.
-struct Indexing {
-    thread: std::thread::JoinHandle<()>,
-    stop: watch::Sender<()>,
-}
-
-impl Indexing {
-    /// Lets it commit what it has.
-    async fn end(self) {
-        drop(self.stop);
-        tokio::task::spawn_blocking(move || self.thread.join()).await.ok();
-    }
-}
-
-fn start_index(config: &Config, shared: &Shared) -> Result<(Arc<Index>, Indexing), Ended> {
-    let (root, tail) = (config.paths.data.join("index"), Arc::clone(&shared.tail));
-    let told = (shared.alarms.clone(), shared.metrics.clone());
-    let follower = Follower::open(root, tail, config.index.days_max, told);
-    let follower = follower.map_err(|why| Ended::store("open the index", &why))?;
-    let (index, (stop, stopped)) = (follower.index(), watch::channel(()));
-    let runtime = tokio::runtime::Handle::current();
-    let thread = std::thread::Builder::new().name("index".to_owned()).spawn(move || follower.run(&runtime, stopped));
-    let thread = thread.map_err(|why| Ended::failed("start the index", &why))?;
-    Ok((index, Indexing { thread, stop }))
-}
-
 fn asking(store: &Weak<Store>, index: Arc<Index>, shared: &Shared) -> Result<Asking, Ended> {
     let store = store.upgrade().ok_or_else(|| Ended::new(ExitReason::Failure, "the store was closed"))?;
     let queues = (shared.requests.clone(), shared.directory.clone());
@@ -416,10 +396,14 @@ fn start_helpers(config: &Config, shared: &Shared, directory: oneshot::Receiver<
     helpers
 }
 
-fn admin_service(config: &Config, shared: &Shared, store: Weak<Store>) -> AdminService {
+fn admin_service(config: &Config, shared: &Shared, rules: Arc<str>, store: Weak<Store>) -> AdminService {
     AdminService {
         origin: config.origin.clone(),
         writer: shared.requests.clone(),
+        tail: Arc::clone(&shared.tail),
+        chains: Arc::clone(&shared.chains),
+        rules,
+        replays: Arc::new(Semaphore::new(1)),
         directory: shared.directory.clone(),
         store,
         mark: shared.mark.clone(),

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use custody::{
-    batch::Submitted,
+    batch::{Header, Submitted},
     id::{WorkspaceId, hex},
     query::{Facts, Place},
     segment::{Content, Entry, Leaf},
@@ -54,6 +54,11 @@ impl Chunk {
     /// Whose.
     pub fn workspace(&self) -> WorkspaceId {
         self.batch.header.workspace
+    }
+
+    /// What its gateway signed.
+    pub fn header(&self) -> &Header {
+        &self.batch.header
     }
 
     /// Its records.

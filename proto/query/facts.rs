@@ -104,6 +104,19 @@ impl Facts {
         facts
     }
 
+    /// From values as somebody writes them down; `None` for one that its field cannot have.
+    pub fn told<'a>(values: impl IntoIterator<Item = (Field, &'a str)>) -> Option<Self> {
+        let mut facts = Self::default();
+        for (field, value) in values {
+            if field.is_text() {
+                facts.text(field, value);
+            } else {
+                facts.numbers.push((field, value.parse().ok()?));
+            }
+        }
+        Some(facts)
+    }
+
     /// All texts with their fields.
     pub fn all_texts(&self) -> impl Iterator<Item = (Field, &str)> {
         self.texts.iter().scan(0, |start, (field, end)| {

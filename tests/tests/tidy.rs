@@ -69,6 +69,7 @@ const ORDER: &[&str] = &[
     "publish",
     "upkeep",
     "index",
+    "watch",
     "ask",
     "http",
     "admin",
@@ -83,6 +84,8 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
     ("rocksdb", &["ledger"], &["ledger/src/store.rs"]),
     ("object_store", &["ledger"], &["ledger/src/archive.rs", "ledger/src/fence.rs"]),
     ("tantivy", &["ledger"], &["ledger/src/index"]),
+    ("rsigma_eval", &["ledger"], &["ledger/src/watch"]),
+    ("rsigma_parser", &["ledger"], &["ledger/src/watch/sigma.rs"]),
     ("rs_merkle", &["", "ledger"], &["ledger/src/seal.rs"]),
     ("axum", &["ledger", "gateway-shim"], &["gateway-shim/src/serve", "ledger/src/http.rs"]),
     (

@@ -270,6 +270,32 @@ impl Ledger {
         Ok(answered(limit, self.remote.revoke_api_token(request)).await?.again)
     }
 
+    /// Switches a rule.
+    pub(super) async fn switch_rule(&mut self, request: wire::SwitchRuleRequest) -> Result<(), Fault> {
+        let limit = self.prompt();
+        answered(limit, self.remote.switch_rule(request)).await.map(|_| ())
+    }
+
+    /// Says what an alarm was.
+    pub(super) async fn dispose(&mut self, request: wire::DisposeRequest) -> Result<(), Fault> {
+        let limit = self.prompt();
+        answered(limit, self.remote.dispose(request)).await.map(|_| ())
+    }
+
+    /// Walks the records once more, and hears of it.
+    pub(super) async fn replay(
+        &mut self,
+        request: wire::ReplayRequest,
+        mut hear: impl FnMut(&wire::ReplayResponse),
+    ) -> Result<(), Fault> {
+        let limit = self.prompt();
+        let mut stream = answered(limit, self.remote.replay(request)).await?;
+        while let Some(told) = stream.message().await.map_err(|why| refused(&why))? {
+            hear(&told);
+        }
+        Ok(())
+    }
+
     /// Cuts one workspace's segment or all; the size of the log when they are archived.
     pub(super) async fn cut(&mut self, workspace: Option<WorkspaceId>) -> Result<u64, Fault> {
         let request = wire::CutRequest { workspace: workspace.map_or_else(Bytes::new, Into::into) };

@@ -3,6 +3,8 @@
 //! What must hold: numbers in keys are big-endian, so that a scan gives order; a value that does not read as what was written
 //! is damage, and never a default.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use custody::{
     batch::{EpochState, Numbering},
@@ -11,6 +13,9 @@ use custody::{
 use prost::Message as _;
 
 use super::{Family, Store, StoreError};
+
+/// After its word a gateway has so long for the way.
+const SILENCE_GRACE_US: u64 = 60_000_000;
 
 /// A big-endian number.
 ///
@@ -198,6 +203,28 @@ pub struct ApiTokenRow {
 }
 
 impl Store {
+    /// Gateways that said that they are always on, and are silent beyond their word, each with its newest epoch.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn silent_gateways(
+        &self,
+        workspace: WorkspaceId,
+        now_us: u64,
+    ) -> Result<Vec<(GatewayId, EpochRow)>, StoreError> {
+        let mut newest: BTreeMap<GatewayId, EpochRow> = BTreeMap::new();
+        for (gateway, _, row) in self.epochs(workspace)? {
+            if newest.get(&gateway).is_none_or(|known| known.opened_at_index <= row.opened_at_index) {
+                newest.insert(gateway, row);
+            }
+        }
+        newest.retain(|_, row| {
+            let due = row.heard_at.saturating_add(row.silence_us_max).saturating_add(SILENCE_GRACE_US);
+            row.always_on && !row.closed && due < now_us
+        });
+        Ok(newest.into_iter().collect())
+    }
+
     /// An API token's row.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::{
 };
 
 use custody::wire::{self, admin_server::Admin as _};
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::{
@@ -14,6 +15,8 @@ use crate::{
     config::Config,
     pki::Identity,
     rig::{Dir, ORIGIN, Rig, faults::Faults},
+    store::Store,
+    tail::Tail,
 };
 
 /// What was logged.
@@ -76,8 +79,14 @@ async fn check_told(upkeep: &Upkeep, log: &Log, alarm: Alarm) {
     assert!(log.has(alarm), "{alarm} is not in the log");
     let metrics = upkeep.metrics.text(&upkeep.alarms);
     assert!(metrics.contains(&format!("custody_alarm{{name=\"{alarm}\"}} 1\n")), "{metrics}");
+    let dir = Dir::new("upkeep-told");
+    let store = Arc::new(Store::open(&dir.0, 8 << 20, 32 << 20).unwrap());
     let admin = AdminService {
         store: std::sync::Weak::new(),
+        tail: Arc::new(Tail::open(&store).unwrap()),
+        chains: Arc::default(),
+        rules: Arc::from(""),
+        replays: Arc::new(Semaphore::new(1)),
         directory: mpsc::channel(1).0,
         origin: ORIGIN.to_owned(),
         writer: upkeep.writer.clone(),

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "an open loop sends when a batch is due, by this machine's clock")]
 
 mod decide;
+mod detect;
 mod gateway;
 mod ledger;
 mod limits;
@@ -36,7 +37,7 @@ async fn main() -> Done {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (Some(section), Some(folder)) = (words.first(), words.get(1)) else {
         return Err(
-            "usage: bench limits|ingest|headline|sustained|size|archive|many|copy|decide|proxy|search FOLDER [ARGUMENT…]"
+            "usage: bench limits|ingest|headline|sustained|size|archive|many|copy|decide|detect|proxy|search FOLDER [ARGUMENT…]"
                 .into(),
         );
     };
@@ -60,6 +61,7 @@ async fn main() -> Done {
         "archive" => runs::archive(folder, number(words.get(2), 1_000_000)?).await,
         "many" => many::run(folder, number(words.get(2), 1_000)?, number(words.get(3), 60)?).await,
         "decide" => decide::run(),
+        "detect" => detect::run(number(words.get(2), 1)?, number(words.get(3), 3)?),
         "search" => tokio::task::block_in_place(|| search::run(folder, number(words.get(2), 1_000_000)?)),
         "proxy" => proxy::run(folder, number(words.get(2), 7)?).await,
         "copy" => records::write_copies(folder, number(words.get(2), 1_000_000)?, number(words.get(3), 4)?),

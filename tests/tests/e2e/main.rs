@@ -33,6 +33,7 @@ mod relay_sync;
 mod search;
 mod sync;
 mod tamper;
+mod watch;
 mod weak_spots;
 mod words;
 mod workspaces;

@@ -1,0 +1,164 @@
+//! The watch, for administrators: rules switched, alarms disposed of, and the walk once more. Each change is on record before its answer.
+
+use std::{pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use custody::{
+    id::WorkspaceId,
+    strict::is_token,
+    wire::{self, DispositionKind, Extension, LedgerEventKind, extension, record::Kind},
+};
+use futures::Stream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request as Call, Response, Status};
+
+use super::{AdminService, Answer, members::because, workspace_id};
+use crate::{
+    clock,
+    commit::{OnRecord, Request, Untaken},
+    store::StoreError,
+    watch::{
+        engine::{Engine, RULE_OFF, RULE_ON},
+        own_workspace,
+        replay::Replay,
+    },
+};
+
+/// Commits between two messages of a replay.
+const STEP: u64 = 2_000;
+/// Messages that wait for whoever reads them.
+const WAITING_MAX: usize = 4;
+
+/// What a replay tells.
+pub(super) type Replayed = Pin<Box<dyn Stream<Item = Result<wire::ReplayResponse, Status>> + Send>>;
+
+fn broken(why: &StoreError) -> Status {
+    tracing::error!(%why, "the records cannot be walked");
+    Status::unavailable("the records cannot be read (hint: the ledger's log says why)")
+}
+
+fn ending() -> Status {
+    Status::unavailable("the ledger is ending (hint: try again)")
+}
+
+impl AdminService {
+    fn engine(&self) -> Result<Engine, Status> {
+        Engine::new(&self.rules).map_err(|why| Status::internal(why.to_string()))
+    }
+
+    async fn put_on_record(&self, record: Kind) -> Result<(), Status> {
+        let (reply, answer) = oneshot::channel();
+        let told = OnRecord { rows: Vec::new(), records: vec![record], erasure: None, reply };
+        self.writer.send(Request::OnRecord(Box::new(told))).await.map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())?.map_err(|why| match why {
+            Untaken::Later(why) => Status::unavailable(format!("nothing is done that cannot be recorded: {why}")),
+            Untaken::Held(_) => ending(),
+        })
+    }
+
+    pub(super) async fn rule_switched(
+        &self,
+        call: Call<wire::SwitchRuleRequest>,
+    ) -> Answer<wire::SwitchRuleResponse> {
+        let because = because(&call, call.get_ref().because.as_ref())?;
+        let request = call.into_inner();
+        let no_workspace = || Status::not_found("there is no such workspace (hint: ledger workspace list)");
+        let workspace = workspace_id(&request.workspace)?.ok_or_else(no_workspace)?;
+        if !self.engine()?.knows(&request.rule) {
+            return Err(Status::not_found("there is no such rule (hint: ledger rule list)"));
+        }
+        let known = |id: &WorkspaceId| {
+            self.chains.read().unwrap_or_else(std::sync::PoisonError::into_inner).workspaces.contains_key(id)
+        };
+        if !known(&workspace) {
+            return Err(no_workspace());
+        }
+        let event = wire::LedgerEvent {
+            at: clock::now_us(),
+            kind: LedgerEventKind::Configuration as i32,
+            action: if request.off { RULE_OFF } else { RULE_ON }.to_owned(),
+            outcome: "ok".to_owned(),
+            actor: because.actor,
+            reason: because.reason,
+            ticket: because.ticket,
+            workspace: Some(workspace.into()),
+            details: vec![Extension {
+                key: format!("rule/{}", request.rule),
+                value: Some(extension::Value::Number(1)),
+            }],
+            ..Default::default()
+        };
+        self.put_on_record(Kind::LedgerEvent(event)).await?;
+        Ok(Response::new(wire::SwitchRuleResponse {}))
+    }
+
+    pub(super) async fn disposed(&self, call: Call<wire::DisposeRequest>) -> Answer<wire::DisposeResponse> {
+        let because = because(&call, call.get_ref().because.as_ref())?;
+        let request = call.into_inner();
+        let now = clock::now_us();
+        let suppresses = request.kind() == DispositionKind::Suppressed;
+        if request.kind() == DispositionKind::Unspecified || suppresses != (request.until > 0) {
+            return Err(Status::invalid_argument("say what it was; a suppression, and nothing else, has an end"));
+        }
+        if suppresses && request.until <= now {
+            return Err(Status::invalid_argument("the suppression would be over already"));
+        }
+        let own = own_workspace(&self.chains).ok_or_else(ending)?;
+        let one = self.tail.at_position(own, request.position).map_err(|why| broken(&why))?;
+        let is_alarm = one.is_some_and(|one| {
+            one.chunk.fact(one.index).texts(custody::query::Field::Kind).any(|kind| kind == "alarm")
+        });
+        if !is_alarm {
+            return Err(Status::not_found("no alarm stands there (hint: ledger search kind:alarm)"));
+        }
+        let actor = Some(because.actor).filter(|actor| is_token(actor)).unwrap_or_else(|| "administrator".to_owned());
+        let said = wire::Disposition {
+            at: now,
+            kind: request.kind,
+            workspace: own.into(),
+            position: request.position,
+            actor,
+            reason: because.reason,
+            ticket: because.ticket,
+            until: suppresses.then_some(request.until),
+        };
+        self.put_on_record(Kind::Disposition(said)).await?;
+        Ok(Response::new(wire::DisposeResponse {}))
+    }
+
+    pub(super) async fn replayed(&self, call: Call<wire::ReplayRequest>) -> Answer<Replayed> {
+        let request = call.into_inner();
+        let others = !request.rules.is_empty();
+        let text = if others { Arc::from(request.rules) } else { Arc::clone(&self.rules) };
+        let engine = Engine::new(&text).map_err(|why| Status::invalid_argument(why.to_string()))?;
+        let busy = || Status::resource_exhausted("another replay is under way (hint: try again when it is done)");
+        let place = Arc::clone(&self.replays).try_acquire_owned().map_err(|_| busy())?;
+        let own = own_workspace(&self.chains);
+        let (tail, since) = (Arc::clone(&self.tail), others.then_some(request.since));
+        let (to, stream) = mpsc::channel(WAITING_MAX);
+        tokio::task::spawn_blocking(move || {
+            let _place = place;
+            let told = Replay::new(&tail, own, engine, since).and_then(|mut replay| {
+                loop {
+                    let (alarms, more) = replay.step(STEP)?;
+                    let (walked, committed) = replay.progress();
+                    let alarms = alarms.iter().map(|alarm| Bytes::from(crate::watch::bytes_of(alarm))).collect();
+                    let mut told = wire::ReplayResponse { walked, committed, alarms, outcome: None };
+                    if !more {
+                        told.outcome = Some(replay.outcome());
+                        to.blocking_send(Ok(told)).ok();
+                        return Ok(());
+                    }
+                    if to.blocking_send(Ok(told)).is_err() {
+                        return Ok(());
+                    }
+                }
+            });
+            if let Err(why) = told {
+                to.blocking_send(Err(broken(&why))).ok();
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}

@@ -1,0 +1,71 @@
+//! Threads that walk what was committed: the index, and the watch.
+//!
+//! What must hold: each ends before the store is closed, and writes down what it has.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{Ended, Shared};
+use crate::{
+    config::Config,
+    exit::ExitReason,
+    index::{Follower, Index},
+    watch::{Watch, engine::Engine, rules},
+};
+
+/// The thread of a follower.
+pub(super) struct Following {
+    thread: std::thread::JoinHandle<()>,
+    stop: watch::Sender<()>,
+}
+
+impl Following {
+    /// Runs it in a thread of its own.
+    fn start(
+        name: &'static str,
+        run: impl FnOnce(&tokio::runtime::Handle, watch::Receiver<()>) + Send + 'static,
+    ) -> Result<Self, Ended> {
+        let (stop, stopped) = watch::channel(());
+        let runtime = tokio::runtime::Handle::current();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&runtime, stopped));
+        let thread = thread.map_err(|why| Ended::failed("start a follower", &why))?;
+        Ok(Self { thread, stop })
+    }
+
+    /// Lets it write down what it has.
+    pub(super) async fn end(self) {
+        drop(self.stop);
+        tokio::task::spawn_blocking(move || self.thread.join()).await.ok();
+    }
+}
+
+pub(super) fn start_index(config: &Config, shared: &Shared) -> Result<(Arc<Index>, Following), Ended> {
+    let (root, tail) = (config.paths.data.join("index"), Arc::clone(&shared.tail));
+    let told = (shared.alarms.clone(), shared.metrics.clone());
+    let follower = Follower::open(root, tail, config.index.days_max, told);
+    let follower = follower.map_err(|why| Ended::store("open the index", &why))?;
+    let index = follower.index();
+    Ok((index, Following::start("index", move |runtime, stopped| follower.run(runtime, stopped))?))
+}
+
+/// The rules that are in force: those that ship, and the operator's.
+pub(super) fn read_rules(config: &Config) -> Result<Arc<str>, Ended> {
+    let folder = Some(config.watch.rules.as_path()).filter(|folder| !folder.as_os_str().is_empty());
+    rules::all(folder).map(Arc::from).map_err(|why| wrong_rules(&why))
+}
+
+fn wrong_rules(why: &dyn std::fmt::Display) -> Ended {
+    let hint = "ledger rule lint FILE says what is wrong with a rule";
+    Ended::new(ExitReason::Configuration, format!("failed to read the rules of watch.rules: {why}\nhint: {hint}"))
+}
+
+/// The watch; a rule that cannot be run lets no ledger start: nobody would notice that it is not there.
+pub(super) fn start_watching(config: &Config, rules: &str, shared: &Shared) -> Result<Following, Ended> {
+    let engine = Engine::new(rules).map_err(|why| wrong_rules(&why))?;
+    let file = config.paths.data.join("watch");
+    let parts = (Arc::clone(&shared.tail), Arc::clone(&shared.chains), shared.requests.clone());
+    let watch = Watch::open(engine, file, parts, (shared.alarms.clone(), shared.metrics.clone()));
+    let watch = watch.map_err(|why| Ended::store("read how far the watch has come", &why))?;
+    Following::start("watch", move |runtime, stopped| watch.run(runtime, stopped))
+}

@@ -1,0 +1,349 @@
+//! The watch: a follower that walks the records in the order of commit and says what is out of the ordinary.
+//!
+//! What must hold: alarms are functions of records ([`engine`]); an alarm and how far the watch has told are in one write, so that a
+//! crash anywhere neither loses one nor tells it twice; what is remembered is written down every so often, is of no use to anybody
+//! else, and is made again from the store when it is lost. The watch waits for the store and never the other way round. What depends
+//! on the clock or on this machine is a condition ([`conditions`]), on record when it begins and when it ends.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use custody::{
+    id::WorkspaceId,
+    record,
+    segment::{Content, Entry},
+    statement::RESERVED_NAME,
+    wire::{self, Extension, LeafKind, LedgerEvent, LedgerEventKind, extension, record::Kind},
+};
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::{engine::Engine, event::Event};
+use crate::{
+    alarm::{Alarm, Alarms},
+    clock,
+    commit::{Chains, OnRecord, Request, Untaken},
+    log_view::report,
+    metrics::Metrics,
+    store::{Family, Store, StoreError},
+    tail::{Chunk, Tail},
+};
+
+pub mod baseline;
+mod conditions;
+pub mod engine;
+pub mod event;
+mod memory;
+pub mod replay;
+pub mod risk;
+pub mod rules;
+pub mod sigma;
+
+/// Name of the commit index up to which alarms are on record, among the store's numbers.
+const TOLD: &str = "watch_told";
+/// Name of the digest of the rules that were loaded last, among the store's values.
+const RULES: &str = "watch_rules";
+/// Commits in one step, before anything else is looked at.
+const STEP: u64 = 256;
+/// How often conditions are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often what is remembered is written down, and after how many records: what a start has to walk again.
+const WRITE_EVERY: Duration = Duration::from_secs(300);
+const WRITE_RECORDS: u64 = 2_000_000;
+/// How long it waits after a failure.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How far the watch stands back: with intake and questions before it.
+const NICE: i32 = 10;
+
+/// Why the watch does not go on.
+#[derive(Debug)]
+enum Stuck {
+    Store(StoreError),
+    /// The writer takes nothing now, in words.
+    Later(String),
+    /// The ledger is ending.
+    Ending,
+}
+
+impl From<StoreError> for Stuck {
+    fn from(source: StoreError) -> Self {
+        match source {
+            StoreError::Closed => Self::Ending,
+            source => Self::Store(source),
+        }
+    }
+}
+
+/// What a watch is made of.
+pub struct Watch {
+    engine: Engine,
+    tail: Arc<Tail>,
+    writer: mpsc::Sender<Request>,
+    chains: Chains,
+    alarms: Alarms,
+    metrics: Metrics,
+    file: PathBuf,
+    /// Next commit.
+    next: u64,
+    /// Alarms of commits before it are on record.
+    told: u64,
+    /// Records since what is remembered was written down, and when that was.
+    since: (u64, Instant),
+    looked: Option<Instant>,
+    conditions: conditions::Conditions,
+}
+
+/// One walk over what was committed: of the watch, of a replay.
+pub struct Walk<'a> {
+    /// What was committed.
+    pub tail: &'a Tail,
+    /// The ledger's own workspace.
+    pub own: Option<WorkspaceId>,
+}
+
+impl Walk<'_> {
+    /// What one commit raises; and how many records it has.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn take(&self, engine: &mut Engine, commit_index: u64) -> Result<(Vec<wire::Alarm>, u64), StoreError> {
+        let Some(chunk) = self.tail.chunk(commit_index)? else {
+            let entry = self.tail.store()?.committed(commit_index)?;
+            return Ok((entry.map(|entry| equivocation(engine, &entry)).unwrap_or_default(), 0));
+        };
+        let mut alarms = Vec::new();
+        let is_own = self.own == Some(chunk.workspace());
+        for (index, facts) in chunk.facts().iter().enumerate() {
+            let Some(place) = chunk.place(index) else { continue };
+            let own = if is_own { record_of(&chunk, index) } else { None };
+            if let Some(Kind::Disposition(said)) = own.as_ref().and_then(|record| record.kind.as_ref())
+                && let Some(of) = self.alarm(said)?
+            {
+                engine.disposition(said, &of);
+            }
+            let event = Event { place: &place, facts, own: own.as_ref(), labels: &[] };
+            alarms.extend(engine.take(&event, (index == 0).then(|| chunk.header())));
+        }
+        Ok((alarms, chunk.records().len() as u64))
+    }
+
+    /// The alarm that a disposition is about.
+    fn alarm(&self, said: &wire::Disposition) -> Result<Option<wire::Alarm>, StoreError> {
+        let Ok(workspace) = WorkspaceId::try_from(said.workspace.as_ref()) else { return Ok(None) };
+        let one = self.tail.at_position(workspace, said.position)?;
+        let record = one.and_then(|one| record_of(&one.chunk, one.index));
+        Ok(record.and_then(|record| match record.kind {
+            Some(Kind::Alarm(alarm)) => Some(alarm),
+            _ => None,
+        }))
+    }
+}
+
+fn record_of(chunk: &Chunk, index: usize) -> Option<wire::Record> {
+    chunk.records().get(index).and_then(|bytes| wire::Record::decode(bytes.clone()).ok())
+}
+
+fn equivocation(engine: &mut Engine, entry: &Entry) -> Vec<wire::Alarm> {
+    match (&entry.content, entry.leaf.kind) {
+        (Content::Batch(batch), LeafKind::Equivocation) => engine.equivocation(&batch.header, entry.leaf.received_at),
+        _ => Vec::new(),
+    }
+}
+
+/// The ledger's own workspace.
+pub fn own_workspace(chains: &Chains) -> Option<WorkspaceId> {
+    let chains = chains.read().unwrap_or_else(PoisonError::into_inner);
+    chains.workspaces.iter().find(|(_, chain)| chain.name() == RESERVED_NAME).map(|(id, _)| *id)
+}
+
+impl Watch {
+    /// Takes up what was remembered.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open(
+        mut engine: Engine,
+        file: PathBuf,
+        (tail, chains, writer): (Arc<Tail>, Chains, mpsc::Sender<Request>),
+        (alarms, metrics): (Alarms, Metrics),
+    ) -> Result<Self, StoreError> {
+        let store = tail.store()?;
+        let told = store.number(TOLD)?.unwrap_or(0);
+        let next = match memory::read(&file, &tail) {
+            Ok(Some((next, bytes))) if engine.remember(&bytes) => next,
+            Ok(None) => 0,
+            Ok(Some(_)) | Err(_) => {
+                tracing::warn!(file = %file.display(), "what the watch remembered is of no use; it walks the store again");
+                0
+            }
+        };
+        let conditions = conditions::Conditions::open(&store)?;
+        let since = (0, Instant::now());
+        Ok(Self { engine, tail, writer, chains, alarms, metrics, file, next, told, since, looked: None, conditions })
+    }
+
+    /// Follows until `stop` is dropped.
+    pub fn run(mut self, runtime: &tokio::runtime::Handle, mut stop: watch::Receiver<()>) {
+        if let Err(why) = rustix::process::setpriority_process(None, NICE) {
+            tracing::warn!(%why, "the watch runs at the priority of everything else");
+        }
+        let mut news = self.tail.watch();
+        while stop.has_changed().is_ok() {
+            let pause = match self.step(runtime) {
+                Ok(true) => continue,
+                Ok(false) => LOOK_EVERY,
+                Err(Stuck::Ending) => return,
+                Err(Stuck::Later(why)) => {
+                    tracing::warn!(why, "an alarm waits: it cannot be put on record now");
+                    PAUSE
+                }
+                Err(Stuck::Store(why)) => {
+                    tracing::error!(why = report(&why), "the watch stands still");
+                    self.alarms.raise(Alarm::WatchFailing, report(&why));
+                    PAUSE
+                }
+            };
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = stop.changed() => {}
+                    _ = news.changed() => {}
+                    () = clock::sleep(pause) => {}
+                }
+            });
+        }
+        self.write();
+    }
+
+    /// Some commits; `false`: there is nothing to do now.
+    fn step(&mut self, runtime: &tokio::runtime::Handle) -> Result<bool, Stuck> {
+        let own = own_workspace(&self.chains);
+        if own.is_some() {
+            self.load_rules(runtime)?;
+        }
+        let committed = self.tail.committed();
+        let end = committed.min(self.next.saturating_add(STEP));
+        let worked = self.next < end;
+        while self.next < end {
+            let walk = Walk { tail: &self.tail, own };
+            let (raised, records) = walk.take(&mut self.engine, self.next)?;
+            // Of what was walked again after a start, those before were told.
+            if !raised.is_empty() && self.next >= self.told {
+                self.tell(raised, runtime)?;
+            }
+            self.next += 1;
+            self.since.0 += records;
+        }
+        self.metrics.set("custody_watch_lag_commits", committed.saturating_sub(self.next));
+        if self.since.0 >= WRITE_RECORDS || (self.since.0 > 0 && self.since.1.elapsed() >= WRITE_EVERY) {
+            self.write();
+        }
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+            self.look(runtime)?;
+            self.looked = Some(Instant::now());
+        }
+        Ok(worked)
+    }
+
+    /// Puts rules and this ledger's detectors in force, if others were.
+    fn load_rules(&self, runtime: &tokio::runtime::Handle) -> Result<(), Stuck> {
+        let digest = self.engine.digest();
+        if self.tail.store()?.value(Family::Meta, RULES)?.is_some_and(|known| known == digest[..]) {
+            return Ok(());
+        }
+        let detail = |key: &str, value| Extension { key: key.to_owned(), value: Some(value) };
+        let known = self.engine.rules().known().len() as u64;
+        let event = LedgerEvent {
+            at: clock::now_us(),
+            kind: LedgerEventKind::Configuration as i32,
+            action: engine::RULES_LOAD.to_owned(),
+            outcome: "ok".to_owned(),
+            details: vec![
+                detail("rules", extension::Value::Digest(Bytes::copy_from_slice(&digest))),
+                detail("count", extension::Value::Number(known)),
+            ],
+            ..LedgerEvent::default()
+        };
+        let row = (Family::Meta, Bytes::from_static(RULES.as_bytes()), Bytes::copy_from_slice(&digest));
+        self.record(vec![row], vec![Kind::LedgerEvent(event)], runtime)
+    }
+
+    /// Puts alarms on record, and that they are.
+    fn tell(&mut self, raised: Vec<wire::Alarm>, runtime: &tokio::runtime::Handle) -> Result<(), Stuck> {
+        let told = self.next + 1;
+        for alarm in &raised {
+            let severity = alarm.severity().as_str_name().trim_start_matches("SEVERITY_").to_ascii_lowercase();
+            let workspace = custody::id::hex(alarm.workspace.as_deref().unwrap_or_default());
+            tracing::warn!(alarm = alarm.name, severity, workspace, positions = ?alarm.positions, "out of the ordinary");
+        }
+        crate::failpoint::hit("watch-raised");
+        let count = raised.len() as u64;
+        let row = (Family::Meta, Bytes::from_static(TOLD.as_bytes()), Bytes::copy_from_slice(&told.to_be_bytes()));
+        let records: Vec<Kind> = raised.into_iter().map(Kind::Alarm).collect();
+        loop {
+            // It is the same alarm however often it is tried: nothing is walked twice for it.
+            match self.record(vec![row.clone()], records.clone(), runtime) {
+                Err(Stuck::Later(why)) => tracing::warn!(why, "alarms wait: they cannot be put on record now"),
+                told => break told?,
+            }
+            runtime.block_on(clock::sleep(PAUSE));
+        }
+        crate::failpoint::hit("watch-told");
+        self.told = told;
+        self.metrics.add("custody_alarms_on_record_total", count);
+        Ok(())
+    }
+
+    fn look(&mut self, runtime: &tokio::runtime::Handle) -> Result<(), Stuck> {
+        let store: Arc<Store> = self.tail.store()?;
+        let workspaces: Vec<WorkspaceId> = {
+            let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
+            chains.workspaces.keys().copied().collect()
+        };
+        let stand = conditions::standing(&store, &workspaces, &self.alarms, clock::now_us())?;
+        let (rows, records) = self.conditions.change(&stand, clock::now_us());
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.record(rows, records.into_iter().map(Kind::Alarm).collect(), runtime)?;
+        self.conditions.stand(stand);
+        Ok(())
+    }
+
+    /// On disk when it returns.
+    fn record(
+        &self,
+        rows: Vec<(Family, Bytes, Bytes)>,
+        records: Vec<Kind>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<(), Stuck> {
+        let (reply, answer) = oneshot::channel();
+        let told = OnRecord { rows, records, erasure: None, reply };
+        runtime.block_on(async {
+            self.writer.send(Request::OnRecord(Box::new(told))).await.map_err(|_| Stuck::Ending)?;
+            answer.await.map_err(|_| Stuck::Ending)?.map_err(|why| match why {
+                Untaken::Later(why) => Stuck::Later(why),
+                Untaken::Held(_) => Stuck::Ending,
+            })
+        })
+    }
+
+    /// Writes down what is remembered. That it could not is no loss: a start then walks more.
+    fn write(&mut self) {
+        let written = self.engine.remembered().and_then(|bytes| {
+            memory::write(&self.file, &self.tail, self.next, &bytes).map_err(|why| why.to_string())
+        });
+        if let Err(why) = written {
+            tracing::warn!(why, "what the watch remembers cannot be written down; a start will walk more of the store");
+        }
+        self.since = (0, Instant::now());
+    }
+}
+
+/// An alarm's bytes: what a replay compares.
+pub fn bytes_of(alarm: &wire::Alarm) -> Vec<u8> {
+    record::encode(Kind::Alarm(alarm.clone()))
+}

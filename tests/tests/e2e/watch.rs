@@ -1,0 +1,217 @@
+//! What is out of the ordinary: on record once, whatever is killed; the same again in a replay; switched off and suppressed by those who may.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use bytes::Bytes;
+use custody::{
+    id::MemberId,
+    record,
+    wire::{self, Decision, Outcome, Phase, record::Kind},
+};
+use custody_tests::{
+    peer::{Gateway, Session, now_us, opened, random},
+    process::{Home, Process, SETTINGS, binary, end, offline, text},
+    shown::{records, word},
+};
+use serde_json::Value;
+
+fn refused(number: u64, member: MemberId) -> Bytes {
+    record::encode(Kind::Call(wire::Call {
+        call_number: number,
+        phase: Phase::Complete as i32,
+        mode: wire::Mode::Strict as i32,
+        member: Some(member.into()),
+        server: "github".to_owned(),
+        target: Some(wire::call::Target::Tool("delete_repo".to_owned())),
+        decision: Decision::Denied as i32,
+        started_at: now_us(),
+        outcome: Outcome::Denied as i32,
+        ..Default::default()
+    }))
+    .into()
+}
+
+/// A tool that changed and that nobody accepted.
+fn changed(tool: &str) -> Bytes {
+    record::encode(Kind::ToolDefinition(wire::ToolDefinition {
+        at: now_us(),
+        change: wire::DefinitionChange::Changed as i32,
+        action: wire::DefinitionAction::Warned as i32,
+        server: "github".to_owned(),
+        target: Some(wire::tool_definition::Target::Tool(tool.to_owned())),
+        digest_before: Some(Bytes::from_static(&[1; 32])),
+        digest_after: Some(Bytes::from_static(&[2; 32])),
+        ..Default::default()
+    }))
+    .into()
+}
+
+async fn ship(gateway: &mut Gateway, session: &mut Session, records: Vec<Bytes>) {
+    let mut all: Vec<Bytes> = if gateway.header().opens() { vec![opened()] } else { Vec::new() };
+    all.extend(records);
+    let batch = gateway.sign(gateway.header(), &all);
+    gateway.keep(batch.clone());
+    session.send(batch).await.unwrap();
+    gateway.settle(session).await.unwrap();
+}
+
+/// Alarms that were raised, as their records; those in the archive.
+fn raised(home: &Home) -> Vec<Value> {
+    home.say(&["cut"]);
+    let mut alarms: Vec<Value> = records(home, "ledger").into_iter().filter(|shown| shown["kind"] == "alarm").collect();
+    alarms.retain(|shown| word(shown, "phase") == "raised");
+    alarms
+}
+
+/// Waits until an alarm of this name is about this tool or member, and gives all.
+fn until(home: &Home, process: &Process, name: &str, about: &str) -> Vec<Value> {
+    for _ in 0..200 {
+        let alarms = raised(home);
+        if alarms.iter().any(|shown| shown["record"]["name"] == name && shown.to_string().contains(about)) {
+            return alarms;
+        }
+    }
+    panic!("no alarm {name} about {about} in {:#?}\n{}", raised(home), process.log().join("\n"));
+}
+
+fn names(alarms: &[Value], about: &str) -> Vec<String> {
+    let of = alarms.iter().filter(|shown| shown.to_string().contains(about));
+    of.map(|shown| word(shown, "name").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_is_on_record_once_and_again_in_a_replay_byte_for_byte() {
+    let home = Home::new("watch", SETTINGS);
+    let mut process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut tool = 0;
+    for point in ["watch-raised", "watch-told"] {
+        for _ in 0..2 {
+            end(&process);
+            process = home.spawn(&[("CUSTODY_FAILPOINT", &format!("{point}:1"))]);
+            assert!(process.wait_serving(), "{}", process.log().join("\n"));
+            let session = gateway.connect(home.grpc).await.unwrap();
+            tool += 1;
+            let mut all: Vec<Bytes> = if gateway.header().opens() { vec![opened()] } else { Vec::new() };
+            all.push(changed(&format!("tool{tool}_")));
+            let batch = gateway.sign(gateway.header(), &all);
+            gateway.keep(batch.clone());
+            session.send(batch).await.ok();
+            let status = process.wait_end();
+            assert!(status.code().is_none(), "{point}: {status:?}");
+            process = home.start();
+            let mut session = gateway.connect(home.grpc).await.unwrap();
+            for batch in &gateway.waiting {
+                session.send(batch.bytes.clone()).await.unwrap();
+            }
+            gateway.settle(&mut session).await.unwrap();
+            until(&home, &process, "incident", &format!("tool{tool}_"));
+        }
+    }
+    // What it remembered is lost, and then damaged.
+    let file = home.dir.join("data/watch");
+    for damage in [false, true] {
+        end(&process);
+        if damage {
+            let mut bytes = std::fs::read(&file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&file, bytes).unwrap();
+        } else {
+            std::fs::remove_file(&file).unwrap();
+        }
+        process = home.start();
+        tool += 1;
+        let mut session = gateway.connect(home.grpc).await.unwrap();
+        ship(&mut gateway, &mut session, vec![changed(&format!("tool{tool}_"))]).await;
+        until(&home, &process, "incident", &format!("tool{tool}_"));
+    }
+    let alarms = raised(&home);
+    for number in 1..=tool {
+        assert_eq!(names(&alarms, &format!("tool{number}_")), ["incident", "tool-definition-changed"], "{alarms:#?}");
+    }
+    let said = home.say(&["replay"]);
+    assert!(said.contains("12 alarms on record were raised again, byte for byte; 0 were not; 0 were raised"), "{said}");
+    // Where it stands: the record of the changed tool itself.
+    let of_payments = records(&home, "payments");
+    let alarm = &alarms.last().unwrap()["record"];
+    let position = alarm["positions"][0].as_u64().unwrap();
+    let cause = of_payments.iter().find(|shown| shown["position"] == position).unwrap();
+    assert!(cause.to_string().contains(&format!("tool{tool}_")), "{cause}");
+    end(&process);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_are_switched_off_suppressed_tested_and_held_against_the_past() {
+    let home = Home::new("rules", SETTINGS);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let member = || MemberId(random());
+    let [first, second, third, fourth] = [member(), member(), member(), member()];
+    let burst = |member: MemberId| (0..6).map(|number| refused(number, member)).collect::<Vec<_>>();
+    ship(&mut gateway, &mut session, burst(first)).await;
+    let alarms = until(&home, &process, "denied-burst", &first.to_string());
+    assert_eq!(names(&alarms, &first.to_string()), ["denied-burst"]);
+    let alarm = alarms.iter().find(|shown| shown["record"]["name"] == "denied-burst").unwrap();
+    assert_eq!(alarm["record"]["positions"].as_array().unwrap().len(), 5);
+
+    home.say(&["rule", "off", "denied-burst", "payments", "--reason", "migration"]);
+    ship(&mut gateway, &mut session, burst(second)).await;
+    home.say(&["rule", "on", "denied-burst", "payments", "--reason", "migrated"]);
+    ship(&mut gateway, &mut session, burst(third)).await;
+    let alarms = until(&home, &process, "denied-burst", &third.to_string());
+    assert_eq!(names(&alarms, &second.to_string()), Vec::<String>::new(), "it was off");
+
+    // A suppression is about one name and one entity.
+    let place = alarm["position"].as_u64().unwrap().to_string();
+    home.say(&["alarm", "dispose", &place, "benign", "--reason", "drill"]);
+    home.say(&["alarm", "suppress", &place, "--for", "1d", "--reason", "drill"]);
+    ship(&mut gateway, &mut session, burst(first)).await;
+    ship(&mut gateway, &mut session, burst(fourth)).await;
+    let alarms = until(&home, &process, "denied-burst", &fourth.to_string());
+    assert_eq!(names(&alarms, &first.to_string()), ["denied-burst"]);
+    let dispositions = records(&home, "ledger").into_iter().filter(|shown| shown["kind"] == "disposition");
+    let kinds: Vec<String> = dispositions.map(|shown| word(&shown, "kind").to_owned()).collect();
+    assert_eq!(kinds, ["benign", "suppressed"]);
+    assert!(home.say(&["replay"]).contains("3 alarms on record were raised again, byte for byte; 0 were not; 0 were raised"));
+    for (args, words) in [
+        (&["rule", "off", "no-such", "payments", "--reason", "x"][..], "no such rule"),
+        (&["rule", "off", "denied-burst", "nowhere", "--reason", "x"], "no workspace nowhere"),
+        (&["alarm", "dispose", "0", "true", "--reason", "x"], "no alarm stands there"),
+        (&["alarm", "suppress", &place, "--for", "soon", "--reason", "x"], "no span of time"),
+    ] {
+        let done = home.try_say(args);
+        assert!(!done.status.success() && text(&done.stderr).contains(words), "{args:?}: {}", text(&done.stderr));
+    }
+    held_against_the_past(&home);
+    end(&process);
+}
+
+fn tried(args: &[&str]) -> Output {
+    Command::new(binary("ledger")).args(args).output().unwrap()
+}
+
+/// A rule of one's own, from its first draft to when it would have fired.
+fn held_against_the_past(home: &Home) {
+    assert!(offline(&["rule", "test"]).contains("samples, all as they must"));
+    assert!(offline(&["rule", "lint"]).contains("nothing is wrong"));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ledger/rules");
+    let shipped = std::fs::read_to_string(folder.join("denied-burst.yml")).unwrap();
+    let own = home.dir.join("own.yml");
+    let own_text = own.to_str().unwrap().to_owned();
+    let draft = |text: String| custody_tests::process::write(&own, text.as_bytes());
+    draft(shipped.replace("name: denied-burst", "name: my-burst").replace("gte: 5", "gte: 6"));
+    let done = tried(&["rule", "test", &own_text]);
+    assert!(!done.status.success() && text(&done.stdout).contains("my-burst must fire and does not"));
+    draft(shipped.replace("name: denied-burst", "name: my-burst"));
+    assert!(offline(&["rule", "test", &own_text]).contains("4 samples, all as they must"));
+    let said = home.say(&["rule", "backtest", &own_text, "--since", "1h"]);
+    assert!(said.contains("my-burst would have fired 4 times in 1h"), "{said}");
+    draft(shipped.replace("decision: denied", "decison: denied"));
+    let done = tried(&["rule", "lint", &own_text]);
+    assert!(!done.status.success() && text(&done.stderr).contains("no record has a field decison"));
+}
