@@ -46,6 +46,7 @@ use crate::{
 };
 
 pub(crate) mod faults;
+pub(crate) mod rng;
 mod table;
 
 pub(crate) const ORIGIN: &str = "ledger.test/rig";

@@ -42,6 +42,8 @@ pub mod replay;
 pub mod risk;
 pub mod rules;
 pub mod sigma;
+#[cfg(test)]
+mod tests;
 
 /// Name of the commit index up to which alarms are on record, among the store's numbers.
 const TOLD: &str = "watch_told";

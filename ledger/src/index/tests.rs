@@ -16,7 +16,7 @@ use ed25519_dalek::SigningKey;
 
 use super::*;
 use crate::{
-    rig::Dir,
+    rig::{Dir, rng::Rng},
     store::{Halves, LeafPlace, Notes, Rank, Store, call_rows, leaf_key, numbered},
     tail::News,
 };
@@ -24,25 +24,6 @@ use crate::{
 /// Only bounds a failure.
 const WAIT: Duration = Duration::from_secs(60);
 const DAY_0: u64 = 20_000 * DAY_US;
-
-/// splitmix64; the seed is printed, and `CUSTODY_SEED` sets it.
-struct Rng(u64);
-
-impl Rng {
-    fn for_test(name: &str) -> Self {
-        let seed = std::env::var("CUSTODY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x1d_e5);
-        println!("{name}: CUSTODY_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
 
 fn id(byte: u64) -> [u8; 16] {
     [u8::try_from(byte).unwrap(); 16]

@@ -79,6 +79,8 @@ struct State {
 pub struct Engine {
     sigma: Sigma,
     digest: [u8; 32],
+    /// In force whatever the records say: a backtest.
+    always: bool,
     labels: BTreeMap<([u8; 16], String), Vec<String>>,
     state: State,
 }
@@ -106,7 +108,7 @@ impl Engine {
             return Err(Refused(format!("rule {name}: the name is a detector's (hint: take another one)")));
         }
         let digest = sha256(&[b"custody/v1/rules", &[DETECTORS_VERSION], rules.as_bytes()]);
-        Ok(Self { sigma, digest, labels: BTreeMap::new(), state: State::default() })
+        Ok(Self { sigma, digest, always: false, labels: BTreeMap::new(), state: State::default() })
     }
 
     /// Tells these rules and detectors from all others.
@@ -129,10 +131,9 @@ impl Engine {
         self.state.in_force
     }
 
-    /// From now on as if `rules.load` had been read.
+    /// From now on these rules are in force, whichever the records say: to see what they would find.
     pub fn put_in_force(&mut self) {
-        self.state.in_force = true;
-        self.sigma.forget();
+        (self.always, self.state.in_force) = (true, true);
     }
 
     /// What a record raises; `header` is that of its batch, with the batch's first record.
@@ -195,6 +196,7 @@ impl Engine {
 
     fn hear(&mut self, told: &LedgerEvent) {
         match told.action.as_str() {
+            RULES_LOAD if self.always => {}
             RULES_LOAD => {
                 let digest = told.details.iter().find_map(|detail| match &detail.value {
                     Some(extension::Value::Digest(digest)) => Some(digest.as_ref()),
