@@ -83,6 +83,7 @@ impl From<StoreError> for Stuck {
 /// What a watch is made of.
 pub struct Watch {
     engine: Engine,
+    rules: Arc<str>,
     tail: Arc<Tail>,
     writer: mpsc::Sender<Request>,
     chains: Chains,
@@ -168,24 +169,55 @@ impl Watch {
     /// # Errors
     /// [`StoreError`].
     pub fn open(
-        mut engine: Engine,
+        (engine, rules): (Engine, Arc<str>),
         file: PathBuf,
         (tail, chains, writer): (Arc<Tail>, Chains, mpsc::Sender<Request>),
         (alarms, metrics): (Alarms, Metrics),
     ) -> Result<Self, StoreError> {
         let store = tail.store()?;
         let told = store.number(TOLD)?.unwrap_or(0);
-        let next = match memory::read(&file, &tail) {
-            Ok(Some((next, bytes))) if engine.remember(&bytes) => next,
+        let conditions = conditions::Conditions::open(&store)?;
+        let since = (0, Instant::now());
+        let mut watch = Self {
+            engine,
+            rules,
+            tail,
+            writer,
+            chains,
+            alarms,
+            metrics,
+            file,
+            next: 0,
+            told,
+            since,
+            looked: None,
+            conditions,
+        };
+        watch.remember();
+        Ok(watch)
+    }
+
+    /// Goes on from what was written down last, or from the first record.
+    fn remember(&mut self) {
+        self.next = match memory::read(&self.file, &self.tail) {
+            Ok(Some((next, bytes))) if self.engine.remember(&bytes) => next,
             Ok(None) => 0,
             Ok(Some(_)) | Err(_) => {
-                tracing::warn!(file = %file.display(), "what the watch remembered is of no use; it walks the store again");
+                let file = self.file.display();
+                tracing::warn!(%file, "what the watch remembered is of no use; it walks the store again");
                 0
             }
         };
-        let conditions = conditions::Conditions::open(&store)?;
-        let since = (0, Instant::now());
-        Ok(Self { engine, tail, writer, chains, alarms, metrics, file, next, told, since, looked: None, conditions })
+    }
+
+    /// After a record that was half looked at: the same must not be looked at twice.
+    fn begin_again(&mut self) {
+        match Engine::new(&self.rules) {
+            Ok(engine) => self.engine = engine,
+            // They were read at the start.
+            Err(why) => tracing::error!(%why, "the rules cannot be read any more"),
+        }
+        self.remember();
     }
 
     /// Follows until `stop` is dropped.
@@ -195,9 +227,10 @@ impl Watch {
         }
         let mut news = self.tail.watch();
         while stop.has_changed().is_ok() {
-            let pause = match self.step(runtime) {
+            let pause = match self.step(runtime, &stop) {
                 Ok(true) => continue,
                 Ok(false) => LOOK_EVERY,
+                // What was looked at and not told is looked at again by the next start: nothing of it is written down.
                 Err(Stuck::Ending) => return,
                 Err(Stuck::Later(why)) => {
                     tracing::warn!(why, "an alarm waits: it cannot be put on record now");
@@ -206,6 +239,7 @@ impl Watch {
                 Err(Stuck::Store(why)) => {
                     tracing::error!(why = report(&why), "the watch stands still");
                     self.alarms.raise(Alarm::WatchFailing, report(&why));
+                    self.begin_again();
                     PAUSE
                 }
             };
@@ -221,7 +255,7 @@ impl Watch {
     }
 
     /// Some commits; `false`: there is nothing to do now.
-    fn step(&mut self, runtime: &tokio::runtime::Handle) -> Result<bool, Stuck> {
+    fn step(&mut self, runtime: &tokio::runtime::Handle, stop: &watch::Receiver<()>) -> Result<bool, Stuck> {
         let own = own_workspace(&self.chains);
         if own.is_some() {
             self.load_rules(runtime)?;
@@ -229,12 +263,12 @@ impl Watch {
         let committed = self.tail.committed();
         let end = committed.min(self.next.saturating_add(STEP));
         let worked = self.next < end;
-        while self.next < end {
+        while self.next < end && stop.has_changed().is_ok() {
             let walk = Walk { tail: &self.tail, own };
             let (raised, records) = walk.take(&mut self.engine, self.next)?;
             // Of what was walked again after a start, those before were told.
             if !raised.is_empty() && self.next >= self.told {
-                self.tell(raised, runtime)?;
+                self.tell(raised, runtime, stop)?;
             }
             self.next += 1;
             self.since.0 += records;
@@ -274,7 +308,12 @@ impl Watch {
     }
 
     /// Puts alarms on record, and that they are.
-    fn tell(&mut self, raised: Vec<wire::Alarm>, runtime: &tokio::runtime::Handle) -> Result<(), Stuck> {
+    fn tell(
+        &mut self,
+        raised: Vec<wire::Alarm>,
+        runtime: &tokio::runtime::Handle,
+        stop: &watch::Receiver<()>,
+    ) -> Result<(), Stuck> {
         let told = self.next + 1;
         for alarm in &raised {
             let severity = alarm.severity().as_str_name().trim_start_matches("SEVERITY_").to_ascii_lowercase();
@@ -288,6 +327,7 @@ impl Watch {
         loop {
             // It is the same alarm however often it is tried: nothing is walked twice for it.
             match self.record(vec![row.clone()], records.clone(), runtime) {
+                Err(Stuck::Later(_)) if stop.has_changed().is_err() => return Err(Stuck::Ending),
                 Err(Stuck::Later(why)) => tracing::warn!(why, "alarms wait: they cannot be put on record now"),
                 told => break told?,
             }
@@ -335,9 +375,10 @@ impl Watch {
 
     /// Writes down what is remembered. That it could not is no loss: a start then walks more.
     fn write(&mut self) {
-        let written = self.engine.remembered().and_then(|bytes| {
-            memory::write(&self.file, &self.tail, self.next, &bytes).map_err(|why| why.to_string())
-        });
+        let written = self
+            .engine
+            .remembered()
+            .and_then(|bytes| memory::write(&self.file, &self.tail, self.next, &bytes).map_err(|why| why.to_string()));
         if let Err(why) = written {
             tracing::warn!(why, "what the watch remembers cannot be written down; a start will walk more of the store");
         }

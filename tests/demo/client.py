@@ -3,7 +3,7 @@
     client.py PLAN URL [ARGUMENT], with the member's token in CUSTODY_TOKEN
 
 Prints one JSON line a call, when it ends: the tool, and how it ended for the client. run.py compares them with what the
-ledger's archive says. Plans: everything, files ROOT, stream COUNT, hang.
+ledger's archive says. Plans: everything, files ROOT, stream COUNT, refused, hang.
 """
 
 import asyncio
@@ -86,6 +86,17 @@ async def stream(caller, count):
         await caller.call("echo", message=f"call {MARK} {number}")
 
 
+async def refused(caller):
+    """An agent that tries again and again what the policy forbids."""
+    for _ in range(6):
+        try:
+            result = await caller.client.call_tool("get-env", {}, read_timeout_seconds=CALL_SECONDS_MAX)
+            ended = "denied" if result.is_error else "ok"
+        except MCPError:
+            ended = "denied"
+        say(tool="get-env", ended=ended)
+
+
 async def hang(caller):
     """A call that this process does not live to see the end of."""
 
@@ -106,7 +117,9 @@ async def main():
         async with Client(transport, read_timeout_seconds=CALL_SECONDS_MAX) as client:
             tools = await client.list_tools()
             say(protocol=str(client.protocol_version), tools=len(tools.tools))
-            await {"everything": everything, "files": files, "stream": stream, "hang": hang}[plan](Caller(client), *rest)
+            await {"everything": everything, "files": files, "stream": stream, "refused": refused, "hang": hang}[
+                plan
+            ](Caller(client), *rest)
 
 
 asyncio.run(main())

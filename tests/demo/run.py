@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from parts import (
-    BIN, NODE, NODE_ENVIRONMENT, NODE_MODULES, PATIENCE_S, PYTHON, ROOT, Gateway, Ledger, Member, accepts, asked, free_port, kill,
+    ALLOW_ALL, BIN, NODE, NODE_ENVIRONMENT, NODE_MODULES, PATIENCE_S, PYTHON, ROOT, Gateway, Ledger, Member, accepts, asked, free_port, kill,
     must, note, records, run, start, step, wait_until, whole, work_in,
 )  # fmt: skip
 
@@ -32,6 +32,14 @@ WORK = RUN / "work"
 STREAM = 300
 # Stands in the arguments of calls, and so in results; it must stand nowhere else.
 MARK = "only-the-tool-may-know"
+# Nobody reads the environment of a server, which may hold secrets.
+NO_ENVIRONMENT = """[[rules]]
+id = "no-environment"
+effect = "deny"
+everyone = true
+tools = ["everything/get-env"]
+
+"""
 # Of the call that outlives its client: after this much progress of three its client is killed.
 PROGRESS = 2
 
@@ -68,6 +76,8 @@ def calls(ledger, everything, files, folder):
     clients = [Client(everything, "everything"), Client(files, "files", folder)]
     made = sum(client.finish() for client in clients)
     note(f"{made} calls ended: good ones, failing ones, and one of 3 s that reported its progress")
+    tried = Client(everything, "refused").finish()
+    note(f"an agent tried {tried} times to read the server's environment, which the policy forbids")
 
     step("2. A client dies: SIGKILL in the middle of a call of 6 s")
     client = Client(everything, "hang")
@@ -98,7 +108,7 @@ def calls(ledger, everything, files, folder):
 
 
 def searches(ledger, everything):
-    step("6. Three questions to the ledger, with an analyst's token; each is on record before it is answered")
+    step("6. Four questions to the ledger, with an analyst's token; each is on record before it is answered")
     token = WORK / "analyst.token"
     ledger.command("token", "add", "analyst", "--role", "analyst", "--out", token)
     os.environ["CUSTODY_API_TOKEN"] = token.read_text().strip()
@@ -111,7 +121,11 @@ def searches(ledger, everything):
     note("what did not end well, and where?\n" + failed.strip())
     slow = ledger.command("search", "kind:call duration:>1s", "--limit", "3")
     note("what took more than a second?\n" + slow.strip())
+    alarms = ledger.command("search", "alarm:denied-burst since:1h", "--alarms")
+    note("what is out of the ordinary?\n" + alarms.strip())
+    must(member in alarms, "the refused calls raised no alarm")
     del os.environ["CUSTODY_API_TOKEN"]
+    note(ledger.command("replay").strip())
 
 
 def hand_over(ledger, gateways):
@@ -273,6 +287,7 @@ def main():
     member = Member()
     everything = Gateway("everything", ledger, {"everything": f'url = "http://127.0.0.1:{port}/mcp"'}, [member])
     files = Gateway("files", ledger, {"files": f"command = {stdio}"}, [member])
+    everything.allow([member], NO_ENVIRONMENT + ALLOW_ALL)
     for gateway in (everything, files):
         gateway.enrol()
     wait_until("server-everything listens", lambda: accepts(port), server)

@@ -36,6 +36,7 @@ const BANNED_WHOLE: &[(&str, &str)] =
 const OTHERS_WORDS: &[(&str, &str)] = &[
     ("proto/hash.rs", concat!("fina", "lize")),
     ("ledger/src/rig/faults.rs", concat!("fn get", "_")),
+    ("ledger/src/watch/event.rs", concat!("fn get", "_")),
     ("gateway-shim/src/catalog/schema.rs", concat!("valid", "ate")),
 ];
 

@@ -57,10 +57,7 @@ impl AdminService {
         })
     }
 
-    pub(super) async fn rule_switched(
-        &self,
-        call: Call<wire::SwitchRuleRequest>,
-    ) -> Answer<wire::SwitchRuleResponse> {
+    pub(super) async fn rule_switched(&self, call: Call<wire::SwitchRuleRequest>) -> Answer<wire::SwitchRuleResponse> {
         let because = because(&call, call.get_ref().because.as_ref())?;
         let request = call.into_inner();
         let no_workspace = || Status::not_found("there is no such workspace (hint: ledger workspace list)");

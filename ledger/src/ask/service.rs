@@ -3,10 +3,14 @@
 use std::{collections::BTreeSet, pin::Pin};
 
 use custody::{
+    id::WorkspaceId,
     query::{Expr, Field, Tally, Text, Want},
+    record::RecordKind,
+    statement::RESERVED_NAME,
     wire::{
         self, Decision,
         query_server::{Query, QueryServer},
+        record::Kind,
     },
 };
 use futures::Stream;
@@ -87,6 +91,14 @@ impl Query for Asking {
         self.answer(&asked, answer).await
     }
 
+    async fn alarms(&self, call: Call<wire::FindRequest>) -> Answer<wire::FindResponse> {
+        let (metadata, _, mut request) = call.into_parts();
+        let question = request.question.take().unwrap_or_default();
+        let mut asked = self.admit(&metadata, Right::Search, (question, &request.cursor)).await?;
+        let answer = self.alarms_found(&mut asked, &request).await;
+        self.answer(&asked, answer).await
+    }
+
     async fn summarise(&self, call: Call<wire::SummariseRequest>) -> Answer<wire::SummariseResponse> {
         let (metadata, _, mut request) = call.into_parts();
         let question = request.question.take().unwrap_or_default();
@@ -161,6 +173,17 @@ fn gone() -> Status {
     Status::cancelled("nobody reads")
 }
 
+/// Alarms that are looked at in one go.
+const ALARMS_AT_ONCE: usize = 256;
+
+/// Whether an alarm is about one of these workspaces; one about none is about the ledger itself.
+fn is_about(one: &One, own: WorkspaceId, workspaces: &BTreeSet<WorkspaceId>) -> bool {
+    let record = one.chunk.records().get(one.index).and_then(|bytes| wire::Record::decode(bytes.clone()).ok());
+    let Some(Kind::Alarm(alarm)) = record.and_then(|record| record.kind) else { return false };
+    let about = alarm.workspace.map_or(Some(own), |id| WorkspaceId::try_from(id.as_ref()).ok());
+    about.is_some_and(|about| workspaces.contains(&about))
+}
+
 fn members_of(tally: &Tally) -> BTreeSet<custody::id::MemberId> {
     let values = tally.facets.iter().flat_map(|values| values.keys());
     values
@@ -190,6 +213,55 @@ impl Asking {
         let mut members = BTreeSet::new();
         for one in &ones {
             response.hits.extend(answer::hit(one, &asked.seen));
+            answer::members(one, &mut members);
+        }
+        if let Some(last) = ones.last().filter(|_| ones.len() >= limit) {
+            response.cursor = self.0.cursors.seal(Cursor { last: rank(last), ..asked.from }, &asked.bound);
+        }
+        response.completeness = Some(self.completeness(asked, cut_short)?);
+        response.names = self.names(asked, members).await?;
+        let (hits, bytes) = (response.hits.len() as u64, response.encoded_len());
+        Ok((response, hits, bytes))
+    }
+
+    /// Alarms are records of the ledger's own workspace, which few see: what is seen of them is what they are about.
+    async fn alarms_found(
+        &self,
+        asked: &mut Compiled,
+        request: &wire::FindRequest,
+    ) -> Result<(wire::FindResponse, u64, usize), Status> {
+        let limit = page(request.limit)?;
+        let kind = Expr::test(Field::Kind, Want::Texts(vec![Text::Exact(RecordKind::Alarm.name().to_owned())]));
+        asked.expr = Expr::All(vec![kind, asked.expr.clone()]);
+        let own = crate::watch::own_workspace(&self.0.chains).ok_or_else(super::ending)?;
+        let (expr, about, from) = (asked.expr.clone(), asked.seen.ids.clone(), asked.from);
+        let (ones, cut_short) = self
+            .work(move |index, until| {
+                let seen = BTreeSet::from([own]);
+                let question = crate::index::Question { workspaces: &seen, expr: &expr, pinned: from.pinned, until };
+                let (mut ones, mut below) = (Vec::new(), from.last);
+                loop {
+                    let page = index.newest(&question, below, ALARMS_AT_ONCE)?;
+                    for rank in &page.ranks {
+                        ones.extend(index.tail().one(*rank)?.filter(|one| is_about(one, own, &about)));
+                        if ones.len() >= limit {
+                            return Ok((ones, false));
+                        }
+                    }
+                    match page.ranks.last() {
+                        Some(last) if page.ranks.len() >= ALARMS_AT_ONCE => below = *last,
+                        _ => return Ok((ones, page.cut_short)),
+                    }
+                }
+            })
+            .await?;
+        let mut response = wire::FindResponse::default();
+        let mut members = BTreeSet::new();
+        for one in &ones {
+            // In which workspace it stands is the ledger's name alone.
+            let mut hit = answer::hit(one, &asked.seen);
+            hit.iter_mut().for_each(|hit| RESERVED_NAME.clone_into(&mut hit.workspace_name));
+            response.hits.extend(hit);
             answer::members(one, &mut members);
         }
         if let Some(last) = ones.last().filter(|_| ones.len() >= limit) {

@@ -80,7 +80,10 @@ pub(super) async fn run(command: AlarmCommand) -> Done {
 pub(super) fn about(alarm: &wire::Alarm) -> String {
     let ids = [("member", &alarm.member), ("agent", &alarm.agent), ("gateway", &alarm.gateway)];
     let id = ids.into_iter().find_map(|(name, id)| Some(format!("{name}={}", hex(id.as_ref()?))));
-    let other = alarm.details.iter().find_map(|detail| detail.key.strip_prefix("about/").map(|about| about.replacen('/', "=", 1)));
+    let other = alarm
+        .details
+        .iter()
+        .find_map(|detail| detail.key.strip_prefix("about/").map(|about| about.replacen('/', "=", 1)));
     let positions: Vec<String> = alarm.positions.iter().take(8).map(ToString::to_string).collect();
     let workspace = hex(alarm.workspace.as_deref().unwrap_or_default());
     format!("{} workspace={workspace} positions={}", id.or(other).unwrap_or_default(), positions.join(","))

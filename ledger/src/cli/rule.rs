@@ -111,7 +111,11 @@ fn list() -> Done {
     let mut rows = vec![heading];
     for (name, rule) in sigma.known() {
         let severity = rule.severity.as_str_name().trim_start_matches("SEVERITY_").to_ascii_lowercase();
-        rows.push(vec![name.clone(), severity, rule.title.clone()]);
+        rows.push(vec![
+            name.clone(),
+            severity,
+            if rule.ships_off { format!("{} (ships off)", rule.title) } else { rule.title.clone() },
+        ]);
     }
     for detector in Detector::ALL {
         rows.push(vec![detector.name().to_owned(), "risk".to_owned(), detector.about().to_owned()]);
@@ -128,7 +132,9 @@ fn test(text: &str) -> Done {
         say(&format!("{} {what}: {}", sample.rule, sample.events));
     }
     if done.is_empty() {
-        return Err(Fault::failure("the rules have no samples\nhint: custody.samples in a rule holds them (docs/DETECTION.md)"));
+        return Err(Fault::failure(
+            "the rules have no samples\nhint: custody.samples in a rule holds them (docs/DETECTION.md)",
+        ));
     }
     if wrong.is_empty() {
         say(&format!("{} samples, all as they must", done.len()));

@@ -61,6 +61,9 @@ pub(super) struct SearchArgs {
     /// Tell apart the values of this field in the percentiles.
     #[arg(long, value_name = "FIELD", requires = "percentiles")]
     by: Option<String>,
+    /// Alarms about the workspaces, which the watch raised; the question is about the alarms, as `severity:high`.
+    #[arg(long, conflicts_with_all = ["follow", "csv", "count", "facet", "histogram", "percentiles"])]
+    alarms: bool,
     /// Show what comes in from now on, until it is ended.
     #[arg(long)]
     follow: bool,
@@ -212,7 +215,11 @@ async fn find(asker: &mut Asker, args: &SearchArgs) -> Done {
             cursor,
             count: first && (args.count || !args.json),
         });
-        let answer = asker.remote.find(request).await.map_err(|why| refused(&why))?.into_inner();
+        let answer = match args.alarms {
+            true => asker.remote.alarms(request).await,
+            false => asker.remote.find(request).await,
+        };
+        let answer = answer.map_err(|why| refused(&why))?.into_inner();
         total = total.or(answer.total);
         let mut completeness = answer.completeness.unwrap_or_default();
         cut_short |= completeness.cut_short;

@@ -61,11 +61,11 @@ fn wrong_rules(why: &dyn std::fmt::Display) -> Ended {
 }
 
 /// The watch; a rule that cannot be run lets no ledger start: nobody would notice that it is not there.
-pub(super) fn start_watching(config: &Config, rules: &str, shared: &Shared) -> Result<Following, Ended> {
+pub(super) fn start_watching(config: &Config, rules: &Arc<str>, shared: &Shared) -> Result<Following, Ended> {
     let engine = Engine::new(rules).map_err(|why| wrong_rules(&why))?;
     let file = config.paths.data.join("watch");
     let parts = (Arc::clone(&shared.tail), Arc::clone(&shared.chains), shared.requests.clone());
-    let watch = Watch::open(engine, file, parts, (shared.alarms.clone(), shared.metrics.clone()));
+    let watch = Watch::open((engine, Arc::clone(rules)), file, parts, (shared.alarms.clone(), shared.metrics.clone()));
     let watch = watch.map_err(|why| Ended::store("read how far the watch has come", &why))?;
     Following::start("watch", move |runtime, stopped| watch.run(runtime, stopped))
 }

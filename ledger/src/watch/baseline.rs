@@ -6,11 +6,7 @@
 
 use std::collections::HashMap;
 
-use custody::{
-    hash::sha256,
-    id::WorkspaceId,
-    query::Field,
-};
+use custody::{hash::sha256, id::WorkspaceId, query::Field};
 use serde::{Deserialize, Serialize};
 
 use super::event::Event;
@@ -83,6 +79,8 @@ detectors! {
     Destructive = "destructive";
     /// Calls in an hour of the week in which this member never works.
     OffHours = "off-hours";
+    /// An established member is active through a gateway for the first time.
+    FirstGateway = "first-gateway";
     /// A member is active through two gateways at a time, one of them for the first time.
     TwoGateways = "two-gateways";
     /// A member is active after two weeks of silence.
@@ -123,7 +121,8 @@ fn key(kind: u8, workspace: WorkspaceId, parts: &[&str]) -> Key {
     let mut hashed: Vec<&[u8]> = vec![std::slice::from_ref(&kind), &workspace.0, &lengths];
     hashed.extend(parts.iter().map(|part| part.as_bytes()));
     let hash = sha256(&hashed);
-    let number = |from: usize| hash.iter().skip(from).take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    let number =
+        |from: usize| hash.iter().skip(from).take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
     (number(0), number(8))
 }
 
@@ -200,7 +199,8 @@ impl Baselines {
                 found.push(Unusual { detector, points, about: (Field::Member, seen.member.to_owned()) });
             }
         };
-        let profile = self.profiles.entry(key(2, seen.workspace, &[seen.member])).or_insert_with(|| Profile::new(seen.at));
+        let profile =
+            self.profiles.entry(key(2, seen.workspace, &[seen.member])).or_insert_with(|| Profile::new(seen.at));
         let young = profile.age(seen.at) < 3 * DAY_US;
         let tool = self.tools.entry(key(3, seen.workspace, &[seen.tool])).or_default();
         let used = self.uses.entry(key(4, seen.workspace, &[seen.member, seen.tool])).or_default();
@@ -246,7 +246,10 @@ fn of_call<'a>(event: &Event<'a>, learning: bool) -> Option<Seen<'a>> {
         server: event.text(Field::Server)?,
         tool: event.text(Field::Tool)?,
         denied: event.text(Field::Decision) == Some("denied"),
-        failed: !matches!(event.text(Field::Outcome), Some("ok" | "denied" | "cancelled" | "input_required" | "deferred")),
+        failed: !matches!(
+            event.text(Field::Outcome),
+            Some("ok" | "denied" | "cancelled" | "input_required" | "deferred")
+        ),
         request: event.facts.number(Field::RequestBytes).unwrap_or(0),
         response: event.facts.number(Field::ResponseBytes).unwrap_or(0),
         duration: event.facts.number(Field::Duration).unwrap_or(0),

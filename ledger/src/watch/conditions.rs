@@ -122,7 +122,11 @@ impl Conditions {
 
     /// What `change` told is on record.
     pub(super) fn stand(&mut self, now: Standing) {
-        let began: Vec<_> = now.iter().filter(|(condition, _)| !self.0.contains_key(*condition)).map(|(condition, _)| condition.clone()).collect();
+        let began: Vec<_> = now
+            .iter()
+            .filter(|(condition, _)| !self.0.contains_key(*condition))
+            .map(|(condition, _)| condition.clone())
+            .collect();
         let ended: Vec<_> = self.0.keys().filter(|condition| !now.contains_key(*condition)).cloned().collect();
         for condition in began.into_iter().chain(ended).take(CHANGES_MAX) {
             match now.get(&condition) {

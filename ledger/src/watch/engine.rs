@@ -16,8 +16,8 @@ use custody::{
     query::Field,
     strict::is_token,
     wire::{
-        Alarm, AlarmPhase, Disposition, DispositionKind, Extension, LedgerEvent, OpeningReason, Phase, Severity, extension,
-        record::Kind,
+        Alarm, AlarmPhase, Disposition, DispositionKind, Extension, LedgerEvent, OpeningReason, Phase, Severity,
+        extension, record::Kind,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,8 @@ struct State {
     labels: Vec<([u8; 16], String, Vec<String>)>,
     /// Rules that are off: workspace, name.
     off: BTreeSet<([u8; 16], String)>,
+    /// Rules that ship off and are on: workspace, name.
+    on: BTreeSet<([u8; 16], String)>,
     /// When an alarm was last told of an entity: name, entity.
     told: BTreeMap<(String, Entity), u64>,
     /// Until when one is suppressed.
@@ -103,7 +105,8 @@ impl Engine {
     /// [`Refused`].
     pub fn new(rules: &str) -> Result<Self, Refused> {
         let sigma = Sigma::new(rules)?;
-        let taken = Detector::ALL.iter().map(|detector| detector.name()).chain(EXACT.map(|(name, ..)| name)).chain([INCIDENT]);
+        let taken =
+            Detector::ALL.iter().map(|detector| detector.name()).chain(EXACT.map(|(name, ..)| name)).chain([INCIDENT]);
         if let Some(name) = taken.into_iter().find(|name| sigma.known().contains_key(*name)) {
             return Err(Refused(format!("rule {name}: the name is a detector's (hint: take another one)")));
         }
@@ -210,11 +213,13 @@ impl Engine {
                 for name in told.details.iter().filter_map(|detail| detail.key.strip_prefix("rule/")) {
                     let Some(workspace) = workspace else { continue };
                     let switch = (workspace, name.to_owned());
-                    if action == RULE_OFF {
-                        self.state.off.insert(switch);
+                    let (to, from) = if action == RULE_OFF {
+                        (&mut self.state.off, &mut self.state.on)
                     } else {
-                        self.state.off.remove(&switch);
-                    }
+                        (&mut self.state.on, &mut self.state.off)
+                    };
+                    from.remove(&switch);
+                    to.insert(switch);
                 }
             }
             _ => {}
@@ -222,12 +227,14 @@ impl Engine {
     }
 
     fn is_off(&self, workspace: WorkspaceId, name: &str) -> bool {
-        !self.state.off.is_empty() && self.state.off.contains(&(workspace.0, name.to_owned()))
+        self.state.off.contains(&(workspace.0, name.to_owned()))
     }
 
     fn labelled(&mut self, event: &Event<'_>) {
         let action = event.text(Field::Action);
-        if event.text(Field::Kind) != Some("access_change") || !matches!(action, Some("server_changed" | "server_removed")) {
+        if event.text(Field::Kind) != Some("access_change")
+            || !matches!(action, Some("server_changed" | "server_removed"))
+        {
             return;
         }
         let Some(server) = event.text(Field::Server) else { return };
@@ -251,15 +258,17 @@ impl Engine {
     fn sigma_found(&mut self, event: &Event<'_>, found: super::sigma::Found, raised: &mut Vec<Raised>) {
         let workspace = event.place.workspace;
         let Some(rule) = self.sigma.known().get(&found.rule) else { return };
-        if self.is_off(workspace, &found.rule) {
+        let switch = (workspace.0, found.rule.clone());
+        if self.state.off.contains(&switch) || (rule.ships_off && !self.always && !self.state.on.contains(&switch)) {
             return;
         }
         let field = Field::named(&rule.entity).unwrap_or(Field::Member);
         let (severity, quiet_us) = (rule.severity, rule.quiet_us);
         // A record without the field is about the workspace.
-        let entity = event
-            .text(field)
-            .map_or_else(|| Entity::new(workspace, Field::Workspace, &workspace.to_string()), |value| Entity::new(workspace, field, value));
+        let entity = event.text(field).map_or_else(
+            || Entity::new(workspace, Field::Workspace, &workspace.to_string()),
+            |value| Entity::new(workspace, field, value),
+        );
         if !self.is_news(&found.rule, &entity, event.place.received_at, quiet_us) {
             return;
         }
@@ -322,8 +331,11 @@ impl Engine {
     /// # Errors
     /// In words.
     pub fn remembered(&mut self) -> Result<Vec<u8>, String> {
-        self.state.labels =
-            self.labels.iter().map(|((workspace, server), labels)| (*workspace, server.clone(), labels.clone())).collect();
+        self.state.labels = self
+            .labels
+            .iter()
+            .map(|((workspace, server), labels)| (*workspace, server.clone(), labels.clone()))
+            .collect();
         let sigma = self.sigma.remembered().map_err(|why| why.to_string())?;
         let mut bytes = Vec::new();
         ciborium::into_writer(&(self.digest, &self.state, sigma), &mut bytes).map_err(|why| why.to_string())?;
@@ -333,9 +345,14 @@ impl Engine {
     /// Goes on from what was written down; `false`: it is of no use. Under other rules what was usual is kept, and what correlations
     /// remembered is not: the record that loads these rules is still to come.
     pub fn remember(&mut self, bytes: &[u8]) -> bool {
-        let Ok((digest, state, sigma)) = ciborium::from_reader::<([u8; 32], State, Vec<u8>), _>(bytes) else { return false };
-        self.labels =
-            state.labels.iter().map(|(workspace, server, labels)| ((*workspace, server.clone()), labels.clone())).collect();
+        let Ok((digest, state, sigma)) = ciborium::from_reader::<([u8; 32], State, Vec<u8>), _>(bytes) else {
+            return false;
+        };
+        self.labels = state
+            .labels
+            .iter()
+            .map(|(workspace, server, labels)| ((*workspace, server.clone()), labels.clone()))
+            .collect();
         self.state = state;
         if digest != self.digest {
             self.state.in_force = false;
@@ -398,7 +415,10 @@ fn bounded(map: &mut BTreeMap<(String, Entity), u64>) {
 /// The alarm as a record has it.
 fn form(of: Raised, at: u64, digest: &[u8; 32]) -> Alarm {
     let id = |field: Field| {
-        (of.entity.field == field.name()).then(|| unhex(&of.entity.value).filter(|id| id.len() == 16)).flatten().map(Bytes::from)
+        (of.entity.field == field.name())
+            .then(|| unhex(&of.entity.value).filter(|id| id.len() == 16))
+            .flatten()
+            .map(Bytes::from)
     };
     let (member, agent, gateway) = (id(Field::Member), id(Field::Agent), id(Field::Gateway));
     let mut details: Vec<(String, u64)> = of.details;

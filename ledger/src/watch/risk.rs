@@ -86,7 +86,13 @@ pub struct Risks(BTreeMap<Entity, Risk>);
 
 impl Risks {
     /// Adds points; gives an incident if that makes one.
-    pub fn add(&mut self, entity: Entity, now: u64, (reason, points): (&str, u64), positions: &[u64]) -> Option<Incident> {
+    pub fn add(
+        &mut self,
+        entity: Entity,
+        now: u64,
+        (reason, points): (&str, u64),
+        positions: &[u64],
+    ) -> Option<Incident> {
         let risk = self.0.entry(entity.clone()).or_default();
         risk.fade(now);
         risk.points += points;

@@ -104,7 +104,9 @@ pub fn sampled(text: &str) -> Result<Vec<Sampled>, Refused> {
     let all: Vec<(String, super::sigma::Samples)> =
         sigma.samples().iter().map(|(name, samples)| (name.clone(), samples.clone())).collect();
     for (rule, samples) in all {
-        for (must_fire, events) in samples.fires.iter().map(|of| (true, of)).chain(samples.quiet.iter().map(|of| (false, of))) {
+        for (must_fire, events) in
+            samples.fires.iter().map(|of| (true, of)).chain(samples.quiet.iter().map(|of| (false, of)))
+        {
             sigma.forget();
             let fired = fires(&mut sigma, &rule, events)?;
             done.push(Sampled { rule: rule.clone(), events: events.join(" / "), must_fire, fired });
@@ -124,7 +126,10 @@ pub fn linted(text: &str) -> Result<Vec<String>, Refused> {
         let samples = sigma.samples().get(name);
         let mut say = |is: bool, what: &str| wrong.extend(is.then(|| format!("{name}: {what}")));
         say(rule.runbook.is_empty(), "it has no custody.runbook: what is to be done at three in the morning?");
-        say(!rule.tags.iter().any(|tag| tag.starts_with("owasp.mcp")), "no tag says where in the OWASP MCP Top 10 it belongs");
+        say(
+            !rule.tags.iter().any(|tag| tag.starts_with("owasp.mcp")),
+            "no tag says where in the OWASP MCP Top 10 it belongs",
+        );
         say(samples.is_none_or(|samples| samples.fires.is_empty()), "no sample fires it");
         say(samples.is_none_or(|samples| samples.quiet.is_empty()), "no sample leaves it quiet");
     }
@@ -146,7 +151,8 @@ fn fires(sigma: &mut Sigma, rule: &str, events: &[String]) -> Result<bool, Refus
             }
             let place = event.place(now, position);
             let own = event.is_own.then(wire::Record::default);
-            let facts = event.facts(now).ok_or_else(|| Refused(format!("rule {rule}: a value does not fit: {text:?}")))?;
+            let facts =
+                event.facts(now).ok_or_else(|| Refused(format!("rule {rule}: a value does not fit: {text:?}")))?;
             let seen = Event { place: &place, facts: &facts, own: own.as_ref(), labels: &[] };
             fired |= sigma.take(&seen).iter().any(|found| found.rule == rule);
         }
@@ -177,7 +183,13 @@ impl<'a> Sample<'a> {
         sample.is_own = matches!(kind, "search" | "ledger_event");
         let mut usual = vec![(Field::Kind, "call"), (Field::Gateway, "g1"), (Field::Workspace, "w1")];
         if kind == "call" {
-            let of_call = [(Field::Member, "m1"), (Field::Agent, "a1"), (Field::Phase, "complete"), (Field::Decision, "allowed"), (Field::Outcome, "ok")];
+            let of_call = [
+                (Field::Member, "m1"),
+                (Field::Agent, "a1"),
+                (Field::Phase, "complete"),
+                (Field::Decision, "allowed"),
+                (Field::Outcome, "ok"),
+            ];
             usual.extend(of_call);
         }
         if let Some((server, _)) = sample.value(Field::Tool).and_then(|tool| tool.split_once('/')) {

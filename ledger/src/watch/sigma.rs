@@ -77,6 +77,8 @@ pub struct Rule {
     pub quiet_us: u64,
     /// Field whose value the alarm is about.
     pub entity: String,
+    /// It ships switched off: it did not prove itself, and a workspace that wants it switches it on.
+    pub ships_off: bool,
 }
 
 /// Why rules are refused, in words.
@@ -152,13 +154,17 @@ impl Said<'_> {
         let runbook = (self.more)("custody.runbook").unwrap_or_default();
         let entity = (self.more)("custody.entity").unwrap_or_else(|| "member".to_owned());
         if Field::named(&entity).is_none_or(|field| field.kind() != Kind::Text) {
-            return Err(refused(name, format!("custody.entity: {entity} is no field (hint: docs/QUERY.md lists them)")));
+            return Err(refused(
+                name,
+                format!("custody.entity: {entity} is no field (hint: docs/QUERY.md lists them)"),
+            ));
         }
         let quiet = (self.more)("custody.quiet").unwrap_or_else(|| "1h".to_owned());
         let quiet_us =
             span(&quiet).ok_or_else(|| refused(name, format!("custody.quiet: {quiet} is no span of time, as 1h")))?;
-        let rule =
-            Rule { title: self.title.to_owned(), severity, runbook, tags: self.tags.to_vec(), quiet_us, entity };
+        let ships_off = (self.more)("custody.off").is_some_and(|off| off == "true");
+        let (title, tags) = (self.title.to_owned(), self.tags.to_vec());
+        let rule = Rule { title, severity, runbook, tags, quiet_us, entity, ships_off };
         Ok((id.clone(), name.clone(), rule))
     }
 }

@@ -98,7 +98,14 @@ fn usual() -> Vec<Said> {
                 let at = START + day * DAY + hour * HOUR + minute * MINUTE;
                 calls.push(Said::at(at));
                 calls.push(Said { member: 2, agent: 2, gateway: 2, ..Said::at(at + SECOND) });
-                calls.push(Said { member: 2, agent: 2, gateway: 2, server: "mail", tool: "send", ..Said::at(at + 2 * SECOND) });
+                calls.push(Said {
+                    member: 2,
+                    agent: 2,
+                    gateway: 2,
+                    server: "mail",
+                    tool: "send",
+                    ..Said::at(at + 2 * SECOND)
+                });
             }
         }
         let at = START + day * DAY + 12 * HOUR;
@@ -128,6 +135,7 @@ fn unusual(detector: Detector) -> Vec<Said> {
         Detector::Loop => run(20, 10 * SECOND, &|call| Said { request: 211, ..call }),
         Detector::Destructive => run(5, MINUTE, &|call| Said { tool: "delete_file", ..call }),
         Detector::OffHours => vec![Said::at(ten + 15 * HOUR)],
+        Detector::FirstGateway => run(1, MINUTE, &|call| Said { gateway: 8, ..call }),
         Detector::TwoGateways => run(2, MINUTE, &|call| Said { gateway: 1 + u8::from(call.at > ten), ..call }),
         Detector::Dormant => vec![Said::at(ten + 20 * DAY)],
         Detector::BigRequest => run(1, SECOND, &|call| Said { request: 1 << 19, ..call }),
@@ -160,7 +168,9 @@ fn four_usual_weeks_are_quiet_and_each_detector_finds_what_it_is_for() {
 
 #[test]
 fn a_workspace_learns_for_a_week_before_anything_is_unusual() {
-    let calls: Vec<Said> = (0..7 * 24).map(|hour| Said { member: u8::try_from(hour % 200).unwrap(), ..Said::at(START + hour * HOUR) }).collect();
+    let calls: Vec<Said> = (0..7 * 24)
+        .map(|hour| Said { member: u8::try_from(hour % 200).unwrap(), ..Said::at(START + hour * HOUR) })
+        .collect();
     assert_eq!(found(&mut Baselines::default(), &calls), []);
 }
 
@@ -177,7 +187,15 @@ fn random_calls(name: &str) -> Vec<Said> {
         let burst = if dice.below(40) == 0 { 12 } else { 1 };
         let denied = dice.below(6) == 0;
         for number in 0..burst {
-            calls.push(Said { member, agent: member, gateway: member, server, tool, denied, ..Said::at(at + number * SECOND) });
+            calls.push(Said {
+                member,
+                agent: member,
+                gateway: member,
+                server,
+                tool,
+                denied,
+                ..Said::at(at + number * SECOND)
+            });
         }
     }
     calls
@@ -200,8 +218,9 @@ fn alarms(calls: &[Said], every: usize) -> Vec<Vec<u8>> {
     let place = Said::at(START).place(0);
     let facts = Facts::of(&place, &load);
     engine.take(&Event { place: &place, facts: &facts, own: Some(&load), labels: &[] }, None);
-    for (position, call) in (1..).zip(calls) {
-        if position as usize % every == 0 {
+    for (number, call) in (1_usize..).zip(calls) {
+        let position = number as u64;
+        if number.is_multiple_of(every) {
             let bytes = engine.remembered().unwrap();
             engine = new();
             assert!(engine.remember(&bytes));

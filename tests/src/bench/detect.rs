@@ -144,7 +144,9 @@ impl Seen {
             alarm.positions.iter().filter_map(|position| self.labelled.get(&(team, *position)).copied()).collect();
         self.false_alarms += u64::from(hit.is_empty());
         if hit.is_empty() && std::env::var_os("CUSTODY_SHOW").is_some() {
-            print(&json!({ "name": alarm.name, "reasons": alarm.details.iter().map(|detail| format!("{}={:?}", detail.key, detail.value)).collect::<Vec<_>>() }));
+            print(
+                &json!({ "name": alarm.name, "reasons": alarm.details.iter().map(|detail| format!("{}={:?}", detail.key, detail.value)).collect::<Vec<_>>() }),
+            );
         }
         for campaign in hit {
             self.hit.entry(campaign).or_insert(alarm.at);

@@ -327,9 +327,14 @@ async fn a_stream_is_on_record_at_both_ends_and_lasts_no_longer_than_its_token()
     let id = listed.lines().find(|line| line.contains(" analyst ")).unwrap().split(' ').next().unwrap();
     home.say(&["token", "revoke", id, "--reason", "left"]);
     ship(&mut gateway, &mut session, 60_020..60_040, member).await;
+    // It may be behind; what was sent before is all that it hears.
+    let mut followed = 5;
     let ended = loop {
         match following.message().await {
-            Ok(Some(heard)) => assert!(heard.hits.iter().all(|hit| hit.position <= 60_020), "{heard:?}"),
+            Ok(Some(heard)) => {
+                followed += heard.hits.len() as u64;
+                assert!(heard.hits.iter().all(|hit| hit.position <= 60_020), "{heard:?}");
+            }
             ended => break ended.unwrap_err(),
         }
     };
@@ -344,8 +349,8 @@ async fn a_stream_is_on_record_at_both_ends_and_lasts_no_longer_than_its_token()
             break;
         }
     }
-    many.sort_unstable();
-    assert!((100..60_000).contains(&many[0]) && many[1] == 5 + 12_000, "{many:?}");
+    many.retain(|hits| *hits != followed);
+    assert!(many.len() == 1 && (100..60_000).contains(&many[0]), "{many:?}");
     end(&process);
 }
 

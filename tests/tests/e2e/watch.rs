@@ -177,7 +177,10 @@ async fn rules_are_switched_off_suppressed_tested_and_held_against_the_past() {
     let dispositions = records(&home, "ledger").into_iter().filter(|shown| shown["kind"] == "disposition");
     let kinds: Vec<String> = dispositions.map(|shown| word(&shown, "kind").to_owned()).collect();
     assert_eq!(kinds, ["benign", "suppressed"]);
-    assert!(home.say(&["replay"]).contains("3 alarms on record were raised again, byte for byte; 0 were not; 0 were raised"));
+    assert!(
+        home.say(&["replay"])
+            .contains("3 alarms on record were raised again, byte for byte; 0 were not; 0 were raised")
+    );
     for (args, words) in [
         (&["rule", "off", "no-such", "payments", "--reason", "x"][..], "no such rule"),
         (&["rule", "off", "denied-burst", "nowhere", "--reason", "x"], "no workspace nowhere"),
@@ -187,8 +190,43 @@ async fn rules_are_switched_off_suppressed_tested_and_held_against_the_past() {
         let done = home.try_say(args);
         assert!(!done.status.success() && text(&done.stderr).contains(words), "{args:?}: {}", text(&done.stderr));
     }
+    seen_by_those_whose_workspace_it_is(&home);
     held_against_the_past(&home);
     end(&process);
+}
+
+/// An analyst hears of alarms about the workspaces of their token, though not of the ledger's own records.
+fn seen_by_those_whose_workspace_it_is(home: &Home) {
+    home.workspace("research");
+    let asked = |workspace: &str, args: &[&str]| {
+        let file = home.dir.join(format!("{workspace}.token"));
+        if !file.exists() {
+            let add = [
+                "token",
+                "add",
+                workspace,
+                "--role",
+                "analyst",
+                "--workspace",
+                workspace,
+                "--out",
+                file.to_str().unwrap(),
+            ];
+            home.say(&add);
+        }
+        let mut command = Command::new(binary("ledger"));
+        let secret = std::fs::read_to_string(&file).unwrap();
+        command.arg("search").args(args).arg("--config").arg(home.config()).env("CUSTODY_API_TOKEN", secret.trim());
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{args:?}: {}", text(&done.stderr));
+        text(&done.stdout)
+    };
+    let alarms = asked("payments", &["alarm:denied-burst", "--alarms", "--json"]);
+    assert_eq!(alarms.lines().count(), 3, "{alarms}");
+    assert_eq!(asked("payments", &["alarm:denied-burst", "--alarms", "--json", "--limit", "2", "--all"]), alarms);
+    assert_eq!(asked("payments", &["severity:high", "--alarms", "--json"]), "");
+    assert_eq!(asked("research", &["--alarms", "--json"]), "");
+    assert_eq!(asked("payments", &["kind:alarm", "--json"]), "");
 }
 
 fn tried(args: &[&str]) -> Output {

@@ -36,8 +36,8 @@ fn the_help_of_the_shim() {
 }
 
 /// What documents say in the place of an id or a key, with its digits in hex.
-const PLACES: [(&str, usize); 6] =
-    [("KEYID", 64), ("OLDKEYID", 64), ("HEX", 64), ("HOLDID", 32), ("MEMBERID", 32), ("TOKENID", 32)];
+const PLACES: [(&str, usize); 7] =
+    [("KEYID", 64), ("OLDKEYID", 64), ("HEX", 64), ("HOLDID", 32), ("MEMBERID", 32), ("TOKENID", 32), ("POSITION", 1)];
 
 /// The commands in a document's blocks of code that run one of the programs, as their words; what a shell does is left out.
 fn argument_lists(document: &str) -> Vec<(&'static str, Vec<String>)> {

@@ -145,7 +145,9 @@ impl Profile {
         if takes_away && today >= 5 && today > 3 * usual + 1 && today.is_multiple_of(5) {
             found(Detector::Destructive, 50);
         }
-        found(Detector::TwoGateways, self.gateway(seen));
+        let (is_new, elsewhere) = self.gateway(seen);
+        found(Detector::FirstGateway, if is_new && established { 60 } else { 0 });
+        found(Detector::TwoGateways, if is_new && elsewhere { 100 } else { 0 });
         found(Detector::Loop, self.repeats(seen));
         (self.last, self.calls) = (self.last.max(seen.at), self.calls + 1);
     }
@@ -155,7 +157,11 @@ impl Profile {
         let usual = [WEEK - 1, 0, 1].map(|beside| self.usual(self.hour + beside)).into_iter().max().unwrap_or(0) / PART;
         let most = (3 * usual + 3 * usual.isqrt() + 20).max(2 * self.busiest / PART + 10);
         let calls = u64::from(self.in_hour);
-        if calls == most || (calls > most && calls.is_multiple_of(most) && (calls / most).is_power_of_two()) { 40 } else { 0 }
+        if calls == most || (calls > most && calls.is_multiple_of(most) && (calls / most).is_power_of_two()) {
+            40
+        } else {
+            0
+        }
     }
 
     /// Points for calls in an hour around which there never were any.
@@ -166,19 +172,22 @@ impl Profile {
         if idle && of_days == 0 && matches!(self.in_hour, 1 | 3 | 10) { 25 } else { 0 }
     }
 
-    fn gateway(&mut self, seen: &Seen<'_>) -> u32 {
-        let known = self.gateways.iter_mut().find(|(gateway, _)| *gateway == seen.gateway);
-        if let Some((_, last)) = known {
+    /// Whether a gateway is new to this member, and whether another is in use at the same time.
+    fn gateway(&mut self, seen: &Seen<'_>) -> (bool, bool) {
+        let elsewhere = self
+            .gateways
+            .iter()
+            .any(|(gateway, last)| *gateway != seen.gateway && seen.at.saturating_sub(*last) < AT_ONE_TIME_US);
+        if let Some((_, last)) = self.gateways.iter_mut().find(|(gateway, _)| *gateway == seen.gateway) {
             *last = seen.at;
-            return 0;
+            return (false, elsewhere);
         }
-        let elsewhere = self.gateways.iter().any(|(_, last)| seen.at.saturating_sub(*last) < AT_ONE_TIME_US);
         if self.gateways.len() >= RECENT {
             let oldest = self.gateways.iter().enumerate().min_by_key(|(_, (_, last))| *last).map(|(at, _)| at);
             oldest.map(|at| self.gateways.swap_remove(at));
         }
         self.gateways.push((seen.gateway, seen.at));
-        if elsewhere { 100 } else { 0 }
+        (true, elsewhere)
     }
 
     fn repeats(&mut self, seen: &Seen<'_>) -> u32 {
@@ -286,7 +295,8 @@ impl Use {
             }
             (self.refused, self.refused_agent) = (self.refused + 1, agent);
         } else {
-            if self.refused >= 3 && agent != self.refused_agent && seen.at.saturating_sub(self.refused_at) < 2 * DAY_US {
+            if self.refused >= 3 && agent != self.refused_agent && seen.at.saturating_sub(self.refused_at) < 2 * DAY_US
+            {
                 found(Detector::RefusedThenAllowed, 100);
                 self.refused = 0;
             }
