@@ -80,6 +80,8 @@ alarms! {
     IndexDiffers = "index-differs",
     /// The watch cannot go on: nothing new is found that is out of the ordinary.
     WatchFailing = "watch-failing",
+    /// What alarms are sent to does not take them.
+    WebhookFailing = "webhook-failing",
 }
 
 impl std::fmt::Display for Alarm {

@@ -275,6 +275,12 @@ knobs! {
     Watch "watch" {
         /// Folder of Sigma rules (`*.yml`) beside those that ship; empty: none. Read at a start.
         rules: PathBuf = PathBuf::new();
+        /// Where alarms are sent: an `https://` address, or `http://` of a loopback address; empty: nowhere.
+        webhook_url: String = String::new();
+        /// File of mode 0600 with the secret that signs what is sent.
+        webhook_secret_file: PathBuf = PathBuf::new();
+        /// Seconds between two heartbeats, whose absence says that nobody watches.
+        heartbeat_seconds: u64 = 300, in 1..=86400;
     }
 
     /// The store and the disk under it.
@@ -451,7 +457,12 @@ impl Config {
         for path in all {
             *path = base.join(&*path);
         }
-        for optional in [&mut self.keys.passphrase_file, &mut self.ask.token_file, &mut self.watch.rules] {
+        for optional in [
+            &mut self.keys.passphrase_file,
+            &mut self.ask.token_file,
+            &mut self.watch.rules,
+            &mut self.watch.webhook_secret_file,
+        ] {
             if !optional.as_os_str().is_empty() {
                 *optional = base.join(&*optional);
             }

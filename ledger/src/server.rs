@@ -14,7 +14,7 @@ use tokio::{
 use tonic::transport::Server;
 
 use self::{
-    followers::{read_rules, start_index, start_watching},
+    followers::{read_rules, start_index, start_watching, webhook},
     helpers::{Helpers, broke_off},
     open::Opened,
 };
@@ -198,6 +198,9 @@ async fn serve(
         false => tokio::spawn(std::future::pending()),
     };
     let mut helpers = start_helpers(&config, &shared, directory);
+    if let Some(webhook) = webhook(&config, &shared)? {
+        helpers.spawn_with_writer("the webhook", webhook.run());
+    }
     let mut watching = start_watch(&config, &shared, fence, term, serving);
     let services = Services {
         config: config.clone(),

@@ -44,6 +44,7 @@ pub mod rules;
 pub mod sigma;
 #[cfg(test)]
 mod tests;
+pub mod webhook;
 
 /// Name of the commit index up to which alarms are on record, among the store's numbers.
 const TOLD: &str = "watch_told";

@@ -2,7 +2,7 @@
 //!
 //! What must hold: each ends before the store is closed, and writes down what it has.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
@@ -11,7 +11,12 @@ use crate::{
     config::Config,
     exit::ExitReason,
     index::{Follower, Index},
-    watch::{Watch, engine::Engine, rules},
+    watch::{
+        Watch,
+        engine::Engine,
+        rules,
+        webhook::{Wanted, Webhook},
+    },
 };
 
 /// The thread of a follower.
@@ -68,4 +73,22 @@ pub(super) fn start_watching(config: &Config, rules: &Arc<str>, shared: &Shared)
     let watch = Watch::open((engine, Arc::clone(rules)), file, parts, (shared.alarms.clone(), shared.metrics.clone()));
     let watch = watch.map_err(|why| Ended::store("read how far the watch has come", &why))?;
     Following::start("watch", move |runtime, stopped| watch.run(runtime, stopped))
+}
+
+/// Sends alarms elsewhere, if they are to be.
+pub(super) fn webhook(config: &Config, shared: &Shared) -> Result<Option<Webhook>, Ended> {
+    let watch = &config.watch;
+    if watch.webhook_url.is_empty() {
+        return Ok(None);
+    }
+    let wanted = Wanted {
+        url: watch.webhook_url.clone(),
+        secret_file: watch.webhook_secret_file.clone(),
+        heartbeat: Duration::from_secs(watch.heartbeat_seconds),
+    };
+    let seen = (Arc::clone(&shared.tail), Arc::clone(&shared.chains));
+    let webhook = Webhook::open(wanted, &config.origin, seen, (shared.alarms.clone(), shared.metrics.clone()));
+    webhook
+        .map(Some)
+        .map_err(|why| Ended::new(ExitReason::Configuration, format!("failed to start the webhook: {why}")))
 }

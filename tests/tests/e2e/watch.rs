@@ -1,8 +1,12 @@
 //! What is out of the ordinary: on record once, whatever is killed; the same again in a replay; switched off and suppressed by those who may.
 
 use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output},
+    sync::mpsc,
 };
 
 use bytes::Bytes;
@@ -252,4 +256,90 @@ fn held_against_the_past(home: &Home) {
     draft(shipped.replace("decision: denied", "decison: denied"));
     let done = tried(&["rule", "lint", &own_text]);
     assert!(!done.status.success() && text(&done.stderr).contains("no record has a field decison"));
+}
+
+/// What a receiver got, whole: its signature and its body. The first alarms it does not take.
+fn receiver() -> (u16, mpsc::Receiver<(String, String)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (got, all) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut refused = false;
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let (mut signature, mut length) = (String::new(), 0);
+            loop {
+                let mut line = String::new();
+                if stream.read_line(&mut line).unwrap() <= 2 {
+                    break;
+                }
+                let (name, value) = line.trim_end().split_once(": ").unwrap_or_default();
+                match name.to_ascii_lowercase().as_str() {
+                    "custody-signature" => signature = value.to_owned(),
+                    "content-length" => length = value.parse().unwrap(),
+                    _ => {}
+                }
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            let refuses = !refused && text(&body).contains(r#""type":"alarms""#);
+            refused |= refuses;
+            let status = if refuses { "503 Service Unavailable" } else { "200 OK" };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.get_mut().write_all(answer.as_bytes()).unwrap();
+            if got.send((signature, text(&body))).is_err() {
+                return;
+            }
+        }
+    });
+    (port, all)
+}
+
+/// HMAC-SHA256 (RFC 2104), written here so that the test believes nobody.
+fn hmac(secret: &[u8], message: &[u8]) -> String {
+    let pad = |with: u8| (0..64).map(|at| secret.get(at).copied().unwrap_or(0) ^ with).collect::<Vec<u8>>();
+    let inner = custody::hash::sha256(&[&pad(0x36), message]);
+    custody::id::hex(&custody::hash::sha256(&[&pad(0x5c), &inner]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alarms_are_sent_until_they_are_taken_signed_and_a_heartbeat_between() {
+    const SECRET: &[u8] = b"sixteen bytes, and some more";
+    let (port, got) = receiver();
+    let home = Home::new("webhook", SETTINGS);
+    let secret = home.dir.join("webhook.secret");
+    custody_tests::process::write(&secret, SECRET);
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let more = format!(
+        "{SETTINGS}watch.webhook_url = \"http://127.0.0.1:{port}/a-secret-path\"\nwatch.webhook_secret_file = \"webhook.secret\"\n\
+         watch.heartbeat_seconds = 2\n"
+    );
+    home.configure(&more);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, vec![changed("tool_")]).await;
+    let (mut alarms, mut beats) = (Vec::new(), 0);
+    while alarms.len() < 2 || beats == 0 {
+        let (signature, body) = got.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
+        let (time, sum) = signature.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
+        assert_eq!(sum, hmac(SECRET, format!("{time}.{body}").as_bytes()));
+        let said: Value = serde_json::from_str(&body).unwrap();
+        match said["type"].as_str().unwrap() {
+            "heartbeat" => beats += 1,
+            _ => alarms.push(said["alarms"].clone()),
+        }
+    }
+    // Once it was not taken: the same again.
+    let names = |of: &Value| of.as_array().unwrap().iter().map(|of| of["alarm"]["name"].clone()).collect::<Vec<_>>();
+    assert_eq!(names(&alarms[0]), ["incident", "tool-definition-changed"]);
+    assert_eq!(alarms[0], alarms[1]);
+    let ids: Vec<&str> = alarms[0].as_array().unwrap().iter().map(|of| of["id"].as_str().unwrap()).collect();
+    assert!(ids[0] < ids[1] && ids[0].contains('/'), "{ids:?}");
+    end(&process);
+    let log = process.log().join("\n");
+    assert!(
+        log.contains("it answered 503") && !log.contains("a-secret-path") && !log.contains("sixteen bytes"),
+        "{log}"
+    );
 }
