@@ -52,6 +52,8 @@ const TOLD: &str = "watch_told";
 const RULES: &str = "watch_rules";
 /// Commits in one step, before anything else is looked at.
 const STEP: u64 = 256;
+/// Alarms of one commit: they are one write, and a batch of 1 MiB holds them however long they are. More are counted in one more.
+const OF_COMMIT_MAX: usize = 256;
 /// How often conditions are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often what is remembered is written down, and after how many records: what a start has to walk again.
@@ -95,6 +97,8 @@ pub struct Watch {
     next: u64,
     /// Alarms of commits before it are on record.
     told: u64,
+    /// A commit was begun, and the store broke off in the middle.
+    half_looked_at: bool,
     /// Records since what is remembered was written down, and when that was.
     since: (u64, Instant),
     looked: Option<Instant>,
@@ -131,6 +135,10 @@ impl Walk<'_> {
             }
             let event = Event { place: &place, facts, own: own.as_ref(), labels: &[] };
             alarms.extend(engine.take(&event, (index == 0).then(|| chunk.header())));
+        }
+        if alarms.len() > OF_COMMIT_MAX {
+            let more = alarms.split_off(OF_COMMIT_MAX).len() as u64;
+            alarms.push(engine.cut(chunk.workspace(), chunk.leaf.received_at, more));
         }
         Ok((alarms, chunk.records().len() as u64))
     }
@@ -190,35 +198,37 @@ impl Watch {
             file,
             next: 0,
             told,
+            half_looked_at: false,
             since,
             looked: None,
             conditions,
         };
-        watch.remember();
+        watch.remember()?;
         Ok(watch)
     }
 
     /// Goes on from what was written down last, or from the first record.
-    fn remember(&mut self) {
-        self.next = match memory::read(&self.file, &self.tail) {
-            Ok(Some((next, bytes))) if self.engine.remember(&bytes) => next,
-            Ok(None) => 0,
-            Ok(Some(_)) | Err(_) => {
-                let file = self.file.display();
-                tracing::warn!(%file, "what the watch remembered is of no use; it walks the store again");
+    fn remember(&mut self) -> Result<(), StoreError> {
+        self.next = match memory::read(&self.file, &self.tail)? {
+            Some((next, bytes)) if self.engine.remember(&bytes) => next,
+            Some(_) => {
+                tracing::warn!("what the watch remembered is of another version; it walks the store again");
                 0
             }
+            None => 0,
         };
+        self.half_looked_at = false;
+        Ok(())
     }
 
-    /// After a record that was half looked at: the same must not be looked at twice.
-    fn begin_again(&mut self) {
+    /// After a commit that was half looked at: the same must not be looked at twice.
+    fn begin_again(&mut self) -> Result<(), Stuck> {
         match Engine::new(&self.rules) {
             Ok(engine) => self.engine = engine,
             // They were read at the start.
             Err(why) => tracing::error!(%why, "the rules cannot be read any more"),
         }
-        self.remember();
+        Ok(self.remember()?)
     }
 
     /// Follows until `stop` is dropped.
@@ -240,7 +250,6 @@ impl Watch {
                 Err(Stuck::Store(why)) => {
                     tracing::error!(why = report(&why), "the watch stands still");
                     self.alarms.raise(Alarm::WatchFailing, report(&why));
-                    self.begin_again();
                     PAUSE
                 }
             };
@@ -252,11 +261,16 @@ impl Watch {
                 }
             });
         }
-        self.write();
+        if !self.half_looked_at {
+            self.write();
+        }
     }
 
     /// Some commits; `false`: there is nothing to do now.
     fn step(&mut self, runtime: &tokio::runtime::Handle, stop: &watch::Receiver<()>) -> Result<bool, Stuck> {
+        if self.half_looked_at {
+            self.begin_again()?;
+        }
         let own = own_workspace(&self.chains);
         if own.is_some() {
             self.load_rules(runtime)?;
@@ -266,7 +280,9 @@ impl Watch {
         let worked = self.next < end;
         while self.next < end && stop.has_changed().is_ok() {
             let walk = Walk { tail: &self.tail, own };
+            self.half_looked_at = true;
             let (raised, records) = walk.take(&mut self.engine, self.next)?;
+            self.half_looked_at = false;
             // Of what was walked again after a start, those before were told.
             if !raised.is_empty() && self.next >= self.told {
                 self.tell(raised, runtime, stop)?;
@@ -301,6 +317,9 @@ impl Watch {
             details: vec![
                 detail("rules", extension::Value::Digest(Bytes::copy_from_slice(&digest))),
                 detail("count", extension::Value::Number(known)),
+                // What was committed from the first of these to the second was looked at by no rules, if the last run did not end well.
+                detail("looked_at_before", extension::Value::Number(self.next)),
+                detail("committed", extension::Value::Number(self.tail.committed())),
             ],
             ..LedgerEvent::default()
         };

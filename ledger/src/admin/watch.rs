@@ -5,6 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use bytes::Bytes;
 use custody::{
     id::WorkspaceId,
+    record,
     strict::is_token,
     wire::{self, DispositionKind, Extension, LedgerEventKind, extension, record::Kind},
 };
@@ -48,6 +49,12 @@ impl AdminService {
     }
 
     async fn put_on_record(&self, record: Kind) -> Result<(), Status> {
+        // What it says came from outside.
+        if record::check(&record::encode(record.clone())).is_err() {
+            return Err(Status::invalid_argument(
+                "that cannot be put on record (hint: is the end of the suppression too far away?)",
+            ));
+        }
         let (reply, answer) = oneshot::channel();
         let told = OnRecord { rows: Vec::new(), records: vec![record], erasure: None, reply };
         self.writer.send(Request::OnRecord(Box::new(told))).await.map_err(|_| ending())?;

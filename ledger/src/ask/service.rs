@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, pin::Pin};
 
 use custody::{
-    id::WorkspaceId,
-    query::{Expr, Field, Tally, Text, Want},
+    id::{GatewayId, WorkspaceId},
+    query::{Expr, Facts, Field, Place, Tally, Text, Want},
     record::RecordKind,
     statement::RESERVED_NAME,
     wire::{
@@ -176,12 +176,15 @@ fn gone() -> Status {
 /// Alarms that are looked at in one go.
 const ALARMS_AT_ONCE: usize = 256;
 
-/// Whether an alarm is about one of these workspaces; one about none is about the ledger itself.
-fn is_about(one: &One, own: WorkspaceId, workspaces: &BTreeSet<WorkspaceId>) -> bool {
-    let record = one.chunk.records().get(one.index).and_then(|bytes| wire::Record::decode(bytes.clone()).ok());
-    let Some(Kind::Alarm(alarm)) = record.and_then(|record| record.kind) else { return false };
-    let about = alarm.workspace.map_or(Some(own), |id| WorkspaceId::try_from(id.as_ref()).ok());
-    about.is_some_and(|about| workspaces.contains(&about))
+/// What an alarm says, as if it stood where it is about, if that is one of these workspaces; one about none is about the ledger itself.
+fn is_about(one: &One, own: WorkspaceId, workspaces: &BTreeSet<WorkspaceId>) -> Option<Facts> {
+    let record = wire::Record::decode(one.chunk.records().get(one.index)?.clone()).ok()?;
+    let Some(Kind::Alarm(alarm)) = &record.kind else { return None };
+    let id = |id: &Option<bytes::Bytes>| id.as_ref().and_then(|id| <[u8; 16]>::try_from(id.as_ref()).ok());
+    let workspace = id(&alarm.workspace).map_or(own, WorkspaceId);
+    let gateway = id(&alarm.gateway).map(GatewayId);
+    let place = one.chunk.place(one.index).filter(|_| workspaces.contains(&workspace))?;
+    Some(Facts::of(&Place { workspace, gateway: gateway.unwrap_or(place.gateway), ..place }, &record))
 }
 
 fn members_of(tally: &Tally) -> BTreeSet<custody::id::MemberId> {
@@ -232,18 +235,19 @@ impl Asking {
     ) -> Result<(wire::FindResponse, u64, usize), Status> {
         let limit = page(request.limit)?;
         let kind = Expr::test(Field::Kind, Want::Texts(vec![Text::Exact(RecordKind::Alarm.name().to_owned())]));
-        asked.expr = Expr::All(vec![kind, asked.expr.clone()]);
+        let (wanted, about, from) = (asked.expr.clone(), asked.seen.ids.clone(), asked.from);
+        asked.expr = Expr::All(vec![kind.clone(), wanted.clone()]);
         let own = crate::watch::own_workspace(&self.0.chains).ok_or_else(super::ending)?;
-        let (expr, about, from) = (asked.expr.clone(), asked.seen.ids.clone(), asked.from);
         let (ones, cut_short) = self
             .work(move |index, until| {
                 let seen = BTreeSet::from([own]);
-                let question = crate::index::Question { workspaces: &seen, expr: &expr, pinned: from.pinned, until };
+                let question = crate::index::Question { workspaces: &seen, expr: &kind, pinned: from.pinned, until };
+                let shown = |one: &One| is_about(one, own, &about).is_some_and(|facts| wanted.matches(&facts));
                 let (mut ones, mut below) = (Vec::new(), from.last);
                 loop {
                     let page = index.newest(&question, below, ALARMS_AT_ONCE)?;
                     for rank in &page.ranks {
-                        ones.extend(index.tail().one(*rank)?.filter(|one| is_about(one, own, &about)));
+                        ones.extend(index.tail().one(*rank)?.filter(shown));
                         if ones.len() >= limit {
                             return Ok((ones, false));
                         }
@@ -260,7 +264,11 @@ impl Asking {
         for one in &ones {
             // In which workspace it stands is the ledger's name alone.
             let mut hit = answer::hit(one, &asked.seen);
-            hit.iter_mut().for_each(|hit| RESERVED_NAME.clone_into(&mut hit.workspace_name));
+            for hit in &mut hit {
+                RESERVED_NAME.clone_into(&mut hit.workspace_name);
+                // Of the ledger's own numbers its position alone, by which it is disposed of.
+                (hit.number, hit.epoch) = (0, bytes::Bytes::new());
+            }
             response.hits.extend(hit);
             answer::members(one, &mut members);
         }
@@ -366,6 +374,7 @@ impl Asking {
                 names: self.names(asked, members).await?,
             };
             let (records, bytes) = (response.hits.len() as u64, response.encoded_len());
+            self.still(&asked.holder)?;
             to.send(Ok(response)).await.map_err(|_| gone())?;
             sent.records += records;
             sent.bytes += bytes;
@@ -394,6 +403,7 @@ impl Asking {
                 super::file::line(format, one, &asked.seen, &names, &mut part);
                 sent.records += 1;
                 if part.len() >= EXPORT_BYTES {
+                    self.still(&asked.holder)?;
                     sent.bytes += part.len();
                     let bytes = std::mem::take(&mut part).into();
                     to.send(Ok(wire::ExportResponse { bytes, ..Default::default() })).await.map_err(|_| gone())?;
@@ -405,6 +415,7 @@ impl Asking {
                 _ => break late,
             }
         };
+        self.still(&asked.holder)?;
         sent.bytes += part.len();
         let completeness = self.completeness(asked, cut_short)?;
         Ok(wire::ExportResponse { bytes: part.into(), completeness: Some(completeness), records: sent.records })

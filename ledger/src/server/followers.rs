@@ -2,12 +2,17 @@
 //!
 //! What must hold: each ends before the store is closed, and writes down what it has.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
 use super::{Ended, Shared};
 use crate::{
+    alarm::{Alarm, Alarms},
     config::Config,
     exit::ExitReason,
     index::{Follower, Index},
@@ -29,11 +34,17 @@ impl Following {
     /// Runs it in a thread of its own.
     fn start(
         name: &'static str,
+        (alarms, alarm): (Alarms, Alarm),
         run: impl FnOnce(&tokio::runtime::Handle, watch::Receiver<()>) + Send + 'static,
     ) -> Result<Self, Ended> {
         let (stop, stopped) = watch::channel(());
         let runtime = tokio::runtime::Handle::current();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&runtime, stopped));
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // One that breaks off holds up nothing else, and must not do so unheard.
+            if catch_unwind(AssertUnwindSafe(|| run(&runtime, stopped))).is_err() {
+                alarms.raise(alarm, format!("the {name} broke off; the log has why"));
+            }
+        });
         let thread = thread.map_err(|why| Ended::failed("start a follower", &why))?;
         Ok(Self { thread, stop })
     }
@@ -51,7 +62,12 @@ pub(super) fn start_index(config: &Config, shared: &Shared) -> Result<(Arc<Index
     let follower = Follower::open(root, tail, config.index.days_max, told);
     let follower = follower.map_err(|why| Ended::store("open the index", &why))?;
     let index = follower.index();
-    Ok((index, Following::start("index", move |runtime, stopped| follower.run(runtime, stopped))?))
+    Ok((
+        index,
+        Following::start("index", (shared.alarms.clone(), Alarm::IndexFailing), move |runtime, stopped| {
+            follower.run(runtime, stopped)
+        })?,
+    ))
 }
 
 /// The rules that are in force: those that ship, and the operator's.
@@ -72,7 +88,9 @@ pub(super) fn start_watching(config: &Config, rules: &Arc<str>, shared: &Shared)
     let parts = (Arc::clone(&shared.tail), Arc::clone(&shared.chains), shared.requests.clone());
     let watch = Watch::open((engine, Arc::clone(rules)), file, parts, (shared.alarms.clone(), shared.metrics.clone()));
     let watch = watch.map_err(|why| Ended::store("read how far the watch has come", &why))?;
-    Following::start("watch", move |runtime, stopped| watch.run(runtime, stopped))
+    Following::start("watch", (shared.alarms.clone(), Alarm::WatchFailing), move |runtime, stopped| {
+        watch.run(runtime, stopped)
+    })
 }
 
 /// Sends alarms elsewhere, if they are to be.

@@ -126,14 +126,15 @@ fn key(kind: u8, workspace: WorkspaceId, parts: &[&str]) -> Key {
     (number(0), number(8))
 }
 
-/// Lets the tenth go that was not touched for longest.
+/// Past the bound, lets those go that were not touched for longest, so many that nine tenths of it are left.
 fn bound<T>(map: &mut HashMap<Key, T>, most: usize, touched: impl Fn(&T) -> u64) {
     if map.len() <= most {
         return;
     }
     let mut all: Vec<(u64, Key)> = map.iter().map(|(key, value)| (touched(value), *key)).collect();
     all.sort_unstable();
-    for (_, key) in all.into_iter().take(most / 10) {
+    let left = most - most / 10;
+    for (_, key) in all.into_iter().rev().skip(left) {
         map.remove(&key);
     }
 }
@@ -177,6 +178,7 @@ impl Baselines {
         if let Some(seen) = of_call(event, learning) {
             self.call(&seen, &mut found);
         }
+        self.forget();
         found
     }
 
@@ -220,7 +222,6 @@ impl Baselines {
             found.push(Unusual { detector: Detector::Shift, points: 100, about: (Field::Tool, seen.tool.to_owned()) });
         }
         tool.take(seen);
-        self.forget();
     }
 
     fn forget(&mut self) {
@@ -228,6 +229,7 @@ impl Baselines {
         bound(&mut self.tools, TOOLS_MAX, |tool| tool.last);
         bound(&mut self.uses, PAIRS_MAX, |used| used.last);
         bound(&mut self.pairs, PAIRS_MAX, |at| *at);
+        bound(&mut self.began, PROFILES_MAX, |at| *at);
     }
 }
 

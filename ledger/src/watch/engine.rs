@@ -188,6 +188,14 @@ impl Engine {
         self.tell(raised.into_iter().collect(), received_at)
     }
 
+    /// The alarm that tells of so many more that one commit raised.
+    pub fn cut(&self, workspace: WorkspaceId, at: u64, more: u64) -> Alarm {
+        let entity = Entity::new(workspace, Field::Workspace, &workspace.to_string());
+        let (name, details) = ("alarms-cut".to_owned(), vec![("alarms".to_owned(), more)]);
+        let cut = Raised { name, severity: Severity::High, entity, quiet_us: 0, positions: Vec::new(), details };
+        form(cut, at, &self.digest)
+    }
+
     /// What somebody said of an alarm: only the alarm says whom it was about.
     pub fn disposition(&mut self, disposition: &Disposition, of: &Alarm) {
         let (DispositionKind::Suppressed, Some(until)) = (disposition.kind(), disposition.until) else { return };
@@ -206,7 +214,10 @@ impl Engine {
                     _ => None,
                 });
                 self.state.in_force = digest == Some(&self.digest[..]);
+                // What rules remember, and what was made of what they found, begins anew with each: a replay has no other rules.
                 self.sigma.forget();
+                self.state.risks = Risks::default();
+                self.state.told.clear();
             }
             action @ (RULE_OFF | RULE_ON) => {
                 let workspace: Option<[u8; 16]> = told.workspace.as_ref().and_then(|id| id.as_ref().try_into().ok());
@@ -338,27 +349,30 @@ impl Engine {
             .collect();
         let sigma = self.sigma.remembered().map_err(|why| why.to_string())?;
         let mut bytes = Vec::new();
-        ciborium::into_writer(&(self.digest, &self.state, sigma), &mut bytes).map_err(|why| why.to_string())?;
+        let whole = (DETECTORS_VERSION, self.digest, &self.state, sigma);
+        ciborium::into_writer(&whole, &mut bytes).map_err(|why| why.to_string())?;
         Ok(bytes)
     }
 
     /// Goes on from what was written down; `false`: it is of no use. Under other rules what was usual is kept, and what correlations
     /// remembered is not: the record that loads these rules is still to come.
     pub fn remember(&mut self, bytes: &[u8]) -> bool {
-        let Ok((digest, state, sigma)) = ciborium::from_reader::<([u8; 32], State, Vec<u8>), _>(bytes) else {
+        let Ok((version, digest, state, sigma)) = ciborium::from_reader::<(u8, [u8; 32], State, String), _>(bytes)
+        else {
             return false;
         };
+        // What other detectors learned is not what these would have; and nothing is taken by halves.
+        if version != DETECTORS_VERSION || (digest == self.digest && !self.sigma.remember(&sigma)) {
+            return false;
+        }
         self.labels = state
             .labels
             .iter()
             .map(|(workspace, server, labels)| ((*workspace, server.clone()), labels.clone()))
             .collect();
         self.state = state;
-        if digest != self.digest {
-            self.state.in_force = false;
-            return true;
-        }
-        self.sigma.remember(&sigma)
+        self.state.in_force &= digest == self.digest;
+        true
     }
 }
 
@@ -445,14 +459,9 @@ fn form(of: Raised, at: u64, digest: &[u8; 32]) -> Alarm {
     }
 }
 
-/// An entity that has no field of its own in an alarm, as the key of a detail; what is too long is a digest.
+/// An entity that has no field of its own in an alarm, as the key of a detail.
 fn about(entity: &Entity) -> String {
-    let whole = format!("about/{}/{}", entity.field, entity.value);
-    if whole.len() <= 64 && is_token(&whole) {
-        return whole;
-    }
-    let digest = custody::id::hex(&custody::hash::text_digest(entity.value.as_bytes()));
-    format!("about/{}/digest:{}", entity.field, digest.get(..32).unwrap_or_default())
+    format!("about/{}/{}", entity.field, entity.value)
 }
 
 /// Whom an alarm is about.

@@ -35,6 +35,9 @@ fn damaged(why: impl std::fmt::Display) -> io::Error {
 /// Writes it, with the next commit.
 pub(super) fn write(file: &Path, tail: &Tail, next: u64, bytes: &[u8]) -> io::Result<()> {
     let mark = mark(tail, next).map_err(damaged)?;
+    if bytes.len() > BYTES_MAX {
+        return Err(damaged("it is longer than a start would take"));
+    }
     let packed = zstd::bulk::compress(bytes, LEVEL)?;
     let length = u64::try_from(mark.len()).map_err(damaged)?;
     let whole = [&MAGIC[..], &next.to_be_bytes(), &length.to_be_bytes(), mark.as_bytes(), &packed].concat();
@@ -42,8 +45,29 @@ pub(super) fn write(file: &Path, tail: &Tail, next: u64, bytes: &[u8]) -> io::Re
     durable::write(file, &[&whole[..], &sum].concat(), MODE)
 }
 
-/// The next commit, and what was remembered before it; `None`: there is none.
-pub(super) fn read(file: &Path, tail: &Tail) -> io::Result<Option<(u64, Vec<u8>)>> {
+/// The next commit, and what was remembered before it; `None`: there is none, or it is of no use, which is told.
+///
+/// # Errors
+/// [`StoreError`]: whether it is of use cannot be said now.
+pub(super) fn read(file: &Path, tail: &Tail) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+    let read = match unpack(file) {
+        Ok(None) => return Ok(None),
+        Ok(Some((next, known, bytes))) if next <= tail.committed() && mark(tail, next)? == known => Ok((next, bytes)),
+        Ok(Some(_)) => Err(damaged("it is of another store")),
+        Err(why) => Err(why),
+    };
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(why) => {
+            let file = file.display();
+            tracing::warn!(%file, %why, "what the watch remembered is of no use; it walks the store again");
+            Ok(None)
+        }
+    }
+}
+
+/// Next commit, mark and bytes.
+fn unpack(file: &Path) -> io::Result<Option<(u64, String, Vec<u8>)>> {
     let bytes = match fs::read(file) {
         Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read?,
@@ -57,9 +81,6 @@ pub(super) fn read(file: &Path, tail: &Tail) -> io::Result<Option<(u64, Vec<u8>)
     let (length, rest) = rest.split_first_chunk::<8>().ok_or_else(|| damaged("it is cut"))?;
     let length = usize::try_from(u64::from_be_bytes(*length)).map_err(damaged)?;
     let (known, packed) = rest.split_at_checked(length).ok_or_else(|| damaged("it is cut"))?;
-    let next = u64::from_be_bytes(*next);
-    if next > tail.committed() || mark(tail, next).map_err(damaged)?.as_bytes() != known {
-        return Err(damaged("it is of another store"));
-    }
-    Ok(Some((next, zstd::bulk::decompress(packed, BYTES_MAX)?)))
+    let known = String::from_utf8(known.to_vec()).map_err(damaged)?;
+    Ok(Some((u64::from_be_bytes(*next), known, zstd::bulk::decompress(packed, BYTES_MAX)?)))
 }

@@ -78,6 +78,10 @@ impl<'a> Replay<'a> {
                 Some(since) => told.extend(alarms.into_iter().filter(|alarm| alarm.at >= since)),
                 None => self.raised.extend(alarms.iter().map(|alarm| (self.next, bytes_of(alarm)))),
             }
+            if !self.engine.in_force() {
+                // Other rules came: what these had not told by then was never told.
+                self.raised.clear();
+            }
             self.next += 1;
         }
         Ok((told, self.next < self.end))

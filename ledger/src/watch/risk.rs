@@ -5,7 +5,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use custody::{id::WorkspaceId, query::Field, wire::Severity};
+use custody::{
+    hash::text_digest,
+    id::{WorkspaceId, hex},
+    query::Field,
+    strict::is_token,
+    wire::Severity,
+};
 use serde::{Deserialize, Serialize};
 
 use super::sigma::POSITIONS_MAX;
@@ -13,6 +19,8 @@ use super::sigma::POSITIONS_MAX;
 /// Points of an incident, and of one that cannot wait for the morning.
 const INCIDENT: u64 = 100;
 const CRITICAL: u64 = 300;
+/// More say nothing more; and times what fades in a day they stay far below what a number holds.
+const POINTS_MAX: u64 = 1_000_000;
 /// Points fade to a half in this time.
 const HALF_US: u64 = 24 * 3_600_000_000;
 /// So long an incident stands for what follows.
@@ -34,9 +42,14 @@ pub struct Entity {
 }
 
 impl Entity {
-    /// Of a value of a field.
+    /// Of a value of a field; one that an alarm cannot hold in the key of a detail (`about/FIELD/VALUE`) is a digest.
     pub fn new(workspace: WorkspaceId, field: Field, value: &str) -> Self {
-        Self { workspace: workspace.0, field: field.name().to_owned(), value: value.to_owned() }
+        let mut value = value.to_owned();
+        if "about//".len() + field.name().len() + value.len() > 64 || !is_token(&value) {
+            let digest = hex(&text_digest(value.as_bytes()));
+            value = format!("digest:{}", digest.get(..32).unwrap_or_default());
+        }
+        Self { workspace: workspace.0, field: field.name().to_owned(), value }
     }
 }
 
@@ -95,9 +108,10 @@ impl Risks {
     ) -> Option<Incident> {
         let risk = self.0.entry(entity.clone()).or_default();
         risk.fade(now);
-        risk.points += points;
+        risk.points = (risk.points + points).min(POINTS_MAX);
         if risk.reasons.len() < REASONS_MAX || risk.reasons.contains_key(reason) {
-            *risk.reasons.entry(reason.to_owned()).or_default() += points;
+            let sum = risk.reasons.entry(reason.to_owned()).or_default();
+            *sum = (*sum + points).min(POINTS_MAX);
         }
         risk.positions.extend(positions);
         while risk.positions.len() > POSITIONS_MAX {
@@ -173,6 +187,11 @@ mod tests {
         assert_eq!((worse.severity, worse.positions), (Severity::Critical, vec![4, 5]));
         assert_eq!(risks.add(of("a"), 2 * DAY + 3, ("x", 1_000), &[]), None);
         assert!(risks.add(of("a"), 4 * DAY, ("x", 1), &[]).is_some(), "a day later");
+        // However much it is, and however long ago.
+        for at in 4 * DAY..4 * DAY + 9 {
+            risks.add(of("c"), at, ("x", u64::from(u32::MAX)), &[]);
+        }
+        assert_eq!(risks.add(of("c"), 5 * DAY + 10, ("x", 1), &[]).unwrap().points, POINTS_MAX / 2 + 1);
         // What is written down goes on as if nothing was.
         let mut bytes = Vec::new();
         ciborium::into_writer(&risks, &mut bytes).unwrap();

@@ -17,16 +17,19 @@ use rsigma_eval::{
     result::{EvaluationResult, ResultBody},
 };
 use rsigma_parser::{
-    CorrelationRule, Level, Severity as Badness, SigmaCollection, SigmaRule, lint_yaml_str, parse_sigma_yaml,
+    CorrelationCondition, CorrelationRule, CorrelationType, Level, Severity as Badness, SigmaCollection, SigmaRule,
+    lint_yaml_str, parse_sigma_yaml,
 };
 use serde::{Deserialize, Serialize};
 
 use super::event::{Event, Fields};
 
-/// Groups that correlations hold at a time: some hundred bytes each.
-const GROUPS_MAX: usize = 100_000;
-/// Events of one group in its window: a threshold above it could never be reached.
-const OF_GROUP_MAX: usize = 4_096;
+/// Groups that correlations hold at a time: two kilobytes each for where their events stand, and as much for their window at the most.
+const GROUPS_MAX: usize = 50_000;
+/// Events of one group in its window: the newest. A threshold above it could never be reached, and is refused.
+const OF_GROUP_MAX: usize = 256;
+/// Longest name: with `reason/` before it, it is the key of a detail.
+const NAME_MAX: usize = 48;
 /// Events between two looks at the bound.
 const LOOK_EVERY: u64 = 4_096;
 /// Positions that a finding names: as many as an alarm holds.
@@ -46,9 +49,9 @@ pub trait Rules: Send {
     ///
     /// # Errors
     /// If it cannot be written down.
-    fn remembered(&mut self) -> Result<Vec<u8>, serde_json::Error>;
+    fn remembered(&mut self) -> Result<String, serde_json::Error>;
     /// Takes what was remembered; `false`: it is of no use, and nothing was taken.
-    fn remember(&mut self, bytes: &[u8]) -> bool;
+    fn remember(&mut self, text: &str) -> bool;
     /// Forgets everything.
     fn forget(&mut self);
 }
@@ -140,8 +143,8 @@ impl Said<'_> {
     /// Looks it over. Gives the id by which the crate knows it, and its name.
     fn rule(&self) -> Result<(String, String, Rule), Refused> {
         let name = self.name.ok_or_else(|| Refused(format!("a rule has no name: {:?}", self.title)))?;
-        if !is_token(name) || name.len() > 64 {
-            return Err(refused(name, "its name is not 1 to 64 characters of [A-Za-z0-9_./:@+-]"));
+        if !is_token(name) || name.len() > NAME_MAX {
+            return Err(refused(name, "its name is not 1 to 48 characters of [A-Za-z0-9_./:@+-]"));
         }
         let id = self.id.ok_or_else(|| refused(name, "it has no id"))?;
         let severity = match self.level {
@@ -201,6 +204,11 @@ fn correlation(rule: &CorrelationRule) -> Result<(String, String, Rule), Refused
     .rule()
 }
 
+/// Whether its threshold is a number of events.
+fn counts(of: CorrelationType) -> bool {
+    matches!(of, CorrelationType::EventCount | CorrelationType::ValueCount)
+}
+
 /// Reads rules and binds their correlations to one workspace each.
 fn read(text: &str) -> Result<SigmaCollection, Refused> {
     if text.len() > RULES_BYTES_MAX {
@@ -214,7 +222,19 @@ fn read(text: &str) -> Result<SigmaCollection, Refused> {
     if let Some(field) = fields.names().find(|name| Field::named(name).is_none()) {
         return Err(Refused(format!("no record has a field {field} (hint: docs/QUERY.md lists the fields)")));
     }
+    let attributes = collection.rules.iter().flat_map(|rule| rule.custom_attributes.keys());
+    let attributes = attributes.chain(collection.correlations.iter().flat_map(|rule| rule.custom_attributes.keys()));
+    if let Some(name) = attributes.into_iter().find(|name| name.starts_with("rsigma.")) {
+        return Err(Refused(format!("the attribute {name} would lift a bound (hint: leave it out)")));
+    }
     for rule in &mut collection.correlations {
+        if let CorrelationCondition::Threshold { predicates, .. } = &rule.condition
+            && counts(rule.correlation_type)
+            && predicates.iter().any(|(_, number)| *number > OF_GROUP_MAX as u64)
+        {
+            let name = rule.name.as_deref().unwrap_or(&rule.title);
+            return Err(refused(name, format!("a correlation counts to {OF_GROUP_MAX} at most")));
+        }
         if !rule.group_by.iter().any(|field| field == "workspace") {
             rule.group_by.insert(0, "workspace".to_owned());
         }
@@ -341,12 +361,12 @@ impl Rules for Sigma {
         &self.known
     }
 
-    fn remembered(&mut self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(&Remembered { taken: self.taken, correlations: self.engine.export_state() })
+    fn remembered(&mut self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(&Remembered { taken: self.taken, correlations: self.engine.export_state() })
     }
 
-    fn remember(&mut self, bytes: &[u8]) -> bool {
-        let Ok(remembered) = serde_json::from_slice::<Remembered>(bytes) else { return false };
+    fn remember(&mut self, text: &str) -> bool {
+        let Ok(remembered) = serde_json::from_str::<Remembered>(text) else { return false };
         self.forget();
         self.taken = remembered.taken;
         self.engine.import_state(remembered.correlations)

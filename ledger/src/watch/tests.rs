@@ -201,31 +201,31 @@ fn random_calls(name: &str) -> Vec<Said> {
     calls
 }
 
-/// The alarms of calls, their bytes one after the other; what is remembered goes through a file's bytes after each `every` calls.
-fn alarms(calls: &[Said], every: usize) -> Vec<Vec<u8>> {
-    let new = || Engine::new(&rules::all(None).unwrap()).unwrap();
-    let mut engine = new();
-    let mut alarms = Vec::new();
-    let load = LedgerEvent {
-        action: engine::RULES_LOAD.to_owned(),
-        details: vec![Extension {
-            key: "rules".to_owned(),
-            value: Some(extension::Value::Digest(Bytes::copy_from_slice(&engine.digest()))),
-        }],
-        ..LedgerEvent::default()
-    };
+fn new(text: &str) -> Engine {
+    Engine::new(text).unwrap()
+}
+
+/// Puts an engine's rules in force as the ledger does.
+fn load(engine: &mut Engine, digest: [u8; 32]) {
+    let detail =
+        Extension { key: "rules".to_owned(), value: Some(extension::Value::Digest(Bytes::copy_from_slice(&digest))) };
+    let load = LedgerEvent { action: engine::RULES_LOAD.to_owned(), details: vec![detail], ..LedgerEvent::default() };
     let load = wire::Record { version: 1, kind: Some(Kind::LedgerEvent(load)) };
     let place = Said::at(START).place(0);
     let facts = Facts::of(&place, &load);
-    engine.take(&Event { place: &place, facts: &facts, own: Some(&load), labels: &[] }, None);
+    assert!(engine.take(&Event { place: &place, facts: &facts, own: Some(&load), labels: &[] }, None).is_empty());
+}
+
+/// The alarms of calls, as bytes; what is remembered goes through a file's bytes after each `every` calls.
+fn alarms(engine: &mut Engine, text: &str, calls: &[Said], every: usize) -> Vec<Vec<u8>> {
+    let mut alarms = Vec::new();
     for (number, call) in (1_usize..).zip(calls) {
-        let position = number as u64;
         if number.is_multiple_of(every) {
             let bytes = engine.remembered().unwrap();
-            engine = new();
+            *engine = new(text);
             assert!(engine.remember(&bytes));
         }
-        let place = call.place(position);
+        let place = call.place(number as u64);
         let facts = Facts::of(&place, &call.record());
         let event = Event { place: &place, facts: &facts, own: None, labels: &[] };
         alarms.extend(engine.take(&event, None).iter().map(bytes_of));
@@ -235,13 +235,45 @@ fn alarms(calls: &[Said], every: usize) -> Vec<Vec<u8>> {
 
 #[test]
 fn what_is_remembered_may_be_written_down_anywhere() {
+    let text = rules::all(None).unwrap();
     let calls = random_calls("what is remembered");
-    let whole = alarms(&calls, usize::MAX);
+    let run = |every| {
+        let mut engine = new(&text);
+        let digest = engine.digest();
+        load(&mut engine, digest);
+        alarms(&mut engine, &text, &calls, every)
+    };
+    let whole = run(usize::MAX);
     assert!(whole.len() > 20, "{} alarms", whole.len());
-    assert_eq!(alarms(&calls, 37), whole);
+    assert_eq!(run(37), whole);
     for alarm in &whole {
         record::check(alarm).unwrap();
     }
+}
+
+#[test]
+fn after_other_rules_a_replay_gives_what_was_given_then() {
+    let (one, other) = (rules::all(None).unwrap(), rules::all(None).unwrap() + "\n# another version\n");
+    let calls = random_calls("other rules");
+    let (before, after) = calls.split_at(calls.len() / 2);
+    // As it was: the first rules, a file, and a start with the others.
+    let mut first = new(&one);
+    let digest = first.digest();
+    load(&mut first, digest);
+    assert!(!alarms(&mut first, &one, before, usize::MAX).is_empty());
+    let file = first.remembered().unwrap();
+    let mut then = new(&other);
+    assert!(then.remember(&file));
+    let digest_then = then.digest();
+    load(&mut then, digest_then);
+    let given = alarms(&mut then, &other, after, usize::MAX);
+    // Once more, from the first record, with the others alone.
+    let mut again = new(&other);
+    load(&mut again, digest);
+    assert!(alarms(&mut again, &other, before, usize::MAX).is_empty(), "those rules are not here");
+    load(&mut again, digest_then);
+    assert!(given.len() > 10);
+    assert_eq!(alarms(&mut again, &other, after, usize::MAX), given);
 }
 
 #[test]
@@ -249,12 +281,7 @@ fn other_rules_begin_with_the_record_that_loads_them_and_keep_what_is_usual() {
     let mut engine = Engine::new(&rules::all(None).unwrap()).unwrap();
     assert!(!engine.in_force());
     let calls = random_calls("other rules");
-    for (position, call) in (1..).zip(&calls) {
-        let place = call.place(position);
-        let facts = Facts::of(&place, &call.record());
-        let event = Event { place: &place, facts: &facts, own: None, labels: &[] };
-        assert!(engine.take(&event, None).is_empty(), "no rules are in force");
-    }
+    assert!(alarms(&mut engine, &rules::all(None).unwrap(), &calls, usize::MAX).is_empty(), "no rules are in force");
     let bytes = engine.remembered().unwrap();
     let (_, one) = rules::SHIPPED[0];
     let mut other = Engine::new(one).unwrap();
@@ -279,7 +306,7 @@ fn an_entity_that_an_alarm_cannot_hold_as_an_id_is_named_or_digested() {
         let place = Said::at(START).place(1);
         let facts = Facts::of(&place, &wire::Record { version: 1, kind: Some(Kind::ToolDefinition(change)) });
         let alarms = engine.take(&Event { place: &place, facts: &facts, own: None, labels: &[] }, None);
-        let about = &alarms[0].details[0].key;
+        let about = alarms[0].details[0].key.clone();
         assert_eq!(about == "about/tool/files/read", named, "{about}");
         assert!(about.starts_with("about/tool/") && !about.contains(&hex(&member.0)));
         assert!(alarms.iter().all(|alarm| record::check(&bytes_of(alarm)).is_ok()));

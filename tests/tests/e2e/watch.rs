@@ -228,6 +228,7 @@ fn seen_by_those_whose_workspace_it_is(home: &Home) {
     let alarms = asked("payments", &["alarm:denied-burst", "--alarms", "--json"]);
     assert_eq!(alarms.lines().count(), 3, "{alarms}");
     assert_eq!(asked("payments", &["alarm:denied-burst", "--alarms", "--json", "--limit", "2", "--all"]), alarms);
+    assert_eq!(asked("payments", &["alarm:denied-burst workspace:payments", "--alarms", "--json"]), alarms);
     assert_eq!(asked("payments", &["severity:high", "--alarms", "--json"]), "");
     assert_eq!(asked("research", &["--alarms", "--json"]), "");
     assert_eq!(asked("payments", &["kind:alarm", "--json"]), "");
