@@ -197,10 +197,7 @@ async fn serve(
         true => tokio::spawn(publisher.run(woken, requests.clone())),
         false => tokio::spawn(std::future::pending()),
     };
-    let mut helpers = start_helpers(&config, &shared, directory);
-    if let Some(webhook) = webhook(&config, &shared)? {
-        helpers.spawn_with_writer("the webhook", webhook.run());
-    }
+    let mut helpers = start_helpers(&config, &shared, directory)?;
     let mut watching = start_watch(&config, &shared, fence, term, serving);
     let services = Services {
         config: config.clone(),
@@ -372,7 +369,7 @@ fn asking(store: &Weak<Store>, index: Arc<Index>, shared: &Shared) -> Result<Ask
 }
 
 /// Tasks that look at something every so often.
-fn start_helpers(config: &Config, shared: &Shared, directory: oneshot::Receiver<()>) -> Helpers {
+fn start_helpers(config: &Config, shared: &Shared, directory: oneshot::Receiver<()>) -> Result<Helpers, Ended> {
     let (disk_low_bytes, lag_max) = Upkeep::bounds(config);
     let upkeep = Upkeep {
         writer: shared.requests.clone(),
@@ -396,7 +393,10 @@ fn start_helpers(config: &Config, shared: &Shared, directory: oneshot::Receiver<
     helpers.spawn_with_writer("the writer's clock", tick);
     helpers.spawn_with_writer("the look at disk and lag", upkeep.run());
     helpers.spawn_with_writer("the renewal of certificates", renew_certificates(pki, alarms));
-    helpers
+    if let Some(webhook) = webhook(config, shared)? {
+        helpers.spawn_with_writer("the webhook", webhook.run());
+    }
+    Ok(helpers)
 }
 
 fn admin_service(config: &Config, shared: &Shared, rules: Arc<str>, store: Weak<Store>) -> AdminService {

@@ -264,7 +264,7 @@ impl Asking {
         for one in &ones {
             // In which workspace it stands is the ledger's name alone.
             let mut hit = answer::hit(one, &asked.seen);
-            for hit in &mut hit {
+            if let Some(hit) = &mut hit {
                 RESERVED_NAME.clone_into(&mut hit.workspace_name);
                 // Of the ledger's own numbers its position alone, by which it is disposed of.
                 (hit.number, hit.epoch) = (0, bytes::Bytes::new());
