@@ -41,6 +41,7 @@ use crate::{
     tail::Tail,
     upkeep::{Upkeep, renew_certificates},
     vault::Vault,
+    watch::Progress,
 };
 
 mod drain;
@@ -171,6 +172,8 @@ struct Shared {
     alarms: Alarms,
     metrics: Metrics,
     pki: Arc<Pki>,
+    /// How far the watch is.
+    progress: Progress,
 }
 
 async fn serve(
@@ -297,6 +300,7 @@ fn start_writer(
         alarms,
         metrics,
         pki,
+        progress: Progress::default(),
     };
     let parts = Parts {
         store,

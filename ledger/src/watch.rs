@@ -7,7 +7,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,7 +33,7 @@ use crate::{
     log_view::report,
     metrics::Metrics,
     store::{Family, Store, StoreError},
-    tail::{Chunk, Tail},
+    tail::{Chunk, One, Tail},
 };
 
 pub mod baseline;
@@ -103,6 +106,27 @@ pub struct Watch {
     since: (u64, Instant),
     looked: Option<Instant>,
     conditions: conditions::Conditions,
+    /// What it remembered was of use.
+    remembered: bool,
+    progress: Progress,
+}
+
+/// How far the watch is: for whoever tells others that it watches.
+#[derive(Clone, Default)]
+pub struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    /// Commits below it were looked at; `None`: nobody looks any more.
+    pub fn next(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|next| *next != u64::MAX)
+    }
+}
+
+impl Drop for Watch {
+    /// Also of one that broke off.
+    fn drop(&mut self) {
+        self.progress.0.store(u64::MAX, Ordering::Relaxed);
+    }
 }
 
 /// One walk over what was committed: of the watch, of a replay.
@@ -136,8 +160,14 @@ impl Walk<'_> {
             let event = Event { place: &place, facts, own: own.as_ref(), labels: &[] };
             alarms.extend(engine.take(&event, (index == 0).then(|| chunk.header())));
         }
+        if chunk.records().is_empty() {
+            alarms = engine.header(chunk.header(), chunk.leaf.received_at);
+        }
+        let mut more = engine.dropped();
         if alarms.len() > OF_COMMIT_MAX {
-            let more = alarms.split_off(OF_COMMIT_MAX).len() as u64;
+            more += alarms.split_off(OF_COMMIT_MAX).len() as u64;
+        }
+        if more > 0 {
             alarms.push(engine.cut(chunk.workspace(), chunk.leaf.received_at, more));
         }
         Ok((alarms, chunk.records().len() as u64))
@@ -146,12 +176,15 @@ impl Walk<'_> {
     /// The alarm that a disposition is about.
     fn alarm(&self, said: &wire::Disposition) -> Result<Option<wire::Alarm>, StoreError> {
         let Ok(workspace) = WorkspaceId::try_from(said.workspace.as_ref()) else { return Ok(None) };
-        let one = self.tail.at_position(workspace, said.position)?;
-        let record = one.and_then(|one| record_of(&one.chunk, one.index));
-        Ok(record.and_then(|record| match record.kind {
-            Some(Kind::Alarm(alarm)) => Some(alarm),
-            _ => None,
-        }))
+        Ok(self.tail.at_position(workspace, said.position)?.as_ref().and_then(alarm_at))
+    }
+}
+
+/// The alarm that a record is.
+pub fn alarm_at(one: &One) -> Option<wire::Alarm> {
+    match record_of(&one.chunk, one.index)?.kind {
+        Some(Kind::Alarm(alarm)) => Some(alarm),
+        _ => None,
     }
 }
 
@@ -181,7 +214,7 @@ impl Watch {
         (engine, rules): (Engine, Arc<str>),
         file: PathBuf,
         (tail, chains, writer): (Arc<Tail>, Chains, mpsc::Sender<Request>),
-        (alarms, metrics): (Alarms, Metrics),
+        (alarms, metrics, progress): (Alarms, Metrics, Progress),
     ) -> Result<Self, StoreError> {
         let store = tail.store()?;
         let told = store.number(TOLD)?.unwrap_or(0);
@@ -202,6 +235,8 @@ impl Watch {
             since,
             looked: None,
             conditions,
+            remembered: false,
+            progress,
         };
         watch.remember()?;
         Ok(watch)
@@ -210,7 +245,10 @@ impl Watch {
     /// Goes on from what was written down last, or from the first record.
     fn remember(&mut self) -> Result<(), StoreError> {
         self.next = match memory::read(&self.file, &self.tail)? {
-            Some((next, bytes)) if self.engine.remember(&bytes) => next,
+            Some((next, bytes)) if self.engine.remember(&bytes) => {
+                self.remembered = true;
+                next
+            }
             Some(_) => {
                 tracing::warn!("what the watch remembered is of another version; it walks the store again");
                 0
@@ -268,6 +306,12 @@ impl Watch {
 
     /// Some commits; `false`: there is nothing to do now.
     fn step(&mut self, runtime: &tokio::runtime::Handle, stop: &watch::Receiver<()>) -> Result<bool, Stuck> {
+        self.tell_progress();
+        // First: they are told also while records cannot be looked at.
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+            self.look(runtime)?;
+            self.looked = Some(Instant::now());
+        }
         if self.half_looked_at {
             self.begin_again()?;
         }
@@ -290,15 +334,16 @@ impl Watch {
             self.next += 1;
             self.since.0 += records;
         }
-        self.metrics.set("custody_watch_lag_commits", committed.saturating_sub(self.next));
+        self.tell_progress();
         if self.since.0 >= WRITE_RECORDS || (self.since.0 > 0 && self.since.1.elapsed() >= WRITE_EVERY) {
             self.write();
         }
-        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
-            self.look(runtime)?;
-            self.looked = Some(Instant::now());
-        }
         Ok(worked)
+    }
+
+    fn tell_progress(&self) {
+        self.progress.0.store(self.next, Ordering::Relaxed);
+        self.metrics.set("custody_watch_lag_commits", self.tail.committed().saturating_sub(self.next));
     }
 
     /// Puts rules and this ledger's detectors in force, if others were.
@@ -309,7 +354,7 @@ impl Watch {
         }
         let detail = |key: &str, value| Extension { key: key.to_owned(), value: Some(value) };
         let known = self.engine.rules().known().len() as u64;
-        let event = LedgerEvent {
+        let mut event = LedgerEvent {
             at: clock::now_us(),
             kind: LedgerEventKind::Configuration as i32,
             action: engine::RULES_LOAD.to_owned(),
@@ -317,12 +362,15 @@ impl Watch {
             details: vec![
                 detail("rules", extension::Value::Digest(Bytes::copy_from_slice(&digest))),
                 detail("count", extension::Value::Number(known)),
-                // What was committed from the first of these to the second was looked at by no rules, if the last run did not end well.
-                detail("looked_at_before", extension::Value::Number(self.next)),
-                detail("committed", extension::Value::Number(self.tail.committed())),
             ],
             ..LedgerEvent::default()
         };
+        // What was committed from the first of these to the second was looked at by no rules, if the last run did not end well. Who has
+        // lost what was remembered cannot say so.
+        if self.remembered {
+            event.details.push(detail("looked_at_before", extension::Value::Number(self.next.max(self.told))));
+            event.details.push(detail("committed", extension::Value::Number(self.tail.committed())));
+        }
         let row = (Family::Meta, Bytes::from_static(RULES.as_bytes()), Bytes::copy_from_slice(&digest));
         self.record(vec![row], vec![Kind::LedgerEvent(event)], runtime)
     }
@@ -348,7 +396,10 @@ impl Watch {
             // It is the same alarm however often it is tried: nothing is walked twice for it.
             match self.record(vec![row.clone()], records.clone(), runtime) {
                 Err(Stuck::Later(_)) if stop.has_changed().is_err() => return Err(Stuck::Ending),
-                Err(Stuck::Later(why)) => tracing::warn!(why, "alarms wait: they cannot be put on record now"),
+                Err(Stuck::Later(why)) => {
+                    self.tell_progress();
+                    tracing::warn!(why, "alarms wait: they cannot be put on record now");
+                }
                 told => break told?,
             }
             runtime.block_on(clock::sleep(PAUSE));
@@ -365,13 +416,13 @@ impl Watch {
             let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
             chains.workspaces.keys().copied().collect()
         };
-        let stand = conditions::standing(&store, &workspaces, &self.alarms, clock::now_us())?;
+        let stand = conditions::standing(&store, &workspaces, (&self.alarms, &self.conditions), clock::now_us())?;
         let (rows, records) = self.conditions.change(&stand, clock::now_us());
         if records.is_empty() {
             return Ok(());
         }
         self.record(rows, records.into_iter().map(Kind::Alarm).collect(), runtime)?;
-        self.conditions.stand(stand);
+        self.conditions.stand(&stand);
         Ok(())
     }
 

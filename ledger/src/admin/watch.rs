@@ -7,7 +7,7 @@ use custody::{
     id::WorkspaceId,
     record,
     strict::is_token,
-    wire::{self, DispositionKind, Extension, LedgerEventKind, extension, record::Kind},
+    wire::{self, AlarmPhase, DispositionKind, Extension, LedgerEventKind, extension, record::Kind},
 };
 use futures::Stream;
 use tokio::sync::{mpsc, oneshot};
@@ -20,7 +20,7 @@ use crate::{
     commit::{OnRecord, Request, Untaken},
     store::StoreError,
     watch::{
-        engine::{Engine, RULE_OFF, RULE_ON},
+        engine::{CUT, Engine, RULE_OFF, RULE_ON},
         own_workspace,
         replay::Replay,
     },
@@ -110,11 +110,12 @@ impl AdminService {
         }
         let own = own_workspace(&self.chains).ok_or_else(ending)?;
         let one = self.tail.at_position(own, request.position).map_err(|why| broken(&why))?;
-        let is_alarm = one.is_some_and(|one| {
-            one.chunk.fact(one.index).texts(custody::query::Field::Kind).any(|kind| kind == "alarm")
-        });
-        if !is_alarm {
-            return Err(Status::not_found("no alarm stands there (hint: ledger search kind:alarm)"));
+        let nothing = || Status::not_found("no alarm stands there (hint: ledger search kind:alarm)");
+        let alarm = one.and_then(|one| crate::watch::alarm_at(&one)).ok_or_else(nothing)?;
+        if suppresses && (alarm.phase() != AlarmPhase::Raised || alarm.name == CUT) {
+            return Err(Status::invalid_argument(
+                "a condition is not suppressed: it is told once, when it begins (hint: an alarm of a rule or an incident is)",
+            ));
         }
         let actor = Some(because.actor).filter(|actor| is_token(actor)).unwrap_or_else(|| "administrator".to_owned());
         let said = wire::Disposition {

@@ -86,7 +86,8 @@ pub(super) fn start_watching(config: &Config, rules: &Arc<str>, shared: &Shared)
     let engine = Engine::new(rules).map_err(|why| wrong_rules(&why))?;
     let file = config.paths.data.join("watch");
     let parts = (Arc::clone(&shared.tail), Arc::clone(&shared.chains), shared.requests.clone());
-    let watch = Watch::open((engine, Arc::clone(rules)), file, parts, (shared.alarms.clone(), shared.metrics.clone()));
+    let told = (shared.alarms.clone(), shared.metrics.clone(), shared.progress.clone());
+    let watch = Watch::open((engine, Arc::clone(rules)), file, parts, told);
     let watch = watch.map_err(|why| Ended::store("read how far the watch has come", &why))?;
     Following::start("watch", (shared.alarms.clone(), Alarm::WatchFailing), move |runtime, stopped| {
         watch.run(runtime, stopped)
@@ -105,7 +106,8 @@ pub(super) fn webhook(config: &Config, shared: &Shared) -> Result<Option<Webhook
         heartbeat: Duration::from_secs(watch.heartbeat_seconds),
     };
     let seen = (Arc::clone(&shared.tail), Arc::clone(&shared.chains));
-    let webhook = Webhook::open(wanted, &config.origin, seen, (shared.alarms.clone(), shared.metrics.clone()));
+    let told = (shared.alarms.clone(), shared.metrics.clone(), shared.progress.clone());
+    let webhook = Webhook::open(wanted, &config.origin, seen, told);
     webhook
         .map(Some)
         .map_err(|why| Ended::new(ExitReason::Configuration, format!("failed to start the webhook: {why}")))

@@ -16,6 +16,8 @@ use crate::{
     store::{Family, Store, StoreError},
 };
 
+/// Name of the one condition of which there may be many.
+const SILENT: &str = "gateway-silent";
 /// A call that runs for so long has most likely no end.
 const RUNNING_US: u64 = 3_600_000_000;
 /// Names of conditions among the store's values begin so.
@@ -25,8 +27,10 @@ const STANDING_MAX: usize = 4_096;
 /// Records of one change: what one write of the ledger's own takes.
 const CHANGES_MAX: usize = 64;
 
-/// What stands: by name, workspace and gateway.
-pub(super) type Standing = BTreeMap<(String, Option<WorkspaceId>, Option<GatewayId>), Severity>;
+/// Name, workspace and gateway.
+type Condition = (String, Option<WorkspaceId>, Option<GatewayId>);
+/// What stands.
+pub(super) type Standing = BTreeMap<Condition, Severity>;
 
 /// Conditions that are on record as begun.
 pub(super) struct Conditions(Standing);
@@ -35,7 +39,7 @@ pub(super) struct Conditions(Standing);
 pub(super) fn standing(
     store: &Store,
     workspaces: &[WorkspaceId],
-    alarms: &Alarms,
+    (alarms, known): (&Alarms, &Conditions),
     now_us: u64,
 ) -> Result<Standing, StoreError> {
     let mut standing = Standing::new();
@@ -44,14 +48,15 @@ pub(super) fn standing(
     }
     for workspace in workspaces {
         for (gateway, _) in store.silent_gateways(*workspace, now_us)? {
-            standing.insert(("gateway-silent".to_owned(), Some(*workspace), Some(gateway)), Severity::Medium);
+            let silent = (SILENT.to_owned(), Some(*workspace), Some(gateway));
+            // Of very many those that are on record stay there.
+            if standing.len() < STANDING_MAX || known.0.contains_key(&silent) {
+                standing.insert(silent, Severity::Medium);
+            }
         }
     }
     if oldest_running(store)?.is_some_and(|since| now_us.saturating_sub(since) > RUNNING_US) {
         standing.insert(("call-without-outcome".to_owned(), None, None), Severity::Low);
-    }
-    while standing.len() > STANDING_MAX {
-        standing.pop_last();
     }
     Ok(standing)
 }
@@ -63,14 +68,14 @@ fn oldest_running(store: &Store) -> Result<Option<u64>, StoreError> {
     Ok(store.committed(rank.commit_index())?.map(|entry| entry.leaf.received_at))
 }
 
-fn name_of(condition: &(String, Option<WorkspaceId>, Option<GatewayId>)) -> Bytes {
+fn name_of(condition: &Condition) -> Bytes {
     let (name, workspace, gateway) = condition;
     let text = |id: Option<String>| id.unwrap_or_else(|| "-".to_owned());
     let (workspace, gateway) = (text(workspace.map(|id| id.to_string())), text(gateway.map(|id| id.to_string())));
     [PREFIX, format!("{name}/{workspace}/{gateway}").as_bytes()].concat().into()
 }
 
-fn named(name: &[u8]) -> Option<(String, Option<WorkspaceId>, Option<GatewayId>)> {
+fn named(name: &[u8]) -> Option<Condition> {
     let text = std::str::from_utf8(name.strip_prefix(PREFIX)?).ok()?;
     let mut parts = text.split('/');
     let (name, workspace, gateway) = (parts.next()?, parts.next()?, parts.next()?);
@@ -92,47 +97,91 @@ impl Conditions {
         Ok(Self(standing))
     }
 
-    /// Rows and records of what began and what ended; some of them if there are many.
-    pub(super) fn change(&self, now: &Standing, now_us: u64) -> (Vec<(Family, Bytes, Bytes)>, Vec<wire::Alarm>) {
+    /// What began and what ended; some of them if there are many, and those of gateways last.
+    fn differing(&self, now: &Standing) -> Vec<(AlarmPhase, Condition, Severity)> {
         let began = now.iter().filter(|(condition, _)| !self.0.contains_key(*condition));
         let ended = self.0.iter().filter(|(condition, _)| !now.contains_key(*condition));
-        let began = began.map(|(condition, severity)| (AlarmPhase::Began, condition, *severity));
-        let ended = ended.map(|(condition, severity)| (AlarmPhase::Ended, condition, *severity));
-        began
-            .chain(ended)
-            .take(CHANGES_MAX)
-            .map(|(phase, condition, severity)| {
-                let value = match (phase, u8::try_from(severity as i32)) {
-                    (AlarmPhase::Began, Ok(severity)) => Bytes::copy_from_slice(&[severity]),
-                    _ => Bytes::new(),
-                };
-                let alarm = wire::Alarm {
-                    at: now_us,
-                    phase: phase as i32,
-                    severity: severity as i32,
-                    name: condition.0.clone(),
-                    workspace: condition.1.map(Into::into),
-                    gateway: condition.2.map(Into::into),
-                    ..wire::Alarm::default()
-                };
-                ((Family::Meta, name_of(condition), value), alarm)
-            })
-            .unzip()
+        let began = began.map(|(condition, severity)| (AlarmPhase::Began, condition.clone(), *severity));
+        let ended = ended.map(|(condition, severity)| (AlarmPhase::Ended, condition.clone(), *severity));
+        let mut all: Vec<_> = began.chain(ended).collect();
+        all.sort_by_key(|(_, condition, _)| condition.0 == SILENT);
+        all.truncate(CHANGES_MAX);
+        all
+    }
+
+    /// Rows and records of what began and what ended.
+    pub(super) fn change(&self, now: &Standing, now_us: u64) -> (Vec<(Family, Bytes, Bytes)>, Vec<wire::Alarm>) {
+        let told = |(phase, condition, severity): (AlarmPhase, Condition, Severity)| {
+            let value = match (phase, u8::try_from(severity as i32)) {
+                (AlarmPhase::Began, Ok(severity)) => Bytes::copy_from_slice(&[severity]),
+                _ => Bytes::new(),
+            };
+            let alarm = wire::Alarm {
+                at: now_us,
+                phase: phase as i32,
+                severity: severity as i32,
+                name: condition.0.clone(),
+                workspace: condition.1.map(Into::into),
+                gateway: condition.2.map(Into::into),
+                ..wire::Alarm::default()
+            };
+            ((Family::Meta, name_of(&condition), value), alarm)
+        };
+        self.differing(now).into_iter().map(told).unzip()
     }
 
     /// What `change` told is on record.
-    pub(super) fn stand(&mut self, now: Standing) {
-        let began: Vec<_> = now
-            .iter()
-            .filter(|(condition, _)| !self.0.contains_key(*condition))
-            .map(|(condition, _)| condition.clone())
-            .collect();
-        let ended: Vec<_> = self.0.keys().filter(|condition| !now.contains_key(*condition)).cloned().collect();
-        for condition in began.into_iter().chain(ended).take(CHANGES_MAX) {
-            match now.get(&condition) {
-                Some(severity) => self.0.insert(condition, *severity),
-                None => self.0.remove(&condition),
-            };
+    pub(super) fn stand(&mut self, now: &Standing) {
+        for (phase, condition, severity) in self.differing(now) {
+            if phase == AlarmPhase::Began {
+                self.0.insert(condition, severity);
+            } else {
+                self.0.remove(&condition);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::Dir;
+
+    fn of(name: &str, gateway: u32) -> Condition {
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&gateway.to_be_bytes());
+        (name.to_owned(), Some(WorkspaceId([1; 16])), Some(GatewayId(id)))
+    }
+
+    #[test]
+    fn each_begins_and_ends_once_on_record_and_over_restarts() {
+        let dir = Dir::new("conditions");
+        let store = Store::open(&dir.0, 8 << 20, 32 << 20).unwrap();
+        let mut conditions = Conditions::open(&store).unwrap();
+        let mut now: Standing = (0..100).map(|gateway| (of(SILENT, gateway), Severity::Medium)).collect();
+        now.insert(("roots-disagree".to_owned(), None, None), Severity::High);
+        let mut told = Vec::new();
+        let mut step = |conditions: &mut Conditions, now: &Standing| {
+            let (rows, alarms) = conditions.change(now, 7);
+            let mut change = store.change();
+            rows.into_iter().for_each(|(family, key, value)| change.put(family, key, value));
+            store.derive(change).unwrap();
+            conditions.stand(now);
+            told.extend(alarms.iter().map(|alarm| (alarm.phase(), alarm.name.clone(), alarm.gateway.clone())));
+            alarms.len()
+        };
+        // An operator's own come first, however many gateways are silent.
+        assert_eq!(
+            [step(&mut conditions, &now), step(&mut conditions, &now), step(&mut conditions, &now)],
+            [64, 37, 0]
+        );
+        let mut again = Conditions::open(&store).unwrap();
+        assert_eq!(again.0, now);
+        now.retain(|condition, _| *condition != of(SILENT, 3));
+        assert_eq!([step(&mut again, &now), step(&mut again, &now)], [1, 0]);
+        assert_eq!(Conditions::open(&store).unwrap().0, now);
+        assert_eq!(told[0], (AlarmPhase::Began, "roots-disagree".to_owned(), None));
+        assert_eq!(told.last().unwrap().0, AlarmPhase::Ended);
+        assert_eq!(told.len(), 102);
     }
 }

@@ -37,9 +37,11 @@ pub const RULE_OFF: &str = "rule.off";
 pub const RULE_ON: &str = "rule.on";
 /// Name of the alarm of an entity whose points are too many.
 pub const INCIDENT: &str = "incident";
+/// Name of the alarm that tells of so many more.
+pub const CUT: &str = "alarms-cut";
 /// Version of what is not in the rules' text: detectors and their numbers. To be raised with every change of what they find.
 const DETECTORS_VERSION: u8 = 1;
-/// Alarms of one record: more are counted in the last one.
+/// Alarms of one record: more are counted.
 const ALARMS_MAX: usize = 16;
 /// Servers whose labels are known: a hundred bytes each.
 const LABELLED_MAX: usize = 20_000;
@@ -83,6 +85,8 @@ pub struct Engine {
     digest: [u8; 32],
     /// In force whatever the records say: a backtest.
     always: bool,
+    /// Alarms that were too many for one record, since somebody asked.
+    dropped: u64,
     labels: BTreeMap<([u8; 16], String), Vec<String>>,
     state: State,
 }
@@ -111,7 +115,7 @@ impl Engine {
             return Err(Refused(format!("rule {name}: the name is a detector's (hint: take another one)")));
         }
         let digest = sha256(&[b"custody/v1/rules", &[DETECTORS_VERSION], rules.as_bytes()]);
-        Ok(Self { sigma, digest, always: false, labels: BTreeMap::new(), state: State::default() })
+        Ok(Self { sigma, digest, always: false, dropped: 0, labels: BTreeMap::new(), state: State::default() })
     }
 
     /// Tells these rules and detectors from all others.
@@ -178,6 +182,21 @@ impl Engine {
         self.tell(raised, at)
     }
 
+    /// What a batch without records raises: only its header says something.
+    pub fn header(&mut self, header: &Header, received_at: u64) -> Vec<Alarm> {
+        if !self.state.in_force {
+            return Vec::new();
+        }
+        let mut raised = Vec::new();
+        of_header(header, &[], &mut raised);
+        self.tell(raised, received_at)
+    }
+
+    /// Alarms that were too many for one record, since this was asked last.
+    pub fn dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+
     /// What a second batch under one number raises: it is no record, and has no position.
     pub fn equivocation(&mut self, header: &Header, received_at: u64) -> Vec<Alarm> {
         if !self.state.in_force {
@@ -191,7 +210,7 @@ impl Engine {
     /// The alarm that tells of so many more that one commit raised.
     pub fn cut(&self, workspace: WorkspaceId, at: u64, more: u64) -> Alarm {
         let entity = Entity::new(workspace, Field::Workspace, &workspace.to_string());
-        let (name, details) = ("alarms-cut".to_owned(), vec![("alarms".to_owned(), more)]);
+        let (name, details) = (CUT.to_owned(), vec![("alarms".to_owned(), more)]);
         let cut = Raised { name, severity: Severity::High, entity, quiet_us: 0, positions: Vec::new(), details };
         form(cut, at, &self.digest)
     }
@@ -330,8 +349,13 @@ impl Engine {
     fn tell(&mut self, raised: Vec<Raised>, at: u64) -> Vec<Alarm> {
         let mut alarms = Vec::new();
         for of in raised {
-            if alarms.len() < ALARMS_MAX && self.is_news(&of.name, &of.entity, at, of.quiet_us) {
+            if !self.is_news(&of.name, &of.entity, at, of.quiet_us) {
+                continue;
+            }
+            if alarms.len() < ALARMS_MAX {
                 alarms.push(form(of, at, &self.digest));
+            } else {
+                self.dropped += 1;
             }
         }
         alarms
@@ -381,16 +405,7 @@ fn exact(event: &Event<'_>, header: Option<&Header>, raised: &mut Vec<Raised>) {
     let (place, at) = (event.place, event.place.received_at);
     let gateway = || Entity::new(place.workspace, Field::Gateway, &place.gateway.to_string());
     if let Some(header) = header {
-        if header.dropped > 0 {
-            let details = vec![("dropped".to_owned(), header.dropped)];
-            raised.extend(exactly("records-dropped", gateway(), vec![place.position], details));
-        }
-        let name = match header.opening_reason {
-            Some(OpeningReason::StateLost) => Some("gateway-state-lost"),
-            Some(OpeningReason::Rewound) => Some("gateway-rewound"),
-            _ => None,
-        };
-        raised.extend(name.and_then(|name| exactly(name, gateway(), vec![place.position], Vec::new())));
+        of_header(header, &[place.position], raised);
     }
     let ahead = event.facts.number(Field::At).unwrap_or(0).saturating_sub(at);
     if ahead > AHEAD_US && event.own.is_none() {
@@ -409,6 +424,21 @@ fn exact(event: &Event<'_>, header: Option<&Header>, raised: &mut Vec<Raised>) {
         let positions = told.details.iter().filter_map(of_call).collect();
         raised.extend(exactly("receipt-not-valid", entity, positions, Vec::new()));
     }
+}
+
+/// What is exact about a batch; `positions`: of its first record, if it has one.
+fn of_header(header: &Header, positions: &[u64], raised: &mut Vec<Raised>) {
+    let gateway = || Entity::new(header.workspace, Field::Gateway, &header.gateway.to_string());
+    if header.dropped > 0 {
+        let details = vec![("dropped".to_owned(), header.dropped)];
+        raised.extend(exactly("records-dropped", gateway(), positions.to_vec(), details));
+    }
+    let name = match header.opening_reason {
+        Some(OpeningReason::StateLost) => Some("gateway-state-lost"),
+        Some(OpeningReason::Rewound) => Some("gateway-rewound"),
+        _ => None,
+    };
+    raised.extend(name.and_then(|name| exactly(name, gateway(), positions.to_vec(), Vec::new())));
 }
 
 fn exactly(name: &str, entity: Entity, positions: Vec<u64>, details: Vec<(String, u64)>) -> Option<Raised> {

@@ -5,7 +5,11 @@
 //! that a restart forgets none (a receiver hears some twice, and tells them by their id); what is sent is signed; neither the address,
 //! which may hold a secret, nor the secret is ever in a log. A receiver that is away holds up nothing else.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use custody::{
@@ -24,12 +28,13 @@ use serde_json::json;
 use tokio_rustls::rustls;
 use verifier::{show, time};
 
-use super::own_workspace;
+use super::{Progress, own_workspace};
 use crate::{
     alarm::{Alarm, Alarms},
     clock,
     commit::Chains,
     keys,
+    log_view::report,
     metrics::Metrics,
     store::{Family, StoreError},
     tail::{Chunk, Tail},
@@ -42,7 +47,7 @@ const POST_LIMIT: Duration = Duration::from_secs(10);
 /// How long it waits after a failure, the first time; each further time twice as long, up to five minutes.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
-/// Failures in a row after which an operator hears of it: some twenty minutes.
+/// Failures of one message after which an operator hears of it: some fifteen minutes.
 const FAILURES_MAX: u32 = 10;
 /// Commits that are passed over between two notes of how far it is.
 const NOTE_EVERY: u64 = 4_096;
@@ -62,8 +67,9 @@ pub struct Webhook {
     metrics: Metrics,
     next: u64,
     noted: u64,
-    /// In a row.
+    /// Of the message that is tried.
     failures: u32,
+    progress: Progress,
 }
 
 /// What a webhook is told by the configuration.
@@ -116,7 +122,7 @@ impl Webhook {
         wanted: Wanted,
         origin: &str,
         (tail, chains): (Arc<Tail>, Chains),
-        (alarms, metrics): (Alarms, Metrics),
+        (alarms, metrics, progress): (Alarms, Metrics, Progress),
     ) -> Result<Self, String> {
         let url = address(&wanted.url)?;
         let secret = keys::load_secret(&wanted.secret_file, None).map_err(|why| why.to_string())?;
@@ -131,66 +137,101 @@ impl Webhook {
         let client = client(url.scheme_str() == Some("https"))?;
         let (key, heartbeat) = (hmac::Key::new(hmac::HMAC_SHA256, secret), wanted.heartbeat);
         let origin = origin.to_owned();
-        Ok(Self { url, key, heartbeat, client, origin, tail, chains, alarms, metrics, next, noted: next, failures: 0 })
+        Ok(Self {
+            url,
+            key,
+            heartbeat,
+            client,
+            origin,
+            tail,
+            chains,
+            alarms,
+            metrics,
+            next,
+            noted: next,
+            failures: 0,
+            progress,
+        })
     }
 
     /// Sends as long as the ledger runs.
     pub async fn run(mut self) {
         let mut news = self.tail.watch();
+        let mut beat_at = Instant::now() + self.heartbeat;
         loop {
-            if self.note(true).is_err() {
-                return;
-            }
-            let quiet = tokio::time::timeout(self.heartbeat, async {
-                loop {
-                    let committed = *news.borrow_and_update();
-                    if self.send(committed).await.is_err() || news.changed().await.is_err() {
-                        return;
-                    }
+            let committed = *news.borrow_and_update();
+            let pause = match self.send(committed).await {
+                Ok(pause) => pause,
+                Err(StoreError::Closed) => return,
+                Err(why) => {
+                    tracing::error!(why = report(&why), "the webhook cannot read what to send");
+                    self.alarms.raise(Alarm::WebhookFailing, report(&why));
+                    Some(PAUSE_FIRST)
                 }
-            });
-            if quiet.await.is_ok() {
-                return;
+            };
+            // Nothing is broken off: a message that is on its way is waited for.
+            let until_beat = beat_at.saturating_duration_since(Instant::now());
+            let more = async {
+                match pause {
+                    Some(pause) => clock::sleep(pause).await,
+                    None => drop(news.changed().await),
+                }
+            };
+            tokio::select! {
+                () = more => {}
+                () = clock::sleep(until_beat) => {}
             }
-            let lag = self.tail.committed().saturating_sub(self.next);
-            let beat = json!({ "type": "heartbeat", "origin": self.origin, "at": time::text(clock::now_us()), "lag_commits": lag });
-            // One that fails is the message.
-            self.attempt(&beat).await;
+            if Instant::now() >= beat_at {
+                self.beat().await;
+                beat_at = Instant::now() + self.heartbeat;
+            }
         }
     }
 
-    /// Everything up to a commit, in order.
-    async fn send(&mut self, committed: u64) -> Result<(), StoreError> {
+    /// Says that it watches, how far it is, and which operator alarms stand: some cannot be put on record. One that is not taken is the
+    /// message; none is sent when nobody watches any more.
+    async fn beat(&mut self) {
+        let Some(looked_at) = self.progress.next() else { return };
+        let committed = self.tail.committed();
+        let standing: Vec<&str> = self.alarms.latched().iter().map(|(alarm, ..)| alarm.name()).collect();
+        let beat = json!({
+            "type": "heartbeat",
+            "origin": self.origin,
+            "at": time::text(clock::now_us()),
+            "lag_commits": committed.saturating_sub(looked_at),
+            "unsent_commits": committed.saturating_sub(self.next),
+            "operator_alarms": standing,
+        });
+        if let Err(why) = self.post(&beat).await {
+            self.metrics.add("custody_webhook_failures_total", 1);
+            tracing::warn!(why, "a heartbeat was not taken");
+        }
+    }
+
+    /// Everything up to a commit, in order; how long to wait until it is tried again, if something was not taken.
+    async fn send(&mut self, committed: u64) -> Result<Option<Duration>, StoreError> {
         let own = own_workspace(&self.chains);
         while self.next < committed {
             let chunk = self.tail.chunk(self.next)?.filter(|chunk| Some(chunk.workspace()) == own);
             let alarms = chunk.map(|chunk| alarms_of(&chunk)).unwrap_or_default();
-            if !alarms.is_empty() {
-                self.deliver(json!({ "type": "alarms", "origin": self.origin, "alarms": alarms })).await;
-                self.next += 1;
-                self.note(true)?;
-            } else {
-                self.next += 1;
-                self.note(false)?;
+            let any = !alarms.is_empty();
+            if any && !self.deliver(json!({ "type": "alarms", "origin": self.origin, "alarms": alarms })).await {
+                self.metrics.set("custody_webhook_lag_commits", self.tail.committed().saturating_sub(self.next));
+                return Ok(Some(PAUSE_FIRST.saturating_mul(1 << self.failures.min(9)).min(PAUSE_MAX)));
             }
+            self.next += 1;
+            self.note(any)?;
         }
         self.metrics.set("custody_webhook_lag_commits", 0);
-        Ok(())
-    }
-
-    /// Until it is taken.
-    async fn deliver(&mut self, body: serde_json::Value) {
-        while !self.attempt(&body).await {
-            self.metrics.set("custody_webhook_lag_commits", self.tail.committed().saturating_sub(self.next));
-            clock::sleep(PAUSE_FIRST.saturating_mul(1 << self.failures.min(9)).min(PAUSE_MAX)).await;
-        }
-        self.metrics.add("custody_webhook_sent_total", 1);
+        self.note(true)?;
+        Ok(None)
     }
 
     /// Once; whether it was taken.
-    async fn attempt(&mut self, body: &serde_json::Value) -> bool {
-        let Err(why) = self.post(body).await else {
+    async fn deliver(&mut self, body: serde_json::Value) -> bool {
+        let Err(why) = self.post(&body).await else {
             self.failures = 0;
+            self.metrics.add("custody_webhook_sent_total", 1);
             return true;
         };
         self.failures = self.failures.saturating_add(1);

@@ -123,7 +123,7 @@ async fn an_alarm_is_on_record_once_and_again_in_a_replay_byte_for_byte() {
             let mut bytes = std::fs::read(&file).unwrap();
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
-            std::fs::write(&file, bytes).unwrap();
+            custody_tests::process::write(&file, &bytes);
         } else {
             std::fs::remove_file(&file).unwrap();
         }
@@ -263,7 +263,8 @@ fn held_against_the_past(home: &Home) {
 fn receiver() -> (u16, mpsc::Receiver<(String, String)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (got, all) = mpsc::channel();
+    // More than it gets in half a minute.
+    let (got, all) = mpsc::sync_channel(64);
     std::thread::spawn(move || {
         let mut refused = false;
         for stream in listener.incoming() {

@@ -8,8 +8,10 @@ use super::{DAY_US, Detector, HOUR_US, Key, MINUTE_US, Seen, takes_away};
 const WEEK: u64 = 168;
 /// Calls of an hour are kept as so many sixteenths, so that a quarter of one is not lost.
 const PART: u64 = 16;
-/// Gateways, and repeated requests, that are remembered of a member.
+/// Repeated requests that are remembered of a member.
 const RECENT: usize = 4;
+/// Gateways that are remembered of a member: of who has more, none is new.
+const GATEWAYS_MAX: usize = 16;
 /// Within which two gateways are used at one time.
 const AT_ONE_TIME_US: u64 = 15 * MINUTE_US;
 /// A request that is repeated within this is of one loop.
@@ -147,7 +149,7 @@ impl Profile {
         }
         let (is_new, elsewhere) = self.gateway(seen);
         found(Detector::FirstGateway, if is_new && established { 60 } else { 0 });
-        found(Detector::TwoGateways, if is_new && elsewhere { 100 } else { 0 });
+        found(Detector::TwoGateways, if is_new && elsewhere && established { 100 } else { 0 });
         found(Detector::Loop, self.repeats(seen));
         (self.last, self.calls) = (self.last.max(seen.at), self.calls + 1);
     }
@@ -182,21 +184,24 @@ impl Profile {
             *last = seen.at;
             return (false, elsewhere);
         }
-        if self.gateways.len() >= RECENT {
+        let full = self.gateways.len() >= GATEWAYS_MAX;
+        if full {
             let oldest = self.gateways.iter().enumerate().min_by_key(|(_, (_, last))| *last).map(|(at, _)| at);
             oldest.map(|at| self.gateways.swap_remove(at));
         }
         self.gateways.push((seen.gateway, seen.at));
-        (true, elsewhere)
+        (!full, elsewhere)
     }
 
     fn repeats(&mut self, seen: &Seen<'_>) -> u32 {
         let of = (super::key(7, seen.workspace, &[seen.tool]), seen.request);
         self.repeated.retain(|known| seen.at.saturating_sub(known.last) < LOOP_US);
         if let Some(known) = self.repeated.iter_mut().find(|known| known.of == of) {
+            if seen.at.saturating_sub(known.since) >= 2 * LOOP_US {
+                (known.since, known.times) = (seen.at, 0);
+            }
             (known.last, known.times) = (seen.at, known.times.saturating_add(1));
-            let short = seen.at.saturating_sub(known.since) < LOOP_US * 2;
-            return if known.times == LOOP_CALLS && short { 100 } else { 0 };
+            return if known.times == LOOP_CALLS { 100 } else { 0 };
         }
         if self.repeated.len() >= RECENT {
             self.repeated.remove(0);
@@ -290,7 +295,7 @@ impl Use {
     pub(super) fn take(&mut self, seen: &Seen<'_>, big: (bool, bool), found: &mut impl FnMut(Detector, u32)) {
         let agent = super::key(8, seen.workspace, &[seen.agent]);
         if seen.denied {
-            if seen.at.saturating_sub(self.refused_at) > DAY_US {
+            if agent != self.refused_agent || seen.at.saturating_sub(self.refused_at) > DAY_US {
                 (self.refused, self.refused_at) = (0, seen.at);
             }
             (self.refused, self.refused_agent) = (self.refused + 1, agent);
