@@ -165,6 +165,17 @@ impl Seen {
     }
 }
 
+/// What a detector, or a rule, named.
+#[derive(Default)]
+struct Named {
+    /// Member-days.
+    units: u64,
+    /// Sums of the three shares, each weighted by its units.
+    shares: [u64; 3],
+    /// Campaigns hit, by seed.
+    campaigns: BTreeSet<(u64, usize)>,
+}
+
 #[derive(Default)]
 struct Sums {
     seeds: u64,
@@ -174,8 +185,7 @@ struct Sums {
     records: u64,
     /// By kind: campaigns, those that were hit, microseconds until then.
     kinds: BTreeMap<CampaignKind, (u64, u64, Vec<u64>)>,
-    /// By name: units, sums of the three shares weighted by units, campaigns hit.
-    detectors: BTreeMap<String, (u64, [u64; 3], BTreeSet<(u64, usize)>)>,
+    detectors: BTreeMap<String, Named>,
 }
 
 /// Runs the companies and prints what was found.
@@ -210,9 +220,9 @@ pub(crate) fn run(first: u64, count: u64) -> Done {
             let of = sums.detectors.entry(name.clone()).or_default();
             let shares = seen.precision(units);
             let weight = units.len() as u64;
-            of.0 += weight;
-            of.1.iter_mut().zip([shares.0, shares.1, shares.2]).for_each(|(sum, share)| *sum += share * weight);
-            of.2.extend(campaigns.iter().map(|campaign| (seed, *campaign)));
+            of.units += weight;
+            of.shares.iter_mut().zip([shares.0, shares.1, shares.2]).for_each(|(sum, share)| *sum += share * weight);
+            of.campaigns.extend(campaigns.iter().map(|campaign| (seed, *campaign)));
         }
     }
     tell(&sums, spent);
@@ -238,7 +248,7 @@ fn tell(sums: &Sums, spent: std::time::Duration) {
         let middle = times.get(times.len() / 2).map(|time| time / 60_000_000);
         print(&json!({ "campaign": format!("{kind:?}"), "all": all, "hit": hit, "minutes_until": middle }));
     }
-    for (name, (units, shares, campaigns)) in &sums.detectors {
+    for (name, Named { units, shares, campaigns }) in &sums.detectors {
         let [own, chance, loud] = shares.map(|sum| sum as f64 / (*units).max(1) as f64 / 1_000.0);
         print(&json!({
             "detector": name, "member_days": units, "precision": own, "by_chance": chance, "by_most_calls": loud,
