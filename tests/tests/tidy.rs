@@ -102,7 +102,12 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
     (
         "tokio_rustls",
         &["ledger", "gateway-shim", "tests"],
-        &["gateway-shim/src/serve/tests/tls.rs", "gateway-shim/src/serve/tls.rs", "ledger/src/listen.rs"],
+        &[
+            "gateway-shim/src/serve/tests/tls.rs",
+            "gateway-shim/src/serve/tls.rs",
+            "ledger/src/listen.rs",
+            "ledger/src/watch/webhook.rs",
+        ],
     ),
     ("argon2", &["ledger"], &["ledger/src/keys.rs"]),
     ("chacha20poly1305", &["", "ledger"], &["ledger/src/keys.rs", "proto/directory/sealed.rs"]),

@@ -1,7 +1,8 @@
 //! The watch without a ledger: what is usual stays quiet, what is not is found, and what is remembered may be written down anywhere.
 
 use custody::{
-    id::{Epoch, GatewayId, MemberId, WorkspaceId, hex},
+    batch::Header,
+    id::{Epoch, GatewayId, HeaderHash, KeyId, MemberId, RootHash, WorkspaceId, hex},
     query::{Facts, Place},
 };
 
@@ -311,4 +312,35 @@ fn an_entity_that_an_alarm_cannot_hold_as_an_id_is_named_or_digested() {
         assert!(about.starts_with("about/tool/") && !about.contains(&hex(&member.0)));
         assert!(alarms.iter().all(|alarm| record::check(&bytes_of(alarm)).is_ok()));
     }
+}
+
+#[test]
+fn drops_that_a_heartbeat_declares_are_told_once_an_hour() {
+    let mut engine = new(&rules::all(None).unwrap());
+    engine.put_in_force();
+    let header = Header {
+        origin: "example.org/log".to_owned(),
+        workspace: WORKSPACE,
+        gateway: GatewayId([2; 16]),
+        key_id: KeyId([3; 32]),
+        epoch: Epoch([4; 16]),
+        batch_number: 5,
+        first_record: 9,
+        record_count: 0,
+        previous: HeaderHash::ZERO,
+        opening_reason: None,
+        batch_root: RootHash::ZERO,
+        last_head: Bytes::new(),
+        dropped: 3,
+        drop_reason: Some(wire::DropReason::SpoolFull),
+        heartbeat: true,
+        close: false,
+        created_at: START,
+    };
+    let told = [START, START + 59 * MINUTE, START + 61 * MINUTE].map(|at| engine.header(&header, at));
+    assert_eq!(told.each_ref().map(Vec::len), [1, 0, 1]);
+    let alarm = &told[0][0];
+    assert_eq!((alarm.name.as_str(), alarm.gateway.as_deref()), ("records-dropped", Some(&[2; 16][..])));
+    assert_eq!((alarm.details[0].key.as_str(), alarm.positions.len()), ("dropped", 0));
+    record::check(&bytes_of(alarm)).unwrap();
 }
