@@ -11,7 +11,7 @@ use custody::{
 };
 use custody_tests::{
     peer::{ANSWER, Gateway, Heard, Session, now_us, opened, random},
-    process::{Home, SETTINGS, binary, end, text},
+    process::{Home, SETTINGS, binary, end, soon, text},
     shown::records,
 };
 use serde_json::Value;
@@ -340,15 +340,12 @@ async fn a_stream_is_on_record_at_both_ends_and_lasts_no_longer_than_its_token()
     };
     assert_eq!(ended.code(), tonic::Code::Unauthenticated, "{ended}");
     // The end of the export is on record when it is noticed that nobody reads.
-    let mut many = Vec::new();
-    for _ in 0..200 {
+    let mut many = soon(|| {
         home.say(&["cut"]);
         let of = |(decision, _, hits, _): (String, String, u64, bool)| (decision == "allowed").then_some(hits);
-        many = on_record(&home).into_iter().filter_map(of).filter(|hits| *hits > 1).collect();
-        if many.len() >= 2 {
-            break;
-        }
-    }
+        let many: Vec<u64> = on_record(&home).into_iter().filter_map(of).filter(|hits| *hits > 1).collect();
+        (many.len() >= 2).then_some(many)
+    });
     many.retain(|hits| *hits != followed);
     assert!(many.len() == 1 && (100..60_000).contains(&many[0]), "{many:?}");
     end(&process);

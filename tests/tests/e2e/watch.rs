@@ -17,7 +17,7 @@ use custody::{
 };
 use custody_tests::{
     peer::{Gateway, Session, now_us, opened, random},
-    process::{Home, Process, SETTINGS, binary, end, offline, text},
+    process::{Home, SETTINGS, binary, end, offline, soon, text},
     shown::{records, word},
 };
 use serde_json::Value;
@@ -71,14 +71,12 @@ fn raised(home: &Home) -> Vec<Value> {
 }
 
 /// Waits until an alarm of this name is about this tool or member, and gives all.
-fn until(home: &Home, process: &Process, name: &str, about: &str) -> Vec<Value> {
-    for _ in 0..200 {
+fn until(home: &Home, name: &str, about: &str) -> Vec<Value> {
+    soon(|| {
         let alarms = raised(home);
-        if alarms.iter().any(|shown| shown["record"]["name"] == name && shown.to_string().contains(about)) {
-            return alarms;
-        }
-    }
-    panic!("no alarm {name} about {about} in {:#?}\n{}", raised(home), process.log().join("\n"));
+        let is = |shown: &Value| word(shown, "name") == name && shown.to_string().contains(about);
+        alarms.iter().any(is).then_some(alarms)
+    })
 }
 
 fn names(alarms: &[Value], about: &str) -> Vec<String> {
@@ -112,7 +110,7 @@ async fn an_alarm_is_on_record_once_and_again_in_a_replay_byte_for_byte() {
                 session.send(batch.bytes.clone()).await.unwrap();
             }
             gateway.settle(&mut session).await.unwrap();
-            until(&home, &process, "incident", &format!("tool{tool}_"));
+            until(&home, "incident", &format!("tool{tool}_"));
         }
     }
     // What it remembered is lost, and then damaged.
@@ -131,7 +129,7 @@ async fn an_alarm_is_on_record_once_and_again_in_a_replay_byte_for_byte() {
         tool += 1;
         let mut session = gateway.connect(home.grpc).await.unwrap();
         ship(&mut gateway, &mut session, vec![changed(&format!("tool{tool}_"))]).await;
-        until(&home, &process, "incident", &format!("tool{tool}_"));
+        until(&home, "incident", &format!("tool{tool}_"));
     }
     let alarms = raised(&home);
     for number in 1..=tool {
@@ -158,7 +156,7 @@ async fn rules_are_switched_off_suppressed_tested_and_held_against_the_past() {
     let [first, second, third, fourth] = [member(), member(), member(), member()];
     let burst = |member: MemberId| (0..6).map(|number| refused(number, member)).collect::<Vec<_>>();
     ship(&mut gateway, &mut session, burst(first)).await;
-    let alarms = until(&home, &process, "denied-burst", &first.to_string());
+    let alarms = until(&home, "denied-burst", &first.to_string());
     assert_eq!(names(&alarms, &first.to_string()), ["denied-burst"]);
     let alarm = alarms.iter().find(|shown| shown["record"]["name"] == "denied-burst").unwrap();
     assert_eq!(alarm["record"]["positions"].as_array().unwrap().len(), 5);
@@ -167,7 +165,7 @@ async fn rules_are_switched_off_suppressed_tested_and_held_against_the_past() {
     ship(&mut gateway, &mut session, burst(second)).await;
     home.say(&["rule", "on", "denied-burst", "payments", "--reason", "migrated"]);
     ship(&mut gateway, &mut session, burst(third)).await;
-    let alarms = until(&home, &process, "denied-burst", &third.to_string());
+    let alarms = until(&home, "denied-burst", &third.to_string());
     assert_eq!(names(&alarms, &second.to_string()), Vec::<String>::new(), "it was off");
 
     // A suppression is about one name and one entity.
@@ -176,7 +174,7 @@ async fn rules_are_switched_off_suppressed_tested_and_held_against_the_past() {
     home.say(&["alarm", "suppress", &place, "--for", "1d", "--reason", "drill"]);
     ship(&mut gateway, &mut session, burst(first)).await;
     ship(&mut gateway, &mut session, burst(fourth)).await;
-    let alarms = until(&home, &process, "denied-burst", &fourth.to_string());
+    let alarms = until(&home, "denied-burst", &fourth.to_string());
     assert_eq!(names(&alarms, &first.to_string()), ["denied-burst"]);
     let dispositions = records(&home, "ledger").into_iter().filter(|shown| shown["kind"] == "disposition");
     let kinds: Vec<String> = dispositions.map(|shown| word(&shown, "kind").to_owned()).collect();
