@@ -392,13 +392,18 @@ impl Watch {
         let count = raised.len() as u64;
         let row = (Family::Meta, Bytes::from_static(TOLD.as_bytes()), Bytes::copy_from_slice(&told.to_be_bytes()));
         let records: Vec<Kind> = raised.into_iter().map(Kind::Alarm).collect();
+        let mut times = 0_u64;
         loop {
             // It is the same alarm however often it is tried: nothing is walked twice for it.
             match self.record(vec![row.clone()], records.clone(), runtime) {
                 Err(Stuck::Later(_)) if stop.has_changed().is_err() => return Err(Stuck::Ending),
                 Err(Stuck::Later(why)) => {
                     self.tell_progress();
-                    tracing::warn!(why, "alarms wait: they cannot be put on record now");
+                    times += 1;
+                    // A ledger that takes nothing for a day must not fill its log with that.
+                    if times.is_power_of_two() {
+                        tracing::warn!(why, times, "alarms wait: they cannot be put on record now");
+                    }
                 }
                 told => break told?,
             }
