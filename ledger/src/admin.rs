@@ -57,8 +57,6 @@ const ARCHIVE_SECONDS_MAX: u64 = 60;
 const CALL_LIMIT: Duration = Duration::from_secs(2 * ARCHIVE_SECONDS_MAX);
 /// Longest request in bytes: a statement that fits into an entry of the log, and its frame.
 const REQUEST_BYTES_MAX: usize = ENTRY_BYTES_MAX + 4_096;
-/// Silence after which a gateway that promised less is told as silent: its word, and this much for the way.
-const SILENCE_GRACE_US: u64 = 60_000_000;
 
 /// Signs certificate requests and lists the certificates that the ledger holds.
 pub trait Authority: Send + Sync {
@@ -419,12 +417,10 @@ fn gateways(writer: &Writer, workspace: &Workspace, now_us: u64) -> Vec<wire::Ga
         let known = workspace.gateways.get(&id);
         let newest = known.and_then(|known| Some((known.numbering.last_opened?, known)));
         if let Some((epoch, row)) = newest.and_then(|(epoch, known)| Some((epoch, known.rows.get(&epoch)?))) {
-            let due = row.heard_at.saturating_add(row.silence_us_max).saturating_add(SILENCE_GRACE_US);
-            let silent = row.always_on && !row.closed && now_us > due;
             said.epoch = epoch.into();
             (said.last_batch, said.next_record) = (row.last_batch, row.next_record);
             said.last_heard_at = row.heard_at;
-            said.silent_since = if silent { row.heard_at } else { 0 };
+            said.silent_since = if row.is_silent(now_us) { row.heard_at } else { 0 };
             said.closed = row.closed;
         }
         listed.push(said);

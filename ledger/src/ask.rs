@@ -20,13 +20,13 @@ use custody::{
     strict::is_token,
     wire::{self, Decision, record::Kind as Record},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Code, Status, metadata::MetadataMap};
 
 use self::cursor::{Cursor, Cursors};
 use crate::{
     clock,
-    commit::{Chains, OnRecord, Request, Untaken},
+    commit::{Chains, Request, Untaken, put_on_record},
     directory::{self, Ask},
     index::{AskError, Index, Question},
     log_view::report,
@@ -362,10 +362,8 @@ impl Asking {
             reason: told.reason,
         };
         self.0.metrics.add("custody_searches_total", 1);
-        let (reply, answer) = oneshot::channel();
-        let told = OnRecord { rows: Vec::new(), records: vec![Record::Search(search)], erasure: None, reply };
-        self.0.writer.send(Request::OnRecord(Box::new(told))).await.map_err(|_| ending())?;
-        answer.await.map_err(|_| ending())?.map_err(|why| match why {
+        let told = put_on_record(&self.0.writer, Vec::new(), vec![Record::Search(search)]).await;
+        told.ok_or_else(ending)?.map_err(|why| match why {
             Untaken::Later(why) => Status::unavailable(format!("nothing is answered that cannot be recorded: {why}")),
             Untaken::Held(_) => ending(),
         })

@@ -23,13 +23,13 @@ use custody::{
     wire::{self, Extension, LeafKind, LedgerEvent, LedgerEventKind, extension, record::Kind},
 };
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use self::{engine::Engine, event::Event};
 use crate::{
     alarm::{Alarm, Alarms},
     clock,
-    commit::{Chains, OnRecord, Request, Untaken},
+    commit::{Chains, Request, Untaken, put_on_record},
     log_view::report,
     metrics::Metrics,
     store::{Family, Store, StoreError},
@@ -438,15 +438,11 @@ impl Watch {
         records: Vec<Kind>,
         runtime: &tokio::runtime::Handle,
     ) -> Result<(), Stuck> {
-        let (reply, answer) = oneshot::channel();
-        let told = OnRecord { rows, records, erasure: None, reply };
-        runtime.block_on(async {
-            self.writer.send(Request::OnRecord(Box::new(told))).await.map_err(|_| Stuck::Ending)?;
-            answer.await.map_err(|_| Stuck::Ending)?.map_err(|why| match why {
-                Untaken::Later(why) => Stuck::Later(why),
-                Untaken::Held(_) => Stuck::Ending,
-            })
-        })
+        match runtime.block_on(put_on_record(&self.writer, rows, records)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(Untaken::Later(why))) => Err(Stuck::Later(why)),
+            Some(Err(Untaken::Held(_))) | None => Err(Stuck::Ending),
+        }
     }
 
     /// Writes down what is remembered. That it could not is no loss: a start then walks more.

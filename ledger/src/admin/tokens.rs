@@ -7,13 +7,12 @@ use custody::{
     wire::{self, LedgerEventKind, record::Kind},
 };
 use prost::Message as _;
-use tokio::sync::oneshot;
 use tonic::{Request as Call, Response, Status};
 
 use super::{AdminService, Answer, members::because, workspace_id};
 use crate::{
     clock,
-    commit::{OnRecord, Request, Untaken},
+    commit::{Untaken, put_on_record},
     directory::Because,
     store::{ApiTokenRow, Family, Store, StoreError},
     token::{self, Role},
@@ -55,7 +54,6 @@ impl AdminService {
 
     /// A token's row and what tells of it, in one write.
     async fn commit_token(&self, id: [u8; 16], row: &ApiTokenRow, verb: &str, because: Because) -> Result<(), Status> {
-        let (reply, answer) = oneshot::channel();
         let event = wire::LedgerEvent {
             at: clock::now_us(),
             kind: LedgerEventKind::Administration as i32,
@@ -70,15 +68,10 @@ impl AdminService {
             }],
             ..Default::default()
         };
-        let told = OnRecord {
-            rows: vec![(Family::ApiTokens, Bytes::copy_from_slice(&id), row.encode_to_vec().into())],
-            records: vec![Kind::LedgerEvent(event)],
-            erasure: None,
-            reply,
-        };
+        let row = (Family::ApiTokens, Bytes::copy_from_slice(&id), row.encode_to_vec().into());
         let gone = || Status::unavailable("the ledger is ending (hint: try again)");
-        self.writer.send(Request::OnRecord(Box::new(told))).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?.map_err(|why| match why {
+        let told = put_on_record(&self.writer, vec![row], vec![Kind::LedgerEvent(event)]).await;
+        told.ok_or_else(gone)?.map_err(|why| match why {
             Untaken::Later(why) => Status::unavailable(why),
             Untaken::Held(_) => Status::failed_precondition("a legal hold stands"),
         })

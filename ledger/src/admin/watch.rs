@@ -10,14 +10,14 @@ use custody::{
     wire::{self, AlarmPhase, DispositionKind, Extension, LedgerEventKind, extension, record::Kind},
 };
 use futures::Stream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request as Call, Response, Status};
 
 use super::{AdminService, Answer, members::because, workspace_id};
 use crate::{
     clock,
-    commit::{OnRecord, Request, Untaken},
+    commit::{Untaken, put_on_record},
     store::StoreError,
     watch::{
         engine::{CUT, Engine, RULE_OFF, RULE_ON},
@@ -48,17 +48,15 @@ impl AdminService {
         Engine::new(&self.rules).map_err(|why| Status::internal(why.to_string()))
     }
 
-    async fn put_on_record(&self, record: Kind) -> Result<(), Status> {
+    async fn tell(&self, record: Kind) -> Result<(), Status> {
         // What it says came from outside.
         if record::check(&record::encode(record.clone())).is_err() {
             return Err(Status::invalid_argument(
                 "that cannot be put on record (hint: is the end of the suppression too far away?)",
             ));
         }
-        let (reply, answer) = oneshot::channel();
-        let told = OnRecord { rows: Vec::new(), records: vec![record], erasure: None, reply };
-        self.writer.send(Request::OnRecord(Box::new(told))).await.map_err(|_| ending())?;
-        answer.await.map_err(|_| ending())?.map_err(|why| match why {
+        let told = put_on_record(&self.writer, Vec::new(), vec![record]).await;
+        told.ok_or_else(ending)?.map_err(|why| match why {
             Untaken::Later(why) => Status::unavailable(format!("nothing is done that cannot be recorded: {why}")),
             Untaken::Held(_) => ending(),
         })
@@ -93,7 +91,7 @@ impl AdminService {
             }],
             ..Default::default()
         };
-        self.put_on_record(Kind::LedgerEvent(event)).await?;
+        self.tell(Kind::LedgerEvent(event)).await?;
         Ok(Response::new(wire::SwitchRuleResponse {}))
     }
 
@@ -128,7 +126,7 @@ impl AdminService {
             ticket: because.ticket,
             until: suppresses.then_some(request.until),
         };
-        self.put_on_record(Kind::Disposition(said)).await?;
+        self.tell(Kind::Disposition(said)).await?;
         Ok(Response::new(wire::DisposeResponse {}))
     }
 

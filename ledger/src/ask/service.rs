@@ -207,14 +207,29 @@ impl Asking {
     ) -> Result<(wire::FindResponse, u64, usize), Status> {
         let limit = page(request.limit)?;
         let (ones, mut cut_short) = self.page(asked, asked.from, limit).await?;
-        let mut response = wire::FindResponse::default();
+        let mut total = None;
         if request.count {
             let (count, whole) = self.count(asked).await?;
-            response.total = Some(count);
+            total = Some(count);
             cut_short |= !whole;
         }
+        let (mut response, hits) = self.paged(asked, &ones, limit, cut_short).await?;
+        response.total = total;
+        let bytes = response.encoded_len();
+        Ok((response, hits, bytes))
+    }
+
+    /// A page as it is told.
+    async fn paged(
+        &self,
+        asked: &Compiled,
+        ones: &[One],
+        limit: usize,
+        cut_short: bool,
+    ) -> Result<(wire::FindResponse, u64), Status> {
+        let mut response = wire::FindResponse::default();
         let mut members = BTreeSet::new();
-        for one in &ones {
+        for one in ones {
             response.hits.extend(answer::hit(one, &asked.seen));
             answer::members(one, &mut members);
         }
@@ -223,8 +238,8 @@ impl Asking {
         }
         response.completeness = Some(self.completeness(asked, cut_short)?);
         response.names = self.names(asked, members).await?;
-        let (hits, bytes) = (response.hits.len() as u64, response.encoded_len());
-        Ok((response, hits, bytes))
+        let hits = response.hits.len() as u64;
+        Ok((response, hits))
     }
 
     /// Alarms are records of the ledger's own workspace, which few see: what is seen of them is what they are about.
@@ -259,25 +274,14 @@ impl Asking {
                 }
             })
             .await?;
-        let mut response = wire::FindResponse::default();
-        let mut members = BTreeSet::new();
-        for one in &ones {
+        let (mut response, hits) = self.paged(asked, &ones, limit, cut_short).await?;
+        for hit in &mut response.hits {
             // In which workspace it stands is the ledger's name alone.
-            let mut hit = answer::hit(one, &asked.seen);
-            if let Some(hit) = &mut hit {
-                RESERVED_NAME.clone_into(&mut hit.workspace_name);
-                // Of the ledger's own numbers its position alone, by which it is disposed of.
-                (hit.number, hit.epoch) = (0, bytes::Bytes::new());
-            }
-            response.hits.extend(hit);
-            answer::members(one, &mut members);
+            RESERVED_NAME.clone_into(&mut hit.workspace_name);
+            // Of the ledger's own numbers its position alone, by which it is disposed of.
+            (hit.number, hit.epoch) = (0, bytes::Bytes::new());
         }
-        if let Some(last) = ones.last().filter(|_| ones.len() >= limit) {
-            response.cursor = self.0.cursors.seal(Cursor { last: rank(last), ..asked.from }, &asked.bound);
-        }
-        response.completeness = Some(self.completeness(asked, cut_short)?);
-        response.names = self.names(asked, members).await?;
-        let (hits, bytes) = (response.hits.len() as u64, response.encoded_len());
+        let bytes = response.encoded_len();
         Ok((response, hits, bytes))
     }
 

@@ -50,7 +50,7 @@ mod tests;
 
 pub use held::KnownHeads;
 pub use limits::Limits;
-pub use on_record::{OnRecord, Untaken};
+pub use on_record::{OnRecord, Untaken, put_on_record};
 pub use own::{OwnWriter, number};
 pub use statements::{StatementState, ledger_chain, log_index_key, stored as stored_statement};
 

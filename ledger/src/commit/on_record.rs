@@ -6,9 +6,9 @@
 
 use bytes::Bytes;
 use custody::wire::{LedgerEventKind, record::Kind};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Group, State, Writer, number};
+use super::{Group, Request, State, Writer, number};
 use crate::store::{Family, StoreError};
 
 /// Rows and records that are one change. At most some hundred records of at most 5 KiB: they share a batch of 1 MiB.
@@ -30,6 +30,18 @@ pub enum Untaken {
     Later(String),
     /// So many legal holds stand; that it was refused is on record.
     Held(usize),
+}
+
+/// Puts rows and records that are no erasure on disk, through the writer: they are there when this returns. `None`: the ledger is ending.
+pub async fn put_on_record(
+    writer: &mpsc::Sender<Request>,
+    rows: Vec<(Family, Bytes, Bytes)>,
+    records: Vec<Kind>,
+) -> Option<Result<(), Untaken>> {
+    let (reply, answer) = oneshot::channel();
+    let told = OnRecord { rows, records, erasure: None, reply };
+    writer.send(Request::OnRecord(Box::new(told))).await.ok()?;
+    answer.await.ok()
 }
 
 impl Writer {

@@ -121,6 +121,12 @@ pub struct EpochRow {
 }
 
 impl EpochRow {
+    /// Whether its gateway said that it is always on, and is silent beyond its word.
+    pub fn is_silent(&self, now_us: u64) -> bool {
+        let due = self.heard_at.saturating_add(self.silence_us_max).saturating_add(SILENCE_GRACE_US);
+        self.always_on && !self.closed && due < now_us
+    }
+
     /// The numbering's view.
     ///
     /// # Errors
@@ -218,10 +224,7 @@ impl Store {
                 newest.insert(gateway, row);
             }
         }
-        newest.retain(|_, row| {
-            let due = row.heard_at.saturating_add(row.silence_us_max).saturating_add(SILENCE_GRACE_US);
-            row.always_on && !row.closed && due < now_us
-        });
+        newest.retain(|_, row| row.is_silent(now_us));
         Ok(newest.into_iter().collect())
     }
 

@@ -2,17 +2,17 @@
 //!
 //! What must hold: a replay writes nothing and trusts nothing that the watch remembered; it begins with the first record.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use custody::{
     id::WorkspaceId,
-    wire::{self, AlarmPhase, record::Kind},
+    wire::{self, AlarmPhase},
 };
 
-use super::{Walk, bytes_of, engine::Engine, record_of};
+use super::{Walk, alarm_at, bytes_of, engine::Engine};
 use crate::{
     store::StoreError,
-    tail::{Chunk, Tail},
+    tail::{One, Tail},
 };
 
 /// Positions that an outcome names.
@@ -93,7 +93,9 @@ impl<'a> Replay<'a> {
             return Ok(());
         };
         for index in 0..chunk.records().len() {
-            let Some(alarm) = raised_in(&chunk, index) else { continue };
+            let one = One { chunk: Arc::clone(&chunk), index };
+            // A condition is none.
+            let Some(alarm) = alarm_at(&one).filter(|alarm| alarm.phase() == AlarmPhase::Raised) else { continue };
             if alarm.rule_digest.as_deref() != Some(&self.engine.digest()[..]) {
                 self.outcome.of_others += 1;
                 continue;
@@ -122,13 +124,5 @@ impl<'a> Replay<'a> {
         let missing = self.raised.iter().filter(|(commit_index, _)| *commit_index < self.told).count();
         self.outcome.not_on_record += missing as u64;
         self.outcome
-    }
-}
-
-/// An alarm of a rule; a condition is none.
-fn raised_in(chunk: &Chunk, index: usize) -> Option<wire::Alarm> {
-    match record_of(chunk, index)?.kind {
-        Some(Kind::Alarm(alarm)) if alarm.phase() == AlarmPhase::Raised => Some(alarm),
-        _ => None,
     }
 }

@@ -48,7 +48,7 @@ async fn ship(gateway: &mut Gateway, session: &mut Session, calls: std::ops::Ran
 }
 
 /// A token in a file.
-fn token(home: &Home, name: &str, role: &str, more: &[&str]) -> PathBuf {
+pub(crate) fn token(home: &Home, name: &str, role: &str, more: &[&str]) -> PathBuf {
     let file = home.dir.join(format!("{name}.token"));
     home.say(&[&["token", "add", name, "--role", role, "--out", file.to_str().unwrap()], more].concat());
     file
@@ -63,7 +63,8 @@ fn ask(home: &Home, token: &PathBuf, args: &[&str]) -> (i32, String) {
     (done.status.code().unwrap(), text(&done.stdout) + &text(&done.stderr))
 }
 
-fn found(home: &Home, token: &PathBuf, args: &[&str]) -> String {
+/// What a question that must be answered printed.
+pub(crate) fn found(home: &Home, token: &PathBuf, args: &[&str]) -> String {
     let (code, said) = ask(home, token, args);
     assert_eq!(code, 0, "{args:?}: {said}");
     said

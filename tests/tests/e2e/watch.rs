@@ -22,6 +22,8 @@ use custody_tests::{
 };
 use serde_json::Value;
 
+use crate::search::{found, token};
+
 fn refused(number: u64, member: MemberId) -> Bytes {
     record::encode(Kind::Call(wire::Call {
         call_number: number,
@@ -200,29 +202,8 @@ async fn rules_are_switched_off_suppressed_tested_and_held_against_the_past() {
 /// An analyst hears of alarms about the workspaces of their token, though not of the ledger's own records.
 fn seen_by_those_whose_workspace_it_is(home: &Home) {
     home.workspace("research");
-    let asked = |workspace: &str, args: &[&str]| {
-        let file = home.dir.join(format!("{workspace}.token"));
-        if !file.exists() {
-            let add = [
-                "token",
-                "add",
-                workspace,
-                "--role",
-                "analyst",
-                "--workspace",
-                workspace,
-                "--out",
-                file.to_str().unwrap(),
-            ];
-            home.say(&add);
-        }
-        let mut command = Command::new(binary("ledger"));
-        let secret = std::fs::read_to_string(&file).unwrap();
-        command.arg("search").args(args).arg("--config").arg(home.config()).env("CUSTODY_API_TOKEN", secret.trim());
-        let done = command.output().unwrap();
-        assert!(done.status.success(), "{args:?}: {}", text(&done.stderr));
-        text(&done.stdout)
-    };
+    let tokens = ["payments", "research"].map(|name| token(home, name, "analyst", &["--workspace", name]));
+    let asked = |workspace: &str, args: &[&str]| found(home, &tokens[usize::from(workspace == "research")], args);
     let alarms = asked("payments", &["alarm:denied-burst", "--alarms", "--json"]);
     assert_eq!(alarms.lines().count(), 3, "{alarms}");
     assert_eq!(asked("payments", &["alarm:denied-burst", "--alarms", "--json", "--limit", "2", "--all"]), alarms);
