@@ -16,6 +16,9 @@ use tokio::sync::Semaphore;
 
 use crate::durable;
 
+/// Names of one listing: checkpoints of a year and more, some 100 MB.
+const NAMES_MAX: usize = 1 << 20;
+
 /// Requests to one store that are under way at a time, those that were given up among them: enough for what is sealed and
 /// for readers over HTTP, and few beside the 512 threads that the process has for calls that block.
 const REQUESTS_MAX: usize = 16;
@@ -140,6 +143,23 @@ impl Archive {
             Err(ArchiveError::Store(object_store::Error::NotFound { .. })) => Ok(None),
             Err(why) => Err(why),
         }
+    }
+
+    /// Names of the objects below a folder, relative to it, sorted; at most [`NAMES_MAX`].
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn list(&self, folder: &str) -> Result<Vec<String>, ArchiveError> {
+        use futures::TryStreamExt as _;
+        let (store, prefix) = (Arc::clone(&self.store), Name::from(folder));
+        let names = self.requests.run(async move {
+            let listed = store.list(Some(&prefix)).map_ok(|object| object.location.to_string());
+            let mut names: Vec<String> = futures::StreamExt::take(listed, NAMES_MAX).try_collect().await?;
+            names.sort_unstable();
+            Ok(names)
+        });
+        let below = |name: String| name.strip_prefix(folder)?.strip_prefix('/').map(str::to_owned);
+        Ok(names.await?.into_iter().filter_map(below).collect())
     }
 
     /// Whether it is still the archive that it was: whatever is put into another one is not archived.

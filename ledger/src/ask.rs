@@ -37,8 +37,17 @@ use crate::{
 
 mod answer;
 mod cursor;
-pub mod file;
+mod file;
+pub mod json;
+mod openapi;
+mod prove;
 mod service;
+mod silence;
+mod stream;
+mod trace;
+mod web;
+
+pub use prove::Prover;
 
 /// How long one question may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -70,6 +79,7 @@ struct Parts {
     chains: Chains,
     writer: mpsc::Sender<Request>,
     directory: mpsc::Sender<Ask>,
+    prover: Prover,
     metrics: Metrics,
     cursors: Cursors,
     /// Questions at work, and streams.
@@ -192,6 +202,7 @@ impl Asking {
         store: &Arc<Store>,
         chains: Chains,
         (writer, directory): (mpsc::Sender<Request>, mpsc::Sender<Ask>),
+        prover: Prover,
         metrics: Metrics,
     ) -> Result<Self, StoreError> {
         Ok(Self(Arc::new(Parts {
@@ -200,6 +211,7 @@ impl Asking {
             chains,
             writer,
             directory,
+            prover,
             metrics,
             cursors: Cursors::open(store)?,
             places: [AT_ONCE_MAX, STREAMS_MAX].map(|most| Arc::new(Semaphore::new(most))),
@@ -447,13 +459,12 @@ impl Asking {
     }
 
     /// How complete an answer is.
-    fn completeness(&self, asked: &Compiled, cut_short: bool) -> Result<wire::Completeness, Status> {
-        let store = self.store()?;
-        let (mut indexed, mut silent, records) = (0, Vec::new(), asked.from.records);
+    async fn completeness(&self, asked: &Compiled, cut_short: bool) -> Result<wire::Completeness, Status> {
+        let (mut indexed, records) = (0, asked.from.records);
         for id in &asked.seen.ids {
             indexed += self.0.index.indexed(*id).map_err(unanswered)?;
-            silent.extend(silent_of(&store, *id).map_err(|why| broken(&why))?);
         }
+        let silent = self.silent(asked).await?;
         Ok(wire::Completeness { records, indexed: indexed.min(records), cut_short, silent })
     }
 
@@ -467,18 +478,6 @@ impl Asking {
         let named = named.map_err(|_| ending())?.into_iter();
         Ok(named.map(|(member, name)| wire::MemberName { member: member.into(), name }).collect())
     }
-}
-
-/// Gateways of a workspace that are silent beyond their word.
-fn silent_of(store: &Store, workspace: WorkspaceId) -> Result<Vec<wire::SilentGateway>, StoreError> {
-    let silent = store.silent_gateways(workspace, clock::now_us())?.into_iter();
-    let told = silent.map(|(gateway, row)| wire::SilentGateway {
-        workspace: workspace.into(),
-        gateway: gateway.into(),
-        heard_at: row.heard_at,
-        silence_us_max: row.silence_us_max,
-    });
-    Ok(told.collect())
 }
 
 fn is_reason(text: &str) -> bool {

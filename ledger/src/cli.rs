@@ -6,6 +6,8 @@
 
 mod admin;
 mod alarm;
+mod asker;
+mod bundle;
 mod chain;
 mod gateway;
 mod hold;
@@ -15,6 +17,7 @@ mod offline;
 mod output;
 mod rule;
 mod search;
+mod show;
 mod sign;
 mod status;
 #[cfg(test)]
@@ -102,6 +105,10 @@ enum Command {
     Token(token::TokenCommand),
     /// Ask for records, with an API token; every question is on record.
     Search(Box<search::SearchArgs>),
+    /// Show one record, with an API token, and make what proves it.
+    Show(show::ShowArgs),
+    /// Show the calls of one trace as a tree, with an API token.
+    Trace(show::TraceArgs),
     /// Rules and detectors of what is out of the ordinary.
     #[command(subcommand)]
     Rule(rule::RuleCommand),
@@ -279,6 +286,8 @@ async fn run(command: Command) -> Done {
         Command::Alarm(command) => alarm::run(command).await,
         Command::Replay { at } => alarm::replay(at).await,
         Command::Search(args) => search::run(*args).await,
+        Command::Show(args) => show::show(args).await,
+        Command::Trace(args) => show::trace(args).await,
         Command::Statement(command) => chain::run(command).await,
         Command::Status(args) => status::run(args).await,
         Command::Cut(args) => cut(args).await,

@@ -165,7 +165,7 @@ knobs! {
         grpc: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7443));
         /// Metrics, health and the public log: plain HTTP, so behind a proxy if the network is not yours.
         http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7480));
-        /// Security teams and auditors, who ask with a token: gRPC over TLS.
+        /// Security teams and auditors, who ask with a token: gRPC, and HTTP with JSON, over TLS.
         ask: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7481));
         /// gRPC without TLS, for trying out: refused unless grpc and ask are loopback addresses. Whoever reaches the first is
         /// then taken at their word; the second wants a token all the same.

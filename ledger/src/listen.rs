@@ -327,6 +327,10 @@ fn acceptor(tls: &ServerTls, comers: Comers) -> Result<TlsAcceptor, String> {
     let config = config.map_err(|why| words(&why))?.with_client_cert_verifier(clients);
     let mut config = config.with_single_cert(pem(&tls.certificate)?, key).map_err(|why| words(&why))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
+    if comers == Comers::Anybody {
+        // Those who ask may speak plain HTTP, too.
+        config.alpn_protocols.push(b"http/1.1".to_vec());
+    }
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
-use custody::wire::ingest_server::IngestServer;
+use custody::{policy::Policy, wire::ingest_server::IngestServer};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
 };
-use tonic::transport::Server;
+use tonic::{service::Routes, transport::Server};
 
 use self::{
     followers::{read_rules, start_index, start_watching, webhook},
@@ -22,7 +22,8 @@ use crate::{
     admin::{AdminService, Authority},
     admit::Peer,
     alarm::{Alarm, Alarms},
-    ask::Asking,
+    archive::Archive,
+    ask::{Asking, Prover},
     clock,
     commit::{Chains, Limits, Parts, REQUESTS_MAX, Request, State, Writer},
     config::Config,
@@ -187,11 +188,12 @@ async fn serve(
     let (fence, term) = (opened.publisher.fence.clone(), opened.publisher.term);
     let alarms = opened.alarms.clone();
     let store = Arc::downgrade(&opened.store);
+    let policy = opened.policy.clone();
     let (wake, woken) = mpsc::channel(1);
     let (publisher, shared, mut writer, directory) = start_writer(&config, opened, read_only, wake.clone())?;
     let archive = publisher.archive.clone();
     let (index, indexing) = start_index(&config, &shared)?;
-    let asking = asking(&store, index, &shared)?;
+    let asking = asking(&store, index, (archive.clone(), policy), &shared)?;
     let rules = read_rules(&config)?;
     let watching_records = start_watching(&config, &rules, &shared)?;
     let requests = shared.requests.clone();
@@ -365,10 +367,16 @@ fn start_watch(config: &Config, shared: &Shared, fence: Fence, term: u64, servin
     tokio::spawn(follow_fence(fence, index, state, alarms, every))
 }
 
-fn asking(store: &Weak<Store>, index: Arc<Index>, shared: &Shared) -> Result<Asking, Ended> {
+fn asking(
+    store: &Weak<Store>,
+    index: Arc<Index>,
+    (archive, policy): (Archive, Policy),
+    shared: &Shared,
+) -> Result<Asking, Ended> {
     let store = store.upgrade().ok_or_else(|| Ended::new(ExitReason::Failure, "the store was closed"))?;
     let queues = (shared.requests.clone(), shared.directory.clone());
-    let asking = Asking::open(index, &store, Arc::clone(&shared.chains), queues, shared.metrics.clone());
+    let prover = Prover::new(archive, policy, shared.mark.clone(), shared.alarms.clone());
+    let asking = Asking::open(index, &store, Arc::clone(&shared.chains), queues, prover, shared.metrics.clone());
     asking.map_err(|why| Ended::store("open the key of cursors", &why))
 }
 
@@ -502,7 +510,8 @@ impl Services {
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .max_concurrent_streams(STREAMS_OF_CONNECTION_MAX)
-            .add_service(self.asking.clone().server());
+            .accept_http1(true)
+            .add_routes(Routes::from(self.asking.clone().router()).add_service(self.asking.clone().server()));
         let secure = match self.config.listen.plaintext_loopback {
             true => Err(listener),
             false => {

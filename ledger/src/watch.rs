@@ -36,6 +36,8 @@ use crate::{
     tail::{Chunk, One, Tail},
 };
 
+pub use conditions::SILENT as GATEWAY_SILENT;
+
 pub mod baseline;
 mod conditions;
 pub mod engine;

@@ -73,6 +73,27 @@ impl Expr {
             Self::Test(test) => test.matches(facts),
         }
     }
+
+    /// Least and greatest number that a field can have in a record that matches, as far as the question says so without a *not*.
+    pub fn bounds(&self, field: Field) -> (u64, u64) {
+        let all = (u64::MIN, u64::MAX);
+        match self {
+            Self::All(exprs) => exprs
+                .iter()
+                .map(|expr| expr.bounds(field))
+                .fold(all, |(least, most), (from, to)| (least.max(from), most.min(to))),
+            Self::Any(exprs) => {
+                let each = exprs.iter().map(|expr| expr.bounds(field));
+                each.reduce(|(least, most), (from, to)| (least.min(from), most.max(to))).unwrap_or(all)
+            }
+            Self::Test(Test { field: of, want: Want::Numbers(ranges) }) if *of == field => {
+                let least = ranges.iter().map(|(least, _)| *least).min();
+                let most = ranges.iter().map(|(_, most)| *most).max();
+                least.zip(most).unwrap_or(all)
+            }
+            Self::Test(_) | Self::Not(_) => all,
+        }
+    }
 }
 
 impl Test {

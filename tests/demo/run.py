@@ -124,8 +124,17 @@ def searches(ledger, everything):
     alarms = ("search", "alarm:denied-burst since:1h", "--alarms")
     wait_until("the refused calls raise an alarm", lambda: member in ledger.command(*alarms), ledger.child)
     note("what is out of the ordinary?\n" + ledger.command(*alarms).strip())
-    del os.environ["CUSTODY_API_TOKEN"]
+    alarm = json.loads(ledger.command(*alarms, "--json").splitlines()[0])
     note(ledger.command("replay").strip())
+
+    auditor = WORK / "auditor.token"
+    ledger.command("token", "add", "auditor", "--role", "auditor", "--out", auditor)
+    os.environ["CUSTODY_API_TOKEN"] = auditor.read_text().strip()
+    causes, file = RUN / "evidence" / "refused-calls", RUN / "evidence" / "alarm.tlog-proof"
+    proven = ledger.command("search", f"workspace:everything decision:denied member:{member}", "--evidence", causes)
+    note("evidence of the refused calls, and of the alarm itself:\n" + proven.splitlines()[0])
+    note(ledger.command("show", f"ledger/{alarm['position']}", "--evidence", file).strip().splitlines()[-1])
+    del os.environ["CUSTODY_API_TOKEN"]
 
 
 def hand_over(ledger, gateways):
@@ -228,11 +237,13 @@ def evidence(gateway, found):
     position = slow[0]["position"]
     what = f"{gateway.name}/{position}"
     step(f"10. Evidence of one call, the slow one at {what}: one file, which shows no other record")
-    (RUN / "evidence").mkdir()
     file = RUN / "evidence" / f"{gateway.name}-{position}.evidence"
     run(BIN / "verifier", "evidence", "make", RUN / "archive", "--policy", RUN / "policy.json", what, "--out", file)
     checked = run(BIN / "verifier", "evidence", "check", file, "--policy", RUN / "policy.json").stdout
     note(f"{file.relative_to(ROOT)}, {file.stat().st_size} bytes: {conclusion(checked)}")
+    for handed in ("refused-calls", "alarm.tlog-proof"):
+        run(BIN / "verifier", "evidence", "check", RUN / "evidence" / handed, "--policy", RUN / "policy.json")
+    note("so is what the ledger handed out about the alarm and the calls that raised it: VERIFIED by the same policy")
 
 
 def lies():

@@ -88,7 +88,7 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
     ("rsigma_eval", &["ledger"], &["ledger/src/watch"]),
     ("rsigma_parser", &["ledger"], &["ledger/src/watch/sigma.rs"]),
     ("rs_merkle", &["", "ledger"], &["ledger/src/seal.rs"]),
-    ("axum", &["ledger", "gateway-shim"], &["gateway-shim/src/serve", "ledger/src/http.rs"]),
+    ("axum", &["ledger", "gateway-shim"], &["gateway-shim/src/serve", "ledger/src/ask/web.rs", "ledger/src/http.rs"]),
     (
         "rcgen",
         &["ledger", "gateway-shim", "tests"],
@@ -128,7 +128,7 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
             "ledger/src/admin",
             "ledger/src/ask",
             "ledger/src/cli/admin.rs",
-            "ledger/src/cli/search.rs",
+            "ledger/src/cli/asker.rs",
             "ledger/src/ingest",
             "ledger/src/listen.rs",
             "ledger/src/server.rs",

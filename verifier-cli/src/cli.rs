@@ -123,7 +123,7 @@ pub(crate) enum Evidence {
     /// Check an evidence file
     #[command(after_help = EVIDENCE_EXIT_CODES)]
     Check {
-        /// The evidence file
+        /// The evidence file, or a folder of them as `ledger search --evidence` makes it
         file: PathBuf,
         /// The audit policy, `policy.json`
         #[arg(long, value_name = "FILE")]
@@ -171,6 +171,21 @@ pub(crate) struct Search {
     /// Count the values of a field; several times for several
     #[arg(long, value_name = "FIELD")]
     pub(crate) facet: Vec<String>,
+    /// How many there were in each span of time
+    #[arg(long)]
+    pub(crate) histogram: bool,
+    /// Width of a span of the histogram, as 1h or 5m
+    #[arg(long, default_value = "1h", requires = "histogram")]
+    pub(crate) width: String,
+    /// Tell apart the values of this field in the histogram
+    #[arg(long, value_name = "FIELD", requires = "histogram")]
+    pub(crate) split: Option<String>,
+    /// How great: the 50th, 95th and 99th of a hundred of duration, request_bytes or response_bytes
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) percentiles: Option<String>,
+    /// Tell apart the values of this field in the percentiles
+    #[arg(long, value_name = "FIELD", requires = "percentiles")]
+    pub(crate) by: Option<String>,
     /// One JSON object a line instead of a table
     #[arg(long)]
     pub(crate) json: bool,

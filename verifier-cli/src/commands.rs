@@ -11,6 +11,7 @@ use custody::{
     verify::{self, KNOWN_BYTES_MAX, Known, Options, known_in, parse_known},
 };
 use verifier::{
+    bundle::EVIDENCE_SUFFIX,
     export,
     failure::Failure,
     make_evidence::{self, What},
@@ -46,6 +47,7 @@ pub(crate) fn run(command: Command) -> Result<u8, Failure> {
             ))?;
             Ok(0)
         }
+        Command::Evidence(Evidence::Check { file, policy, json }) if file.is_dir() => check_all(&file, &policy, json),
         Command::Evidence(Evidence::Check { file, policy, json }) => check_evidence(&file, &policy, json),
         Command::Export(export) => run_export(&export),
         Command::Show(show) => run_show(&show),
@@ -131,6 +133,46 @@ fn check_evidence(file: &Path, policy: &Path, json: bool) -> Result<u8, Failure>
             Ok(Failure::from(fault).exit_code())
         }
     }
+}
+
+/// Every evidence file of a folder, as a search hands them out: a line for each, and the worst of their exit codes.
+fn check_all(folder: &Path, policy: &Path, json: bool) -> Result<u8, Failure> {
+    let (policy, printed) = read_policy(policy)?;
+    let files = output::files(folder, EVIDENCE_SUFFIX)?;
+    if files.is_empty() {
+        let why = format!("{}: no file in it ends with {EVIDENCE_SUFFIX}", plain(folder.display()));
+        return Err(Failure::NotThere(format!("{why}\nhint: name an evidence file, or a folder that holds some")));
+    }
+    let (mut records, mut codes) = (0_u64, [0_usize; 3]);
+    for file in &files {
+        let outcome = evidence::check(&output::read(file, EVIDENCE_BYTES_MAX)?, &policy)?;
+        let name = plain(file.strip_prefix(folder).unwrap_or(file).display());
+        let (code, found) = match &outcome {
+            Ok(shown) if shown.suspect > 0 => (2, format!("undecided: {} records of a suspect key", shown.suspect)),
+            Ok(shown) => (0, report::evidence_line(shown)),
+            Err(fault) => {
+                let failure = Failure::Refuted(Box::new(fault.clone()));
+                let word = if failure.exit_code() == 1 { "REFUTED" } else { "undecided" };
+                (failure.exit_code(), format!("{word}: {}", failure.to_string().lines().next().unwrap_or_default()))
+            }
+        };
+        records += outcome.map_or(0, |shown| shown.records.len() as u64);
+        codes[usize::from(code).min(2)] += 1;
+        let line = match json {
+            true => serde_json::json!({"file": name, "exit_code": code, "found": found}).to_string(),
+            false => format!("{name}: {found}"),
+        };
+        if !answer(&format!("{line}\n"))? {
+            break;
+        }
+    }
+    let [verified, refuted, undecided] = codes;
+    if !json {
+        answer(&format!(
+            "{verified} files verified with {records} records, {refuted} refuted, {undecided} undecided; policy\n  {printed}\n"
+        ))?;
+    }
+    Ok(if refuted > 0 { 1 } else { u8::from(undecided > 0) * 2 })
 }
 
 fn run_export(asked: &Export) -> Result<u8, Failure> {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod bundle;
 pub mod export;
 pub mod failure;
 pub mod make_evidence;

@@ -5,7 +5,7 @@ use std::{
     fmt::Display,
     fs::{self, OpenOptions},
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::failure::Failure;
@@ -118,6 +118,28 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
+}
+
+/// Files below a folder whose names end so, sorted; no link is followed.
+///
+/// # Errors
+/// [`Failure::Unreadable`].
+pub fn files(folder: &Path, suffix: &str) -> Result<Vec<PathBuf>, Failure> {
+    let failed = |why: io::Error| Failure::Unreadable(format!("cannot list {}: {why}", plain(folder.display())));
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let kind = entry.file_type().map_err(failed)?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() && entry.file_name().to_string_lossy().ends_with(suffix) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Reads a file of at most `limit` bytes that the caller named.

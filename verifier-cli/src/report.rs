@@ -13,7 +13,7 @@ mod json;
 mod text;
 pub(crate) mod words;
 
-pub use evidence::{evidence_json, evidence_refused, evidence_text, evidence_unreadable_json};
+pub use evidence::{evidence_json, evidence_line, evidence_refused, evidence_text, evidence_unreadable_json};
 pub use json::{json, unreadable_json};
 pub(crate) use json::{to_text, unreadable};
 pub(crate) use text::{paragraph, write_fault};

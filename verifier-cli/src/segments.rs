@@ -41,6 +41,18 @@ pub fn seals_of(objects: &impl Archive, log: &Log, workspace: WorkspaceId) -> Re
     (0_u64..).zip(seals).map(|(number, (_, hash))| read_seal(objects, workspace, number, *hash)).collect()
 }
 
+/// One seal of a workspace, which the log names.
+///
+/// # Errors
+/// [`Failure`] where it is missing or another.
+pub fn seal_of(objects: &impl Archive, log: &Log, workspace: WorkspaceId, segment: u64) -> Result<Seal, Failure> {
+    let known = log.workspaces.iter().find(|known| known.id == workspace);
+    let hash =
+        known.zip(usize::try_from(segment).ok()).and_then(|(known, at)| known.seals.get(at)).map(|(_, hash)| *hash);
+    let hash = hash.ok_or_else(|| Failure::NotThere(format!("segment {segment} is not in the log")))?;
+    read_seal(objects, workspace, segment, hash)
+}
+
 /// Seals of a workspace in order, as they lie in its folder: nothing says that these are all, or the right ones.
 ///
 /// # Errors
@@ -76,13 +88,11 @@ fn read_seal(objects: &impl Archive, workspace: WorkspaceId, number: u64, hash: 
     Ok(Seal::parse(&bytes).map_err(|why| Fault::form(Check::SealForm, &name, &why))?)
 }
 
-/// Segments that hold the positions from `first` up to `end`, or to the last one that is there, and the position after the
-/// last of these.
+/// Where a run of positions from `first` ends, of which `held` are there: at `end`, or with the last.
 ///
 /// # Errors
-/// [`Failure::NotThere`] where not all of them are there.
-pub fn covering(seals: &[Seal], first: u64, end: Option<u64>) -> Result<(&[Seal], u64), Failure> {
-    let held = seals.last().map_or(0, Seal::next_position);
+/// [`Failure::NotThere`] where not all of it is there.
+pub fn run_end(first: u64, end: Option<u64>, held: u64) -> Result<u64, Failure> {
     let until = end.unwrap_or(held);
     if first >= until || until > held {
         let asked = end.map_or_else(|| format!("{first}.."), |end| format!("{first}..{end}"));
@@ -90,6 +100,16 @@ pub fn covering(seals: &[Seal], first: u64, end: Option<u64>) -> Result<(&[Seal]
         let hint = "hint: ask for some of those; newer records follow when their segment is sealed";
         return Err(Failure::NotThere(format!("{why}\n{hint}")));
     }
+    Ok(until)
+}
+
+/// Segments that hold the positions from `first` up to `end`, or to the last one that is there, and the position after the
+/// last of these.
+///
+/// # Errors
+/// [`Failure::NotThere`] where not all of them are there.
+pub fn covering(seals: &[Seal], first: u64, end: Option<u64>) -> Result<(&[Seal], u64), Failure> {
+    let until = run_end(first, end, seals.last().map_or(0, Seal::next_position))?;
     let from = seals.partition_point(|seal| seal.next_position() <= first);
     let last = seals.partition_point(|seal| seal.first_position < until);
     Ok((seals.get(from..last).unwrap_or(&[]), until))

@@ -2,11 +2,10 @@
 
 use std::fmt::Write as _;
 
-use custody::{id::hex, query::Field, record, wire};
-use serde_json::{Map, Value, json};
-use verifier::{show, time};
+use custody::{id::hex, query::Field, wire};
+use verifier::time;
 
-use super::Seen;
+use super::{Seen, json};
 use crate::tail::One;
 
 /// Columns of a file of comma-separated values: what answers who, what, when and how it ended.
@@ -44,38 +43,9 @@ pub(super) fn line(format: wire::ExportFormat, one: &One, seen: &Seen, names: &[
     if format == wire::ExportFormat::Csv {
         out.extend_from_slice(csv(one, &hit, names).as_bytes());
     } else {
-        out.extend_from_slice(json_of(&hit, names).to_string().as_bytes());
+        out.extend_from_slice(json::hit(&hit, names).to_string().as_bytes());
         out.push(b'\n');
     }
-}
-
-/// A record as an object: where it stands, and what it says under the names of `record.proto`.
-pub fn json_of(hit: &wire::Hit, names: &[wire::MemberName]) -> Value {
-    let kind = record::kind(&hit.record).map_or("", record::RecordKind::name).replace(' ', "_");
-    let mut object = json!({
-        "workspace": hex(&hit.workspace),
-        "workspace_name": hit.workspace_name,
-        "position": hit.position,
-        "received_at": time::text(hit.received_at),
-        "gateway": hex(&hit.gateway),
-        "epoch": hex(&hit.epoch),
-        "number": hit.number,
-        "kind": kind,
-        "record": show::fields(&hit.record),
-    });
-    let members: Map<String, Value> = names
-        .iter()
-        .filter(|known| mentions(hit, known))
-        .map(|known| (hex(&known.member), known.name.as_str().into()))
-        .collect();
-    if let (false, Value::Object(object)) = (members.is_empty(), &mut object) {
-        object.insert("names".to_owned(), members.into());
-    }
-    object
-}
-
-fn mentions(hit: &wire::Hit, known: &wire::MemberName) -> bool {
-    hit.record.windows(known.member.len().max(1)).any(|bytes| bytes == known.member)
 }
 
 fn csv(one: &One, hit: &wire::Hit, names: &[wire::MemberName]) -> String {

@@ -19,21 +19,21 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request as Call, Response, Status};
 
-use super::{Asking, Compiled, answer, cursor::Cursor, page, question};
-use crate::{
-    store::{Rank, StoreError},
-    tail::One,
-    token::Right,
+use super::{
+    Asking, Compiled, answer,
+    cursor::Cursor,
+    page, prove, question,
+    stream::{Sent, gone},
+    trace,
 };
+use crate::{store::Rank, tail::One, token::Right};
 
 /// Longest request in bytes: a question, the names of a thousand workspaces and the cursor.
 const REQUEST_BYTES_MAX: usize = 256 << 10;
-/// Records of one message of a stream.
-const OF_MESSAGE: usize = 200;
 /// Messages that wait for whoever reads a stream: past them it waits, and holds nothing but its place.
 const WAITING_MAX: usize = 4;
-/// Bytes of one message of an export.
-const EXPORT_BYTES: usize = 64 << 10;
+/// Records of one trace that are shown, the newest.
+const STEPS_MAX: usize = 1_000;
 
 type Answer<T> = Result<Response<T>, Status>;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -45,7 +45,7 @@ impl Asking {
     }
 
     /// A page of ranks, and its records.
-    async fn page(&self, asked: &Compiled, from: Cursor, limit: usize) -> Result<(Vec<One>, bool), Status> {
+    pub(super) async fn page(&self, asked: &Compiled, from: Cursor, limit: usize) -> Result<(Vec<One>, bool), Status> {
         let (expr, seen) = (asked.expr.clone(), asked.seen.clone());
         self.work(move |index, until| {
             let found = index.newest(&question(&expr, &seen, from.pinned, until), from.last, limit)?;
@@ -70,15 +70,8 @@ impl Asking {
     }
 }
 
-fn rank(one: &One) -> Rank {
+pub(super) fn rank(one: &One) -> Rank {
     one.chunk.rank(one.index)
-}
-
-/// What a stream has told.
-#[derive(Default)]
-struct Sent {
-    records: u64,
-    bytes: usize,
 }
 
 #[tonic::async_trait]
@@ -116,12 +109,27 @@ impl Query for Asking {
             reason: request.reason,
         };
         let mut asked = self.admit(&metadata, Right::Search, (wanted, "")).await?;
-        let answer = self.shown(&mut asked, request.position).await;
+        let answer = self.shown(&mut asked, request.position, request.evidence).await;
         let answer = self.answer(&asked, answer).await?;
         match answer.get_ref().hit {
             Some(_) => Ok(answer),
             None => Err(Status::not_found("no record stands there (hint: positions count from 0 without a gap)")),
         }
+    }
+
+    async fn trace(&self, call: Call<wire::TraceRequest>) -> Answer<wire::TraceResponse> {
+        let (metadata, _, request) = call.into_parts();
+        let id = request.trace.to_ascii_lowercase();
+        let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let wanted = wire::Question { query: format!("trace:\"{id}\""), ..request.question.unwrap_or_default() };
+        let asked = self.admit(&metadata, Right::Search, (wanted, "")).await?;
+        let answer = match is_id {
+            true => self.traced(&asked).await,
+            false => {
+                Err(Status::invalid_argument("a trace is named by 32 hex digits (hint: as W3C traceparent has them)"))
+            }
+        };
+        self.answer(&asked, answer).await
     }
 
     type FollowStream = Streamed<wire::FollowResponse>;
@@ -167,10 +175,6 @@ impl Query for Asking {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
-}
-
-fn gone() -> Status {
-    Status::cancelled("nobody reads")
 }
 
 /// Alarms that are looked at in one go.
@@ -236,7 +240,7 @@ impl Asking {
         if let Some(last) = ones.last().filter(|_| ones.len() >= limit) {
             response.cursor = self.0.cursors.seal(Cursor { last: rank(last), ..asked.from }, &asked.bound);
         }
-        response.completeness = Some(self.completeness(asked, cut_short)?);
+        response.completeness = Some(self.completeness(asked, cut_short).await?);
         response.names = self.names(asked, members).await?;
         let hits = response.hits.len() as u64;
         Ok((response, hits))
@@ -298,13 +302,32 @@ impl Asking {
         let members = members_of(&tally);
         let mut response = answer::sums(request, &wishes, tally);
         response.from_rollups = rolled;
-        response.completeness = Some(self.completeness(asked, cut_short)?);
+        response.completeness = Some(self.completeness(asked, cut_short).await?);
         response.names = self.names(asked, members).await?;
         let (count, bytes) = (response.count, response.encoded_len());
         Ok((response, count, bytes))
     }
 
-    async fn shown(&self, asked: &mut Compiled, position: u64) -> Result<(wire::ShowResponse, u64, usize), Status> {
+    /// The calls of a trace.
+    async fn traced(&self, asked: &Compiled) -> Result<(wire::TraceResponse, u64, usize), Status> {
+        let (ones, late) = self.page(asked, asked.from, STEPS_MAX).await?;
+        let mut members = BTreeSet::new();
+        ones.iter().for_each(|one| answer::members(one, &mut members));
+        let response = wire::TraceResponse {
+            steps: trace::tree(&ones, &asked.seen),
+            completeness: Some(self.completeness(asked, late || ones.len() >= STEPS_MAX).await?),
+            names: self.names(asked, members).await?,
+        };
+        let (hits, bytes) = (response.steps.len() as u64, response.encoded_len());
+        Ok((response, hits, bytes))
+    }
+
+    async fn shown(
+        &self,
+        asked: &mut Compiled,
+        position: u64,
+        evidence: bool,
+    ) -> Result<(wire::ShowResponse, u64, usize), Status> {
         let workspace = asked.seen.ids.first().copied().ok_or_else(|| Status::not_found("no such workspace"))?;
         // In the record as it would be asked for in words.
         asked.expr = Expr::test(Field::Workspace, Want::Texts(vec![Text::Exact(format!("{workspace}/{position}"))]));
@@ -316,112 +339,11 @@ impl Asking {
             answer::members(one, &mut members);
         }
         response.names = self.names(asked, members).await?;
+        if evidence && found.is_some() {
+            let run = prove::Run { workspace, positions: position..position.saturating_add(1) };
+            response.evidence = self.prove(&run).await?.into();
+        }
         let (hits, bytes) = (u64::from(response.hit.is_some()), response.encoded_len());
         Ok((response, hits, bytes))
-    }
-
-    /// The second record of a stream; whether it could be made.
-    async fn ended(&self, asked: &Compiled, sent: &Sent) -> bool {
-        let told = self.answered(asked, Decision::Allowed, (sent.records, sent.bytes)).await;
-        if let Err(why) = &told {
-            tracing::warn!(
-                token = asked.holder.id,
-                records = sent.records,
-                why = why.message(),
-                "the end of a stream is not on record"
-            );
-        }
-        told.is_ok()
-    }
-
-    /// What matches from now on, batch by batch, until it is ended: why.
-    async fn follow_all(
-        &self,
-        asked: &mut Compiled,
-        to: &mpsc::Sender<Result<wire::FollowResponse, Status>>,
-        sent: &mut Sent,
-    ) -> Status {
-        let mut news = self.0.index.tail().watch();
-        let mut next = asked.from.pinned;
-        loop {
-            let committed = *news.borrow_and_update();
-            while next < committed {
-                if let Err(why) = self.tell(asked, next, to, sent).await {
-                    return why;
-                }
-                next += 1;
-            }
-            if news.changed().await.is_err() {
-                return super::ending();
-            }
-        }
-    }
-
-    /// What matches of one batch, to whoever follows.
-    async fn tell(
-        &self,
-        asked: &mut Compiled,
-        commit_index: u64,
-        to: &mpsc::Sender<Result<wire::FollowResponse, Status>>,
-        sent: &mut Sent,
-    ) -> Result<(), Status> {
-        self.still(&asked.holder)?;
-        let chunk = self.0.index.tail().chunk(commit_index).map_err(|why: StoreError| super::broken(&why))?;
-        let Some(chunk) = chunk.filter(|chunk| self.shows(asked, chunk.workspace())) else { return Ok(()) };
-        let matching = chunk.facts().iter().enumerate().filter(|(_, facts)| asked.expr.matches(facts));
-        let ones: Vec<One> = matching.map(|(index, _)| One { chunk: std::sync::Arc::clone(&chunk), index }).collect();
-        for some in ones.chunks(OF_MESSAGE) {
-            let mut members = BTreeSet::new();
-            some.iter().for_each(|one| answer::members(one, &mut members));
-            let response = wire::FollowResponse {
-                hits: some.iter().filter_map(|one| answer::hit(one, &asked.seen)).collect(),
-                names: self.names(asked, members).await?,
-            };
-            let (records, bytes) = (response.hits.len() as u64, response.encoded_len());
-            self.still(&asked.holder)?;
-            to.send(Ok(response)).await.map_err(|_| gone())?;
-            sent.records += records;
-            sent.bytes += bytes;
-        }
-        Ok(())
-    }
-
-    /// Everything that matches, page by page; gives the last part, which the caller sends.
-    async fn export_all(
-        &self,
-        asked: &Compiled,
-        format: wire::ExportFormat,
-        to: &mpsc::Sender<Result<wire::ExportResponse, Status>>,
-        sent: &mut Sent,
-    ) -> Result<wire::ExportResponse, Status> {
-        let mut from = asked.from;
-        let mut part = super::file::head(format);
-        let limit = usize::try_from(super::PAGE_MAX).unwrap_or_default();
-        let cut_short = loop {
-            self.still(&asked.holder)?;
-            let (ones, late) = self.page(asked, from, limit).await?;
-            let mut members = BTreeSet::new();
-            ones.iter().for_each(|one| answer::members(one, &mut members));
-            let names = self.names(asked, members).await?;
-            for one in &ones {
-                super::file::line(format, one, &asked.seen, &names, &mut part);
-                sent.records += 1;
-                if part.len() >= EXPORT_BYTES {
-                    self.still(&asked.holder)?;
-                    sent.bytes += part.len();
-                    let bytes = std::mem::take(&mut part).into();
-                    to.send(Ok(wire::ExportResponse { bytes, ..Default::default() })).await.map_err(|_| gone())?;
-                }
-            }
-            match ones.last() {
-                Some(last) if ones.len() >= limit || late => from.last = rank(last),
-                // A page that took its whole time and found nothing leads nowhere.
-                _ => break late,
-            }
-        };
-        self.still(&asked.holder)?;
-        sent.bytes += part.len();
-        let completeness = self.completeness(asked, cut_short)?;
-        Ok(wire::ExportResponse { bytes: part.into(), completeness: Some(completeness), records: sent.records })
     }
 }

@@ -1,26 +1,20 @@
-//! `ledger search`: asks a ledger, here or on another machine, with an API token that lies in a file or a variable.
+//! `ledger search`: asks for records, for sums, for what comes in, and for evidence.
 
-use std::fs;
+use std::path::PathBuf;
 
 use clap::Args;
-use custody::wire::{self, query_client::QueryClient};
-use tonic::{
-    Status,
-    metadata::{Ascii, MetadataValue},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
-};
+use custody::wire;
 
 use super::{
     At, Done, Fault,
-    admin::{broken, causes},
+    asker::{Asker, refused},
+    bundle,
     output::{say, write},
 };
-use crate::{ask::file, config::Config, exit::ExitReason, keys};
+use crate::{ask::json, exit::ExitReason};
 
-mod draw;
+pub(super) mod draw;
 
-/// Longest answer in bytes: a page of a thousand records, each at most 64 KiB.
-const ANSWER_BYTES_MAX: usize = 80 << 20;
 /// Records that `--all` takes at a time.
 const PAGE: u32 = 1_000;
 
@@ -73,81 +67,15 @@ pub(super) struct SearchArgs {
     /// Comma-separated values of all that match; the role must be allowed to export.
     #[arg(long, conflicts_with = "follow")]
     csv: bool,
+    /// Put evidence of all that match into this new folder, for `verifier evidence check`; the role must be allowed to export.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["follow", "csv", "json", "count", "facet", "histogram", "percentiles", "alarms"])]
+    evidence: Option<PathBuf>,
     /// Show the names of people; needs the right and a reason.
     #[arg(long, requires = "reason")]
     names: bool,
     /// Why, as a code, for the record.
     #[arg(long, default_value = "")]
     reason: String,
-}
-
-/// A connection with a token.
-struct Asker {
-    remote: QueryClient<Channel>,
-    token: MetadataValue<Ascii>,
-}
-
-/// The token, from where the configuration says that it lies.
-fn token(config: &Config) -> Result<MetadataValue<Ascii>, Fault> {
-    let ask = &config.ask;
-    let nowhere = || {
-        let text = format!(
-            "there is no API token in the variable {}\nhint: name a file with ask.token_file, or set the variable; ledger token add makes \
-             a token",
-            ask.token_variable
-        );
-        Fault::new(ExitReason::Configuration, text)
-    };
-    let text = if ask.token_file.as_os_str().is_empty() {
-        std::env::var(&ask.token_variable).map_err(|_| nowhere())?
-    } else {
-        let bytes = keys::load_secret(&ask.token_file, None)?;
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    let mut value: MetadataValue<Ascii> = format!("Bearer {}", text.trim())
-        .parse()
-        .map_err(|_| Fault::new(ExitReason::Configuration, "the API token has letters that none has"))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-fn refused(status: &Status) -> Fault {
-    if let Some(why) = std::error::Error::source(status) {
-        return Fault::failure(format!("the connection to the ledger {} before it answered", broken(why)));
-    }
-    Fault::failure(status.message().to_owned())
-}
-
-impl Asker {
-    async fn connect(config: &Config) -> Result<Self, Fault> {
-        let token = token(config)?;
-        let url = &config.ask.ask_url;
-        let bad = |why: tonic::transport::Error| Fault::of(ExitReason::Configuration, &why);
-        let endpoint = Endpoint::from_shared(url.clone()).map_err(bad)?.connect_timeout(super::admin::CONNECT_LIMIT);
-        let endpoint = if url.starts_with("https://") {
-            let path = config.paths.tls.join("authority.pem");
-            let authority = fs::read(&path).map_err(|why| {
-                Fault::failure(format!(
-                    "failed to read {}: {why}\nhint: copy tls/authority.pem from the ledger's folder",
-                    path.display()
-                ))
-            })?;
-            endpoint.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority))).map_err(bad)?
-        } else {
-            endpoint
-        };
-        let channel = endpoint.connect().await.map_err(|why| {
-            let text = format!("failed to reach the ledger at {url}{}", causes(&why));
-            Fault::failure(format!("{text}\nhint: is it running, and is ask.ask_url in the configuration right?"))
-        })?;
-        Ok(Self { remote: QueryClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX), token })
-    }
-
-    fn request<T>(&self, message: T) -> tonic::Request<T> {
-        let mut request = tonic::Request::new(message);
-        request.metadata_mut().insert("authorization", self.token.clone());
-        request
-    }
 }
 
 impl SearchArgs {
@@ -188,6 +116,9 @@ impl SearchArgs {
 pub(super) async fn run(args: SearchArgs) -> Done {
     let config = args.at.load()?;
     let mut asker = Asker::connect(&config).await?;
+    if let Some(folder) = &args.evidence {
+        return bundle::fetch(&mut asker, &config, args.question(), folder).await;
+    }
     if args.csv {
         return export(&mut asker, &args).await;
     }
@@ -197,7 +128,10 @@ pub(super) async fn run(args: SearchArgs) -> Done {
     if let Some(sums) = args.sums()? {
         let request = asker.request(sums);
         let answer = asker.remote.summarise(request).await.map_err(|why| refused(&why))?.into_inner();
-        say(draw::sums(&answer).trim_end());
+        match args.json {
+            true => say(&json::sums(&answer).to_string()),
+            false => say(draw::sums(&answer).trim_end()),
+        }
         return Ok(());
     }
     find(&mut asker, &args).await
@@ -246,13 +180,13 @@ async fn find(asker: &mut Asker, args: &SearchArgs) -> Done {
     }
 }
 
-fn cut_short_fault() -> Fault {
+pub(super) fn cut_short_fault() -> Fault {
     Fault::failure("the answer was cut short: there may be more\nhint: ask for a shorter time, with since: and until:")
 }
 
-fn tell(hits: &[wire::Hit], names: &[wire::MemberName], json: bool, heading: bool) {
+pub(super) fn tell(hits: &[wire::Hit], names: &[wire::MemberName], json: bool, heading: bool) {
     if json {
-        hits.iter().for_each(|hit| say(&file::json_of(hit, names).to_string()));
+        hits.iter().for_each(|hit| say(&json::hit(hit, names).to_string()));
     } else if !hits.is_empty() {
         say(draw::hits(hits, names, heading).trim_end());
     }

@@ -51,6 +51,7 @@ pub(super) struct Opened {
     pub(super) publisher: Publisher,
     pub(super) keys: [SigningKey; 2],
     pub(super) own_keys: OwnKeys,
+    pub(super) policy: Policy,
     pub(super) roots: Roots,
     pub(super) pki: Arc<Pki>,
     pub(super) genesis: Vec<Bytes>,
@@ -66,15 +67,15 @@ fn no_policy(config: &Config, why: &dyn std::fmt::Display) -> Ended {
     Ended::new(ExitReason::Configuration, text)
 }
 
-/// The audit policy's roots.
-fn audited_roots(config: &Config) -> Result<Roots, Ended> {
+/// The audit policy.
+fn audit_policy(config: &Config) -> Result<Policy, Ended> {
     let policy = fs::read(&config.paths.policy).map_err(|why| no_policy(config, &why))?;
     let policy = Policy::parse(&policy).map_err(|why| no_policy(config, &why))?;
     if policy.origin != config.origin {
         let other = format!("it is of the log {}, and the configuration says {}", policy.origin, config.origin);
         return Err(no_policy(config, &other));
     }
-    policy.roots().map_err(|why| no_policy(config, &why))
+    Ok(policy)
 }
 
 /// Opens policy, keys, vault, store, archive, fence and certificates, in this order, and looks whether they belong together.
@@ -82,7 +83,8 @@ fn audited_roots(config: &Config) -> Result<Roots, Ended> {
 /// # Errors
 /// [`Ended`], with the next move.
 pub(super) async fn open(config: &Config) -> Result<Opened, Ended> {
-    let roots = audited_roots(config)?;
+    let policy = audit_policy(config)?;
+    let roots = policy.roots().map_err(|why| no_policy(config, &why))?;
     let ([record, head, log], vault) = open_secrets(config)?;
     let staging = config.paths.data.join("staging");
     durable::create_dir(&staging, 0o700).map_err(|why| Ended::failed("make the data folder", &why))?;
@@ -143,6 +145,7 @@ pub(super) async fn open(config: &Config) -> Result<Opened, Ended> {
         publisher,
         keys: [record, head],
         own_keys,
+        policy,
         roots,
         pki: Arc::new(pki),
         genesis,

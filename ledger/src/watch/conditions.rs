@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Name of the one condition of which there may be many.
-const SILENT: &str = "gateway-silent";
+pub const SILENT: &str = "gateway-silent";
 /// A call that runs for so long has most likely no end.
 const RUNNING_US: u64 = 3_600_000_000;
 /// Names of conditions among the store's values begin so.

@@ -1,5 +1,5 @@
 //! The one end-to-end test binary. `accepted`: a tool that changed, until somebody accepts it. `access`: who could call what, out
-//! of an archive. `administration`: certificates, HTTP, keys, people. `canary`: what stands in no file. `crash`: the ledger killed
+//! of an archive. `answers`: over HTTP, as evidence, as a tree. `administration`: certificates, HTTP, keys, people. `canary`: what stands in no file. `crash`: the ledger killed
 //! under load. `directory`: people, their one id, and who may know more. `door`: the port before anything of a request is read.
 //! `failing`: what fails around the ledger. `hostile`: bad input, each with its answer. `life`: processes of servers. `limits`:
 //! every limit of intake, and who goes on. `mutated`: the golden archive, changed at random. `official`: official clients and
@@ -13,6 +13,7 @@
 mod accepted;
 mod access;
 mod administration;
+mod answers;
 mod canary;
 mod crash;
 mod directory;

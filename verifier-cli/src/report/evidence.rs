@@ -29,6 +29,14 @@ fn not_shown(policy: &Policy) -> impl Iterator<Item = Claim> {
     Claim::ALL.into_iter().filter(is_open).filter(|claim| policy.required.contains(claim))
 }
 
+/// What a file shows, in a line.
+pub fn evidence_line(shown: &Shown) -> String {
+    let [first, last] =
+        [shown.records.first(), shown.records.last()].map(|end| end.map_or(0, |record| record.position));
+    let run = if first == last { first.to_string() } else { format!("{first}..{}", last.saturating_add(1)) };
+    format!("verified: {}/{run}", shown.workspace)
+}
+
 /// What a file shows, for people.
 pub fn evidence_text(proof: &Proof, shown: &Shown, policy: &Policy, fingerprint: &str) -> String {
     let mut out = String::from("CUSTODY EVIDENCE\n\n");

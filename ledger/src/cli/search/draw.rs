@@ -43,34 +43,51 @@ fn bar(count: u64, most: u64) -> String {
     bar
 }
 
+const HEADING: [&str; 5] = ["PLACE", "TIME", "GATEWAY", "KIND", "WHAT"];
+
 /// A page.
 pub(super) fn hits(hits: &[Hit], names: &[MemberName], heading: bool) -> String {
-    let mut rows = Vec::new();
-    if heading {
-        rows.push(["PLACE", "TIME", "GATEWAY", "KIND", "WHAT"].map(str::to_owned).to_vec());
-    }
-    for hit in hits {
-        let fields = show::fields(&hit.record);
-        let said = ["started_at", "at"].iter().find_map(|name| fields.get(*name)).and_then(|value| value.as_str());
-        let received = time::text(hit.received_at);
-        let at = said.map_or_else(|| received.clone(), str::to_owned);
-        let mut what = show::what(&fields);
-        for known in names {
-            let id = hex(&known.member);
-            what = what.replace(&id, &format!("{} ({})", plain(&known.name), id.get(..8).unwrap_or_default()));
+    let heading = heading.then(|| HEADING.map(str::to_owned).to_vec());
+    table(&heading.into_iter().chain(hits.iter().map(|hit| row(hit, names))).collect::<Vec<_>>())
+}
+
+/// The calls of a trace, each below the one that it belongs under.
+pub(in super::super) fn steps(told: &wire::TraceResponse) -> String {
+    let mut rows = vec![HEADING.map(str::to_owned).to_vec()];
+    let mut depths: Vec<usize> = Vec::new();
+    for step in &told.steps {
+        let above = step.parent.and_then(|parent| depths.get(usize::try_from(parent).ok()?));
+        let depth = above.map_or(0, |depth| depth + 1);
+        depths.push(depth);
+        let mut row = step.hit.as_ref().map(|hit| row(hit, &told.names)).unwrap_or_default();
+        if let Some(what) = row.last_mut().filter(|_| depth > 0) {
+            *what = format!("{}└ {what}", "  ".repeat(depth - 1));
         }
-        if custody::query::instant(&at).is_some_and(|at| hit.received_at.abs_diff(at) > LATE_US) {
-            write!(what, " received={received}").ok();
-        }
-        rows.push(vec![
-            format!("{}/{}", plain(&hit.workspace_name), hit.position),
-            at,
-            hex(&hit.gateway).get(..8).unwrap_or_default().to_owned(),
-            record::kind(&hit.record).map_or("?", record::RecordKind::name).to_owned(),
-            what,
-        ]);
+        rows.push(row);
     }
-    table(&rows)
+    format!("{}\n{}", table(&rows), footer(told.steps.len() as u64, None, told.completeness.as_ref()))
+}
+
+fn row(hit: &Hit, names: &[MemberName]) -> Vec<String> {
+    let fields = show::fields(&hit.record);
+    let said = ["started_at", "at"].iter().find_map(|name| fields.get(*name)).and_then(|value| value.as_str());
+    let received = time::text(hit.received_at);
+    let at = said.map_or_else(|| received.clone(), str::to_owned);
+    let mut what = show::what(&fields);
+    for known in names {
+        let id = hex(&known.member);
+        what = what.replace(&id, &format!("{} ({})", plain(&known.name), id.get(..8).unwrap_or_default()));
+    }
+    if custody::query::instant(&at).is_some_and(|at| hit.received_at.abs_diff(at) > LATE_US) {
+        write!(what, " received={received}").ok();
+    }
+    vec![
+        format!("{}/{}", plain(&hit.workspace_name), hit.position),
+        at,
+        hex(&hit.gateway).get(..8).unwrap_or_default().to_owned(),
+        record::kind(&hit.record).map_or("?", record::RecordKind::name).to_owned(),
+        what,
+    ]
 }
 
 /// How much of it this is, and how complete.
@@ -82,11 +99,14 @@ pub(super) fn footer(shown: u64, total: Option<u64>, complete: Option<&wire::Com
     if complete.cut_short {
         out.push_str("; CUT SHORT: the time for one question was over (hint: ask for a shorter time with since:)");
     }
-    match complete.silent.len() {
-        0 => {}
-        1 => out.push_str("; 1 gateway is silent"),
-        silent => {
-            write!(out, "; {silent} gateways are silent").ok();
+    let (over, silent): (Vec<_>, Vec<_>) = complete.silent.iter().partition(|silent| silent.ended_at > 0);
+    for (silences, is, are) in
+        [(silent, "is silent", "are silent"), (over, "was silent for a time", "were silent for a time")]
+    {
+        match silences.len() {
+            0 => {}
+            1 => write!(out, "; 1 gateway {is}").unwrap_or_default(),
+            many => write!(out, "; {many} gateways {are}").unwrap_or_default(),
         }
     }
     out

@@ -1,0 +1,124 @@
+//! Gateways that were silent inside the time that was asked for: of them an answer may lack calls that nobody has told of yet.
+//!
+//! What must hold: whoever asks hears of gateways in workspaces that it asks of, and of no others, though what tells of a silence that is over
+//! is a record of the ledger's own.
+
+use std::collections::{BTreeSet, HashMap};
+
+use custody::{
+    id::{GatewayId, WorkspaceId},
+    query::{Expr, Field, Text, Want},
+    record::RecordKind,
+    wire::{self, AlarmPhase, record::Kind},
+};
+use prost::Message as _;
+use tonic::Status;
+
+use super::{Asking, Compiled, broken, question};
+use crate::{clock, store::Rank, watch};
+
+/// Silences of one answer: of more the newest.
+const SILENCES_MAX: usize = 256;
+
+fn told(bytes: &bytes::Bytes) -> Option<(wire::Alarm, WorkspaceId, GatewayId)> {
+    let Ok(wire::Record { kind: Some(Kind::Alarm(alarm)), .. }) = wire::Record::decode(bytes.clone()) else {
+        return None;
+    };
+    let id = |id: &Option<bytes::Bytes>| <[u8; 16]>::try_from(id.as_ref()?.as_ref()).ok();
+    let (workspace, gateway) = (WorkspaceId(id(&alarm.workspace)?), GatewayId(id(&alarm.gateway)?));
+    Some((alarm, workspace, gateway))
+}
+
+/// Silences that are over, out of what tells of them, newest first: those that ended and did not begin past `most`.
+fn over(alarms: &[(wire::Alarm, WorkspaceId, GatewayId)], most: u64) -> Vec<wire::SilentGateway> {
+    let mut began: HashMap<(WorkspaceId, GatewayId), usize> = HashMap::new();
+    let mut silences: Vec<wire::SilentGateway> = Vec::new();
+    for (alarm, workspace, gateway) in alarms {
+        if alarm.phase() == AlarmPhase::Ended {
+            began.insert((*workspace, *gateway), silences.len());
+            silences.push(wire::SilentGateway {
+                workspace: (*workspace).into(),
+                gateway: (*gateway).into(),
+                ended_at: alarm.at,
+                ..Default::default()
+            });
+        } else if let Some(silence) = began.remove(&(*workspace, *gateway)).and_then(|at| silences.get_mut(at)) {
+            silence.heard_at = alarm.at;
+        }
+    }
+    silences.retain(|silence| silence.heard_at <= most);
+    silences
+}
+
+impl Asking {
+    /// Gateways of the workspaces asked that are silent, or were so inside the time that is asked for.
+    pub(super) async fn silent(&self, asked: &Compiled) -> Result<Vec<wire::SilentGateway>, Status> {
+        let store = self.store()?;
+        let mut silent = Vec::new();
+        for workspace in &asked.seen.ids {
+            let now = store.silent_gateways(*workspace, clock::now_us()).map_err(|why| broken(&why))?;
+            silent.extend(now.into_iter().map(|(gateway, row)| wire::SilentGateway {
+                workspace: (*workspace).into(),
+                gateway: gateway.into(),
+                heard_at: row.heard_at,
+                silence_us_max: row.silence_us_max,
+                ended_at: 0,
+            }));
+        }
+        drop(store);
+        let Some(own) = watch::own_workspace(&self.0.chains) else { return Ok(silent) };
+        let bounds = [Field::At, Field::Received].map(|field| asked.expr.bounds(field));
+        let [least, most] = [bounds[0].0.max(bounds[1].0), bounds[0].1.min(bounds[1].1)];
+        let is = |field, text: &str| Expr::test(field, Want::Texts(vec![Text::Exact(text.to_owned())]));
+        let expr = Expr::All(vec![
+            is(Field::Kind, RecordKind::Alarm.name()),
+            is(Field::Alarm, watch::GATEWAY_SILENT),
+            Expr::test(Field::At, Want::Numbers(vec![(least, u64::MAX)])),
+        ]);
+        let (from, ids) = (asked.from, asked.seen.ids.clone());
+        let alarms = self.work(move |index, until| {
+            let own = super::Seen { ids: BTreeSet::from([own]), names: Default::default() };
+            let page = index.newest(
+                &question(&expr, &own, from.pinned, until),
+                Rank::first_of(from.pinned),
+                2 * SILENCES_MAX,
+            )?;
+            let mut alarms = Vec::new();
+            for rank in page.ranks {
+                let one = index.tail().one(rank)?;
+                let said = one.and_then(|one| told(one.chunk.records().get(one.index)?));
+                alarms.extend(said.filter(|(_, workspace, _)| ids.contains(workspace)));
+            }
+            Ok(alarms)
+        });
+        silent.extend(over(&alarms.await?, most));
+        silent.truncate(SILENCES_MAX);
+        Ok(silent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_counts_where_it_and_the_time_overlap() {
+        let alarm = |gateway: u8, at, phase: AlarmPhase| {
+            let alarm = wire::Alarm { at, phase: phase as i32, ..Default::default() };
+            (alarm, WorkspaceId([1; 16]), GatewayId([gateway; 16]))
+        };
+        // Newest first; of the last one the beginning came before what was read.
+        let (began, ended) = (AlarmPhase::Began, AlarmPhase::Ended);
+        let alarms = [
+            alarm(2, 90, began),
+            alarm(1, 80, ended),
+            alarm(1, 70, began),
+            alarm(1, 50, ended),
+            alarm(1, 40, began),
+            alarm(3, 30, ended),
+        ];
+        let silences = |most| over(&alarms, most).iter().map(|of| (of.heard_at, of.ended_at)).collect::<Vec<_>>();
+        assert_eq!(silences(u64::MAX), [(70, 80), (40, 50), (0, 30)]);
+        assert_eq!(silences(60), [(40, 50), (0, 30)]);
+    }
+}

@@ -1,0 +1,205 @@
+//! Streams: what comes in from now on, and files of any length.
+//!
+//! What must hold: a stream holds a page at a time, whoever reads it slowly makes nobody wait, and it ends with its token; what was sent is
+//! on record when it ends, in whichever way.
+
+use std::collections::BTreeSet;
+
+use custody::wire::{self, Decision};
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::{Asking, Compiled, answer, file, prove::Bundle, service::rank};
+use crate::{store::StoreError, tail::One};
+
+/// Records of one message of a follow.
+const OF_MESSAGE: usize = 200;
+/// Bytes of one message of an export.
+const EXPORT_BYTES: usize = 64 << 10;
+
+/// What a stream has told.
+#[derive(Default)]
+pub(super) struct Sent {
+    records: u64,
+    bytes: usize,
+}
+
+pub(super) fn gone() -> Status {
+    Status::cancelled("nobody reads")
+}
+
+/// A file that is made page by page.
+enum Making {
+    Lines(wire::ExportFormat, Vec<u8>),
+    Bundle(Bundle),
+}
+
+impl Making {
+    fn new(format: wire::ExportFormat, at_us: u64) -> Self {
+        match format {
+            wire::ExportFormat::Evidence => Self::Bundle(Bundle::new(at_us)),
+            format => Self::Lines(format, file::head(format)),
+        }
+    }
+
+    /// The bytes that are done, if they are enough for a message.
+    fn take(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Self::Lines(_, part) if part.len() >= EXPORT_BYTES => Some(std::mem::take(part)),
+            Self::Bundle(bundle) => bundle.take(EXPORT_BYTES),
+            Self::Lines(..) => None,
+        }
+    }
+}
+
+/// Where an export goes.
+struct Way<'a> {
+    to: &'a mpsc::Sender<Result<wire::ExportResponse, Status>>,
+    sent: &'a mut Sent,
+}
+
+impl Asking {
+    /// The second record of a stream; whether it could be made.
+    pub(super) async fn ended(&self, asked: &Compiled, sent: &Sent) -> bool {
+        let told = self.answered(asked, Decision::Allowed, (sent.records, sent.bytes)).await;
+        if let Err(why) = &told {
+            tracing::warn!(
+                token = asked.holder.id,
+                records = sent.records,
+                why = why.message(),
+                "the end of a stream is not on record"
+            );
+        }
+        told.is_ok()
+    }
+
+    /// What matches from now on, batch by batch, until it is ended: why.
+    pub(super) async fn follow_all(
+        &self,
+        asked: &mut Compiled,
+        to: &mpsc::Sender<Result<wire::FollowResponse, Status>>,
+        sent: &mut Sent,
+    ) -> Status {
+        let mut news = self.0.index.tail().watch();
+        let mut next = asked.from.pinned;
+        loop {
+            let committed = *news.borrow_and_update();
+            while next < committed {
+                if let Err(why) = self.tell(asked, next, to, sent).await {
+                    return why;
+                }
+                next += 1;
+            }
+            if news.changed().await.is_err() {
+                return super::ending();
+            }
+        }
+    }
+
+    /// What matches of one batch, to whoever follows.
+    async fn tell(
+        &self,
+        asked: &mut Compiled,
+        commit_index: u64,
+        to: &mpsc::Sender<Result<wire::FollowResponse, Status>>,
+        sent: &mut Sent,
+    ) -> Result<(), Status> {
+        self.still(&asked.holder)?;
+        let chunk = self.0.index.tail().chunk(commit_index).map_err(|why: StoreError| super::broken(&why))?;
+        let Some(chunk) = chunk.filter(|chunk| self.shows(asked, chunk.workspace())) else { return Ok(()) };
+        let matching = chunk.facts().iter().enumerate().filter(|(_, facts)| asked.expr.matches(facts));
+        let ones: Vec<One> = matching.map(|(index, _)| One { chunk: std::sync::Arc::clone(&chunk), index }).collect();
+        for some in ones.chunks(OF_MESSAGE) {
+            let mut members = BTreeSet::new();
+            some.iter().for_each(|one| answer::members(one, &mut members));
+            let response = wire::FollowResponse {
+                hits: some.iter().filter_map(|one| answer::hit(one, &asked.seen)).collect(),
+                names: self.names(asked, members).await?,
+            };
+            let (records, bytes) = (response.hits.len() as u64, response.encoded_len());
+            self.still(&asked.holder)?;
+            to.send(Ok(response)).await.map_err(|_| gone())?;
+            sent.records += records;
+            sent.bytes += bytes;
+        }
+        Ok(())
+    }
+
+    /// Everything that matches, page by page; gives the last part, which the caller sends.
+    pub(super) async fn export_all(
+        &self,
+        asked: &Compiled,
+        format: wire::ExportFormat,
+        to: &mpsc::Sender<Result<wire::ExportResponse, Status>>,
+        sent: &mut Sent,
+    ) -> Result<wire::ExportResponse, Status> {
+        let mut from = asked.from;
+        let mut making = Making::new(format, asked.from.now_us);
+        let mut way = Way { to, sent };
+        let limit = usize::try_from(super::PAGE_MAX).unwrap_or_default();
+        let cut_short = loop {
+            self.still(&asked.holder)?;
+            let (ones, late) = self.page(asked, from, limit).await?;
+            let mut members = BTreeSet::new();
+            ones.iter().for_each(|one| answer::members(one, &mut members));
+            let names = self.names(asked, members).await?;
+            self.export_page(asked, &ones, &names, &mut making, &mut way).await?;
+            match ones.last() {
+                Some(last) if ones.len() >= limit || late => from.last = rank(last),
+                // A page that took its whole time and found nothing leads nowhere.
+                _ => break late,
+            }
+        };
+        self.still(&asked.holder)?;
+        let completeness = self.completeness(asked, cut_short).await?;
+        let records = way.sent.records;
+        let part = match making {
+            Making::Lines(_, part) => part,
+            Making::Bundle(bundle) => bundle.end(&asked.expr.to_string(), records, &completeness)?,
+        };
+        way.sent.bytes += part.len();
+        Ok(wire::ExportResponse { bytes: part.into(), completeness: Some(completeness), records })
+    }
+
+    async fn export_page(
+        &self,
+        asked: &Compiled,
+        ones: &[One],
+        names: &[wire::MemberName],
+        making: &mut Making,
+        way: &mut Way<'_>,
+    ) -> Result<(), Status> {
+        let runs = match making {
+            Making::Lines(..) => Vec::new(),
+            Making::Bundle(bundle) => bundle.page(ones, &asked.seen, names)?,
+        };
+        if let Making::Lines(..) = making {
+            for one in ones {
+                if let Making::Lines(format, part) = making {
+                    file::line(*format, one, &asked.seen, names, part);
+                }
+                way.sent.records += 1;
+                self.send_on(asked, making, way).await?;
+            }
+            return Ok(());
+        }
+        for run in runs {
+            let evidence = self.prove(&run).await?;
+            if let Making::Bundle(bundle) = making {
+                bundle.proof(&run, &evidence)?;
+            }
+            way.sent.records += run.positions.end - run.positions.start;
+            self.send_on(asked, making, way).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is done, if it is enough, and if whoever reads may still do so.
+    async fn send_on(&self, asked: &Compiled, making: &mut Making, way: &mut Way<'_>) -> Result<(), Status> {
+        let Some(bytes) = making.take() else { return Ok(()) };
+        self.still(&asked.holder)?;
+        way.sent.bytes += bytes.len();
+        way.to.send(Ok(wire::ExportResponse { bytes: bytes.into(), ..Default::default() })).await.map_err(|_| gone())
+    }
+}
