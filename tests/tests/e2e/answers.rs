@@ -288,7 +288,15 @@ async fn the_calls_of_a_trace_are_a_tree_and_what_follows_is_shown_as_it_comes()
     let within = |number: u64| (number % 3 == 1).then(|| number - 1);
     assert_eq!(steps, (0..10).map(|number| (number, within(number))).collect::<Vec<_>>());
     assert_eq!(trace(&[&"ab".repeat(16)], 0).matches('└').count(), 3);
-    assert!(trace(&[&"cd".repeat(16)], 0).contains("\n0; of 11 records"));
+    // Of the same trace elsewhere whoever does not see it hears nothing.
+    let mut other = Gateway::enrol(&home, home.workspace("research"));
+    let mut elsewhere = other.connect(home.grpc).await.unwrap();
+    ship(&mut other, &mut elsewhere, 0..5, member).await;
+    let blind = token(&home, "blind", "analyst", &["--workspace", "payments"]);
+    let args = ["trace", &"ab".repeat(16), "--json", "--config", config.to_str().unwrap()];
+    let steps = |token: &PathBuf| json(&says("ledger", &args, Some(token), 0))["steps"].as_array().unwrap().len();
+    assert_eq!((steps(&blind), steps(&analyst)), (10, 15));
+    assert!(trace(&[&"cd".repeat(16)], 0).contains("\n0; of 17 records"));
     trace(&["xyz"], 1);
 
     // Offline the sums are the same.
