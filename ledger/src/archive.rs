@@ -16,8 +16,8 @@ use tokio::sync::Semaphore;
 
 use crate::durable;
 
-/// Names of one listing: checkpoints of a year and more, some 100 MB.
-const NAMES_MAX: usize = 1 << 20;
+/// Names of one listing: as many as a verifier's, some 100 bytes each.
+const NAMES_MAX: usize = 1 << 24;
 
 /// Requests to one store that are under way at a time, those that were given up among them: enough for what is sealed and
 /// for readers over HTTP, and few beside the 512 threads that the process has for calls that block.
@@ -145,16 +145,20 @@ impl Archive {
         }
     }
 
-    /// Names of the objects below a folder, relative to it, sorted; at most [`NAMES_MAX`].
+    /// Names of the objects below a folder, relative to it, sorted.
     ///
     /// # Errors
-    /// [`ArchiveError`].
+    /// [`ArchiveError`], also where there are more than [`NAMES_MAX`].
     pub async fn list(&self, folder: &str) -> Result<Vec<String>, ArchiveError> {
         use futures::TryStreamExt as _;
         let (store, prefix) = (Arc::clone(&self.store), Name::from(folder));
         let names = self.requests.run(async move {
             let listed = store.list(Some(&prefix)).map_ok(|object| object.location.to_string());
-            let mut names: Vec<String> = futures::StreamExt::take(listed, NAMES_MAX).try_collect().await?;
+            let mut names: Vec<String> = futures::StreamExt::take(listed, NAMES_MAX + 1).try_collect().await?;
+            if names.len() > NAMES_MAX {
+                let source = format!("more than {NAMES_MAX} objects below {prefix}").into();
+                return Err(object_store::Error::Generic { store: "archive", source });
+            }
             names.sort_unstable();
             Ok(names)
         });

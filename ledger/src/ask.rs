@@ -139,10 +139,13 @@ struct Compiled {
     from: Cursor,
     /// What its cursors are bound to.
     bound: Vec<u8>,
-    /// Given back when it is answered.
-    #[expect(dead_code, reason = "held")]
-    places: Vec<OwnedSemaphorePermit>,
+    /// Given back when its answer was read.
+    places: Held,
 }
+
+/// Places that an answer takes, until it was read: it goes with the response, whose body keeps it (`web.rs`).
+#[derive(Clone, Default)]
+struct Held(#[expect(dead_code, reason = "held")] Arc<Vec<OwnedSemaphorePermit>>);
 
 /// Why somebody hears nothing.
 fn unknown() -> Status {
@@ -253,6 +256,16 @@ impl Asking {
         Ok(places)
     }
 
+    /// Refuses what could not be read, as any other question: on record, if it is known whose it is.
+    async fn refuse(&self, metadata: &MetadataMap, right: Right, why: Status) -> Status {
+        let refused = async {
+            let holder = self.holder(metadata)?;
+            let _places = self.places(&holder, right)?;
+            self.record(&holder, Told { decision: Decision::Denied, ..Told::default() }).await
+        };
+        refused.await.err().unwrap_or(why)
+    }
+
     /// What a token may see, and which of it is asked.
     fn seen(&self, holder: &Holder, asked: &[String]) -> Result<Seen, Status> {
         let chains = self.0.chains.read().unwrap_or_else(PoisonError::into_inner);
@@ -280,7 +293,7 @@ impl Asking {
         let holder = self.holder(metadata)?;
         let places = self.places(&holder, right)?;
         match self.compile(&holder, right, &asked, cursor).await {
-            Ok(compiled) => Ok(Compiled { places, ..compiled }),
+            Ok(compiled) => Ok(Compiled { places: Held(Arc::new(places)), ..compiled }),
             Err(why) => {
                 let reason = if is_reason(&asked.reason) { asked.reason } else { String::new() };
                 // What was refused may hold names of people.
@@ -324,7 +337,17 @@ impl Asking {
         })?;
         let expr = self.with_ids(&expr, &seen, names).await?;
         let (all_seen, reason) = (asked.workspaces.is_empty(), asked.reason.clone());
-        Ok(Compiled { holder: holder.clone(), expr, seen, all_seen, names, reason, from, bound, places: Vec::new() })
+        Ok(Compiled {
+            holder: holder.clone(),
+            expr,
+            seen,
+            all_seen,
+            names,
+            reason,
+            from,
+            bound,
+            places: Held::default(),
+        })
     }
 
     /// The question with ids for the names of workspaces, and of people where those may be asked for.
@@ -404,7 +427,9 @@ impl Asking {
         match answer {
             Ok((answer, hits, bytes)) => {
                 self.answered(asked, Decision::Allowed, (hits, bytes)).await?;
-                Ok(tonic::Response::new(answer))
+                let mut response = tonic::Response::new(answer);
+                response.extensions_mut().insert(asked.places.clone());
+                Ok(response)
             }
             Err(why) => {
                 self.answered(asked, Decision::Denied, (0, 0)).await?;
@@ -464,8 +489,8 @@ impl Asking {
         for id in &asked.seen.ids {
             indexed += self.0.index.indexed(*id).map_err(unanswered)?;
         }
-        let silent = self.silent(asked).await?;
-        Ok(wire::Completeness { records, indexed: indexed.min(records), cut_short, silent })
+        let (silent, more) = self.silent(asked).await?;
+        Ok(wire::Completeness { records, indexed: indexed.min(records), cut_short: cut_short || more, silent })
     }
 
     /// Names of members, where they are to be shown.

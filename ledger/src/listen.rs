@@ -58,13 +58,31 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Connection<S> {
     stream: S,
+    /// Until something was heard: who has a connection and says nothing loses it.
+    silence: Option<Silence>,
     _place: OwnedSemaphorePermit,
     _of_one: Option<OfOne>,
 }
 
+/// The time until the first bytes are due.
+struct Silence(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl std::fmt::Debug for Silence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Silence")
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        match (Pin::new(&mut self.stream).poll_read(cx, buffer), &mut self.silence) {
+            (Poll::Pending, Some(silence)) => silence.0.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            (Poll::Pending, None) => Poll::Pending,
+            (heard, _) => {
+                self.silence = None;
+                heard
+            }
+        }
     }
 }
 
@@ -175,7 +193,7 @@ pub fn plain(listener: TcpListener, streams_max: usize) -> Connections<TcpStream
             // Until somebody leaves, whoever comes waits in the system's queue.
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let Some(stream) = accept(&listener, &taken).await else { return };
-            if taken.send(Ok(Connection { stream, _place: place, _of_one: None })).await.is_err() {
+            if taken.send(Ok(Connection { stream, silence: None, _place: place, _of_one: None })).await.is_err() {
                 return;
             }
         }
@@ -220,6 +238,7 @@ fn secure_within(
         places: Arc::new(Semaphore::new(streams_max.saturating_add(CONNECTIONS_SPARE))),
         holders: Holders::default(),
         comers,
+        limit,
         taken,
     });
     tokio::spawn(async move {
@@ -271,6 +290,8 @@ struct Door {
     places: Arc<Semaphore>,
     holders: Holders,
     comers: Comers,
+    /// How long a connection may last without a word.
+    limit: Duration,
     taken: mpsc::Sender<io::Result<Connection<TlsStream<TcpStream>>>>,
 }
 
@@ -294,7 +315,8 @@ impl Door {
             return;
         };
         // gRPC is gone only at the end of the process.
-        self.taken.send(Ok(Connection { stream, _place: place, _of_one: Some(of_one) })).await.ok();
+        let silence = Some(Silence(Box::pin(clock::sleep(self.limit))));
+        self.taken.send(Ok(Connection { stream, silence, _place: place, _of_one: Some(of_one) })).await.ok();
     }
 }
 

@@ -511,7 +511,7 @@ impl Services {
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .max_concurrent_streams(STREAMS_OF_CONNECTION_MAX)
             .accept_http1(true)
-            .add_routes(Routes::from(self.asking.clone().router()).add_service(self.asking.clone().server()));
+            .add_routes(Routes::from(self.asking.clone().router()));
         let secure = match self.config.listen.plaintext_loopback {
             true => Err(listener),
             false => {

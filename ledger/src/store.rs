@@ -22,8 +22,8 @@ mod tests;
 
 pub use asked::{Cell, Cells, Halves, Notes, Rank, Rollup, Running, call_rows};
 pub use rows::{
-    ApiTokenRow, CutRow, EpochRow, LeafPlace, MemberRow, QueueRow, as_number, batch_key, epoch_key, leaf_key, numbered,
-    numbering, statement_key,
+    ApiTokenRow, CutRow, EpochRow, LeafPlace, MemberRow, QueueRow, SILENCE_GRACE_US, as_number, batch_key, epoch_key,
+    leaf_key, numbered, numbering, statement_key,
 };
 use synced::Synced;
 

@@ -70,7 +70,7 @@ def followed(**parameters):
         for line in answer:
             name, _, value = line.decode().rstrip("\n").partition(": ")
             if name == "" and "data" in lines:
-                return [lines["event"], lines["id"], check("Hit", json.loads(lines["data"]))]
+                return [lines["event"], check("Hit", json.loads(lines["data"]))]
             lines[name] = value
     raise AssertionError("the stream ended")
 

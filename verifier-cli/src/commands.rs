@@ -11,7 +11,7 @@ use custody::{
     verify::{self, KNOWN_BYTES_MAX, Known, Options, known_in, parse_known},
 };
 use verifier::{
-    bundle::EVIDENCE_SUFFIX,
+    bundle::{Comparison, EVIDENCE_SUFFIX, QUESTION, RECORDS_SUFFIX, Worth},
     export,
     failure::Failure,
     make_evidence::{self, What},
@@ -135,44 +135,89 @@ fn check_evidence(file: &Path, policy: &Path, json: bool) -> Result<u8, Failure>
     }
 }
 
-/// Every evidence file of a folder, as a search hands them out: a line for each, and the worst of their exit codes.
+/// Every evidence file of a folder, as a search hands them out, and what goes with them: a line for each, and the worst of their exit
+/// codes, refuted before undecided.
 fn check_all(folder: &Path, policy: &Path, json: bool) -> Result<u8, Failure> {
     let (policy, printed) = read_policy(policy)?;
     let files = output::files(folder, EVIDENCE_SUFFIX)?;
-    if files.is_empty() {
+    let records = output::files(folder, RECORDS_SUFFIX)?;
+    if files.is_empty() && records.is_empty() {
         let why = format!("{}: no file in it ends with {EVIDENCE_SUFFIX}", plain(folder.display()));
         return Err(Failure::NotThere(format!("{why}\nhint: name an evidence file, or a folder that holds some")));
     }
-    let (mut records, mut codes) = (0_u64, [0_usize; 3]);
-    for file in &files {
-        let outcome = evidence::check(&output::read(file, EVIDENCE_BYTES_MAX)?, &policy)?;
-        let name = plain(file.strip_prefix(folder).unwrap_or(file).display());
-        let (code, found) = match &outcome {
-            Ok(shown) if shown.suspect > 0 => (2, format!("undecided: {} records of a suspect key", shown.suspect)),
-            Ok(shown) => (0, report::evidence_line(shown)),
-            Err(fault) => {
-                let failure = Failure::Refuted(Box::new(fault.clone()));
-                let word = if failure.exit_code() == 1 { "REFUTED" } else { "undecided" };
-                (failure.exit_code(), format!("{word}: {}", failure.to_string().lines().next().unwrap_or_default()))
-            }
-        };
-        records += outcome.map_or(0, |shown| shown.records.len() as u64);
-        codes[usize::from(code).min(2)] += 1;
-        let line = match json {
-            true => serde_json::json!({"file": name, "exit_code": code, "found": found}).to_string(),
-            false => format!("{name}: {found}"),
-        };
-        if !answer(&format!("{line}\n"))? {
-            break;
+    let name = |file: &Path| file.strip_prefix(folder).unwrap_or(file).to_string_lossy().into_owned();
+    let mut comparison = Comparison::default();
+    let mut told = Told { json, worst: [false; 2], reads: true };
+    for file in &records {
+        let read = output::read(file, EVIDENCE_BYTES_MAX).map_err(|why| why.to_string());
+        if let Err(why) = read.and_then(|bytes| comparison.lines(&bytes)) {
+            told.line(&name(file), 2, &format!("undecided: {why}"))?;
         }
     }
-    let [verified, refuted, undecided] = codes;
-    if !json {
-        answer(&format!(
-            "{verified} files verified with {records} records, {refuted} refuted, {undecided} undecided; policy\n  {printed}\n"
-        ))?;
+    let question = folder.join(QUESTION);
+    if question.exists() {
+        let read = output::read(&question, EVIDENCE_BYTES_MAX).map_err(|why| why.to_string());
+        if let Err(why) = read.and_then(|bytes| comparison.question(&bytes)) {
+            told.line(QUESTION, 2, &format!("undecided: {why}"))?;
+        }
     }
-    Ok(if refuted > 0 { 1 } else { u8::from(undecided > 0) * 2 })
+    for file in &files {
+        let file_name = name(file);
+        let (code, found) = match output::read(file, EVIDENCE_BYTES_MAX) {
+            Err(why) => (2, format!("undecided: {why}")),
+            Ok(bytes) => match comparison.proof(&file_name, &bytes, &policy)? {
+                Worth::Proven(shown) => (0, report::evidence_line(&shown)),
+                Worth::Suspect(some) => (2, format!("undecided: {some} records of a key in doubt")),
+                Worth::Differs(why) => (1, format!("REFUTED: {why}")),
+                Worth::Not(fault) => {
+                    let failure = Failure::Refuted(Box::new(fault));
+                    let word = if failure.exit_code() == 1 { "REFUTED" } else { "undecided" };
+                    (failure.exit_code(), format!("{word}: {failure}"))
+                }
+            },
+        };
+        told.line(&file_name, code, found.lines().next().unwrap_or_default())?;
+    }
+    let whole = comparison.end();
+    if let Err(why) = &whole {
+        told.line(&name(folder), 2, &format!("undecided: {why}"))?;
+    }
+    let code = told.code();
+    let (files, records) = whole.unwrap_or_default();
+    if !json && code == 0 {
+        answer(&format!("{files} evidence files verified, {records} records; policy\n  {printed}\n"))?;
+    }
+    Ok(code)
+}
+
+/// What was found of each file.
+struct Told {
+    json: bool,
+    /// Something was refuted; something was undecided.
+    worst: [bool; 2],
+    /// Somebody still reads: whether or not, all is looked at.
+    reads: bool,
+}
+
+impl Told {
+    fn line(&mut self, name: &str, code: u8, found: &str) -> Result<(), Failure> {
+        self.worst[0] |= code == 1;
+        self.worst[1] |= code == 2;
+        let line = match self.json {
+            true => serde_json::json!({"file": name, "exit_code": code, "found": found}).to_string(),
+            false => format!("{}: {}", plain(name), plain(found)),
+        };
+        self.reads = self.reads && answer(&format!("{line}\n"))?;
+        Ok(())
+    }
+
+    fn code(&self) -> u8 {
+        match self.worst {
+            [true, _] => 1,
+            [false, true] => 2,
+            [false, false] => 0,
+        }
+    }
 }
 
 fn run_export(asked: &Export) -> Result<u8, Failure> {

@@ -1,6 +1,11 @@
 //! Answers as JSON: of the HTTP service, and of `ledger search --json`. `openapi.rs` describes the same.
 
-use custody::{id::hex, record, wire};
+use std::collections::BTreeSet;
+
+use custody::{
+    id::{MemberId, hex},
+    record, wire,
+};
 use serde_json::{Map, Value, json};
 use verifier::{show, time};
 
@@ -18,9 +23,13 @@ pub fn hit(hit: &wire::Hit, names: &[wire::MemberName]) -> Value {
         "kind": kind,
         "record": show::fields(&hit.record),
     });
+    let mut named = BTreeSet::new();
+    if !names.is_empty() {
+        ids(&object["record"], &mut named);
+    }
     let members: Map<String, Value> = names
         .iter()
-        .filter(|known| mentions(hit, known))
+        .filter(|known| named.iter().any(|id| id[..] == known.member[..]))
         .map(|known| (hex(&known.member), known.name.as_str().into()))
         .collect();
     if let (false, Value::Object(object)) = (members.is_empty(), &mut object) {
@@ -29,8 +38,14 @@ pub fn hit(hit: &wire::Hit, names: &[wire::MemberName]) -> Value {
     object
 }
 
-fn mentions(hit: &wire::Hit, known: &wire::MemberName) -> bool {
-    hit.record.windows(known.member.len().max(1)).any(|bytes| bytes == known.member)
+/// Ids that a record names, wherever it does: every text of 32 hex digits.
+fn ids(of: &Value, found: &mut BTreeSet<[u8; 16]>) {
+    match of {
+        Value::String(text) => found.extend(MemberId::from_hex(text).map(|id| id.0)),
+        Value::Array(all) => all.iter().for_each(|value| ids(value, found)),
+        Value::Object(fields) => fields.values().for_each(|value| ids(value, found)),
+        _ => {}
+    }
 }
 
 /// How complete an answer is.

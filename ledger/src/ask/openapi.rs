@@ -181,8 +181,11 @@ fn object(properties: Value) -> Value {
 }
 
 fn schemas() -> Value {
-    let (text, number, flag) =
-        (json!({"type": "string"}), json!({"type": "integer", "minimum": 0}), json!({"type": "boolean"}));
+    let (text, number, flag) = (
+        json!({"type": "string"}),
+        json!({"type": "integer", "format": "int64", "minimum": 0}),
+        json!({"type": "boolean"}),
+    );
     let or_null = |kind: &str| json!({"type": [kind, "null"]});
     let all = |name: &str| json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{name}")}});
     let id = json!({"type": "string", "pattern": "^[0-9a-f]{32}$"});

@@ -12,7 +12,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use custody::{id::WorkspaceId, policy::Policy, verify::Unreadable, wire};
+use custody::{
+    id::WorkspaceId,
+    policy::Policy,
+    verdict::{Check, State},
+    verify::Unreadable,
+    wire,
+};
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
@@ -25,7 +31,7 @@ use verifier::{
     reader::expand,
 };
 
-use super::{Asking, Seen, ending, file};
+use super::{Asking, Seen, busy, ending, file};
 use crate::{
     alarm::{Alarm, Alarms},
     archive::Archive,
@@ -37,6 +43,10 @@ use crate::{
 const CUT_EVERY: Duration = Duration::from_secs(60);
 /// How long a cut may take until it is archived.
 const ARCHIVED_LIMIT: Duration = Duration::from_secs(30);
+/// How long one waits until it is its turn.
+const TURN_LIMIT: Duration = Duration::from_secs(30);
+/// Bytes of one file of records in a bundle.
+const RECORDS_BYTES: usize = 8 << 20;
 
 /// What is needed to prove.
 pub struct Prover {
@@ -45,7 +55,7 @@ pub struct Prover {
     /// First number of the queue for the log that is not published.
     mark: watch::Receiver<u64>,
     alarms: Alarms,
-    maker: Arc<Mutex<Option<Maker<Reading>>>>,
+    maker: Arc<tokio::sync::Mutex<Kept>>,
     cuts: Mutex<HashMap<WorkspaceId, Instant>>,
 }
 
@@ -64,6 +74,9 @@ impl Prover {
         may
     }
 }
+
+/// What makes evidence, with the mark at which the log was verified: before the mark moves there is nothing new to verify.
+type Kept = Option<(u64, Maker<Reading>)>;
 
 /// The archive, for whoever may wait.
 struct Reading {
@@ -90,26 +103,37 @@ enum Made {
     File(Vec<u8>),
     /// Not all of it is archived.
     NotYet,
+    /// It does not fit into one file.
+    TooLong,
 }
 
-/// Makes evidence; the log is verified anew where the last time it did not reach so far.
+/// Makes evidence; the log is verified anew where the last time it did not reach so far, and more was published since.
 fn make(
-    maker: &mut Option<Maker<Reading>>,
+    kept: &mut Kept,
+    mark: u64,
     fresh: impl Fn() -> Result<Maker<Reading>, Failure>,
     run: &Run,
 ) -> Result<Made, Failure> {
-    for again in [false, true] {
-        let maker = match maker {
-            Some(maker) if !again => maker,
-            _ => maker.insert(fresh()?),
+    loop {
+        let (of, maker) = match kept {
+            Some(kept) => kept,
+            None => kept.insert((mark, fresh()?)),
         };
         if maker.archived(run.workspace)? >= run.positions.end {
             let Range { start, end } = run.positions;
             let what = What::Positions { workspace: run.workspace.to_string(), first: start, end: Some(end) };
-            return Ok(Made::File(maker.make(&what)?.to_bytes()));
+            return match maker.make(&what) {
+                Ok(proof) => Ok(Made::File(proof.to_bytes())),
+                // They are there, so that there are too many.
+                Err(Failure::NotThere(_)) => Ok(Made::TooLong),
+                Err(why) => Err(why),
+            };
         }
+        if *of == mark {
+            return Ok(Made::NotYet);
+        }
+        *kept = None;
     }
-    Ok(Made::NotYet)
 }
 
 /// Neighbours in a workspace.
@@ -117,6 +141,16 @@ fn make(
 pub(super) struct Run {
     pub(super) workspace: WorkspaceId,
     pub(super) positions: Range<u64>,
+}
+
+impl Run {
+    /// Two halves; a single record has none.
+    pub(super) fn halves(&self) -> Option<[Self; 2]> {
+        let middle = self.positions.start.midpoint(self.positions.end);
+        let half = |positions| Self { workspace: self.workspace, positions };
+        let Range { start, end } = self.positions;
+        (start < middle).then(|| [half(start..middle), half(middle..end)])
+    }
 }
 
 /// Runs of neighbours among some positions, by workspace.
@@ -132,14 +166,15 @@ fn runs(places: BTreeSet<(WorkspaceId, u64)>) -> Vec<Run> {
 }
 
 impl Asking {
-    /// Evidence of a run, whose segments are archived first.
-    pub(super) async fn prove(&self, run: &Run) -> Result<Vec<u8>, Status> {
-        if let Made::File(file) = self.proven(run).await? {
-            return Ok(file);
+    /// Evidence of a run, whose segments are archived first; `None` where it does not fit into one file.
+    pub(super) async fn prove(&self, run: &Run) -> Result<Option<Vec<u8>>, Status> {
+        let mut made = self.proven(run).await?;
+        if matches!(made, Made::NotYet) && self.archive(run.workspace).await? {
+            made = self.proven(run).await?;
         }
-        self.archive(run.workspace).await?;
-        match self.proven(run).await? {
-            Made::File(file) => Ok(file),
+        match made {
+            Made::File(file) => Ok(Some(file)),
+            Made::TooLong => Ok(None),
             Made::NotYet => Err(Status::failed_precondition(
                 "it is durable, and not archived yet, so nothing proves it to a stranger (hint: ask again in a minute; ledger status says what \
                  waits)",
@@ -148,36 +183,42 @@ impl Asking {
     }
 
     async fn proven(&self, run: &Run) -> Result<Made, Status> {
-        let (maker, run) = (Arc::clone(&self.0.prover.maker), run.clone());
-        let (archive, policy, runtime) =
-            (self.0.prover.archive.clone(), self.0.prover.policy.clone(), Handle::current());
+        let prover = &self.0.prover;
+        // Before a thread is taken: whoever waits here takes nobody's place.
+        let turn = tokio::time::timeout(TURN_LIMIT, Arc::clone(&prover.maker).lock_owned());
+        let mut kept = turn.await.map_err(|_| busy())?;
+        let (mark, run, policy) = (*prover.mark.borrow(), run.clone(), prover.policy.clone());
+        let (archive, runtime) = (prover.archive.clone(), Handle::current());
         let made = tokio::task::spawn_blocking(move || {
-            let mut maker = maker.lock().unwrap_or_else(PoisonError::into_inner);
             let fresh = || Maker::open(Reading { archive: archive.clone(), runtime: runtime.clone() }, policy.clone());
-            let made = make(&mut maker, fresh, &run);
+            let made = make(&mut kept, mark, fresh, &run);
             if made.is_err() {
                 // What is wrong may be mended meanwhile.
-                *maker = None;
+                *kept = None;
             }
             made
         });
         let made =
             made.await.map_err(|_| Status::internal("the evidence broke off (hint: the ledger's log says why)"))?;
-        made.map_err(|why| {
-            if let Failure::Refuted(fault) = &why {
-                self.0.prover.alarms.raise(Alarm::ReadBackDiffers, format!("{}: {}", fault.place, fault.check.name()));
-            }
-            tracing::error!(why = why.to_string(), "evidence cannot be made");
-            Status::data_loss(
-                "the archive does not bear it out (hint: the ledger's log says where; verify the archive)",
-            )
-        })
+        made.map_err(|why| self.unproven(&why))
     }
 
-    /// Has a workspace's open segment cut, and waits until it is archived.
-    async fn archive(&self, workspace: WorkspaceId) -> Result<(), Status> {
+    /// Why there is no evidence: an archive that does not answer is another matter than one that lies.
+    fn unproven(&self, why: &Failure) -> Status {
+        tracing::error!(why = why.to_string(), "evidence cannot be made");
+        let Failure::Refuted(fault) = why else {
+            return Status::unavailable("the archive cannot be read now (hint: the ledger's log says why; ask again)");
+        };
+        if fault.state == State::Refuted && fault.check != Check::WorkspacePresent {
+            self.0.prover.alarms.raise(Alarm::ReadBackDiffers, format!("{}: {}", fault.place, fault.check.name()));
+        }
+        Status::data_loss("the archive does not bear it out (hint: the ledger's log says where; verify the archive)")
+    }
+
+    /// Has a workspace's open segment cut, and waits until it is archived; `false` if one was cut a short time ago.
+    async fn archive(&self, workspace: WorkspaceId) -> Result<bool, Status> {
         if !self.0.prover.may_cut(workspace) {
-            return Ok(());
+            return Ok(false);
         }
         let (reply, number) = oneshot::channel();
         self.0.writer.send(Request::Cut(Some(workspace), reply)).await.map_err(|_| ending())?;
@@ -185,7 +226,7 @@ impl Asking {
         let mut mark = self.0.prover.mark.clone();
         // Whether it was archived shows next.
         tokio::time::timeout(ARCHIVED_LIMIT, mark.wait_for(|mark| *mark >= number)).await.ok();
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -211,6 +252,9 @@ impl Bundle {
         let runs = runs(places.map(|place| (place.workspace, place.position)).collect());
         for one in ones {
             file::line(wire::ExportFormat::JsonLines, one, seen, names, &mut lines);
+            if lines.len() >= RECORDS_BYTES {
+                self.making.records(&std::mem::take(&mut lines)).map_err(broken)?;
+            }
         }
         if !lines.is_empty() {
             self.making.records(&lines).map_err(broken)?;

@@ -40,7 +40,7 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Asking {
     /// As gRPC serves it.
-    pub fn server(self) -> QueryServer<Self> {
+    pub(super) fn server(self) -> QueryServer<Self> {
         QueryServer::new(self).max_decoding_message_size(REQUEST_BYTES_MAX)
     }
 
@@ -109,8 +109,13 @@ impl Query for Asking {
             reason: request.reason,
         };
         let mut asked = self.admit(&metadata, Right::Search, (wanted, "")).await?;
-        let answer = self.shown(&mut asked, request.position, request.evidence).await;
-        let answer = self.answer(&asked, answer).await?;
+        let asking = self.clone();
+        // To its end, whoever goes away: it may have a segment cut, and is then on record.
+        let answer = tokio::spawn(async move {
+            let answer = asking.shown(&mut asked, request.position, request.evidence).await;
+            asking.answer(&asked, answer).await
+        });
+        let answer = answer.await.map_err(|_| Status::internal("it broke off (hint: the ledger's log says why)"))??;
         match answer.get_ref().hit {
             Some(_) => Ok(answer),
             None => Err(Status::not_found("no record stands there (hint: positions count from 0 without a gap)")),
@@ -341,7 +346,8 @@ impl Asking {
         response.names = self.names(asked, members).await?;
         if evidence && found.is_some() {
             let run = prove::Run { workspace, positions: position..position.saturating_add(1) };
-            response.evidence = self.prove(&run).await?.into();
+            let too_long = || Status::out_of_range("evidence of one record does not fit into a file");
+            response.evidence = self.prove(&run).await?.ok_or_else(too_long)?.into();
         }
         let (hits, bytes) = (u64::from(response.hit.is_some()), response.encoded_len());
         Ok((response, hits, bytes))

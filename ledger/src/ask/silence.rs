@@ -15,10 +15,17 @@ use prost::Message as _;
 use tonic::Status;
 
 use super::{Asking, Compiled, broken, question};
-use crate::{clock, store::Rank, watch};
+use crate::{
+    clock,
+    store::{Rank, SILENCE_GRACE_US},
+    watch,
+};
 
 /// Silences of one answer: of more the newest.
 const SILENCES_MAX: usize = 256;
+/// Alarms that are looked at in one go, and at most: those of other workspaces stand between.
+const AT_ONCE: usize = 512;
+const LOOKED_MAX: usize = 8_192;
 
 fn told(bytes: &bytes::Bytes) -> Option<(wire::Alarm, WorkspaceId, GatewayId)> {
     let Ok(wire::Record { kind: Some(Kind::Alarm(alarm)), .. }) = wire::Record::decode(bytes.clone()) else {
@@ -51,11 +58,13 @@ fn over(alarms: &[(wire::Alarm, WorkspaceId, GatewayId)], most: u64) -> Vec<wire
 }
 
 impl Asking {
-    /// Gateways of the workspaces asked that are silent, or were so inside the time that is asked for.
-    pub(super) async fn silent(&self, asked: &Compiled) -> Result<Vec<wire::SilentGateway>, Status> {
+    /// Gateways of the workspaces asked that are silent, or were so inside the time that is asked for; and whether there may be more.
+    pub(super) async fn silent(&self, asked: &Compiled) -> Result<(Vec<wire::SilentGateway>, bool), Status> {
         let store = self.store()?;
-        let mut silent = Vec::new();
+        let (mut silent, mut words) = (Vec::new(), HashMap::new());
         for workspace in &asked.seen.ids {
+            let epochs = store.epochs(*workspace).map_err(|why| broken(&why))?;
+            words.extend(epochs.into_iter().map(|(gateway, _, row)| (bytes::Bytes::from(gateway), row.silence_us_max)));
             let now = store.silent_gateways(*workspace, clock::now_us()).map_err(|why| broken(&why))?;
             silent.extend(now.into_iter().map(|(gateway, row)| wire::SilentGateway {
                 workspace: (*workspace).into(),
@@ -66,7 +75,7 @@ impl Asking {
             }));
         }
         drop(store);
-        let Some(own) = watch::own_workspace(&self.0.chains) else { return Ok(silent) };
+        let Some(own) = watch::own_workspace(&self.0.chains) else { return Ok((silent, false)) };
         let bounds = [Field::At, Field::Received].map(|field| asked.expr.bounds(field));
         let [least, most] = [bounds[0].0.max(bounds[1].0), bounds[0].1.min(bounds[1].1)];
         let is = |field, text: &str| Expr::test(field, Want::Texts(vec![Text::Exact(text.to_owned())]));
@@ -78,22 +87,37 @@ impl Asking {
         let (from, ids) = (asked.from, asked.seen.ids.clone());
         let alarms = self.work(move |index, until| {
             let own = super::Seen { ids: BTreeSet::from([own]), names: Default::default() };
-            let page = index.newest(
-                &question(&expr, &own, from.pinned, until),
-                Rank::first_of(from.pinned),
-                2 * SILENCES_MAX,
-            )?;
-            let mut alarms = Vec::new();
-            for rank in page.ranks {
-                let one = index.tail().one(rank)?;
-                let said = one.and_then(|one| told(one.chunk.records().get(one.index)?));
-                alarms.extend(said.filter(|(_, workspace, _)| ids.contains(workspace)));
+            let (mut alarms, mut below, mut looked) = (Vec::new(), Rank::first_of(from.pinned), 0);
+            loop {
+                let page = index.newest(&question(&expr, &own, from.pinned, until), below, AT_ONCE)?;
+                for rank in &page.ranks {
+                    let one = index.tail().one(*rank)?;
+                    let said = one.and_then(|one| told(one.chunk.records().get(one.index)?));
+                    alarms.extend(said.filter(|(_, workspace, _)| ids.contains(workspace)));
+                }
+                looked += page.ranks.len();
+                match page.ranks.last() {
+                    Some(last)
+                        if page.ranks.len() >= AT_ONCE && alarms.len() < 2 * SILENCES_MAX && looked < LOOKED_MAX =>
+                    {
+                        below = *last;
+                    }
+                    last => return Ok((alarms, page.cut_short || (last.is_some() && looked >= LOOKED_MAX))),
+                }
             }
-            Ok(alarms)
         });
-        silent.extend(over(&alarms.await?, most));
+        let (alarms, cut_short) = alarms.await?;
+        let mut past = over(&alarms, u64::MAX);
+        for silence in &mut past {
+            // It was noticed when the gateway had been silent beyond its word.
+            let word = words.get(&silence.gateway).copied().unwrap_or_default();
+            silence.silence_us_max = word;
+            silence.heard_at = silence.heard_at.saturating_sub(word + SILENCE_GRACE_US);
+        }
+        past.retain(|silence| silence.heard_at <= most);
+        silent.extend(past);
         silent.truncate(SILENCES_MAX);
-        Ok(silent)
+        Ok((silent, cut_short))
     }
 }
 

@@ -3,20 +3,27 @@
 //! What must hold: a stream holds a page at a time, whoever reads it slowly makes nobody wait, and it ends with its token; what was sent is
 //! on record when it ends, in whichever way.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use custody::wire::{self, Decision};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Asking, Compiled, answer, file, prove::Bundle, service::rank};
+use super::{
+    Asking, Compiled, answer, file,
+    prove::{Bundle, Run},
+    service::rank,
+};
 use crate::{store::StoreError, tail::One};
 
 /// Records of one message of a follow.
 const OF_MESSAGE: usize = 200;
 /// Bytes of one message of an export.
 const EXPORT_BYTES: usize = 64 << 10;
+
+/// How long a message may wait for whoever reads.
+const READ_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a stream has told.
 #[derive(Default)]
@@ -27,6 +34,13 @@ pub(super) struct Sent {
 
 pub(super) fn gone() -> Status {
     Status::cancelled("nobody reads")
+}
+
+/// Hands a message on to whoever reads, who may be slow, but not for ever: a stream's place is wanted.
+async fn send<T>(to: &mpsc::Sender<Result<T, Status>>, message: T) -> Result<(), Status> {
+    let sent = tokio::time::timeout(READ_LIMIT, to.send(Ok(message))).await;
+    let slow = || Status::deadline_exceeded("nothing was read for a minute (hint: ask again, and read as it comes)");
+    sent.map_err(|_| slow())?.map_err(|_| gone())
 }
 
 /// A file that is made page by page.
@@ -119,7 +133,7 @@ impl Asking {
             };
             let (records, bytes) = (response.hits.len() as u64, response.encoded_len());
             self.still(&asked.holder)?;
-            to.send(Ok(response)).await.map_err(|_| gone())?;
+            send(to, response).await?;
             sent.records += records;
             sent.bytes += bytes;
         }
@@ -138,19 +152,21 @@ impl Asking {
         let mut making = Making::new(format, asked.from.now_us);
         let mut way = Way { to, sent };
         let limit = usize::try_from(super::PAGE_MAX).unwrap_or_default();
-        let cut_short = loop {
+        let mut cut_short = false;
+        loop {
             self.still(&asked.holder)?;
             let (ones, late) = self.page(asked, from, limit).await?;
             let mut members = BTreeSet::new();
             ones.iter().for_each(|one| answer::members(one, &mut members));
             let names = self.names(asked, members).await?;
             self.export_page(asked, &ones, &names, &mut making, &mut way).await?;
+            // What a page that took its whole time has passed over nobody knows.
+            cut_short |= late;
             match ones.last() {
                 Some(last) if ones.len() >= limit || late => from.last = rank(last),
-                // A page that took its whole time and found nothing leads nowhere.
-                _ => break late,
+                _ => break,
             }
-        };
+        }
         self.still(&asked.holder)?;
         let completeness = self.completeness(asked, cut_short).await?;
         let records = way.sent.records;
@@ -184,8 +200,14 @@ impl Asking {
             }
             return Ok(());
         }
-        for run in runs {
-            let evidence = self.prove(&run).await?;
+        let mut runs: Vec<Run> = runs.into_iter().rev().collect();
+        while let Some(run) = runs.pop() {
+            let Some(evidence) = self.prove(&run).await? else {
+                let too_long = || Status::out_of_range("evidence of one record does not fit into a file");
+                let [first, second] = run.halves().ok_or_else(too_long)?;
+                runs.extend([second, first]);
+                continue;
+            };
             if let Making::Bundle(bundle) = making {
                 bundle.proof(&run, &evidence)?;
             }
@@ -200,6 +222,6 @@ impl Asking {
         let Some(bytes) = making.take() else { return Ok(()) };
         self.still(&asked.holder)?;
         way.sent.bytes += bytes.len();
-        way.to.send(Ok(wire::ExportResponse { bytes: bytes.into(), ..Default::default() })).await.map_err(|_| gone())
+        send(way.to, wire::ExportResponse { bytes: bytes.into(), ..Default::default() }).await
     }
 }

@@ -39,6 +39,11 @@ impl Node {
     }
 }
 
+/// Whether the way up from a call ends: a gateway can sign a circle, whose calls then stand by themselves.
+fn ends(from: usize, after: impl Fn(usize) -> Option<usize>, most: usize) -> bool {
+    std::iter::successors(Some(from), |at| after(*at)).take(most + 1).count() <= most
+}
+
 /// Puts the records of a trace in the order of a tree.
 pub(super) fn tree(ones: &[One], seen: &Seen) -> Vec<wire::TraceStep> {
     let mut nodes: Vec<Node> = ones.iter().filter_map(|one| Node::of(one, seen)).collect();
@@ -48,13 +53,13 @@ pub(super) fn tree(ones: &[One], seen: &Seen) -> Vec<wire::TraceStep> {
     });
     let named: HashMap<CallName, usize> =
         nodes.iter().enumerate().filter_map(|(at, node)| Some((node.name?, at))).collect();
+    let after = |at: usize| nodes[at].after.and_then(|name| named.get(&name)).copied();
     let mut below: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
     let mut tops = Vec::new();
-    for (at, node) in nodes.iter().enumerate() {
-        // Only ever under an earlier one, so that there is no circle.
-        match node.after.and_then(|name| named.get(&name)).filter(|parent| **parent < at) {
-            Some(parent) => below[*parent].push(at),
-            None => tops.push(at),
+    for at in 0..nodes.len() {
+        match after(at) {
+            Some(parent) if ends(at, after, nodes.len()) => below[parent].push(at),
+            _ => tops.push(at),
         }
     }
     let mut steps: Vec<wire::TraceStep> = Vec::with_capacity(nodes.len());
@@ -65,4 +70,16 @@ pub(super) fn tree(ones: &[One], seen: &Seen) -> Vec<wire::TraceStep> {
         steps.push(wire::TraceStep { hit: Some(nodes[at].hit.clone()), parent });
     }
     steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_up_that_comes_back_does_not_end() {
+        let after = |at: usize| [Some(1), Some(2), None, Some(4), Some(3), Some(5), Some(3)][at];
+        let ended: Vec<bool> = (0..7).map(|at| ends(at, after, 7)).collect();
+        assert_eq!(ended, [true, true, true, false, false, false, false]);
+    }
 }

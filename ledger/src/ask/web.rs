@@ -4,38 +4,49 @@
 //! bounds and records are the same. What a client reads to its end is whole: a file or a stream that breaks off has no proper end.
 //! Parameters are read strictly: one that nobody knows is an error, because a filter that is passed over shows too much.
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, HttpBody},
     extract::{Path, RawQuery, State},
     http::{
-        HeaderMap, HeaderValue, StatusCode,
-        header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS},
+        Extensions, HeaderMap, HeaderValue, StatusCode, Version,
+        header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
     },
     response::{
         IntoResponse as _, Response,
         sse::{Event, KeepAlive, Sse},
     },
-    routing::get,
+    routing::{any, get},
 };
-use custody::wire::{self, query_server::Query as _};
+use bytes::Bytes;
+use custody::{
+    archive,
+    wire::{self, query_server::Query as _},
+};
 use futures::StreamExt as _;
+use hyper::body::{Frame, SizeHint};
 use serde_json::{Value, json};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, service::Routes};
 
 use super::{
-    Asking, json,
+    Asking, Held, json,
     openapi::{self, Route},
 };
+use crate::token::Right;
 
 const JSON: &str = "application/json";
 
 impl Asking {
-    /// All paths.
+    /// All paths, and gRPC beside them.
     pub fn router(self) -> Router {
-        Router::new()
+        let grpc = Routes::new(self.clone().server()).into_axum_router();
+        let paths = Router::new()
             .route(openapi::SEARCH.path, get(search))
             .route(openapi::ALARMS.path, get(alarms))
             .route(openapi::SUMMARY.path, get(summary))
@@ -45,8 +56,10 @@ impl Asking {
             .route(openapi::FOLLOW.path, get(follow))
             .route(openapi::EXPORT.path, get(export))
             .route(openapi::DOCUMENT, get(document))
-            .route("/v1/{*rest}", get(nothing))
-            .with_state(self)
+            .route("/v1/{*rest}", any(nothing))
+            .method_not_allowed_fallback(other_method)
+            .with_state(self);
+        grpc.merge(paths).layer(axum::middleware::map_response(keep_places))
     }
 }
 
@@ -75,16 +88,22 @@ impl axum::response::IntoResponse for Refused {
         if code == StatusCode::TOO_MANY_REQUESTS {
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        if code == StatusCode::UNAUTHORIZED {
+            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         answer
     }
 }
 
 /// Why, with the next move, and where in the question.
 fn error(status: &Status) -> Value {
-    let (message, hint) = status
+    // Of a question it is drawn, for a terminal: here the place is told in numbers.
+    let said = status
         .message()
-        .rsplit_once(" (hint: ")
-        .map_or_else(|| (status.message(), None), |(said, hint)| (said, Some(hint.strip_suffix(')').unwrap_or(hint))));
+        .split_once("\nthe question ")
+        .map_or_else(|| status.message().to_owned(), |(_, why)| format!("the question {why}"));
+    let parts = said.split_once("\nhint: ").or_else(|| said.strip_suffix(')')?.rsplit_once(" (hint: "));
+    let (message, hint) = parts.map_or_else(|| (said.as_str(), None), |(message, hint)| (message, Some(hint)));
     let place = std::str::from_utf8(status.details()).ok().and_then(|text| text.split_once(' '));
     let number = |text: &str| text.parse::<u64>().ok();
     let (start, end) = place.map_or((None, None), |(start, end)| (number(start), number(end)));
@@ -99,10 +118,6 @@ fn answer(code: StatusCode, kind: &'static str, body: impl Into<Body>) -> Respon
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
-}
-
-fn told(value: &Value) -> Response {
-    answer(StatusCode::OK, JSON, value.to_string())
 }
 
 /// What stands behind the question mark, as the route has it.
@@ -141,12 +156,20 @@ impl Parameters {
         }
     }
 
-    fn number(&self, name: &str) -> Result<u32, Status> {
-        let text = self.text(name);
-        if text.is_empty() {
-            return Ok(0);
-        }
-        text.parse().map_err(|_| Status::invalid_argument(format!("{name} is a whole number")))
+    fn limit(&self) -> Result<u32, Status> {
+        let text = self.text("limit");
+        let limit =
+            if text.is_empty() { Some(0) } else { archive::number(&text).filter(|limit| (1..=1_000).contains(limit)) };
+        let limit = limit.and_then(|limit| u32::try_from(limit).ok());
+        limit.ok_or_else(|| {
+            Status::invalid_argument("limit is a number from 1 to 1000 (hint: the cursor leads to the next page)")
+        })
+    }
+
+    /// One that means nothing without another would be passed over.
+    fn belongs(&self, names: &[&str], to: &str) -> Result<(), Status> {
+        let alone = names.iter().find(|name| !self.all(name).is_empty()).filter(|_| self.all(to).is_empty());
+        alone.map_or(Ok(()), |name| Err(Status::invalid_argument(format!("{name} means nothing without {to}"))))
     }
 
     fn question(&self) -> Result<wire::Question, Status> {
@@ -161,13 +184,15 @@ impl Parameters {
     fn page(&self) -> Result<wire::FindRequest, Status> {
         Ok(wire::FindRequest {
             question: Some(self.question()?),
-            limit: self.number("limit")?,
+            limit: self.limit()?,
             cursor: self.text("cursor"),
             count: self.flag("count")?,
         })
     }
 
     fn sums(&self) -> Result<wire::SummariseRequest, Status> {
+        self.belongs(&["width", "split"], "histogram")?;
+        self.belongs(&["thousandths", "by"], "percentiles")?;
         let facet = |text: &String| {
             let (field, limit) = text.split_once(':').unwrap_or((text, "0"));
             let limit = limit.parse().map_err(|_| Status::invalid_argument("a facet is FIELD or FIELD:MOST"))?;
@@ -213,19 +238,81 @@ fn carry<T>(headers: &HeaderMap, message: T) -> Request<T> {
 
 type Asked = (State<Asking>, HeaderMap, RawQuery);
 
+impl Asking {
+    /// What a request asks for; what cannot be read is refused as any other question, on record.
+    async fn read<T>(
+        &self,
+        headers: &HeaderMap,
+        right: Right,
+        read: impl FnOnce() -> Result<T, Status>,
+    ) -> Result<T, Refused> {
+        match read() {
+            Ok(wanted) => Ok(wanted),
+            Err(why) => Err(Refused(self.refuse(carry(headers, ()).metadata(), right, why).await)),
+        }
+    }
+}
+
+/// The answer in JSON, whose body keeps the places that it took.
+fn told<T>(response: tonic::Response<T>, say: impl FnOnce(&T) -> Value) -> Response {
+    let (_, message, extensions) = response.into_parts();
+    kept(extensions, JSON, say(&message).to_string())
+}
+
+fn kept(extensions: Extensions, kind: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = answer(StatusCode::OK, kind, body);
+    *response.extensions_mut() = extensions;
+    response
+}
+
+/// A body that keeps the places of its answer until it was read, or is given up.
+struct Keeping {
+    body: Body,
+    _places: Option<Held>,
+}
+
+impl HttpBody for Keeping {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Of every answer on the port, also over gRPC.
+async fn keep_places(mut response: Response) -> Response {
+    let places = response.extensions_mut().remove::<Held>();
+    response.map(|body| Body::new(Keeping { body, _places: places }))
+}
+
 async fn search((State(asking), headers, RawQuery(query)): Asked) -> Result<Response, Refused> {
-    let request = Parameters::read(&openapi::SEARCH, query)?.page()?;
-    Ok(told(&json::page(&asking.find(carry(&headers, request)).await?.into_inner())))
+    let read = || Parameters::read(&openapi::SEARCH, query)?.page();
+    let request = asking.read(&headers, Right::Search, read).await?;
+    Ok(told(asking.find(carry(&headers, request)).await?, json::page))
 }
 
 async fn alarms((State(asking), headers, RawQuery(query)): Asked) -> Result<Response, Refused> {
-    let request = Parameters::read(&openapi::ALARMS, query)?.page()?;
-    Ok(told(&json::page(&asking.alarms(carry(&headers, request)).await?.into_inner())))
+    let read = || Parameters::read(&openapi::ALARMS, query)?.page();
+    let request = asking.read(&headers, Right::Search, read).await?;
+    Ok(told(asking.alarms(carry(&headers, request)).await?, json::page))
 }
 
 async fn summary((State(asking), headers, RawQuery(query)): Asked) -> Result<Response, Refused> {
-    let request = Parameters::read(&openapi::SUMMARY, query)?.sums()?;
-    Ok(told(&json::sums(&asking.summarise(carry(&headers, request)).await?.into_inner())))
+    let read = || Parameters::read(&openapi::SUMMARY, query)?.sums();
+    let request = asking.read(&headers, Right::Search, read).await?;
+    Ok(told(asking.summarise(carry(&headers, request)).await?, json::sums))
 }
 
 fn show(
@@ -234,31 +321,33 @@ fn show(
     query: Option<String>,
 ) -> Result<wire::ShowRequest, Status> {
     let parameters = Parameters::read(route, query)?;
-    let position = position.parse().map_err(|_| Status::invalid_argument("a position is a whole number"))?;
+    let position =
+        archive::number(&position).ok_or_else(|| Status::invalid_argument("a position is a whole number"))?;
     let wire::Question { names, reason, .. } = parameters.question()?;
     Ok(wire::ShowRequest { workspace, position, names, reason, evidence: false })
 }
 
 async fn record(
     State(asking): State<Asking>,
-    place: Path<(String, String)>,
+    Path(place): Path<(String, String)>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refused> {
-    let request = show(&openapi::RECORD, place.0, query)?;
-    let shown = asking.show(carry(&headers, request)).await?.into_inner();
-    Ok(told(&shown.hit.as_ref().map_or(Value::Null, |hit| json::hit(hit, &shown.names))))
+    let request = asking.read(&headers, Right::Search, || show(&openapi::RECORD, place, query)).await?;
+    let shown = asking.show(carry(&headers, request)).await?;
+    Ok(told(shown, |shown| shown.hit.as_ref().map_or(Value::Null, |hit| json::hit(hit, &shown.names))))
 }
 
 async fn evidence(
     State(asking): State<Asking>,
-    place: Path<(String, String)>,
+    Path(place): Path<(String, String)>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refused> {
-    let request = wire::ShowRequest { evidence: true, ..show(&openapi::EVIDENCE, place.0, query)? };
-    let shown = asking.show(carry(&headers, request)).await?.into_inner();
-    Ok(answer(StatusCode::OK, "text/plain; charset=utf-8", shown.evidence))
+    let request = asking.read(&headers, Right::Search, || show(&openapi::EVIDENCE, place, query)).await?;
+    let request = wire::ShowRequest { evidence: true, ..request };
+    let (_, shown, extensions) = asking.show(carry(&headers, request)).await?.into_parts();
+    Ok(kept(extensions, "text/plain; charset=utf-8", shown.evidence))
 }
 
 async fn trace(
@@ -267,13 +356,24 @@ async fn trace(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refused> {
-    let question = Parameters::read(&openapi::TRACE, query)?.question()?;
+    let read = || Parameters::read(&openapi::TRACE, query)?.question();
+    let question = asking.read(&headers, Right::Search, read).await?;
     let request = wire::TraceRequest { trace, question: Some(question) };
-    Ok(told(&json::trace(&asking.trace(carry(&headers, request)).await?.into_inner())))
+    Ok(told(asking.trace(carry(&headers, request)).await?, json::trace))
 }
 
-async fn follow((State(asking), headers, RawQuery(query)): Asked) -> Result<Response, Refused> {
-    let question = Parameters::read(&openapi::FOLLOW, query)?.question()?;
+/// A stream of which nobody knows how long it is has its end marked from HTTP/1.1 on.
+fn marks_ends(version: Version) -> Result<(), Status> {
+    let why = "over HTTP/1.0 a stream that breaks off looks whole (hint: ask with HTTP/1.1 or later)";
+    (version >= Version::HTTP_11).then_some(()).ok_or_else(|| Status::invalid_argument(why))
+}
+
+async fn follow(version: Version, (State(asking), headers, RawQuery(query)): Asked) -> Result<Response, Refused> {
+    let read = || {
+        marks_ends(version)?;
+        Parameters::read(&openapi::FOLLOW, query)?.question()
+    };
+    let question = asking.read(&headers, Right::Follow, read).await?;
     let request = wire::FollowRequest { question: Some(question) };
     let stream = asking.follow(carry(&headers, request)).await?.into_inner();
     let records = stream.flat_map(|told| {
@@ -281,10 +381,8 @@ async fn follow((State(asking), headers, RawQuery(query)): Asked) -> Result<Resp
             Ok(told) => told
                 .hits
                 .iter()
-                .map(|hit| {
-                    let id = format!("{}/{}", custody::id::hex(&hit.workspace), hit.position);
-                    Ok(Event::default().event("record").id(id).data(json::hit(hit, &told.names).to_string()))
-                })
+                // Without ids: nobody may think that a stream goes on where another ended.
+                .map(|hit| Ok(Event::default().event("record").data(json::hit(hit, &told.names).to_string())))
                 .collect(),
             Err(why) => vec![Ok(Event::default().event("end").data(error(&why).to_string()))],
         };
@@ -295,29 +393,49 @@ async fn follow((State(asking), headers, RawQuery(query)): Asked) -> Result<Resp
     Ok(response)
 }
 
-async fn export((State(asking), headers, RawQuery(query)): Asked) -> Result<Response, Refused> {
-    let parameters = Parameters::read(&openapi::EXPORT, query)?;
-    let (format, kind) = match parameters.text("format").as_str() {
-        "" | "jsonl" => (wire::ExportFormat::JsonLines, "application/jsonl"),
-        "csv" => (wire::ExportFormat::Csv, "text/csv; charset=utf-8"),
-        "evidence" => (wire::ExportFormat::Evidence, "application/x-tar"),
-        _ => return Err(Status::invalid_argument("format is jsonl, csv or evidence").into()),
+fn format(parameters: &Parameters) -> Result<(wire::ExportFormat, &'static str), Status> {
+    match parameters.text("format").as_str() {
+        "" | "jsonl" => Ok((wire::ExportFormat::JsonLines, "application/jsonl")),
+        "csv" => Ok((wire::ExportFormat::Csv, "text/csv; charset=utf-8")),
+        "evidence" => Ok((wire::ExportFormat::Evidence, "application/x-tar")),
+        _ => Err(Status::invalid_argument("format is jsonl, csv or evidence")),
+    }
+}
+
+async fn export(version: Version, (State(asking), headers, RawQuery(query)): Asked) -> Result<Response, Refused> {
+    let read = || {
+        marks_ends(version)?;
+        let parameters = Parameters::read(&openapi::EXPORT, query)?;
+        Ok((format(&parameters)?, parameters.question()?))
     };
-    let request = wire::ExportRequest { question: Some(parameters.question()?), format: format as i32 };
+    let ((format, kind), question) = asking.read(&headers, Right::Export, read).await?;
+    let request = wire::ExportRequest { question: Some(question), format: format as i32 };
     let stream = asking.export(carry(&headers, request)).await?.into_inner();
-    let parts = stream.map(|part| match part {
-        Ok(part) if part.completeness.as_ref().is_some_and(|complete| complete.cut_short) => {
-            Err(std::io::Error::other("the answer was cut short: there may be more"))
+    // The body of one that is not whole has no proper end, which every client notices.
+    let parts = futures::stream::try_unfold((stream, false), |(mut stream, whole)| async move {
+        match stream.next().await {
+            None if whole => Ok(None),
+            None => Err(std::io::Error::other("the export broke off")),
+            Some(Err(why)) => Err(std::io::Error::other(why.message().to_owned())),
+            Some(Ok(part)) => match part.completeness {
+                Some(complete) if complete.cut_short => Err(std::io::Error::other("cut short: there may be more")),
+                complete => Ok(Some((part.bytes, (stream, whole || complete.is_some())))),
+            },
         }
-        Ok(part) => Ok(part.bytes),
-        // The body has no proper end, which every client notices.
-        Err(why) => Err(std::io::Error::other(why.message().to_owned())),
     });
     Ok(answer(StatusCode::OK, kind, Body::from_stream(parts)))
 }
 
 async fn document() -> Response {
-    told(&openapi::document())
+    answer(StatusCode::OK, JSON, openapi::document().to_string())
+}
+
+async fn other_method() -> Response {
+    let why =
+        Refused(Status::invalid_argument("questions are asked with GET (hint: what is asked stands behind the ?)"));
+    let mut response = why.into_response();
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response
 }
 
 async fn nothing() -> Response {

@@ -62,7 +62,11 @@ pub(super) async fn fetch(asker: &mut Asker, config: &Config, question: wire::Qu
         return Err(Fault::new(ExitReason::Usage, why));
     }
     // On another machine there may be none.
-    let bytes = std::fs::read(&config.paths.policy).ok();
+    let bytes = match std::fs::read(&config.paths.policy) {
+        Ok(bytes) => Some(bytes),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => None,
+        Err(why) => return Err(Fault::of(ExitReason::Configuration, &why)),
+    };
     let policy = match &bytes {
         Some(bytes) => Some(Policy::parse(bytes).map_err(|why| Fault::of(ExitReason::Configuration, &why))?),
         None => None,
@@ -82,36 +86,28 @@ pub(super) async fn fetch(asker: &mut Asker, config: &Config, question: wire::Qu
         }
     }
     drop(to);
-    let written = unpacking.await.map_err(|why| Fault::of(ExitReason::Failure, &why))?;
-    let written = written.map_err(|why| Fault::failure(why.to_string()))?;
+    let unpacked = unpacking.await.map_err(|why| Fault::of(ExitReason::Failure, &why))?;
     let Some((complete, records)) = last else {
         return Err(Fault::failure("the evidence broke off before its end\nhint: ask again, into a new folder"));
     };
+    let proven = unpacked.map_err(|why| {
+        let hint = format!("is {} the audit policy of this ledger?", plain(config.paths.policy.display()));
+        Fault::failure(format!("{why}\nhint: {hint} `verifier evidence check` says more"))
+    })?;
     if complete.cut_short {
         return Err(cut_short_fault());
     }
-    if !written.refuted.is_empty() {
-        let why = format!("refuted: {}", written.refuted.join(", "));
-        return Err(Fault::failure(format!(
-            "{why}\nhint: is {} this ledger's audit policy?",
-            plain(config.paths.policy.display())
-        )));
-    }
-    let checked = match bytes {
-        Some(bytes) if written.records != records => {
-            let why = format!("{records} records were found, and the evidence has {}", written.records);
-            return Err(Fault::failure(format!(
-                "{why}\nhint: `verifier evidence check` says what each file holds ({})",
-                fingerprint(&bytes)
-            )));
+    let checked = match (proven, &bytes) {
+        (Some((files, proven)), Some(bytes)) if proven == records => {
+            format!("in {files} evidence files, checked under the policy {}", fingerprint(bytes))
         }
-        Some(bytes) => format!("checked under the policy {}", fingerprint(&bytes)),
-        None => "not checked: no audit policy is here".to_owned(),
+        (Some((_, proven)), _) => {
+            return Err(Fault::failure(format!("{records} records were found, and the evidence has {proven}")));
+        }
+        (None, _) => "not checked: no audit policy is here".to_owned(),
     };
-    say(&format!("{}: {records} records, {} evidence files, {checked}", plain(folder.display()), written.files));
-    say(&format!(
-        "an auditor checks them with: verifier evidence check {} --policy policy.json",
-        plain(folder.display())
-    ));
+    let shown = plain(folder.display());
+    say(&format!("{shown}: {records} records, {checked}"));
+    say(&format!("an auditor checks them with: verifier evidence check {shown} --policy policy.json"));
     Ok(())
 }

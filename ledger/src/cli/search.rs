@@ -207,14 +207,18 @@ async fn export(asker: &mut Asker, args: &SearchArgs) -> Done {
     let request =
         asker.request(wire::ExportRequest { question: Some(args.question()), format: wire::ExportFormat::Csv as i32 });
     let mut stream = asker.remote.export(request).await.map_err(|why| refused(&why))?.into_inner();
+    let mut whole = false;
     while let Some(part) = stream.message().await.map_err(|why| refused(&why))? {
         if write(&part.bytes).is_err() {
             // Whoever reads no further has seen enough.
             return Ok(());
         }
-        if part.completeness.as_ref().is_some_and(|complete| complete.cut_short) {
+        whole |= part.completeness.is_some();
+        if part.completeness.is_some_and(|complete| complete.cut_short) {
             return Err(cut_short_fault());
         }
     }
-    Ok(())
+    let broke_off =
+        || Fault::failure("the answer broke off before its end\nhint: ask again; the ledger's log says why");
+    whole.then_some(()).ok_or_else(broke_off)
 }

@@ -15,7 +15,7 @@ use prost::Message as _;
 use super::{Family, Store, StoreError};
 
 /// After its word a gateway has so long for the way.
-const SILENCE_GRACE_US: u64 = 60_000_000;
+pub const SILENCE_GRACE_US: u64 = 60_000_000;
 
 /// A big-endian number.
 ///
