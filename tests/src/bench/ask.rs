@@ -1,6 +1,6 @@
 //! What a question takes as a whole: `bench ask FOLDER [RECORDS] [brief]`. The real ledger, filled by gateways over TLS, asked over TLS with
 //! tokens, so with authentication, the record of the question on disk, and encoding; then, the ledger ended, its executors over
-//! the same store in this process.
+//! the same store in this process. What comes in meanwhile is in it before both.
 //!
 //! What must hold: index and watch are at rest while nothing comes in; while records come in, batches are sent when they are due, and
 //! no answer that is cut short counts as one.
@@ -334,7 +334,6 @@ async fn executors(config: &::ledger::config::Config, workspace: WorkspaceId) ->
 pub(crate) async fn run(folder: &Path, records: u64, brief: bool) -> Done {
     let (ledger, mut gateways, service) = filled(folder, records, pace_us(records)).await?;
     let workspace = gateways.first().map(|gateway| gateway.chain.workspace).ok_or("no gateway")?;
-    service.all().await?;
     let alone = gateways.pop().ok_or("no gateway")?;
     if !brief {
         gateways = under_intake("nothing is asked", gateways, |_| std::future::ready(Ok(()))).await?;
@@ -345,14 +344,17 @@ pub(crate) async fn run(folder: &Path, records: u64, brief: bool) -> Done {
         service.caught_up(&ledger).await?;
         gateways = under_intake("fifty heavy sums are asked", gateways, |over| sums(service.clone(), over)).await?;
     }
-    // What the index does not have would be walked in the store.
+    // What the index does not have would be walked, here in memory and below in the store.
     service.caught_up(&ledger).await?;
+    service.all().await?;
+    service.caught_up(&ledger).await?;
+    let stored = service.find("", 1, false).await?.completeness.unwrap_or_default().records;
     drop((gateways, service));
     let config = ledger.end().await?;
     let bytes = |name: &str| crate::search::size(&config.paths.data.join(name));
     print(&json!({
         "store_bytes": bytes("store")?, "index_bytes": bytes("index")?, "archive_bytes": crate::search::size(&config.archive.folder)?,
-        "records": records,
+        "records": stored,
     }));
     executors(&config, workspace).await
 }

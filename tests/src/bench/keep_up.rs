@@ -29,8 +29,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Each rate is so much of the one before, or that of it.
 const STEP: f64 = 0.85;
 const STEPS: usize = 8;
-/// Whoever is less behind than this many seconds of intake at the end keeps up: the index commits every two seconds.
-const BEHIND_SECONDS_MAX: f64 = 4.0;
+/// Whoever is less behind than this many seconds of intake at the end keeps up: the index commits every two seconds, and may take as
+/// long for it.
+const BEHIND_SECONDS_MAX: f64 = 5.0;
 
 /// How far behind index and watch are, again and again, until it is told to end.
 async fn looks(ledger: &Ledger, mut over: oneshot::Receiver<()>) -> Done<Vec<[u64; 2]>> {
