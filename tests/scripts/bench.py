@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Measures, and prints the tables of docs/BENCHMARKS.md. Standard library only.
 
-    bench.py [SECTION…]     all by default: limits headline sustained ingest plaintext size many postgres verifying search proxy
+    bench.py [SECTION…]     all by default: limits headline sustained ingest plaintext size many postgres verifying search ask beside
+                            keep-up proxy
 
-Every section starts from an empty folder and leaves nothing behind. RECORDS (1000000 by default) is how many the verifier and
-PostgreSQL get; the verifier, and what is sustained, also ten times as many. What is missing on a machine (PostgreSQL, mcp-proxy)
-is said, not passed over.
+Every section starts from an empty folder and leaves nothing behind. RECORDS (1000000 by default) is how many the verifier,
+PostgreSQL and DuckDB get; the verifier, what is sustained, and questions, also ten times as many. What is missing on a machine
+(PostgreSQL, mcp-proxy) is said, not passed over.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -23,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ["CUSTODY_BIN"])
 # The newest that is installed; Debian keeps each version's programs in a folder of its own.
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=Path("none"))
+# With what beside.py needs (setup.sh bench).
+PYTHON = ROOT / ".cache/venv-bench/bin/python"
 RECORDS = int(os.environ.get("RECORDS", 1_000_000))
 CONNECTIONS = 4
 # In each the arms are measured one after the other, in another order.
@@ -42,8 +46,8 @@ CREATE INDEX ON audit (server, tool, started_at);
 """
 
 
-def say(*words):
-    print(*words, flush=True)
+def say(*words, end="\n"):
+    print(*words, end=end, flush=True)
 
 
 def load():
@@ -158,49 +162,55 @@ def many(folder):
         say(f"| all | {one['puts_a_year']:,.0f} | |\n\nAt 0.005 USD for 1,000 PUT: {one['dollars_a_year']:,.0f} USD a year.\n")
 
 
+@contextlib.contextmanager
+def cluster(settings=""):
+    """A fresh server of PostgreSQL, reached by a Unix socket in the folder that is given, and what its programs are started with."""
+    # The server refuses to run as root, and its folder must be its own.
+    root = os.getuid() == 0
+    owner = pwd.getpwnam("postgres").pw_uid if root else os.getuid()
+    place = Path(tempfile.mkdtemp(prefix="custody-postgres-", dir="/var/tmp"))
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": place, **({"user": owner} if root else {})}
+    control = [POSTGRES / "pg_ctl", "-D", place / "data", "-w", "-l", place / "log"]
+    try:
+        os.chown(place, owner, -1)
+        subprocess.run([POSTGRES / "initdb", "-D", place / "data", "-A", "trust", "-U", "postgres"], **quiet)
+        subprocess.run([*control, "-o", f"-k {place} -c listen_addresses='' {settings}", "start"], **quiet)
+        try:
+            yield place
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+    finally:
+        shutil.rmtree(place)
+
+
 def postgres(folder):
     if not POSTGRES.exists():
         return say("PostgreSQL is not installed: apt-get install postgresql\n")
     say(f"### PostgreSQL {POSTGRES.parent.name} (load {load():.1f})\n\n| connections | records/s | bytes a record (table and indexes) |\n| --: | --: | --: |")
-    # The server refuses to run as root, and its folder must be its own.
-    root = os.getuid() == 0
-    owner = pwd.getpwnam("postgres").pw_uid if root else os.getuid()
-    become = {"user": owner} if root else {}
     for connections in (1, CONNECTIONS):
-        place = Path(tempfile.mkdtemp(prefix="custody-postgres-", dir="/var/tmp"))
-        try:
-            os.chown(place, owner, -1)
-            rate, size = one_cluster(place, connections, become)
-            say(f"| {connections} | {rate:,.0f} | {size:.0f} |")
-        finally:
-            shutil.rmtree(place)
+        with cluster() as place:
+            rate, size = copied(place, connections)
+        say(f"| {connections} | {rate:,.0f} | {size:.0f} |")
     say()
 
 
-def one_cluster(place, connections, become):
-    """Records a second, and bytes of each, of a fresh server with its defaults, reached by a Unix socket."""
-    quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": place, **become}
+def copied(place, connections):
+    """Records a second, and bytes of each, of a server with its defaults."""
     subprocess.run([BIN / "bench", "copy", place, str(RECORDS), str(connections)], check=True)
-    subprocess.run([POSTGRES / "initdb", "-D", place / "data", "-A", "trust", "-U", "postgres"], **quiet)
-    control = [POSTGRES / "pg_ctl", "-D", place / "data", "-w", "-l", place / "log"]
-    subprocess.run([*control, "-o", f"-k {place} -c listen_addresses=''", "start"], **quiet)
     psql = [POSTGRES / "psql", "-X", "-q", "-h", place, "-U", "postgres", "-v", "ON_ERROR_STOP=1"]
-    try:
-        subprocess.run([*psql, "-c", TABLE], **quiet)
-        began = time.perf_counter()
-        children = [
-            subprocess.Popen([*psql, "-f", place / f"copy-{number}.sql"], stdout=subprocess.DEVNULL, cwd=place)
-            for number in range(connections)
-        ]
-        if any([child.wait() for child in children]):
-            sys.exit("bench: a COPY failed")
-        seconds = time.perf_counter() - began
-        asked = "SELECT count(*), pg_total_relation_size('audit') FROM audit"
-        told = subprocess.run([*psql, "-At", "-c", asked], check=True, capture_output=True, text=True, cwd=place).stdout
-        count, size = map(int, told.strip().split("|"))
-        return count / seconds, size / count
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+    subprocess.run([*psql, "-c", TABLE], check=True, stdout=subprocess.DEVNULL, cwd=place)
+    began = time.perf_counter()
+    children = [
+        subprocess.Popen([*psql, "-f", place / f"copy-{number}.sql"], stdout=subprocess.DEVNULL, cwd=place)
+        for number in range(connections)
+    ]
+    if any([child.wait() for child in children]):
+        sys.exit("bench: a COPY failed")
+    seconds = time.perf_counter() - began
+    asked = "SELECT count(*), pg_total_relation_size('audit') FROM audit"
+    told = subprocess.run([*psql, "-At", "-c", asked], check=True, capture_output=True, text=True, cwd=place).stdout
+    count, size = map(int, told.strip().split("|"))
+    return count / seconds, size / count
 
 
 def measured(command):
@@ -214,16 +224,96 @@ def measured(command):
     return time.perf_counter() - before, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def search(folder):
-    say("### Asking\n")
-    say("| question | asked | hits | p50, ms | p99, ms |\n| --- | --: | --: | --: | --: |")
-    notes = []
-    for one in bench(folder, "search", 10 * RECORDS):
+def answers(rows):
+    """What was measured of each question, by whom, and all other objects."""
+    asked, others = {}, []
+    for one in rows:
         if "question" in one:
-            say(f"| {one['question']} | {one['asked']} | {one['hits']:,} | {one['p50_ms']:.2f} | {one['p99_ms']:.2f} |")
+            asked.setdefault(one["question"], {})[one["by"]] = one
         else:
-            notes.append(", ".join(f"{name.replace('_', ' ')} {value:,.1f}" for name, value in one.items()))
-    say("\n" + "; ".join(notes) + ".\n")
+            others.append(one)
+    return asked, others
+
+
+def times(one):
+    return f"{one['p50_ms']:.2f} | {one['p99_ms']:.2f}" if one else "- | -"
+
+
+def notes(others):
+    say("\n" + "; ".join(", ".join(f"{name.replace('_', ' ')} {value:,.1f}" for name, value in one.items()) for one in others) + ".\n")
+
+
+def asking(asked, bys):
+    heads = "".join(f"| {by}, p50 ms | p99 ms " for by in bys)
+    say(f"| question | asked | hits {heads}|\n| --- | --: | --: {'| --: | --: ' * len(bys)}|")
+    for name, by in asked.items():
+        one = next(iter(by.values()))
+        say(f"| {name} | {one['asked']} | {one['hits']:,} | {' | '.join(times(by.get(who)) for who in bys)} |")
+
+
+def search(folder):
+    say(f"### Asking, several days, in this process (load {load():.1f})\n")
+    asked, others = answers(bench(folder, "search", 10 * RECORDS))
+    asking(asked, ["index alone", "executor"])
+    notes(others)
+
+
+def ask(folder):
+    say(f"### Asking a ledger, with the record of each question (load {load():.1f})\n")
+    asked, others = answers(bench(folder, "ask", 10 * RECORDS))
+    asking(asked, ["executor", "whole"])
+    say("\n| receipts at 20,000 records/s while | p50 ms | p99 ms |\n| --- | --: | --: |")
+    for one in others:
+        if "receipts" in one:
+            say(f"| {one['receipts']} | {one['p50_ms']:.1f} | {one['p99_ms']:.1f} |")
+    notes([one for one in others if "receipts" not in one])
+
+
+def beside(folder):
+    """The same questions over the same records, of the ledger, PostgreSQL and DuckDB. How durable each is plays no part."""
+    say(f"### Asking, beside PostgreSQL and DuckDB (load {load():.1f})\n")
+    asked, others = answers(bench(folder, "ask", RECORDS, "brief"))
+    sizes = next(one for one in others if "store_bytes" in one)
+    subprocess.run([BIN / "bench", "rows", folder, str(RECORDS)], check=True)
+    command = [PYTHON, ROOT / "tests/scripts/beside.py"]
+    said = {}
+    if POSTGRES.exists():
+        with cluster("-c shared_buffers=1GB") as place:
+            said["PostgreSQL"] = subprocess.run([*command, "postgres", folder / "rows", place], check=True, capture_output=True, text=True).stdout
+    else:
+        say("PostgreSQL is not installed: apt-get install postgresql\n")
+    said["DuckDB"] = subprocess.run([*command, "duckdb", folder / "rows", folder], check=True, capture_output=True, text=True).stdout
+    for name, text in said.items():
+        head, *rows = map(json.loads, text.splitlines())
+        say(f"{head['version']}, {head['settings']}: {head['bytes']:.0f} bytes a record, loaded in {head['seconds']:.0f} s.", end=" ")
+        for one in rows:
+            asked.setdefault(one["question"], {})[name] = one
+            ours = asked[one["question"]]["whole"]
+            # The gateways' own first records are of no member, tool or duration.
+            if one["question"].startswith("hourly") and abs(one["hits"] - ours["hits"]) > 5:
+                sys.exit(f"bench: {name} and the ledger do not have the same records: {one}, {ours}")
+    each = {name: sizes[f"{name}_bytes"] / sizes["records"] for name in ("store", "index", "archive")}
+    say(", ".join(f"{name} {size:.0f}" for name, size in each.items()), "bytes a record of the ledger.\n")
+    asking(asked, ["executor", "whole", *said])
+    say(f"\n| times as long as the ledger's whole, p50 | {' | '.join(said)} |\n| --- {'| --: ' * len(said)}|")
+    for name, by in asked.items():
+        ratios = [f"{by[other]['p50_ms'] / by['whole']['p50_ms']:.2f}" if other in by else "-" for other in said]
+        say(f"| {name} | {' | '.join(ratios)} |")
+    say()
+
+
+def keep_up(folder):
+    say(f"### What intake, index and watch keep up with (load {load():.1f})\n")
+    say("| offered/s | records/s | kept up with | p50 ms | p99 ms | index behind, s | watch behind, s |\n| --: | --: | --- | --: | --: | --- | --- |")
+    others = []
+    for one in bench(folder, "keep-up", RECORDS):
+        if "offered" not in one:
+            others.append(one)
+            continue
+        behind = [", ".join(f"{most:.1f}" for most in one[who]) for who in ("index_behind", "watch_behind")]
+        kept = "yes" if one["kept"] else "no"
+        say(f"| {one['offered']:,.0f} | {one['rate']:,.0f} | {kept} | {one['p50_ms']:.1f} | {one['p99_ms']:.1f} | {behind[0]} | {behind[1]} |")
+    notes(others)
 
 
 def verifying(folder):
@@ -283,6 +373,9 @@ SECTIONS = {
     "postgres": postgres,
     "verifying": verifying,
     "search": search,
+    "ask": ask,
+    "beside": beside,
+    "keep-up": keep_up,
     "proxy": proxy,
 }
 

@@ -3,7 +3,8 @@
 #   build   a C and C++ compiler, make, libclang (RocksDB's bindings), the Rust toolchain of rust-toolchain.toml
 #   python  a virtual environment in .cache/venv with tests/requirements.txt
 #   test    strace, which shows that the sync comes before the answer
-#   bench   python3, and to compare with: PostgreSQL, and mcp-proxy (compiled in some minutes, in .cache/mcp-proxy)
+#   bench   python3, and to compare with: PostgreSQL, DuckDB (tests/requirements-bench.txt in .cache/venv-bench), and mcp-proxy
+#           (compiled in some minutes, in .cache/mcp-proxy)
 #   node    Node 22 and the MCP servers of tests/demo/package-lock.json, in .cache/node
 #   examples  the packages of gateway-shim/examples/package-lock.json, in .cache/examples
 #   conformance  the official conformance suite, SDKs and Inspector of tests/conformance/package-lock.json, in .cache/conformance
@@ -35,11 +36,10 @@ case "$groups" in *" build "*)
     has git || need git
     has_libclang || need libclang-dev
 esac
-case "$groups" in *" python "*) has_python_venv || need python3 python3-venv ;; esac
+case "$groups" in *" python "* | *" bench "*) has_python_venv || need python3 python3-venv ;; esac
 case "$groups" in *" node "* | *" examples "* | *" conformance "*) has npm || need npm ;; esac
 case "$groups" in *" test "*) has strace || need strace ;; esac
 case "$groups" in *" bench "*)
-    has python3 || need python3
     # Debian keeps each version's programs in a folder of its own, off the path.
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need postgresql
 esac
@@ -86,14 +86,15 @@ HINT
 # A stamp holds the digest of what was installed, so that a change of the file installs again.
 stamped() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 
+# The packages of a file of requirements, in a virtual environment of .cache.
 setup_python() {
-    local digest stamp=.cache/venv/.stamp
-    digest=$(sha256sum tests/requirements.txt | cut -d' ' -f1)
-    if stamped "$stamp" "$digest" && .cache/venv/bin/python -c '' 2>/dev/null; then return; fi
-    say "installing Python packages of tests/requirements.txt"
-    rm -rf .cache/venv
-    python3 -m venv .cache/venv
-    .cache/venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+    local from=$1 into=.cache/$2 digest stamp=.cache/$2/.stamp
+    digest=$(sha256sum "$from" | cut -d' ' -f1)
+    if stamped "$stamp" "$digest" && "$into/bin/python" -c '' 2>/dev/null; then return; fi
+    say "installing Python packages of $from"
+    rm -rf "$into"
+    python3 -m venv "$into"
+    "$into/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$from"
     echo "$digest" >"$stamp"
 }
 
@@ -145,11 +146,14 @@ setup_mcp_proxy() {
 for group in "$@"; do
     case "$group" in
     build) setup_rust ;;
-    python) setup_python ;;
+    python) setup_python tests/requirements.txt venv ;;
     node) setup_node ;;
     examples) setup_packages gateway-shim/examples examples ;;
     conformance) setup_packages tests/conformance conformance ;;
-    bench) setup_mcp_proxy ;;
+    bench)
+        setup_python tests/requirements-bench.txt venv-bench
+        setup_mcp_proxy
+        ;;
     test) ;;
     *) printf 'error: no group %s; hint: build, python, node, examples, conformance, test, bench\n' "$group" >&2; exit 64 ;;
     esac

@@ -24,6 +24,7 @@ const OUTBOX_MAX: usize = 64;
 pub(crate) struct Signed {
     pub(crate) bytes: Bytes,
     pub(crate) number: u64,
+    pub(crate) first_record: u64,
     pub(crate) records: u64,
 }
 
@@ -34,6 +35,8 @@ pub(crate) struct Chain {
     pub(crate) gateway: GatewayId,
     pub(crate) key: SigningKey,
     which: u64,
+    /// Microseconds between two of its calls.
+    pub(crate) pace_us: u64,
     epoch: Epoch,
     next_batch: u64,
     next_record: u64,
@@ -51,6 +54,7 @@ impl Chain {
             gateway: GatewayId(::ledger::keys::random()),
             key: ::ledger::keys::generate(),
             which,
+            pace_us: records::PACE_US,
             epoch: Epoch(::ledger::keys::random()),
             next_batch: 0,
             next_record: 0,
@@ -71,7 +75,7 @@ impl Chain {
     /// The next batch, with so many calls.
     pub(crate) fn calls(&mut self, count: u64, with_trace: bool) -> Signed {
         let numbers = self.next_record..self.next_record + count;
-        self.batch(numbers.map(|number| records::encoded(self.which, number, with_trace)).collect())
+        self.batch(numbers.map(|number| records::encoded(self.which, number, with_trace, self.pace_us)).collect())
     }
 
     /// The batch that opens the epoch.
@@ -97,7 +101,7 @@ impl Chain {
             drop_reason: None,
             heartbeat: false,
             close: false,
-            created_at: records::BEGINNING + self.next_record * 1_370,
+            created_at: records::BEGINNING + self.next_record * self.pace_us,
         };
         let seed: [u8; 32] = ::ledger::keys::random();
         seal_header(&mut header, &seed, &records);
@@ -105,6 +109,7 @@ impl Chain {
         let signed = Signed {
             bytes: encode_signed(&bytes, &self.key, &seed, &records).into(),
             number: self.next_batch,
+            first_record: self.next_record,
             records: records.len() as u64,
         };
         self.previous = header_hash(&bytes);

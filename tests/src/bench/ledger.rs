@@ -17,12 +17,16 @@ use custody::{
     id::{GatewayId, WorkspaceId},
     key::{self, Context},
     statement::{encode_signed, possession},
-    wire::{self, Role, admin_client::AdminClient, statement::Action},
+    wire::{self, Role, admin_client::AdminClient, query_client::QueryClient, statement::Action},
 };
+use custody_tests::http;
 use ed25519_dalek::SigningKey;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_stream::StreamExt as _;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{
+    metadata::{Ascii, MetadataValue},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
 
 use crate::{Done, gateway::Chain};
 
@@ -117,7 +121,7 @@ impl Ledger {
         let read = |name: &str| std::fs::read_to_string(config.paths.tls.join(name));
         let authority = read("authority.pem")?;
         let identity = tls.then(|| Ok::<_, std::io::Error>(Identity::from_pem(read("admin.pem")?, read("admin.key")?)));
-        let channel = connect(&config, &authority, identity.transpose()?).await?;
+        let channel = connect(&config.admin.url, &authority, identity.transpose()?).await?;
         let admin = AdminClient::new(channel).max_decoding_message_size(64 << 20);
         Ok(Self { child, config, root, admin, tls, authority })
     }
@@ -152,7 +156,7 @@ impl Ledger {
     /// A connection as this gateway.
     pub(crate) async fn connect(&self, workspace: WorkspaceId, gateway: GatewayId) -> Done<Channel> {
         if !self.tls {
-            return connect(&self.config, &self.authority, None).await;
+            return connect(&self.config.admin.url, &self.authority, None).await;
         }
         let pair = rcgen::KeyPair::generate()?;
         let mut params = rcgen::CertificateParams::new(Vec::new())?;
@@ -161,7 +165,43 @@ impl Ledger {
         let request = params.serialize_request(&pair)?.pem()?;
         let request = wire::IssueCertificateRequest { request, workspace: workspace.into(), gateway: gateway.into() };
         let certificate = self.admin.clone().issue_certificate(request).await?.into_inner().certificate;
-        connect(&self.config, &self.authority, Some(Identity::from_pem(certificate, pair.serialize_pem()))).await
+        let identity = Identity::from_pem(certificate, pair.serialize_pem());
+        connect(&self.config.admin.url, &self.authority, Some(identity)).await
+    }
+
+    /// A connection of those who ask.
+    pub(crate) async fn asker(&self) -> Done<QueryClient<Channel>> {
+        let channel = connect(&self.config.ask.ask_url, &self.authority, None).await?;
+        Ok(QueryClient::new(channel).max_decoding_message_size(8 << 20))
+    }
+
+    /// A token of an analyst, as it is sent.
+    pub(crate) async fn token(&self, name: String) -> Done<MetadataValue<Ascii>> {
+        let token = wire::ApiToken { name, role: "analyst".to_owned(), ..Default::default() };
+        let because = Some(wire::Because { reason: "bench".to_owned(), ..Default::default() });
+        let request = wire::AddApiTokenRequest { token: Some(token), because };
+        let secret = self.admin.clone().add_api_token(request).await?.into_inner().secret;
+        Ok(format!("Bearer {secret}").parse()?)
+    }
+
+    /// Commits that the index, and that the watch has not done yet.
+    pub(crate) async fn lags(&self) -> Done<[u64; 2]> {
+        let text = http::ask(self.config.listen.http, "GET", "/metrics", &[], b"").await?.text();
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+            line.map(|value| value as u64).ok_or_else(|| format!("no metric {name}"))
+        };
+        Ok([value("custody_index_lag_commits ")?, value("custody_watch_lag_commits ")?])
+    }
+
+    /// Ends it in order: what it leaves on disk, for others to open.
+    pub(crate) async fn end(mut self) -> Done<Config> {
+        let asked = Command::new("kill").arg(self.child.id().to_string()).status()?;
+        let ended = tokio::task::block_in_place(|| self.child.wait())?;
+        if !asked.success() || !ended.success() {
+            return Err(format!("the ledger ended with {ended}").into());
+        }
+        Ok(self.config.clone())
     }
 
     /// Cuts every segment, and waits until all is archived.
@@ -241,14 +281,14 @@ fn enrol(chain: &Chain) -> Action {
 }
 
 /// Connects, waiting for a ledger that is still starting.
-async fn connect(config: &Config, authority: &str, identity: Option<Identity>) -> Done<Channel> {
-    let mut endpoint = Endpoint::from_shared(config.admin.url.clone())?
+async fn connect(url: &str, authority: &str, identity: Option<Identity>) -> Done<Channel> {
+    let mut endpoint = Endpoint::from_shared(url.to_owned())?
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(2 << 20)
         .tcp_nodelay(true);
-    if let Some(identity) = identity {
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority)).identity(identity);
-        endpoint = endpoint.tls_config(tls)?;
+    if url.starts_with("https") {
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
+        endpoint = endpoint.tls_config(identity.into_iter().fold(tls, ClientTlsConfig::identity))?;
     }
     let tries = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(Duration::from_millis(50)));
     let mut tries = tries.take(400);

@@ -97,7 +97,8 @@ fn cores() -> Done {
     })?;
     print(&json!({"limit": "blake3 leaves of 200 bytes", "rate": leaves.core}));
     for with_trace in [true, false] {
-        let length = (0..1_000).map(|number| records::encoded(1, number, with_trace).len()).sum::<usize>();
+        let length =
+            (0..1_000).map(|number| records::encoded(1, number, with_trace, records::PACE_US).len()).sum::<usize>();
         print(&json!({"limit": "record bytes", "trace": with_trace, "rate": length as f64 / 1e3}));
     }
     Ok(())

@@ -43,6 +43,19 @@ impl Gateway {
         Self::over(channel, chain).await
     }
 
+    /// Ships one call and waits until it is acknowledged: its number.
+    pub(crate) async fn ship_one(&mut self) -> Done<u64> {
+        let batch = self.chain.calls(1, true);
+        self.stream.sending().batch(batch.bytes).await?;
+        loop {
+            let (numbers, head) = self.stream.receipts().await?;
+            self.chain.last_head = head;
+            if numbers.contains(&batch.number) {
+                return Ok(batch.first_record);
+            }
+        }
+    }
+
     /// The same over a connection that others share.
     pub(crate) async fn over(channel: tonic::transport::Channel, mut chain: Chain) -> Done<Self> {
         let mut stream = Stream::open(channel, &chain).await?;

@@ -5,9 +5,11 @@
 #![expect(clippy::print_stdout, reason = "figures are the output")]
 #![expect(clippy::disallowed_methods, reason = "an open loop sends when a batch is due, by this machine's clock")]
 
+mod ask;
 mod decide;
 mod detect;
 mod gateway;
+mod keep_up;
 mod ledger;
 mod limits;
 mod load;
@@ -16,6 +18,7 @@ mod proxy;
 mod proxy_relay;
 mod proxy_revoke;
 mod proxy_setup;
+mod questions;
 mod records;
 mod runs;
 mod search;
@@ -37,7 +40,8 @@ async fn main() -> Done {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (Some(section), Some(folder)) = (words.first(), words.get(1)) else {
         return Err(
-            "usage: bench limits|ingest|headline|sustained|size|archive|many|copy|decide|detect|proxy|search FOLDER [ARGUMENT…]"
+            "usage: bench limits|ingest|headline|sustained|size|archive|many|copy|rows|decide|detect|proxy|search|ask|keep-up FOLDER \
+             [ARGUMENT…]"
                 .into(),
         );
     };
@@ -63,6 +67,12 @@ async fn main() -> Done {
         "decide" => decide::run(),
         "detect" => detect::run(number(words.get(2), 1)?, number(words.get(3), 3)?),
         "search" => tokio::task::block_in_place(|| search::run(folder, number(words.get(2), 1_000_000)?)),
+        "ask" => ask::run(folder, number(words.get(2), 1_000_000)?, words.get(3).is_some()).await,
+        "keep-up" => keep_up::run(folder, number(words.get(2), 1_000_000)?).await,
+        "rows" => {
+            let records = number(words.get(2), 1_000_000)?;
+            records::write_rows(&folder.join("rows"), records, ask::GATEWAYS, ask::pace_us(records))
+        }
         "proxy" => proxy::run(folder, number(words.get(2), 7)?).await,
         "copy" => records::write_copies(folder, number(words.get(2), 1_000_000)?, number(words.get(3), 4)?),
         other => Err(format!("no section {other}").into()),

@@ -14,10 +14,14 @@ use crate::Done;
 
 /// 2026-03-01T00:00:00Z.
 pub(crate) const BEGINNING: u64 = 1_772_323_200_000_000;
-const SERVERS: [&str; 12] = [
+/// Members and, three each, their agents.
+pub(crate) const MEMBERS: u64 = 40;
+/// Microseconds between two records of a gateway, if nothing else is wanted.
+pub(crate) const PACE_US: u64 = 1_370;
+pub(crate) const SERVERS: [&str; 12] = [
     "files", "github", "jira", "postgres", "slack", "mail", "calendar", "browser", "billing", "crm", "deploy", "search",
 ];
-const TOOLS: [&str; 8] = ["read", "write", "list", "search", "create", "update", "delete", "describe"];
+pub(crate) const TOOLS: [&str; 8] = ["read", "write", "list", "search", "create", "update", "delete", "describe"];
 const CLIENTS: [(&str, &str); 4] =
     [("claude-desktop", "1.4.2"), ("vscode", "1.99.0"), ("cursor", "0.48.7"), ("custody-agent", "2.1.0")];
 
@@ -38,14 +42,24 @@ fn bytes<const N: usize>(what: u64, which: u64) -> Bytes {
     Bytes::copy_from_slice(&out)
 }
 
+/// A member's id.
+pub(crate) fn member(which: u64) -> Bytes {
+    bytes::<16>(1, which)
+}
+
+/// Id of an agent.
+pub(crate) fn agent(which: u64) -> Bytes {
+    bytes::<16>(3, which)
+}
+
 /// A call with this number in the epoch of `gateway`.
 pub(crate) fn call(gateway: u64, number: u64, with_trace: bool) -> wire::Call {
     let dice = mix(gateway << 40 ^ number);
-    let member = dice % 40;
-    let agent = member * 3 + (dice >> 8) % 3;
+    let who = dice % MEMBERS;
+    let agent_number = who * 3 + (dice >> 8) % 3;
     let server = (dice >> 16) as usize % SERVERS.len();
     let tool = (dice >> 24) as usize % TOOLS.len();
-    let (name, version) = CLIENTS[agent as usize % CLIENTS.len()];
+    let (name, version) = CLIENTS[agent_number as usize % CLIENTS.len()];
     let outcome = if dice >> 58 == 0 { wire::Outcome::ToolError } else { wire::Outcome::Ok };
     let trace = with_trace.then(|| wire::TraceContext {
         trace_id: bytes::<16>(7 + gateway, number),
@@ -56,9 +70,9 @@ pub(crate) fn call(gateway: u64, number: u64, with_trace: bool) -> wire::Call {
         call_number: number,
         phase: wire::Phase::Complete as i32,
         mode: wire::Mode::Strict as i32,
-        member: Some(bytes::<16>(1, member)),
-        token: Some(bytes::<16>(2, member)),
-        agent: Some(bytes::<16>(3, agent)),
+        member: Some(member(who)),
+        token: Some(bytes::<16>(2, who)),
+        agent: Some(agent(agent_number)),
         client: Some(wire::call::Client::ClientName(name.to_owned())),
         client_release: Some(wire::call::ClientRelease::ClientVersion(version.to_owned())),
         server: SERVERS[server].to_owned(),
@@ -66,10 +80,10 @@ pub(crate) fn call(gateway: u64, number: u64, with_trace: bool) -> wire::Call {
         request: Some(wire::call::Request::Method("tools/call".to_owned())),
         protocol: "2025-06-18".to_owned(),
         decision: wire::Decision::Allowed as i32,
-        rule: format!("rule-{}", member % 7),
+        rule: format!("rule-{}", who % 7),
         access_policy_digest: Some(bytes::<32>(4, 0)),
         definition_digest: Some(bytes::<32>(5, (server * TOOLS.len() + tool) as u64)),
-        started_at: BEGINNING + number * 1_370 + dice % 1_000,
+        started_at: BEGINNING + number * PACE_US + dice % 1_000,
         // Between 2 and 512 ms, the short ones common; sizes likewise.
         duration_us: 2_000 << (mix(dice) % 8) | (dice >> 40) & 0x7ff,
         outcome: outcome as i32,
@@ -80,9 +94,15 @@ pub(crate) fn call(gateway: u64, number: u64, with_trace: bool) -> wire::Call {
     }
 }
 
+/// The same with so many microseconds between two.
+fn paced(gateway: u64, number: u64, with_trace: bool, pace_us: u64) -> wire::Call {
+    let call = call(gateway, number, with_trace);
+    wire::Call { started_at: call.started_at + number * pace_us - number * PACE_US, ..call }
+}
+
 /// Its bytes.
-pub(crate) fn encoded(gateway: u64, number: u64, with_trace: bool) -> Bytes {
-    record::encode(Kind::Call(call(gateway, number, with_trace))).into()
+pub(crate) fn encoded(gateway: u64, number: u64, with_trace: bool, pace_us: u64) -> Bytes {
+    record::encode(Kind::Call(paced(gateway, number, with_trace, pace_us))).into()
 }
 
 /// The first record of an epoch.
@@ -114,6 +134,20 @@ pub(crate) fn write_copies(folder: &Path, records: u64, connections: u64) -> Don
         out.flush()?;
     }
     Ok(())
+}
+
+/// The records that gateways of this pace ship in batches of 256, taking turns, one a line.
+pub(crate) fn write_rows(file: &Path, records: u64, gateways: u64, pace_us: u64) -> Done {
+    let mut out = std::io::BufWriter::new(File::create(file)?);
+    for batch in 0..records / 256 / gateways {
+        for gateway in 0..gateways {
+            // The first record of a gateway is no call.
+            for number in 1 + batch * 256..1 + (batch + 1) * 256 {
+                line(&mut out, gateway, &paced(gateway, number, true, pace_us))?;
+            }
+        }
+    }
+    Ok(out.flush()?)
 }
 
 const COLUMNS: &str = "gateway, number, member, token, agent, client, version, server, tool, method, protocol, decision, rule, policy, \

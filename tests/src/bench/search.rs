@@ -4,7 +4,6 @@
 //! What must hold: the index is at rest or catching up, and each figure says which; the questions are of records that there are.
 
 use std::{
-    collections::BTreeSet,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,7 +11,7 @@ use std::{
 
 use ::ledger::{
     alarm::Alarms,
-    index::{Follower, Index, Question},
+    index::{Follower, Index},
     metrics::Metrics,
     store::{Family, Halves, LeafPlace, Notes, Rank, Store, call_rows, leaf_key, numbered},
     tail::{Chunk, News, Tail},
@@ -20,8 +19,8 @@ use ::ledger::{
 use bytes::Bytes;
 use custody::{
     batch::{Header, Submitted, encode_signed, seal_header},
-    id::{Epoch, GatewayId, HeaderHash, KeyId, RootHash, WorkspaceId, hex},
-    query::{Expr, Field, HistogramWish, PercentilesWish, Text, Want, Wishes},
+    id::{Epoch, GatewayId, HeaderHash, KeyId, RootHash, WorkspaceId},
+    query::Expr,
     record,
     segment::{Content, Entry, Leaf, encode_entry},
     wire::{LeafKind, record::Kind},
@@ -32,6 +31,7 @@ use tokio::sync::watch;
 
 use crate::{
     Done, print,
+    questions::{self, Executor},
     records::{self, BEGINNING},
 };
 
@@ -40,9 +40,6 @@ const BATCH: u64 = 256;
 /// Over which the records are spread.
 const DAYS: u64 = 5;
 const DAY_US: u64 = 86_400_000_000;
-/// Each question is asked so often; sums of everything less often.
-const TIMES: usize = 200;
-const SUMS: usize = 20;
 /// Records a second that come in while questions are asked, and for how long.
 const INTAKE: u64 = 20_000;
 const INTAKE_SECONDS: u64 = 20;
@@ -120,7 +117,7 @@ impl Filling {
 }
 
 /// Bytes of all files below a folder.
-fn size(folder: &Path) -> Done<u64> {
+pub(crate) fn size(folder: &Path) -> Done<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -129,115 +126,8 @@ fn size(folder: &Path) -> Done<u64> {
     Ok(bytes)
 }
 
-fn is(field: Field, text: &str) -> Expr {
-    Expr::test(field, Want::Texts(vec![Text::Exact(text.to_owned())]))
-}
-
-fn like(field: Field, pattern: &str) -> Expr {
-    Expr::test(field, Want::Texts(vec![Text::Pattern(pattern.to_owned())]))
-}
-
-/// Median and 99th of a hundred, in milliseconds.
-fn timed(name: &str, times: usize, mut ask: impl FnMut(usize) -> Done<usize>) -> Done {
-    let mut took = Vec::new();
-    let mut hits = 0;
-    for at in 0..times {
-        let began = Instant::now();
-        hits = ask(at)?;
-        took.push(began.elapsed().as_secs_f64() * 1e3);
-    }
-    told(name, hits, took);
-    Ok(())
-}
-
-fn told(name: &str, hits: usize, mut took: Vec<f64>) {
-    took.sort_by(f64::total_cmp);
-    let at = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)];
-    print(&json!({ "question": name, "asked": took.len(), "hits": hits, "p50_ms": at(50), "p99_ms": at(99) }));
-}
-
-/// Asks for pages, counts and sums, as of one moment.
-struct Asker<'a> {
-    index: &'a Index,
-    seen: BTreeSet<WorkspaceId>,
-    members: Vec<String>,
-}
-
-impl<'a> Asker<'a> {
-    fn new(index: &'a Index) -> Self {
-        let member = |number: u64| hex(&records::call(1, number * 97, false).member.unwrap_or_default());
-        Self { index, seen: BTreeSet::from([WORKSPACE]), members: (0..TIMES as u64).map(member).collect() }
-    }
-
-    fn question<'b>(&'b self, expr: &'b Expr) -> Question<'b> {
-        let until = Instant::now() + Duration::from_secs(60);
-        Question { workspaces: &self.seen, expr, pinned: self.index.tail().committed(), until }
-    }
-
-    fn newest(&self, expr: &Expr, fetch: bool) -> Done<usize> {
-        let question = self.question(expr);
-        let page = self.index.newest(&question, Rank::first_of(question.pinned), 100)?;
-        let mut chunk: Option<Arc<Chunk>> = None;
-        for rank in page.ranks.iter().filter(|_| fetch) {
-            if chunk.as_ref().is_none_or(|chunk| chunk.commit_index != rank.commit_index()) {
-                chunk = self.index.tail().chunk(rank.commit_index())?;
-            }
-            chunk.as_ref().and_then(|chunk| chunk.records().get(rank.index())).ok_or("a record is gone")?;
-        }
-        Ok(page.ranks.len())
-    }
-
-    fn sums(&self, expr: &Expr, wishes: &Wishes, rolled: bool) -> Done<usize> {
-        let (tally, whole, from_rollups) = self.index.tally(&self.question(expr), wishes)?;
-        if !whole || from_rollups != rolled {
-            return Err("sums were made in another way".into());
-        }
-        Ok(usize::try_from(tally.count)?)
-    }
-
-    /// Some of all sorts.
-    fn mixed(&self, at: usize) -> Expr {
-        let member = is(Field::Member, &self.members[at % self.members.len()]);
-        match at % 7 {
-            0 => member,
-            1 => Expr::All(vec![member, is(Field::Outcome, "tool_error")]),
-            2 => like(Field::Tool, "github/*"),
-            3 => Expr::All(vec![member, Expr::Not(Box::new(is(Field::Server, "files")))]),
-            4 => Expr::test(Field::Duration, Want::Numbers(vec![(200_000, u64::MAX)])),
-            5 => Expr::All(vec![like(Field::Tool, "*/delete"), Expr::Any(vec![member, is(Field::Client, "cursor")])]),
-            _ => Expr::EVERYTHING,
-        }
-    }
-}
-
-fn questions(asker: &Asker<'_>) -> Done {
-    let by_member = |at: usize| is(Field::Member, &asker.members[at]);
-    timed("newest 100 by member", TIMES, |at| asker.newest(&by_member(at), false))?;
-    timed("newest 100 by member, records read", TIMES, |at| asker.newest(&by_member(at), true))?;
-    timed("newest 100 of all", TIMES, |_| asker.newest(&Expr::EVERYTHING, false))?;
-    timed("newest 100 of all, records read", TIMES, |_| asker.newest(&Expr::EVERYTHING, true))?;
-    let rare = Expr::All(vec![by_member(0), is(Field::Outcome, "tool_error"), like(Field::Tool, "github/*")]);
-    timed("newest 100 by member, outcome and pattern", TIMES, |_| asker.newest(&rare, false))?;
-    let none = Expr::All(vec![by_member(0), is(Field::Outcome, "timeout")]);
-    timed("newest 100, none there", TIMES, |_| asker.newest(&none, false))?;
-    let slow = Expr::test(Field::Duration, Want::Numbers(vec![(300_000, u64::MAX)]));
-    timed("newest 100 slower than 300 ms", TIMES, |_| asker.newest(&slow, false))?;
-    timed("count by member", TIMES, |at| Ok(usize::try_from(asker.index.count(&asker.question(&by_member(at)))?.0)?))?;
-    let trace = hex(&records::call(1, 12_345, true).trace.map(|trace| trace.trace_id).unwrap_or_default());
-    timed("by trace", TIMES, |_| asker.newest(&is(Field::Trace, &trace), true))?;
-    let hourly = |field| Wishes {
-        histogram: Some(HistogramWish { field, width: 3_600_000_000, split: Some(Field::Outcome) }),
-        ..Wishes::default()
-    };
-    timed("hourly by outcome, index", SUMS, |_| asker.sums(&Expr::EVERYTHING, &hourly(Field::Received), false))?;
-    timed("hourly by outcome, rollups", TIMES, |_| asker.sums(&Expr::EVERYTHING, &hourly(Field::At), true))?;
-    let percentiles = Some(PercentilesWish { field: Field::Duration, by: Some(Field::Tool) });
-    let by_tool = Wishes { percentiles, ..Wishes::default() };
-    timed("tool by percentiles of duration", SUMS, |_| asker.sums(&Expr::EVERYTHING, &by_tool, false))
-}
-
 /// Questions while records come in; and how long a record takes from its commit until it is found.
-fn under_intake(mut filling: Filling, asker: &Asker<'_>) -> Done {
+fn under_intake(mut filling: Filling, index: &Index, executor: &Executor<'_>) -> Done {
     let pause = Duration::from_micros(1_000_000 * BATCH / INTAKE);
     let intake = std::thread::spawn(move || -> Result<u64, String> {
         let (began, mut late) = (Instant::now(), 0);
@@ -252,17 +142,17 @@ fn under_intake(mut filling: Filling, asker: &Asker<'_>) -> Done {
         Ok(late)
     });
     let (mut took, mut hits, mut found) = (Vec::new(), 0, Vec::new());
-    let mut at = 0;
+    let mixed = questions::mixed().iter().map(|query| questions::parsed(query)).collect::<Done<Vec<_>>>()?;
+    let mut turns = mixed.iter().cycle();
     while !intake.is_finished() {
         let began = Instant::now();
-        hits = asker.newest(&asker.mixed(at), true)?;
+        hits = turns.next().map_or(Ok(0), |expr| executor.newest(expr, true))?;
         took.push(began.elapsed().as_secs_f64() * 1e3);
-        at += 1;
         // The newest that is committed is the newest of all that is found.
-        let (began, committed) = (Instant::now(), asker.index.tail().committed());
+        let (began, committed) = (Instant::now(), index.tail().committed());
         let everything = Expr::EVERYTHING;
-        let question = asker.question(&everything);
-        let newest = asker.index.newest(&question, Rank::first_of(question.pinned), 1)?;
+        let question = executor.question(&everything);
+        let newest = index.newest(&question, Rank::first_of(question.pinned), 1)?;
         if newest.ranks.first().is_none_or(|rank| rank.commit_index() + 1 < committed) {
             return Err("what was committed was not found".into());
         }
@@ -270,8 +160,8 @@ fn under_intake(mut filling: Filling, asker: &Asker<'_>) -> Done {
     }
     let late = intake.join().map_err(|_| "intake broke off")??;
     print(&json!({ "intake_per_second": INTAKE, "batches_late": late }));
-    told("first page of mixed questions, under intake", hits, took);
-    told("committed to found, under intake", 1, found);
+    questions::told("executor", "first page of fifty mixed questions, under intake", hits, took);
+    questions::told("executor", "committed to found, under intake", 1, found);
     Ok(())
 }
 
@@ -302,10 +192,10 @@ pub(crate) fn run(folder: &Path, records: u64) -> Done {
     }
     let seconds = began.elapsed().as_secs_f64();
     print(&json!({ "indexed": filling.records, "seconds": seconds, "per_second": filling.records as f64 / seconds }));
-    let (stored, asker) = (filling.records, Asker::new(&index));
-    print(&json!({ "index_bytes_per_record": size(&folder.join("index"))? as f64 / stored as f64 }));
-    questions(&asker)?;
-    under_intake(filling, &asker)?;
+    print(&json!({ "index_bytes_per_record": size(&folder.join("index"))? as f64 / filling.records as f64 }));
+    let executor = Executor::new(&index, WORKSPACE);
+    tokio::runtime::Handle::current().block_on(executor.all())?;
+    under_intake(filling, &index, &executor)?;
     drop(stop);
     thread.join().map_err(|_| "the index broke off")?;
     Ok(())
