@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError, Weak},
+    thread::available_parallelism,
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ use custody::{
     strict::is_token,
     wire::{self, Decision, record::Kind as Record},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::{Code, Status, metadata::MetadataMap};
 
 use self::cursor::{Cursor, Cursors};
@@ -51,8 +52,10 @@ pub use prove::Prover;
 
 /// How long one question may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// Questions that are answered at one time: each takes a processor for itself.
+/// Pages that are looked for at one time: some milliseconds of a processor each.
 const AT_ONCE_MAX: usize = 32;
+/// How far sums over everything stand back: intake, and pages, before them.
+const NICE: i32 = 10;
 /// Those of one token: pages and their sums.
 const OF_ONE_MAX: usize = 8;
 /// Streams that are open at one time, and those of one token: some memory each, and a processor only while there is something to say.
@@ -82,8 +85,10 @@ struct Parts {
     prover: Prover,
     metrics: Metrics,
     cursors: Cursors,
-    /// Questions at work, and streams.
+    /// Pages at work, and streams.
     places: [Arc<Semaphore>; 2],
+    /// Sums at work: one processor is left to everything else.
+    sums: Arc<Semaphore>,
     of_one: Mutex<HashMap<String, OfOne>>,
 }
 
@@ -168,6 +173,10 @@ fn busy() -> Status {
     status
 }
 
+fn broke_off() -> Status {
+    Status::internal("the question broke off (hint: the ledger's log says why)")
+}
+
 fn broken(why: &StoreError) -> Status {
     tracing::error!(why = report(why), "a question cannot be answered");
     Status::unavailable("the store cannot be read (hint: the ledger's log says why)")
@@ -218,6 +227,9 @@ impl Asking {
             metrics,
             cursors: Cursors::open(store)?,
             places: [AT_ONCE_MAX, STREAMS_MAX].map(|most| Arc::new(Semaphore::new(most))),
+            sums: Arc::new(Semaphore::new(
+                available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1)).max(1),
+            )),
             of_one: Mutex::default(),
         })))
     }
@@ -458,22 +470,42 @@ impl Asking {
         asked.seen.ids.contains(&workspace)
     }
 
-    /// Runs something that takes a processor, and answers within the limit.
+    /// Looks for a page, and answers within the limit.
     async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Index, Instant) -> Result<T, AskError> + Send + 'static,
     ) -> Result<T, Status> {
-        let index = Arc::clone(&self.0.index);
-        let until = Instant::now() + ANSWER_LIMIT;
+        let (index, until) = (Arc::clone(&self.0.index), Instant::now() + ANSWER_LIMIT);
         let place = Arc::clone(&self.0.places[0]).acquire_owned();
         let place = tokio::time::timeout(ANSWER_LIMIT, place).await.map_err(|_| busy())?.map_err(|_| ending())?;
         let done = tokio::task::spawn_blocking(move || {
             let _place = place;
             work(&index, until)
         });
-        let done = done.await;
-        done.map_err(|_| Status::internal("the question broke off (hint: the ledger's log says why)"))?
-            .map_err(unanswered)
+        done.await.map_err(|_| broke_off())?.map_err(unanswered)
+    }
+
+    /// Sums up, in a thread that stands back behind everything else: it may take a processor for seconds. Its time begins when it
+    /// is its turn.
+    async fn sum<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Index, Instant) -> Result<T, AskError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let index = Arc::clone(&self.0.index);
+        let place = tokio::time::timeout(ANSWER_LIMIT, Arc::clone(&self.0.sums).acquire_owned());
+        let place = place.await.map_err(|_| busy())?.map_err(|_| ending())?;
+        let (done, answer) = oneshot::channel();
+        let summing = std::thread::Builder::new().name("sum".to_owned()).spawn(move || {
+            let _place = place;
+            // Where that is not allowed it is only less polite.
+            rustix::process::setpriority_process(None, NICE).ok();
+            done.send(work(&index, Instant::now() + ANSWER_LIMIT)).ok();
+        });
+        summing.map_err(|why| {
+            tracing::warn!(%why, "no thread for a sum");
+            busy()
+        })?;
+        answer.await.map_err(|_| broke_off())?.map_err(unanswered)
     }
 
     /// Records of the workspaces that are asked.

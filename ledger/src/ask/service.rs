@@ -66,7 +66,7 @@ impl Asking {
 
     async fn count(&self, asked: &Compiled) -> Result<(u64, bool), Status> {
         let (expr, seen, pinned) = (asked.expr.clone(), asked.seen.clone(), asked.from.pinned);
-        self.work(move |index, until| index.count(&question(&expr, &seen, pinned, until))).await
+        self.sum(move |index, until| index.count(&question(&expr, &seen, pinned, until))).await
     }
 }
 
@@ -115,7 +115,7 @@ impl Query for Asking {
             let answer = asking.shown(&mut asked, request.position, request.evidence).await;
             asking.answer(&asked, answer).await
         });
-        let answer = answer.await.map_err(|_| Status::internal("it broke off (hint: the ledger's log says why)"))??;
+        let answer = answer.await.map_err(|_| super::broke_off())??;
         match answer.get_ref().hit {
             Some(_) => Ok(answer),
             None => Err(Status::not_found("no record stands there (hint: positions count from 0 without a gap)")),
@@ -302,7 +302,7 @@ impl Asking {
         let wishes = answer::wishes(request)?;
         let (expr, seen, wanted, pinned) = (asked.expr.clone(), asked.seen.clone(), wishes.clone(), asked.from.pinned);
         let (tally, whole, rolled) =
-            self.work(move |index, until| index.tally(&question(&expr, &seen, pinned, until), &wanted)).await?;
+            self.sum(move |index, until| index.tally(&question(&expr, &seen, pinned, until), &wanted)).await?;
         let cut_short = !whole || tally.cut_short;
         let members = members_of(&tally);
         let mut response = answer::sums(request, &wishes, tally);
