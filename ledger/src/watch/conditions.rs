@@ -195,7 +195,10 @@ impl Conditions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rig::Dir;
+    use crate::{
+        rig::{Dir, Rig},
+        tail::Tail,
+    };
 
     fn of(name: &str, gateway: u32) -> Condition {
         let mut id = [0; 16];
@@ -268,5 +271,38 @@ mod tests {
         again.recall(alarms.refusals(), 300);
         assert_eq!(told(&mut again, &of, 400), []);
         assert_eq!(told(&mut again, &of, 300 + crate::refusals::OVER_US), both(AlarmPhase::Ended));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn lag_and_calls_without_outcome_stand_from_their_threshold_on() {
+        let dir = Dir::new("lag");
+        let rig = Rig::start(&dir.0).await.unwrap();
+        let (workspace, mut peer) = rig.workspace(8).await;
+        let mut answers = peer.open(&rig, 1).await.unwrap();
+        let batch = peer.batch(1);
+        peer.send(&rig, 1, &mut answers, batch).await.unwrap();
+        let store = rig.store.upgrade().unwrap();
+        let tail = Tail::open(&store).unwrap();
+        let last = tail.committed() - 1;
+        let chunk = tail.chunk(last).unwrap().unwrap();
+        let received_at = chunk.leaf.received_at;
+        // A call whose intent is the batch's first record.
+        let call = [&workspace.0[..], &peer.gateway.0, &[0; 24]].concat();
+        let mut change = store.change();
+        change.put(Family::Running, chunk.rank(0).encode(), call);
+        store.derive(change).unwrap();
+        let (alarms, conditions) = (Alarms::new(), Conditions::open(&store).unwrap());
+        let names = |next: u64, at: u64| {
+            let of = Of { store: &store, workspaces: &[], alarms: &alarms, followers: &[(INDEX_LAGGING, next)] };
+            conditions.standing(&of, at).unwrap().into_keys().collect::<Vec<_>>()
+        };
+        let lags = (INDEX_LAGGING.to_owned(), None, None);
+        let runs = (WITHOUT_OUTCOME.to_owned(), Some(workspace), Some(peer.gateway));
+        assert_eq!(names(last, received_at + LAG_US), []);
+        assert_eq!(names(last, received_at + LAG_US + 1), std::slice::from_ref(&lags));
+        assert_eq!(names(last + 1, received_at + RUNNING_US), []);
+        assert_eq!(names(last, received_at + RUNNING_US + 1), [runs, lags]);
+        drop(store);
+        rig.stop().await;
     }
 }
