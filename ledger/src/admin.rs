@@ -349,6 +349,10 @@ impl Admin for AdminService {
         self.token_revoked(call).await
     }
 
+    async fn list_rules(&self, _: Call<wire::ListRulesRequest>) -> Answer<wire::ListRulesResponse> {
+        self.rules_listed().await
+    }
+
     async fn switch_rule(&self, call: Call<wire::SwitchRuleRequest>) -> Answer<wire::SwitchRuleResponse> {
         self.rule_switched(call).await
     }

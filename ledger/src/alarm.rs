@@ -16,7 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock, durable};
+use crate::{clock, durable, refusals::Refusals};
 
 /// Permissions of the file: what it says is no secret, and no other user's business.
 const FILE_MODE: u32 = 0o600;
@@ -112,6 +112,7 @@ struct Kept {
 pub struct Alarms {
     standing: Arc<Mutex<Standing>>,
     file: Option<Arc<PathBuf>>,
+    refusals: Refusals,
 }
 
 #[derive(Debug, Default)]
@@ -137,7 +138,13 @@ impl Alarms {
             tracing::warn!(alarm = alarm.name(), "stands since an earlier run: {}", stands.detail);
         }
         let standing = Standing { latched, unkept: false };
-        Self { standing: Arc::new(Mutex::new(standing)), file: Some(Arc::new(file.to_owned())) }
+        let (standing, file) = (Arc::new(Mutex::new(standing)), Some(Arc::new(file.to_owned())));
+        Self { standing, file, refusals: Refusals::default() }
+    }
+
+    /// What gateways are refused: told by whoever watches.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {

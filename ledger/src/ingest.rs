@@ -29,9 +29,11 @@ use tonic::{Request as Call, Response, Status, Streaming};
 
 use crate::{
     admit::{self, Held, Peer, Reject},
+    clock,
     commit::{Arrived, Chains, KnownHeads, Opening, Request, Unopened, stored_statement},
     directory::Ask,
     pki::{self, Identity},
+    refusals::{Refusals, Refused},
     store::{Notes, Store},
 };
 
@@ -92,6 +94,7 @@ struct Inner {
     renew: Renew,
     /// Where the statements are. Whoever is greeted does not keep it open.
     store: Weak<Store>,
+    refusals: Refusals,
 }
 
 /// Streams that are open.
@@ -113,7 +116,7 @@ impl IngestService {
         (writer, directory): (mpsc::Sender<Request>, mpsc::Sender<Ask>),
         chains: Chains,
         renew: Renew,
-        store: Weak<Store>,
+        (store, refusals): (Weak<Store>, Refusals),
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -131,6 +134,7 @@ impl IngestService {
                 )),
                 renew,
                 store,
+                refusals,
             }),
         }
     }
@@ -463,10 +467,18 @@ impl Pump {
         outbox.try_send(wire::FromLedger { message: Some(message) }).is_ok()
     }
 
+    /// Whose stream it is has proven who it is, whatever the batch says.
+    fn refused(&self, reason: RejectReason) {
+        if let Some(what) = Refused::of(reason) {
+            self.inner.refusals.note(what, self.peer.workspace, self.peer.gateway, clock::now_us());
+        }
+    }
+
     async fn batch(&mut self, bytes: Bytes) -> bool {
         let batch = match admit::read(bytes) {
             Ok(batch) => batch,
             Err(reject) => {
+                self.refused(reject.reason);
                 let rejection =
                     wire::Rejection { reason: reject.reason as i32, detail: reject.detail, ..Default::default() };
                 return self.answer(Message::Rejection(rejection));
@@ -485,7 +497,10 @@ impl Pump {
         let checked = admit::check(&batch, &self.peer, &chain).and_then(|()| self.held(&header.last_head));
         let held = match checked {
             Ok(held) => held,
-            Err(reject) => return self.answer(Message::Rejection(reject.message(header))),
+            Err(reject) => {
+                self.refused(reject.reason);
+                return self.answer(Message::Rejection(reject.message(header)));
+            }
         };
         let receipts = admit::receipts(&batch);
         // Room and queue are bounded: a full one makes this stream wait, and with it its sender, by the transport's flow

@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod own_keys;
 pub mod pki;
 pub mod publish;
+pub mod refusals;
 pub mod seal;
 pub mod server;
 pub mod store;

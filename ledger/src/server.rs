@@ -193,9 +193,9 @@ async fn serve(
     let (publisher, shared, mut writer, directory) = start_writer(&config, opened, read_only, wake.clone())?;
     let archive = publisher.archive.clone();
     let (index, indexing) = start_index(&config, &shared)?;
-    let asking = asking(&store, index, (archive.clone(), policy), &shared)?;
+    let asking = asking(&store, Arc::clone(&index), (archive.clone(), policy), &shared)?;
     let rules = read_rules(&config)?;
-    let watching_records = start_watching(&config, &rules, &shared)?;
+    let watching_records = start_watching(&config, &rules, &shared, &index)?;
     let requests = shared.requests.clone();
     // A stale copy owns no term: whatever waits in it was published by another, or never will be.
     let mut publishing: JoinHandle<PublishError> = match serving {
@@ -461,7 +461,8 @@ fn ingest_service(config: &Config, shared: &Shared, store: Weak<Store>) -> Inges
         pki.issue(request, &identity)
     };
     let queues = (shared.requests.clone(), shared.directory.clone());
-    IngestService::new(&config.origin, limits, queues, Arc::clone(&shared.chains), Arc::new(renew), store)
+    let refusals = shared.alarms.refusals().clone();
+    IngestService::new(&config.origin, limits, queues, Arc::clone(&shared.chains), Arc::new(renew), (store, refusals))
 }
 
 /// What answers on the ports.

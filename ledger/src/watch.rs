@@ -25,11 +25,12 @@ use custody::{
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 
-use self::{engine::Engine, event::Event};
+use self::{engine::Engine, view::View};
 use crate::{
     alarm::{Alarm, Alarms},
     clock,
     commit::{Chains, Request, Untaken, put_on_record},
+    index::Index,
     log_view::report,
     metrics::Metrics,
     store::{Family, Store, StoreError},
@@ -41,14 +42,16 @@ pub use conditions::SILENT as GATEWAY_SILENT;
 pub mod baseline;
 mod conditions;
 pub mod engine;
-pub mod event;
 mod memory;
 pub mod replay;
 pub mod risk;
 pub mod rules;
 pub mod sigma;
+pub mod tally;
+pub mod teller;
 #[cfg(test)]
 mod tests;
+pub mod view;
 pub mod webhook;
 
 /// Name of the commit index up to which alarms are on record, among the store's numbers.
@@ -111,6 +114,7 @@ pub struct Watch {
     /// What it remembered was of use.
     remembered: bool,
     progress: Progress,
+    index: Arc<Index>,
 }
 
 /// How far the watch is: for whoever tells others that it watches.
@@ -159,8 +163,8 @@ impl Walk<'_> {
             {
                 engine.disposition(said, &of);
             }
-            let event = Event { place: &place, facts, own: own.as_ref(), labels: &[] };
-            alarms.extend(engine.take(&event, (index == 0).then(|| chunk.header())));
+            let view = View { place: &place, facts, own: own.as_ref(), labels: &[] };
+            alarms.extend(engine.take(&view, (index == 0).then(|| chunk.header())));
         }
         if chunk.records().is_empty() {
             alarms = engine.header(chunk.header(), chunk.leaf.received_at);
@@ -216,11 +220,12 @@ impl Watch {
         (engine, rules): (Engine, Arc<str>),
         file: PathBuf,
         (tail, chains, writer): (Arc<Tail>, Chains, mpsc::Sender<Request>),
-        (alarms, metrics, progress): (Alarms, Metrics, Progress),
+        ((alarms, metrics, progress), index): ((Alarms, Metrics, Progress), Arc<Index>),
     ) -> Result<Self, StoreError> {
         let store = tail.store()?;
         let told = store.number(TOLD)?.unwrap_or(0);
         let conditions = conditions::Conditions::open(&store)?;
+        conditions.recall(alarms.refusals(), clock::now_us());
         let since = (0, Instant::now());
         let mut watch = Self {
             engine,
@@ -239,6 +244,7 @@ impl Watch {
             conditions,
             remembered: false,
             progress,
+            index,
         };
         watch.remember()?;
         Ok(watch)
@@ -423,12 +429,19 @@ impl Watch {
             let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
             chains.workspaces.keys().copied().collect()
         };
-        let stand = conditions::standing(&store, &workspaces, (&self.alarms, &self.conditions), clock::now_us())?;
-        let (rows, records) = self.conditions.change(&stand, clock::now_us());
+        let now = clock::now_us();
+        let followers =
+            [(conditions::INDEX_LAGGING, self.index.indexed_through()), (conditions::WATCH_LAGGING, self.next)];
+        let of = conditions::Of { store: &store, workspaces: &workspaces, alarms: &self.alarms, followers: &followers };
+        let stand = self.conditions.standing(&of, now)?;
+        let (rows, records) = self.conditions.change(&stand, now);
         if records.is_empty() {
             return Ok(());
         }
+        // A crash before the write: it is told by the next start; behind it: the store has that it was.
+        crate::failpoint::hit("watch-condition-raised");
         self.record(rows, records.into_iter().map(Kind::Alarm).collect(), runtime)?;
+        crate::failpoint::hit("watch-condition-told");
         self.conditions.stand(&stand);
         Ok(())
     }

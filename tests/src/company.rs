@@ -8,6 +8,7 @@
 
 mod campaigns;
 mod catalogue;
+mod changes;
 mod people;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use custody::wire::{self, record::Kind};
 
 pub use campaigns::{Campaign, CampaignKind};
 pub use catalogue::{Class, TOOLS, Tool};
+pub use changes::{Change, ChangeKind};
 use people::{Account, Person};
 
 use crate::dice::Dice;
@@ -53,6 +55,10 @@ pub struct Plan {
     pub warm_up_days: u64,
     /// Campaigns of each kind.
     pub campaigns_of_each: u64,
+    /// Pace of all campaigns in quarters of the account's own; `None`: each at another.
+    pub pace_quarters: Option<u64>,
+    /// Changes for good reasons of each kind, beside those that happen anyway.
+    pub changes_of_each: u64,
 }
 
 impl Plan {
@@ -67,6 +73,8 @@ impl Plan {
             services: people / 10 + 1,
             warm_up_days: days * 3 / 5,
             campaigns_of_each: 1,
+            pace_quarters: None,
+            changes_of_each: 0,
         }
     }
 }
@@ -116,6 +124,7 @@ pub struct Company {
     dice: Dice,
     accounts: Vec<Account>,
     campaigns: Vec<Campaign>,
+    changes: Vec<Change>,
     /// Who acts next, and when; as many as there are people, sessions and campaigns at a time.
     agenda: BinaryHeap<Reverse<(u64, u64)>>,
     actors: std::collections::HashMap<u64, Actor>,
@@ -130,12 +139,14 @@ impl Company {
         let mut dice = Dice::new(plan.seed);
         let mut accounts = people::accounts(&plan, &mut dice);
         let campaigns = campaigns::campaigns(&plan, &mut accounts, &mut dice);
+        let changes = changes::changes(&plan, &mut accounts);
         let gateways = plan.teams * 2 + plan.people;
         let mut company = Self {
             plan,
             dice,
             accounts,
             campaigns,
+            changes,
             agenda: BinaryHeap::new(),
             actors: std::collections::HashMap::new(),
             next_actor: 0,
@@ -193,6 +204,7 @@ impl Company {
         for team in 0..self.plan.teams {
             self.schedule(start, Actor::Change(team));
         }
+        self.schedule_changes();
     }
 
     fn act(&mut self, at: u64, actor: Actor) {
@@ -341,7 +353,7 @@ impl Company {
             client: Some(wire::call::Client::ClientName(client.0.to_owned())),
             client_release: Some(wire::call::ClientRelease::ClientVersion(client.1)),
             server: of.server.to_owned(),
-            target: Some(wire::call::Target::Tool(of.name.to_owned())),
+            target: Some(wire::call::Target::Tool(self.name_of(account.team, tool, at))),
             request: Some(wire::call::Request::Method("tools/call".to_owned())),
             protocol: "2025-06-18".to_owned(),
             decision: if denied { wire::Decision::Denied } else { wire::Decision::Allowed } as i32,

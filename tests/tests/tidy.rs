@@ -36,7 +36,7 @@ const BANNED_WHOLE: &[(&str, &str)] =
 const OTHERS_WORDS: &[(&str, &str)] = &[
     ("proto/hash.rs", concat!("fina", "lize")),
     ("ledger/src/rig/faults.rs", concat!("fn get", "_")),
-    ("ledger/src/watch/event.rs", concat!("fn get", "_")),
+    ("ledger/src/watch/view.rs", concat!("fn get", "_")),
     ("gateway-shim/src/catalog/schema.rs", concat!("valid", "ate")),
 ];
 
@@ -48,6 +48,7 @@ const ORDER: &[&str] = &[
     "durable",
     "keys",
     "config",
+    "refusals",
     "alarm",
     "metrics",
     "pki",
@@ -86,7 +87,7 @@ const HEAVY: &[(&str, &[&str], &[&str])] = &[
     ("object_store", &["ledger"], &["ledger/src/archive.rs", "ledger/src/fence.rs"]),
     ("tantivy", &["ledger"], &["ledger/src/index"]),
     ("rsigma_eval", &["ledger"], &["ledger/src/watch"]),
-    ("rsigma_parser", &["ledger"], &["ledger/src/watch/sigma.rs"]),
+    ("rsigma_parser", &["ledger"], &["ledger/src/watch/sigma"]),
     ("rs_merkle", &["", "ledger"], &["ledger/src/seal.rs"]),
     ("axum", &["ledger", "gateway-shim"], &["gateway-shim/src/serve", "ledger/src/ask/web.rs", "ledger/src/http.rs"]),
     (

@@ -1,6 +1,6 @@
 //! The watch, for administrators: rules switched, alarms disposed of, and the walk once more. Each change is on record before its answer.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use custody::{
@@ -23,11 +23,14 @@ use crate::{
         engine::{CUT, Engine, RULE_OFF, RULE_ON},
         own_workspace,
         replay::Replay,
+        tally::{RECORDS_MAX, Tally, tallies},
     },
 };
 
 /// Commits between two messages of a replay.
 const STEP: u64 = 2_000;
+/// How long a message waits for whoever reads none.
+const UNREAD_MAX: Duration = Duration::from_secs(60);
 /// Messages that wait for whoever reads them.
 const WAITING_MAX: usize = 4;
 
@@ -60,6 +63,22 @@ impl AdminService {
             Untaken::Later(why) => Status::unavailable(format!("nothing is done that cannot be recorded: {why}")),
             Untaken::Held(_) => ending(),
         })
+    }
+
+    pub(super) async fn rules_listed(&self) -> Answer<wire::ListRulesResponse> {
+        let own = own_workspace(&self.chains).ok_or_else(ending)?;
+        let tail = Arc::clone(&self.tail);
+        let counted = tokio::task::spawn_blocking(move || tallies(&tail, own, RECORDS_MAX)).await;
+        let (tallies, counted_from, counted_to) = counted.map_err(|_| ending())?.map_err(|why| broken(&why))?;
+        let told = |(name, tally): (String, Tally)| wire::RuleTally {
+            name,
+            alarms: tally.alarms,
+            true_positives: tally.true_positives,
+            false_positives: tally.false_positives,
+            benign: tally.benign,
+        };
+        let tallies = tallies.into_iter().map(told).collect();
+        Ok(Response::new(wire::ListRulesResponse { rules: self.rules.to_string(), tallies, counted_from, counted_to }))
     }
 
     pub(super) async fn rule_switched(&self, call: Call<wire::SwitchRuleRequest>) -> Answer<wire::SwitchRuleResponse> {
@@ -140,11 +159,13 @@ impl AdminService {
         let own = own_workspace(&self.chains);
         let (tail, since) = (Arc::clone(&self.tail), others.then_some(request.since));
         let (to, stream) = mpsc::channel(WAITING_MAX);
+        let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             let _place = place;
             let told = Replay::new(&tail, own, engine, since).and_then(|mut replay| {
                 loop {
-                    let (alarms, more) = replay.step(STEP)?;
+                    // Whoever asked may be gone: nobody walks on for them, however long nobody reads.
+                    let Some((alarms, more)) = replay.step(STEP, &|| to.is_closed())? else { return Ok(()) };
                     let (walked, committed) = replay.progress();
                     let alarms = alarms.iter().map(|alarm| Bytes::from(crate::watch::bytes_of(alarm))).collect();
                     let mut told = wire::ReplayResponse { walked, committed, alarms, outcome: None };
@@ -153,7 +174,9 @@ impl AdminService {
                         to.blocking_send(Ok(told)).ok();
                         return Ok(());
                     }
-                    if to.blocking_send(Ok(told)).is_err() {
+                    // Nor does somebody who reads nothing keep the one place for ever.
+                    let sent = runtime.block_on(tokio::time::timeout(UNREAD_MAX, to.send(Ok(told))));
+                    if !matches!(sent, Ok(Ok(()))) {
                         return Ok(());
                     }
                 }

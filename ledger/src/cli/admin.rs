@@ -270,6 +270,12 @@ impl Ledger {
         Ok(answered(limit, self.remote.revoke_api_token(request)).await?.again)
     }
 
+    /// The rules in force, and what became of their alarms.
+    pub(super) async fn rules(&mut self) -> Result<wire::ListRulesResponse, Fault> {
+        let limit = self.prompt();
+        answered(limit, self.remote.list_rules(wire::ListRulesRequest {})).await
+    }
+
     /// Switches a rule.
     pub(super) async fn switch_rule(&mut self, request: wire::SwitchRuleRequest) -> Result<(), Fault> {
         let limit = self.prompt();

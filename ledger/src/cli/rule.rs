@@ -20,14 +20,23 @@ use crate::{
         baseline::Detector,
         engine::Engine,
         rules::{self, Sampled},
-        sigma::{RULES_BYTES_MAX, Rules as _, Sigma},
+        sigma::{RULES_BYTES_MAX, Rule, Rules as _, Sigma},
     },
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RuleCommand {
-    /// The rules that ship, and the detectors.
-    List,
+    /// The rules in force and the detectors, how many alarms each raised, and what became of them: of an incident, each of its reasons counts.
+    List {
+        #[command(flatten)]
+        at: At,
+        /// Those that ship, without asking a ledger.
+        #[arg(long)]
+        ships: bool,
+        /// A JSON object a line, with runbooks and the questions by which a rule's records are found.
+        #[arg(long)]
+        json: bool,
+    },
     /// Run the samples of rules: those that must fire, and those that must not.
     Test {
         /// Files of Sigma rules; none: the rules that ship.
@@ -95,7 +104,7 @@ fn refused(why: impl std::fmt::Display) -> Fault {
 
 pub(super) async fn run(command: RuleCommand) -> Done {
     match command {
-        RuleCommand::List => list(),
+        RuleCommand::List { at, ships, json } => list(at, ships, json).await,
         RuleCommand::Test { files } => test(&read(&files)?),
         RuleCommand::Lint { files } => lint(&read(&files)?),
         RuleCommand::Backtest { at, files, since } => backtest(at, read(&files)?, &since).await,
@@ -104,23 +113,92 @@ pub(super) async fn run(command: RuleCommand) -> Done {
     }
 }
 
-fn list() -> Done {
-    let text = read(&[])?;
+/// What `list` shows of one rule or detector.
+struct Listed<'a> {
+    name: &'a str,
+    severity: String,
+    about: &'a str,
+    rule: Option<&'a Rule>,
+    /// Of a ledger.
+    tally: Option<wire::RuleTally>,
+}
+
+impl Listed<'_> {
+    fn disposed(tally: &wire::RuleTally) -> u64 {
+        tally.true_positives + tally.false_positives + tally.benign
+    }
+
+    fn row(&self) -> Vec<String> {
+        let mut row = vec![self.name.to_owned(), self.severity.clone()];
+        if let Some(tally) = &self.tally {
+            let disposed = Self::disposed(tally);
+            let share = (tally.false_positives * 100).checked_div(disposed);
+            let share = share.map_or_else(|| "-".to_owned(), |share| format!("{share} %"));
+            row.extend([tally.alarms.to_string(), disposed.to_string(), share]);
+        }
+        let ships_off = self.rule.is_some_and(|rule| rule.ships_off);
+        row.push(if ships_off { format!("{} (ships off)", self.about) } else { self.about.to_owned() });
+        row
+    }
+
+    fn json(&self, sigma: &Sigma) -> serde_json::Value {
+        let mut shown = serde_json::json!({ "name": self.name, "severity": self.severity, "about": self.about });
+        if let Some(rule) = self.rule {
+            shown["runbook"] = rule.runbook.as_str().into();
+            shown["tags"] = rule.tags.clone().into();
+            shown["entity"] = rule.entity.as_str().into();
+            shown["ships_off"] = rule.ships_off.into();
+            shown["counts"] = sigma.counts(self.name).into();
+            shown["questions"] = sigma.questions(self.name).into();
+        }
+        if let Some(tally) = &self.tally {
+            let disposed = Self::disposed(tally);
+            shown["alarms"] = tally.alarms.into();
+            shown["disposed"] = serde_json::json!({
+                "true": tally.true_positives, "false": tally.false_positives, "benign": tally.benign
+            });
+            shown["false_ratio"] = (disposed > 0).then(|| tally.false_positives as f64 / disposed as f64).into();
+        }
+        shown
+    }
+}
+
+async fn list(at: At, ships: bool, json: bool) -> Done {
+    let told = if ships { None } else { Some(Ledger::connect(at.load()?).await?.rules().await?) };
+    let text = told.as_ref().map_or_else(|| read(&[]), |told| Ok(told.rules.clone()))?;
     let sigma = Sigma::new(&text).map_err(refused)?;
-    let heading = ["NAME", "SEVERITY", "WHAT"].map(str::to_owned).to_vec();
-    let mut rows = vec![heading];
-    for (name, rule) in sigma.known() {
-        let severity = rule.severity.as_str_name().trim_start_matches("SEVERITY_").to_ascii_lowercase();
-        rows.push(vec![
-            name.clone(),
-            severity,
-            if rule.ships_off { format!("{} (ships off)", rule.title) } else { rule.title.clone() },
-        ]);
+    let tally = |name: &str| {
+        let told = told.as_ref()?;
+        let known = told.tallies.iter().find(|tally| tally.name == name).cloned();
+        Some(known.unwrap_or_default())
+    };
+    let rules = sigma.known().iter().map(|(name, rule)| Listed {
+        name,
+        severity: rule.severity.as_str_name().trim_start_matches("SEVERITY_").to_ascii_lowercase(),
+        about: &rule.title,
+        rule: Some(rule),
+        tally: tally(name),
+    });
+    let detectors = Detector::ALL.iter().map(|detector| Listed {
+        name: detector.name(),
+        severity: "risk".to_owned(),
+        about: detector.about(),
+        rule: None,
+        tally: tally(detector.name()),
+    });
+    let all = rules.chain(detectors);
+    if json {
+        all.for_each(|listed| say(&listed.json(&sigma).to_string()));
+        return Ok(());
     }
-    for detector in Detector::ALL {
-        rows.push(vec![detector.name().to_owned(), "risk".to_owned(), detector.about().to_owned()]);
-    }
+    let counted: &[&str] = if ships { &[] } else { &["ALARMS", "DISPOSED", "FALSE"] };
+    let heading = ["NAME", "SEVERITY"].into_iter().chain(counted.iter().copied()).chain(["WHAT"]);
+    let rows: Vec<Vec<String>> =
+        [heading.map(str::to_owned).collect()].into_iter().chain(all.map(|of| of.row())).collect();
     say(table(&rows).trim_end());
+    if let Some(told) = told {
+        say(&format!("counted: the ledger's own records from {} to before {}", told.counted_from, told.counted_to));
+    }
     Ok(())
 }
 
@@ -129,7 +207,7 @@ fn test(text: &str) -> Done {
     let wrong: Vec<&Sampled> = done.iter().filter(|sample| sample.fired != sample.must_fire).collect();
     for sample in &wrong {
         let what = if sample.must_fire { "must fire and does not" } else { "must stay quiet and fires" };
-        say(&format!("{} {what}: {}", sample.rule, sample.events));
+        say(&format!("{} {what}: {}", sample.rule, sample.records));
     }
     if done.is_empty() {
         return Err(Fault::failure(

@@ -15,6 +15,7 @@ use super::{Arrived, Group, State, StreamId, Writer, held::Judged};
 use crate::{
     admit::{self, Held, REMOVED, Reject},
     clock,
+    refusals::Refused,
     store::{EpochRow, Family, LeafPlace, Notes, StoreError, batch_key, call_rows, epoch_key, leaf_key, numbered},
     tail::Chunk,
     workspace::Unread,
@@ -70,6 +71,10 @@ impl Writer {
             }
             Decided::Reject(reject) => {
                 self.parts.metrics.add("custody_batches_rejected_total", 1);
+                if let Some(what) = Refused::of(reject.reason) {
+                    let header = &batch.header;
+                    self.parts.alarms.refusals().note(what, header.workspace, header.gateway, clock::now_us());
+                }
                 group.rejections.push((stream, Message::Rejection(reject.message(&batch.header))));
             }
             Decided::Later(detail) => {

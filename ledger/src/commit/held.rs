@@ -22,6 +22,8 @@ use super::{State, StreamId, Writer};
 use crate::{
     admit::{Held, Reject},
     alarm::Alarm,
+    clock,
+    refusals::Refused,
     store::{Family, StoreError},
     workspace::{Lies, Unread},
 };
@@ -129,6 +131,7 @@ impl Writer {
             self.state = State::ReadOnly(text.clone());
         }
         self.parts.alarms.raise(Alarm::HeadNotExtendable, text);
+        self.parts.alarms.refusals().note(Refused::Fork, head.workspace, gateway, clock::now_us());
         Ok(())
     }
 

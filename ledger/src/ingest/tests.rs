@@ -38,7 +38,7 @@ impl Bench {
             (writer, directory),
             Arc::clone(&rig.chains),
             renew,
-            Weak::clone(&rig.store),
+            (Weak::clone(&rig.store), rig.alarms.refusals().clone()),
         );
         Self { inner: service.inner, requests, asked, streams: 0, kept: Vec::new() }
     }
@@ -139,7 +139,7 @@ async fn the_statements_of_a_greeting_wait_for_the_line() {
     let rig = Rig::start(&dir.0).await.unwrap();
     let (id, one) = rig.workspace(23).await;
     for n in 1..=200_u8 {
-        let hold = wire::Hold { hold: vec![n; 16].into(), since: crate::clock::now_us(), until: None };
+        let hold = wire::Hold { hold: vec![n; 16].into(), since: clock::now_us(), until: None };
         rig.say(id, wire::statement::Action::Hold(hold)).await.unwrap();
     }
     let mut bench = Bench::new(&rig, limits());

@@ -82,12 +82,17 @@ fn wrong_rules(why: &dyn std::fmt::Display) -> Ended {
 }
 
 /// The watch; a rule that cannot be run lets no ledger start: nobody would notice that it is not there.
-pub(super) fn start_watching(config: &Config, rules: &Arc<str>, shared: &Shared) -> Result<Following, Ended> {
+pub(super) fn start_watching(
+    config: &Config,
+    rules: &Arc<str>,
+    shared: &Shared,
+    index: &Arc<Index>,
+) -> Result<Following, Ended> {
     let engine = Engine::new(rules).map_err(|why| wrong_rules(&why))?;
     let file = config.paths.data.join("watch");
     let parts = (Arc::clone(&shared.tail), Arc::clone(&shared.chains), shared.requests.clone());
     let told = (shared.alarms.clone(), shared.metrics.clone(), shared.progress.clone());
-    let watch = Watch::open((engine, Arc::clone(rules)), file, parts, told);
+    let watch = Watch::open((engine, Arc::clone(rules)), file, parts, (told, Arc::clone(index)));
     let watch = watch.map_err(|why| Ended::store("read how far the watch has come", &why))?;
     Following::start("watch", (shared.alarms.clone(), Alarm::WatchFailing), move |runtime, stopped| {
         watch.run(runtime, stopped)

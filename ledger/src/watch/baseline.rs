@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use custody::{hash::sha256, id::WorkspaceId, query::Field};
 use serde::{Deserialize, Serialize};
 
-use super::event::Event;
+use super::view::View;
 
 mod profile;
 
@@ -116,11 +116,17 @@ pub struct Baselines {
     pairs: HashMap<Key, u64>,
 }
 
-fn key(kind: u8, workspace: WorkspaceId, parts: &[&str]) -> Key {
-    let lengths: Vec<u8> = parts.iter().flat_map(|part| (part.len() as u64).to_be_bytes()).collect();
-    let mut hashed: Vec<&[u8]> = vec![std::slice::from_ref(&kind), &workspace.0, &lengths];
-    hashed.extend(parts.iter().map(|part| part.as_bytes()));
-    let hash = sha256(&hashed);
+fn key<const PARTS: usize>(kind: u8, workspace: WorkspaceId, parts: [&str; PARTS]) -> Key {
+    // Ten of these for each call: nothing of it may be on the heap.
+    let lengths = parts.map(|part| (part.len() as u64).to_be_bytes());
+    let parts = parts.map(str::as_bytes);
+    let hash = sha256(&[
+        &[kind],
+        &workspace.0,
+        lengths.as_flattened(),
+        parts.first().copied().unwrap_or_default(),
+        parts.get(1).copied().unwrap_or_default(),
+    ]);
     let number =
         |from: usize| hash.iter().skip(from).take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
     (number(0), number(8))
@@ -165,17 +171,17 @@ struct Seen<'a> {
 
 impl Baselines {
     /// What is not usual about a record, which is usual from now on.
-    pub fn take(&mut self, event: &Event<'_>) -> Vec<Unusual> {
-        let (workspace, at) = (event.place.workspace, event.place.received_at);
-        let began = *self.began.entry(key(0, workspace, &[])).or_insert(at);
+    pub fn take(&mut self, view: &View<'_>) -> Vec<Unusual> {
+        let (workspace, at) = (view.place.workspace, view.place.received_at);
+        let began = *self.began.entry(key(0, workspace, [])).or_insert(at);
         let learning = at < began.saturating_add(LEARNING_US);
         let mut found = Vec::new();
-        let server = event.text(Field::Server).unwrap_or_default();
-        let is_definition = event.text(Field::Kind) == Some("tool_definition");
-        if is_definition || event.is_counted_call() {
+        let server = view.text(Field::Server).unwrap_or_default();
+        let is_definition = view.text(Field::Kind) == Some("tool_definition");
+        if is_definition || view.is_counted_call() {
             self.server(workspace, server, (at, learning), &mut found);
         }
-        if let Some(seen) = of_call(event, learning) {
+        if let Some(seen) = of_call(view, learning) {
             self.call(&seen, &mut found);
         }
         self.forget();
@@ -186,7 +192,7 @@ impl Baselines {
         if server.is_empty() {
             return;
         }
-        if self.pairs.insert(key(1, workspace, &[server]), at).is_none() && !learning {
+        if self.pairs.insert(key(1, workspace, [server]), at).is_none() && !learning {
             found.push(Unusual {
                 detector: Detector::NewServer,
                 points: 100,
@@ -202,17 +208,17 @@ impl Baselines {
             }
         };
         let profile =
-            self.profiles.entry(key(2, seen.workspace, &[seen.member])).or_insert_with(|| Profile::new(seen.at));
+            self.profiles.entry(key(2, seen.workspace, [seen.member])).or_insert_with(|| Profile::new(seen.at));
         let young = profile.age(seen.at) < 3 * DAY_US;
-        let tool = self.tools.entry(key(3, seen.workspace, &[seen.tool])).or_default();
-        let used = self.uses.entry(key(4, seen.workspace, &[seen.member, seen.tool])).or_default();
+        let tool = self.tools.entry(key(3, seen.workspace, [seen.tool])).or_default();
+        let used = self.uses.entry(key(4, seen.workspace, [seen.member, seen.tool])).or_default();
         // Of who is new everything is new; and what was refused was not used.
         let tries = if young || seen.denied { 0 } else { 1 };
         if used.calls == 0 {
             let alone = tool.last == 0 || seen.at.saturating_sub(tool.last) > 30 * DAY_US;
             member(Detector::FirstTool, tries * if alone { 20 } else { 8 });
         }
-        if self.pairs.insert(key(5, seen.workspace, &[seen.agent, seen.server]), seen.at).is_none() {
+        if self.pairs.insert(key(5, seen.workspace, [seen.agent, seen.server]), seen.at).is_none() {
             member(Detector::FirstServer, tries * 10);
         }
         let (slow, big_request, big_response) = tool.compare(seen.duration, seen.request, seen.response);
@@ -233,27 +239,27 @@ impl Baselines {
     }
 }
 
-fn of_call<'a>(event: &Event<'a>, learning: bool) -> Option<Seen<'a>> {
-    if !event.is_counted_call() {
+fn of_call<'a>(view: &View<'a>, learning: bool) -> Option<Seen<'a>> {
+    if !view.is_counted_call() {
         return None;
     }
-    let workspace = event.place.workspace;
+    let workspace = view.place.workspace;
     Some(Seen {
         workspace,
-        at: event.place.received_at,
+        at: view.place.received_at,
         learning,
-        member: event.text(Field::Member)?,
-        agent: event.text(Field::Agent).unwrap_or_default(),
-        gateway: key(6, workspace, &[event.text(Field::Gateway).unwrap_or_default()]),
-        server: event.text(Field::Server)?,
-        tool: event.text(Field::Tool)?,
-        denied: event.text(Field::Decision) == Some("denied"),
+        member: view.text(Field::Member)?,
+        agent: view.text(Field::Agent).unwrap_or_default(),
+        gateway: key(6, workspace, [view.text(Field::Gateway).unwrap_or_default()]),
+        server: view.text(Field::Server)?,
+        tool: view.text(Field::Tool)?,
+        denied: view.text(Field::Decision) == Some("denied"),
         failed: !matches!(
-            event.text(Field::Outcome),
+            view.text(Field::Outcome),
             Some("ok" | "denied" | "cancelled" | "input_required" | "deferred")
         ),
-        request: event.facts.number(Field::RequestBytes).unwrap_or(0),
-        response: event.facts.number(Field::ResponseBytes).unwrap_or(0),
-        duration: event.facts.number(Field::Duration).unwrap_or(0),
+        request: view.facts.number(Field::RequestBytes).unwrap_or(0),
+        response: view.facts.number(Field::ResponseBytes).unwrap_or(0),
+        duration: view.facts.number(Field::Duration).unwrap_or(0),
     })
 }

@@ -6,27 +6,23 @@
 //! learned under any rules; what correlations remember begins with the record that loads them. Records that tell of alarms raise
 //! none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use custody::{
     batch::Header,
     hash::sha256,
-    id::{WorkspaceId, unhex},
+    id::WorkspaceId,
     query::Field,
-    strict::is_token,
-    wire::{
-        Alarm, AlarmPhase, Disposition, DispositionKind, Extension, LedgerEvent, OpeningReason, Phase, Severity,
-        extension, record::Kind,
-    },
+    wire::{Alarm, Disposition, Extension, LedgerEvent, OpeningReason, Phase, Severity, extension, record::Kind},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     baseline::{Baselines, Detector},
-    event::Event,
-    risk::{Entity, Incident, Risks},
+    risk::Entity,
     sigma::{Refused, Rules, Sigma},
+    teller::{Finds, Judged, Raised, Teller, form},
+    view::View,
 };
 
 /// What the ledger says when rules come into force.
@@ -41,12 +37,8 @@ pub const INCIDENT: &str = "incident";
 pub const CUT: &str = "alarms-cut";
 /// Version of what is not in the rules' text: detectors and their numbers. To be raised with every change of what they find.
 const DETECTORS_VERSION: u8 = 1;
-/// Alarms of one record: more are counted.
-const ALARMS_MAX: usize = 16;
 /// Servers whose labels are known: a hundred bytes each.
 const LABELLED_MAX: usize = 20_000;
-/// Times that are remembered of when something was told, and suppressions: a hundred bytes each.
-const TOLD_MAX: usize = 100_000;
 const HOUR_US: u64 = 3_600_000_000;
 /// A gateway whose clock is so far ahead of the ledger's is told of once a day.
 const AHEAD_US: u64 = 300_000_000;
@@ -66,17 +58,9 @@ const EXACT: [(&str, Severity, u64); 6] = [
 struct State {
     in_force: bool,
     baselines: Baselines,
-    risks: Risks,
+    teller: Teller,
     /// Labels of servers, by workspace and server.
     labels: Vec<([u8; 16], String, Vec<String>)>,
-    /// Rules that are off: workspace, name.
-    off: BTreeSet<([u8; 16], String)>,
-    /// Rules that ship off and are on: workspace, name.
-    on: BTreeSet<([u8; 16], String)>,
-    /// When an alarm was last told of an entity: name, entity.
-    told: BTreeMap<(String, Entity), u64>,
-    /// Until when one is suppressed.
-    suppressed: BTreeMap<(String, Entity), u64>,
 }
 
 /// Rules and what they remember.
@@ -85,21 +69,8 @@ pub struct Engine {
     digest: [u8; 32],
     /// In force whatever the records say: a backtest.
     always: bool,
-    /// Alarms that were too many for one record, since somebody asked.
-    dropped: u64,
     labels: BTreeMap<([u8; 16], String), Vec<String>>,
     state: State,
-}
-
-/// An alarm before its form.
-struct Raised {
-    name: String,
-    severity: Severity,
-    entity: Entity,
-    /// How long the same of the same entity is told once; 0: each time.
-    quiet_us: u64,
-    positions: Vec<u64>,
-    details: Vec<(String, u64)>,
 }
 
 impl Engine {
@@ -115,7 +86,7 @@ impl Engine {
             return Err(Refused(format!("rule {name}: the name is a detector's (hint: take another one)")));
         }
         let digest = sha256(&[b"custody/v1/rules", &[DETECTORS_VERSION], rules.as_bytes()]);
-        Ok(Self { sigma, digest, always: false, dropped: 0, labels: BTreeMap::new(), state: State::default() })
+        Ok(Self { sigma, digest, always: false, labels: BTreeMap::new(), state: State::default() })
     }
 
     /// Tells these rules and detectors from all others.
@@ -144,42 +115,36 @@ impl Engine {
     }
 
     /// What a record raises; `header` is that of its batch, with the batch's first record.
-    pub fn take(&mut self, event: &Event<'_>, header: Option<&Header>) -> Vec<Alarm> {
-        let at = event.place.received_at;
-        if let Some(record) = event.own {
-            match &record.kind {
-                Some(Kind::LedgerEvent(told)) => self.hear(told),
-                Some(Kind::Alarm(_)) => return Vec::new(),
-                Some(Kind::Disposition(_)) => return Vec::new(),
-                _ => {}
-            }
+    pub fn take(&mut self, view: &View<'_>, header: Option<&Header>) -> Vec<Alarm> {
+        let finds = self.find(view, header);
+        if finds.is_empty() { Vec::new() } else { self.told(view, finds) }
+    }
+
+    fn told(&mut self, view: &View<'_>, finds: Finds) -> Vec<Alarm> {
+        let by = Judged { rules: self.sigma.known(), digest: &self.digest, all_on: self.always };
+        self.state.teller.take(view, finds, &by)
+    }
+
+    /// What is found in a record: nothing while no rules are in force.
+    pub fn find(&mut self, view: &View<'_>, header: Option<&Header>) -> Finds {
+        match view.own.and_then(|record| record.kind.as_ref()) {
+            Some(Kind::LedgerEvent(told)) => self.hear(told),
+            Some(Kind::Alarm(_) | Kind::Disposition(_)) => return Finds::default(),
+            _ => {}
         }
-        self.labelled(event);
-        let labels = self.labels_of(event);
-        let event = &Event { labels: &labels, ..*event };
-        let mut raised = Vec::new();
-        exact(event, header, &mut raised);
-        let unusual = self.state.baselines.take(event);
+        self.labelled(view);
+        let labels = self.labels_of(view);
+        let view = &View { labels: &labels, ..*view };
+        let unusual = self.state.baselines.take(view);
         if !self.state.in_force {
-            return Vec::new();
+            return Finds::default();
         }
-        let workspace = event.place.workspace;
-        let positions = [event.place.position];
+        let mut raised = Vec::new();
+        exact(view, header, &mut raised);
         // A call that runs for long has an intent and an outcome, and counts once: when it ends.
-        let begins = event.facts.call_phase().is_some_and(|(_, phase)| phase == Phase::Intent);
-        let found = if begins { Vec::new() } else { self.sigma.take(event) };
-        for found in found {
-            self.sigma_found(event, found, &mut raised);
-        }
-        for found in unusual {
-            let name = found.detector.name();
-            if self.is_off(workspace, name) {
-                continue;
-            }
-            let entity = Entity::new(workspace, found.about.0, &found.about.1);
-            self.add_risk(entity, at, (name, u64::from(found.points)), &positions, &mut raised);
-        }
-        self.tell(raised, at)
+        let begins = view.facts.call_phase().is_some_and(|(_, phase)| phase == Phase::Intent);
+        let rules = if begins { Vec::new() } else { self.sigma.take(view) };
+        Finds { exact: raised, rules, unusual }
     }
 
     /// What a batch without records raises: only its header says something.
@@ -189,12 +154,12 @@ impl Engine {
         }
         let mut raised = Vec::new();
         of_header(header, &[], &mut raised);
-        self.tell(raised, received_at)
+        self.state.teller.tell(raised, received_at, &self.digest)
     }
 
     /// Alarms that were too many for one record, since this was asked last.
     pub fn dropped(&mut self) -> u64 {
-        std::mem::take(&mut self.dropped)
+        self.state.teller.dropped()
     }
 
     /// What a second batch under one number raises: it is no record, and has no position.
@@ -204,7 +169,7 @@ impl Engine {
         }
         let entity = Entity::new(header.workspace, Field::Gateway, &header.gateway.to_string());
         let raised = exactly("equivocation", entity, Vec::new(), vec![("batch".to_owned(), header.batch_number)]);
-        self.tell(raised.into_iter().collect(), received_at)
+        self.state.teller.tell(raised.into_iter().collect(), received_at, &self.digest)
     }
 
     /// The alarm that tells of so many more that one commit raised.
@@ -217,11 +182,7 @@ impl Engine {
 
     /// What somebody said of an alarm: only the alarm says whom it was about.
     pub fn disposition(&mut self, disposition: &Disposition, of: &Alarm) {
-        let (DispositionKind::Suppressed, Some(until)) = (disposition.kind(), disposition.until) else { return };
-        if let Some(entity) = entity_of(of) {
-            self.state.suppressed.insert((of.name.clone(), entity), until);
-            bounded(&mut self.state.suppressed);
-        }
+        self.state.teller.disposition(disposition, of);
     }
 
     fn hear(&mut self, told: &LedgerEvent) {
@@ -235,41 +196,23 @@ impl Engine {
                 self.state.in_force = digest == Some(&self.digest[..]);
                 // What rules remember, and what was made of what they found, begins anew with each: a replay has no other rules.
                 self.sigma.forget();
-                self.state.risks = Risks::default();
-                self.state.told.clear();
+                self.state.teller.begin();
             }
-            action @ (RULE_OFF | RULE_ON) => {
-                let workspace: Option<[u8; 16]> = told.workspace.as_ref().and_then(|id| id.as_ref().try_into().ok());
-                for name in told.details.iter().filter_map(|detail| detail.key.strip_prefix("rule/")) {
-                    let Some(workspace) = workspace else { continue };
-                    let switch = (workspace, name.to_owned());
-                    let (to, from) = if action == RULE_OFF {
-                        (&mut self.state.off, &mut self.state.on)
-                    } else {
-                        (&mut self.state.on, &mut self.state.off)
-                    };
-                    from.remove(&switch);
-                    to.insert(switch);
-                }
-            }
+            RULE_OFF | RULE_ON => self.state.teller.switch(told),
             _ => {}
         }
     }
 
-    fn is_off(&self, workspace: WorkspaceId, name: &str) -> bool {
-        self.state.off.contains(&(workspace.0, name.to_owned()))
-    }
-
-    fn labelled(&mut self, event: &Event<'_>) {
-        let action = event.text(Field::Action);
-        if event.text(Field::Kind) != Some("access_change")
+    fn labelled(&mut self, view: &View<'_>) {
+        let action = view.text(Field::Action);
+        if view.text(Field::Kind) != Some("access_change")
             || !matches!(action, Some("server_changed" | "server_removed"))
         {
             return;
         }
-        let Some(server) = event.text(Field::Server) else { return };
-        let labels: Vec<String> = event.facts.texts(Field::Label).map(str::to_owned).collect();
-        let key = (event.place.workspace.0, server.to_owned());
+        let Some(server) = view.text(Field::Server) else { return };
+        let labels: Vec<String> = view.facts.texts(Field::Label).map(str::to_owned).collect();
+        let key = (view.place.workspace.0, server.to_owned());
         if labels.is_empty() || (self.labels.len() >= LABELLED_MAX && !self.labels.contains_key(&key)) {
             self.labels.remove(&key);
         } else {
@@ -277,88 +220,12 @@ impl Engine {
         }
     }
 
-    fn labels_of(&self, event: &Event<'_>) -> Vec<String> {
-        if self.labels.is_empty() || event.text(Field::Kind) == Some("access_change") {
+    fn labels_of(&self, view: &View<'_>) -> Vec<String> {
+        if self.labels.is_empty() || view.text(Field::Kind) == Some("access_change") {
             return Vec::new();
         }
-        let Some(server) = event.text(Field::Server) else { return Vec::new() };
-        self.labels.get(&(event.place.workspace.0, server.to_owned())).cloned().unwrap_or_default()
-    }
-
-    fn sigma_found(&mut self, event: &Event<'_>, found: super::sigma::Found, raised: &mut Vec<Raised>) {
-        let workspace = event.place.workspace;
-        let Some(rule) = self.sigma.known().get(&found.rule) else { return };
-        let switch = (workspace.0, found.rule.clone());
-        if self.state.off.contains(&switch) || (rule.ships_off && !self.always && !self.state.on.contains(&switch)) {
-            return;
-        }
-        let field = Field::named(&rule.entity).unwrap_or(Field::Member);
-        let (severity, quiet_us) = (rule.severity, rule.quiet_us);
-        // A record without the field is about the workspace.
-        let entity = event.text(field).map_or_else(
-            || Entity::new(workspace, Field::Workspace, &workspace.to_string()),
-            |value| Entity::new(workspace, field, value),
-        );
-        if !self.is_news(&found.rule, &entity, event.place.received_at, quiet_us) {
-            return;
-        }
-        let points = match severity {
-            Severity::Critical | Severity::High => 100,
-            Severity::Medium => 40,
-            _ => 10,
-        };
-        self.add_risk(entity.clone(), event.place.received_at, (&found.rule, points), &found.positions, raised);
-        let (name, positions) = (found.rule, found.positions);
-        raised.push(Raised { name, severity, entity, quiet_us: 0, positions, details: Vec::new() });
-    }
-
-    fn add_risk(
-        &mut self,
-        entity: Entity,
-        at: u64,
-        (name, points): (&str, u64),
-        positions: &[u64],
-        raised: &mut Vec<Raised>,
-    ) {
-        let Some(incident) = self.state.risks.add(entity, at, (name, points), positions) else { return };
-        let Incident { entity, severity, points, reasons, positions } = incident;
-        let mut details = vec![("points".to_owned(), points)];
-        details.extend(reasons.into_iter().map(|(name, points)| (format!("reason/{name}"), points)));
-        raised.push(Raised { name: INCIDENT.to_owned(), severity, entity, quiet_us: 0, positions, details });
-    }
-}
-
-impl Engine {
-    /// Whether this is told: it is not suppressed, and was not told within its quiet time.
-    fn is_news(&mut self, name: &str, entity: &Entity, at: u64, quiet_us: u64) -> bool {
-        let key = (name.to_owned(), entity.clone());
-        if self.state.suppressed.get(&key).is_some_and(|until| at < *until) {
-            return false;
-        }
-        if quiet_us == 0 {
-            return true;
-        }
-        if self.state.told.get(&key).is_some_and(|told| at.saturating_sub(*told) < quiet_us) {
-            return false;
-        }
-        self.state.told.insert(key, at);
-        bounded(&mut self.state.told);
-        true
-    }
-
-    fn tell(&mut self, raised: Vec<Raised>, at: u64) -> Vec<Alarm> {
-        let mut alarms = Vec::new();
-        for of in raised {
-            if !self.is_news(&of.name, &of.entity, at, of.quiet_us) {
-                continue;
-            }
-            if alarms.len() < ALARMS_MAX {
-                alarms.push(form(of, at, &self.digest));
-            } else {
-                self.dropped += 1;
-            }
-        }
-        alarms
+        let Some(server) = view.text(Field::Server) else { return Vec::new() };
+        self.labels.get(&(view.place.workspace.0, server.to_owned())).cloned().unwrap_or_default()
     }
 
     /// What it remembers, to be written down.
@@ -401,17 +268,17 @@ impl Engine {
 }
 
 /// What is exact about a record.
-fn exact(event: &Event<'_>, header: Option<&Header>, raised: &mut Vec<Raised>) {
-    let (place, at) = (event.place, event.place.received_at);
+fn exact(view: &View<'_>, header: Option<&Header>, raised: &mut Vec<Raised>) {
+    let (place, at) = (view.place, view.place.received_at);
     let gateway = || Entity::new(place.workspace, Field::Gateway, &place.gateway.to_string());
     if let Some(header) = header {
         of_header(header, &[place.position], raised);
     }
-    let ahead = event.facts.number(Field::At).unwrap_or(0).saturating_sub(at);
-    if ahead > AHEAD_US && event.own.is_none() {
+    let ahead = view.facts.number(Field::At).unwrap_or(0).saturating_sub(at);
+    if ahead > AHEAD_US && view.own.is_none() {
         raised.extend(exactly("clock-ahead", gateway(), vec![place.position], vec![("ahead_us".to_owned(), ahead)]));
     }
-    if let Some(Kind::LedgerEvent(told)) = event.own.and_then(|record| record.kind.as_ref())
+    if let Some(Kind::LedgerEvent(told)) = view.own.and_then(|record| record.kind.as_ref())
         && told.action == "receipt.finding"
         && !matches!(told.outcome.as_str(), "valid" | "withheld" | "unknown-key")
     {
@@ -444,64 +311,4 @@ fn of_header(header: &Header, positions: &[u64], raised: &mut Vec<Raised>) {
 fn exactly(name: &str, entity: Entity, positions: Vec<u64>, details: Vec<(String, u64)>) -> Option<Raised> {
     let (name, severity, quiet_us) = *EXACT.iter().find(|(known, ..)| *known == name)?;
     Some(Raised { name: name.to_owned(), severity, entity, quiet_us, positions, details })
-}
-
-/// Lets the tenth go with the smallest times.
-fn bounded(map: &mut BTreeMap<(String, Entity), u64>) {
-    if map.len() > TOLD_MAX {
-        let mut times: Vec<u64> = map.values().copied().collect();
-        times.sort_unstable();
-        let least = times.get(TOLD_MAX / 10).copied().unwrap_or(0);
-        map.retain(|_, at| *at > least);
-    }
-}
-
-/// The alarm as a record has it.
-fn form(of: Raised, at: u64, digest: &[u8; 32]) -> Alarm {
-    let id = |field: Field| {
-        (of.entity.field == field.name())
-            .then(|| unhex(&of.entity.value).filter(|id| id.len() == 16))
-            .flatten()
-            .map(Bytes::from)
-    };
-    let (member, agent, gateway) = (id(Field::Member), id(Field::Agent), id(Field::Gateway));
-    let mut details: Vec<(String, u64)> = of.details;
-    if member.is_none() && agent.is_none() && gateway.is_none() {
-        details.insert(0, (about(&of.entity), 1));
-    }
-    let told = |(key, number): (String, u64)| Extension { key, value: Some(extension::Value::Number(number)) };
-    let details = details.into_iter().filter(|(key, _)| key.len() <= 64 && is_token(key)).take(16).map(told).collect();
-    let mut positions = of.positions;
-    let more = positions.len().saturating_sub(super::sigma::POSITIONS_MAX);
-    positions.drain(..more);
-    Alarm {
-        at,
-        phase: AlarmPhase::Raised as i32,
-        severity: of.severity as i32,
-        name: of.name,
-        rule_digest: Some(Bytes::copy_from_slice(digest)),
-        workspace: Some(Bytes::copy_from_slice(&of.entity.workspace)),
-        positions,
-        member,
-        agent,
-        gateway,
-        details,
-    }
-}
-
-/// An entity that has no field of its own in an alarm, as the key of a detail.
-fn about(entity: &Entity) -> String {
-    format!("about/{}/{}", entity.field, entity.value)
-}
-
-/// Whom an alarm is about.
-fn entity_of(alarm: &Alarm) -> Option<Entity> {
-    let workspace = WorkspaceId::try_from(alarm.workspace.as_ref()?.as_ref()).ok()?;
-    let ids = [(Field::Member, &alarm.member), (Field::Agent, &alarm.agent), (Field::Gateway, &alarm.gateway)];
-    if let Some((field, id)) = ids.into_iter().find_map(|(field, id)| Some((field, id.as_ref()?))) {
-        return Some(Entity::new(workspace, field, &custody::id::hex(id)));
-    }
-    let about = alarm.details.iter().find_map(|detail| detail.key.strip_prefix("about/"))?;
-    let (field, value) = about.split_once('/')?;
-    Some(Entity { workspace: workspace.0, field: field.to_owned(), value: value.to_owned() })
 }

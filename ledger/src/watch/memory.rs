@@ -7,7 +7,7 @@ use std::{fs, io, path::Path};
 use crate::{durable, store::StoreError, tail::Tail};
 
 /// What the file begins with; to be raised with every change of what is in it.
-const MAGIC: &[u8; 16] = b"custody-watch/1\n";
+const MAGIC: &[u8; 16] = b"custody-watch/2\n";
 /// Permissions: it says who does what.
 const MODE: u32 = 0o600;
 /// Bytes of the file as it is unpacked, at most: profiles and pairs at their bounds.

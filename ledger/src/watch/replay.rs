@@ -61,14 +61,21 @@ impl<'a> Replay<'a> {
         (self.next, self.end)
     }
 
-    /// So many commits; the alarms of somebody's rules, and whether there is more.
+    /// So many commits; the alarms of somebody's rules, and whether there is more. `None`: nobody wants to know any more.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn step(&mut self, commits: u64) -> Result<(Vec<wire::Alarm>, bool), StoreError> {
+    pub fn step(
+        &mut self,
+        commits: u64,
+        unwanted: &dyn Fn() -> bool,
+    ) -> Result<Option<(Vec<wire::Alarm>, bool)>, StoreError> {
         let mut told = Vec::new();
         let end = self.end.min(self.next.saturating_add(commits));
         while self.next < end {
+            if unwanted() {
+                return Ok(None);
+            }
             // Before its own raises anything: an alarm on record is of a commit before it.
             if self.since.is_none() {
                 self.compare(self.next)?;
@@ -84,7 +91,7 @@ impl<'a> Replay<'a> {
             }
             self.next += 1;
         }
-        Ok((told, self.next < self.end))
+        Ok(Some((told, self.next < self.end)))
     }
 
     /// Alarms on record in a commit, with those that were raised again.
@@ -124,5 +131,43 @@ impl<'a> Replay<'a> {
         let missing = self.raised.iter().filter(|(commit_index, _)| *commit_index < self.told).count();
         self.outcome.not_on_record += missing as u64;
         self.outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::{
+        rig::{Dir, Rig},
+        watch::rules,
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_replay_that_nobody_wants_ends_before_its_next_commit() {
+        let dir = Dir::new("unwanted");
+        let rig = Rig::start(&dir.0).await.unwrap();
+        let (_, mut peer) = rig.workspace(9).await;
+        let mut answers = peer.open(&rig, 1).await.unwrap();
+        for _ in 0..4 {
+            let batch = peer.batch(1);
+            peer.send(&rig, 1, &mut answers, batch).await.unwrap();
+        }
+        let store = rig.store.upgrade().unwrap();
+        let tail = Tail::open(&store).unwrap();
+        let engine = Engine::new(&rules::all(None).unwrap()).unwrap();
+        let mut replay = Replay::new(&tail, None, engine, Some(0)).unwrap();
+        let asked = Cell::new(0);
+        let unwanted = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 2
+        };
+        assert_eq!(replay.step(100, &unwanted).unwrap(), None);
+        assert_eq!(replay.progress().0, 2);
+        assert!(replay.step(100, &|| false).unwrap().is_some_and(|(_, more)| !more));
+        assert!(replay.progress().0 > 3);
+        drop(store);
+        rig.stop().await;
     }
 }

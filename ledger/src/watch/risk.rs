@@ -16,9 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::sigma::POSITIONS_MAX;
 
-/// Points of an incident, and of one that cannot wait for the morning.
+/// Points of an incident; three times as many are one that cannot wait for the morning.
 const INCIDENT: u64 = 100;
-const CRITICAL: u64 = 300;
 /// More say nothing more; and times what fades in a day they stay far below what a number holds.
 const POINTS_MAX: u64 = 1_000_000;
 /// Points fade to a half in this time.
@@ -93,11 +92,33 @@ pub struct Incident {
     pub positions: Vec<u64>,
 }
 
+/// Points for what a rule of this level finds.
+pub fn points_of(severity: Severity) -> u64 {
+    match severity {
+        Severity::Critical | Severity::High => 100,
+        Severity::Medium => 40,
+        _ => 10,
+    }
+}
+
 /// The risk of all entities.
-#[derive(Default)]
-pub struct Risks(BTreeMap<Entity, Risk>);
+pub struct Risks {
+    of: BTreeMap<Entity, Risk>,
+    incident_at: u64,
+}
+
+impl Default for Risks {
+    fn default() -> Self {
+        Self::with_incident_at(INCIDENT)
+    }
+}
 
 impl Risks {
+    /// Of which so many points make an incident: measurements ask what another number would give.
+    pub fn with_incident_at(points: u64) -> Self {
+        Self { of: BTreeMap::new(), incident_at: points }
+    }
+
     /// Adds points; gives an incident if that makes one.
     pub fn add(
         &mut self,
@@ -106,7 +127,7 @@ impl Risks {
         (reason, points): (&str, u64),
         positions: &[u64],
     ) -> Option<Incident> {
-        let risk = self.0.entry(entity.clone()).or_default();
+        let risk = self.of.entry(entity.clone()).or_default();
         risk.fade(now);
         risk.points = (risk.points + points).min(POINTS_MAX);
         if risk.reasons.len() < REASONS_MAX || risk.reasons.contains_key(reason) {
@@ -117,9 +138,9 @@ impl Risks {
         while risk.positions.len() > POSITIONS_MAX {
             risk.positions.pop_front();
         }
-        let critical = risk.points >= CRITICAL;
+        let critical = risk.points >= 3 * self.incident_at;
         let stands = risk.told_at > 0 && now.saturating_sub(risk.told_at) < QUIET_US;
-        let incident = (risk.points >= INCIDENT && (!stands || (critical && !risk.told_critical))).then(|| {
+        let incident = (risk.points >= self.incident_at && (!stands || (critical && !risk.told_critical))).then(|| {
             (risk.told_at, risk.told_critical) = (now, critical);
             let mut positions: Vec<u64> = risk.positions.drain(..).collect();
             positions.sort_unstable();
@@ -138,26 +159,27 @@ impl Risks {
 
     /// Lets the tenth go that nothing was added to for longest.
     fn bound(&mut self) {
-        if self.0.len() <= ENTITIES_MAX {
+        if self.of.len() <= ENTITIES_MAX {
             return;
         }
-        let mut all: Vec<(u64, Entity)> = self.0.iter().map(|(entity, risk)| (risk.at, entity.clone())).collect();
+        let mut all: Vec<(u64, Entity)> = self.of.iter().map(|(entity, risk)| (risk.at, entity.clone())).collect();
         all.sort_unstable();
         for (_, entity) in all.into_iter().take(ENTITIES_MAX / 10) {
-            self.0.remove(&entity);
+            self.of.remove(&entity);
         }
     }
 }
 
 impl Serialize for Risks {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter())
+        serializer.collect_seq(self.of.iter())
     }
 }
 
 impl<'de> Deserialize<'de> for Risks {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(Vec::<(Entity, Risk)>::deserialize(deserializer)?.into_iter().collect()))
+        let of = Vec::<(Entity, Risk)>::deserialize(deserializer)?.into_iter().collect();
+        Ok(Self { of, ..Self::default() })
     }
 }
 

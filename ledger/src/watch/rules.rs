@@ -11,8 +11,8 @@ use custody::{
 };
 
 use super::{
-    event::Event,
     sigma::{Refused, Rules as _, Sigma},
+    view::View,
 };
 
 macro_rules! shipped {
@@ -55,8 +55,8 @@ shipped! {
 
 /// Files in a folder of rules, at most.
 const FILES_MAX: usize = 256;
-/// Events of one sample, at most.
-const EVENTS_MAX: usize = 10_000;
+/// Records of one sample, at most.
+const RECORDS_MAX: usize = 10_000;
 
 /// The rules that ship, and those of a folder, in the order of their names.
 ///
@@ -86,8 +86,8 @@ pub fn all(folder: Option<&Path>) -> io::Result<String> {
 pub struct Sampled {
     /// Rule.
     pub rule: String,
-    /// The sample's events, as written.
-    pub events: String,
+    /// The sample's records, as written.
+    pub records: String,
     /// It must fire.
     pub must_fire: bool,
     /// It did.
@@ -104,12 +104,12 @@ pub fn sampled(text: &str) -> Result<Vec<Sampled>, Refused> {
     let all: Vec<(String, super::sigma::Samples)> =
         sigma.samples().iter().map(|(name, samples)| (name.clone(), samples.clone())).collect();
     for (rule, samples) in all {
-        for (must_fire, events) in
+        for (must_fire, records) in
             samples.fires.iter().map(|of| (true, of)).chain(samples.quiet.iter().map(|of| (false, of)))
         {
             sigma.forget();
-            let fired = fires(&mut sigma, &rule, events)?;
-            done.push(Sampled { rule: rule.clone(), events: events.join(" / "), must_fire, fired });
+            let fired = fires(&mut sigma, &rule, records)?;
+            done.push(Sampled { rule: rule.clone(), records: records.join(" / "), must_fire, fired });
         }
     }
     Ok(done)
@@ -137,24 +137,29 @@ pub fn linted(text: &str) -> Result<Vec<String>, Refused> {
     Ok(wrong)
 }
 
-/// Whether events fire a rule. An event is written as `5x +10s field=value field=value`: how often, how long after the one before,
+/// Whether records fire a rule. One is written as `5x +10s field=value field=value`: how often, how long after the one before,
 /// and what it says; what is not said is as of an allowed call.
-fn fires(sigma: &mut Sigma, rule: &str, events: &[String]) -> Result<bool, Refused> {
+fn fires(sigma: &mut Sigma, rule: &str, records: &[String]) -> Result<bool, Refused> {
     let (mut now, mut position, mut fired) = (1_000_000_000_000_000, 0, false);
-    for text in events {
-        let event = Sample::read(text).ok_or_else(|| Refused(format!("rule {rule}: this is no sample: {text:?}")))?;
-        for _ in 0..event.times {
-            now += event.pause_us;
+    for text in records {
+        let sample = Sample::read(text).ok_or_else(|| Refused(format!("rule {rule}: this is no sample: {text:?}")))?;
+        for _ in 0..sample.times {
+            now += sample.pause_us;
             position += 1;
-            if position > EVENTS_MAX as u64 {
-                return Err(Refused(format!("rule {rule}: a sample has more than {EVENTS_MAX} events")));
+            if position > RECORDS_MAX as u64 {
+                return Err(Refused(format!("rule {rule}: a sample has more than {RECORDS_MAX} records")));
             }
-            let place = event.place(now, position);
-            let own = event.is_own.then(wire::Record::default);
+            let place = sample.place(now, position);
+            let own = sample.is_own.then(wire::Record::default);
             let facts =
-                event.facts(now).ok_or_else(|| Refused(format!("rule {rule}: a value does not fit: {text:?}")))?;
-            let seen = Event { place: &place, facts: &facts, own: own.as_ref(), labels: &[] };
-            fired |= sigma.take(&seen).iter().any(|found| found.rule == rule);
+                sample.facts(now).ok_or_else(|| Refused(format!("rule {rule}: a value does not fit: {text:?}")))?;
+            let view = View { place: &place, facts: &facts, own: own.as_ref(), labels: &[] };
+            if !sigma.agrees(&view) {
+                return Err(Refused(format!(
+                    "rule {rule}: our reading of it is not the crate's (hint: report it): {text:?}"
+                )));
+            }
+            fired |= sigma.take(&view).iter().any(|found| found.rule == rule);
         }
     }
     Ok(fired)

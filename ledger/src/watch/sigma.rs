@@ -1,10 +1,10 @@
 //! Sigma rules: read, looked over, and run. The one place that knows the crate that runs them.
 //!
-//! What must hold: what a rule gives follows from the rules, their state and the events in their order, so that a replay gives it
+//! What must hold: what a rule gives follows from the rules, their state and the records in their order, so that a replay gives it
 //! again; the state has a bound, and is let go as a whole when it is full, which is the same on every machine; a correlation never
 //! mixes workspaces. A rule that cannot be run is refused when it is read, with the reason and its name.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use custody::{
     query::{Field, Kind, span},
@@ -12,9 +12,9 @@ use custody::{
     wire::Severity,
 };
 use rsigma_eval::{
-    CorrelationAction, CorrelationConfig, CorrelationEngine, CorrelationEventMode, CorrelationSnapshot,
+    CorrelationAction, CorrelationConfig, CorrelationEngine, CorrelationEventMode, CorrelationSnapshot, Engine,
     LogSourceExtractor, RuleFieldSet, TimestampFallback,
-    result::{EvaluationResult, ResultBody},
+    result::{DetectionBody, EvaluationResult, ResultBody, RuleHeader},
 };
 use rsigma_parser::{
     CorrelationCondition, CorrelationRule, CorrelationType, Level, Severity as Badness, SigmaCollection, SigmaRule,
@@ -22,15 +22,20 @@ use rsigma_parser::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::event::{Event, Fields};
+use self::tree::Tree;
+use super::view::{Fields, View};
 
-/// Groups that correlations hold at a time: two kilobytes each for where their events stand, and as much for their window at the most.
+#[cfg(test)]
+mod tests;
+mod tree;
+
+/// Groups that correlations hold at a time: two kilobytes each for where their records stand, and as much for their window at the most.
 const GROUPS_MAX: usize = 50_000;
-/// Events of one group in its window: the newest. A threshold above it could never be reached, and is refused.
+/// Records of one group in its window: the newest. A threshold above it could never be reached, and is refused.
 const OF_GROUP_MAX: usize = 256;
 /// Longest name: with `reason/` before it, it is the key of a detail.
 const NAME_MAX: usize = 48;
-/// Events between two looks at the bound.
+/// Records between two looks at the bound.
 const LOOK_EVERY: u64 = 4_096;
 /// Positions that a finding names: as many as an alarm holds.
 pub const POSITIONS_MAX: usize = 64;
@@ -41,8 +46,8 @@ pub const RULES_MAX: usize = 256;
 
 /// What can be found by rules.
 pub trait Rules: Send {
-    /// What an event gives.
-    fn take(&mut self, event: &Event<'_>) -> Vec<Found>;
+    /// What a record gives.
+    fn take(&mut self, view: &View<'_>) -> Vec<Found>;
     /// The rules, by name.
     fn known(&self) -> &BTreeMap<String, Rule>;
     /// What they remember.
@@ -100,7 +105,7 @@ fn refused(name: &str, why: impl std::fmt::Display) -> Refused {
     Refused(format!("rule {name}: {why}"))
 }
 
-/// Samples of a rule: each is a run of events.
+/// Samples of a rule: each is a run of records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Samples {
@@ -114,6 +119,7 @@ pub struct Samples {
 pub struct Sigma {
     collection: SigmaCollection,
     engine: CorrelationEngine,
+    plain: Plain,
     /// Of those that are told: by the id that the crate knows.
     names: BTreeMap<String, String>,
     known: BTreeMap<String, Rule>,
@@ -204,8 +210,8 @@ fn correlation(rule: &CorrelationRule) -> Result<(String, String, Rule), Refused
     .rule()
 }
 
-/// Whether its threshold is a number of events.
-fn counts(of: CorrelationType) -> bool {
+/// Whether its threshold is a number of records.
+fn is_number(of: CorrelationType) -> bool {
     matches!(of, CorrelationType::EventCount | CorrelationType::ValueCount)
 }
 
@@ -229,7 +235,7 @@ fn read(text: &str) -> Result<SigmaCollection, Refused> {
     }
     for rule in &mut collection.correlations {
         if let CorrelationCondition::Threshold { predicates, .. } = &rule.condition
-            && counts(rule.correlation_type)
+            && is_number(rule.correlation_type)
             && predicates.iter().any(|(_, number)| *number > OF_GROUP_MAX as u64)
         {
             let name = rule.name.as_deref().unwrap_or(&rule.title);
@@ -279,6 +285,67 @@ fn new_engine(collection: &SigmaCollection) -> Result<CorrelationEngine, Refused
     Ok(engine)
 }
 
+/// Rules that are about one record.
+struct Plain {
+    /// In the order of the collection, each with its tree, and what the crate is told when it holds.
+    trees: Vec<(Option<Tree>, EvaluationResult)>,
+    /// Those without one, run by the crate.
+    rest: Engine,
+    any_rest: bool,
+}
+
+impl Plain {
+    fn of(collection: &SigmaCollection) -> Result<Self, Refused> {
+        let mut rest = Engine::new();
+        rest.set_logsource_extractor(Some(LogSourceExtractor::new()));
+        let mut of_rest = SigmaCollection { filters: collection.filters.clone(), ..SigmaCollection::new() };
+        let mut trees = Vec::new();
+        for rule in &collection.rules {
+            // A filter changes what a rule says.
+            let tree = if collection.filters.is_empty() { Tree::of(rule) } else { None };
+            if tree.is_none() {
+                of_rest.rules.push(rule.clone());
+            }
+            trees.push((tree, holding(rule)));
+        }
+        rest.add_collection(&of_rest).map_err(|why| Refused(why.to_string()))?;
+        Ok(Self { trees, rest, any_rest: !of_rest.rules.is_empty() })
+    }
+
+    /// Those that hold, in the order of the collection.
+    fn find(&self, fields: &Fields<'_>) -> Vec<EvaluationResult> {
+        let mut of_rest = if self.any_rest { self.rest.evaluate(fields) } else { Vec::new() };
+        let mut found = Vec::new();
+        for (tree, holding) in &self.trees {
+            match tree {
+                Some(tree) if tree.holds(fields) => found.push(holding.clone()),
+                Some(_) => {}
+                None => found.extend(of_rest.extract_if(.., |of| of.header.rule_id == holding.header.rule_id)),
+            }
+        }
+        found
+    }
+}
+
+/// What the crate says of a rule that holds; of it, nothing but the id is used.
+fn holding(rule: &SigmaRule) -> EvaluationResult {
+    EvaluationResult {
+        header: RuleHeader {
+            rule_title: String::new(),
+            rule_id: rule.id.clone(),
+            level: None,
+            tags: Vec::new(),
+            custom_attributes: Arc::default(),
+            enrichments: None,
+        },
+        body: ResultBody::Detection(DetectionBody {
+            matched_selections: Vec::new(),
+            matched_fields: Vec::new(),
+            event: None,
+        }),
+    }
+}
+
 impl Sigma {
     /// From YAML, one document for each rule.
     ///
@@ -307,13 +374,38 @@ impl Sigma {
             known.remove(&name);
         }
         let engine = new_engine(&collection)?;
+        let plain = Plain::of(&collection)?;
         let samples = samples(&collection)?;
-        Ok(Self { collection, engine, names, known, samples, taken: 0 })
+        Ok(Self { collection, engine, plain, names, known, samples, taken: 0 })
     }
 
     /// Samples, by the name of their rule.
     pub fn samples(&self) -> &BTreeMap<String, Samples> {
         &self.samples
+    }
+
+    /// What a rule asks of single records, as questions of the query language; of a correlation, what it counts. Empty if they cannot
+    /// be asked of the past.
+    pub fn questions(&self, name: &str) -> Vec<String> {
+        let counted = self.collection.correlations.iter().find(|rule| rule.name.as_deref() == Some(name));
+        let parts = counted.map_or_else(|| vec![name], |rule| rule.rules.iter().map(String::as_str).collect());
+        let rules = self.collection.rules.iter().zip(&self.plain.trees);
+        let of_parts = rules.filter(|(rule, _)| {
+            [&rule.name, &rule.id].into_iter().flatten().any(|known| parts.contains(&known.as_str()))
+        });
+        of_parts.filter_map(|(_, (tree, _))| tree.as_ref()?.question()).collect()
+    }
+
+    /// Whether a rule counts records, or is about each.
+    pub fn counts(&self, name: &str) -> bool {
+        self.collection.correlations.iter().any(|rule| rule.name.as_deref() == Some(name))
+    }
+
+    /// Whether our trees and the crate give the same.
+    pub fn agrees(&self, view: &View<'_>) -> bool {
+        let fields = Fields::of(view);
+        let ids = |found: Vec<EvaluationResult>| found.into_iter().map(|of| of.header.rule_id).collect::<Vec<_>>();
+        ids(self.plain.find(&fields)) == ids(self.engine.evaluate(&fields))
     }
 
     /// Lets groups go that are over; all of them if there are too many all the same.
@@ -334,10 +426,10 @@ impl Sigma {
         }
     }
 
-    fn found(&self, result: &EvaluationResult, event: &Event<'_>) -> Option<Found> {
+    fn found(&self, result: &EvaluationResult, view: &View<'_>) -> Option<Found> {
         let rule = self.names.get(result.header.rule_id.as_ref()?)?.clone();
         let mut positions = match &result.body {
-            ResultBody::Detection(_) => vec![event.place.position],
+            ResultBody::Detection(_) => vec![view.place.position],
             ResultBody::Correlation(body) => {
                 let refs = body.event_refs.iter().flatten();
                 refs.filter_map(|of| of.id.as_ref()?.parse().ok()).collect()
@@ -350,11 +442,12 @@ impl Sigma {
 }
 
 impl Rules for Sigma {
-    fn take(&mut self, event: &Event<'_>) -> Vec<Found> {
-        let now = i64::try_from(event.place.received_at / 1_000_000).unwrap_or(i64::MAX);
+    fn take(&mut self, view: &View<'_>) -> Vec<Found> {
+        let now = i64::try_from(view.place.received_at / 1_000_000).unwrap_or(i64::MAX);
         self.look(now);
-        let results = self.engine.process_event_at(&Fields::of(event), now);
-        results.iter().filter_map(|result| self.found(result, event)).collect()
+        let fields = Fields::of(view);
+        let results = self.engine.process_with_detections(&fields, self.plain.find(&fields), now);
+        results.iter().filter_map(|result| self.found(result, view)).collect()
     }
 
     fn known(&self) -> &BTreeMap<String, Rule> {

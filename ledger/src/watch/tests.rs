@@ -150,8 +150,8 @@ fn found(baselines: &mut Baselines, calls: &[Said]) -> Vec<Detector> {
     for (position, call) in (0..).zip(calls) {
         let place = call.place(position);
         let facts = Facts::of(&place, &call.record());
-        let event = Event { place: &place, facts: &facts, own: None, labels: &[] };
-        found.extend(baselines.take(&event).into_iter().map(|unusual| unusual.detector));
+        let view = View { place: &place, facts: &facts, own: None, labels: &[] };
+        found.extend(baselines.take(&view).into_iter().map(|unusual| unusual.detector));
     }
     found
 }
@@ -214,7 +214,7 @@ fn load(engine: &mut Engine, digest: [u8; 32]) {
     let load = wire::Record { version: 1, kind: Some(Kind::LedgerEvent(load)) };
     let place = Said::at(START).place(0);
     let facts = Facts::of(&place, &load);
-    assert!(engine.take(&Event { place: &place, facts: &facts, own: Some(&load), labels: &[] }, None).is_empty());
+    assert!(engine.take(&View { place: &place, facts: &facts, own: Some(&load), labels: &[] }, None).is_empty());
 }
 
 /// The alarms of calls, as bytes; what is remembered goes through a file's bytes after each `every` calls.
@@ -228,8 +228,8 @@ fn alarms(engine: &mut Engine, text: &str, calls: &[Said], every: usize) -> Vec<
         }
         let place = call.place(number as u64);
         let facts = Facts::of(&place, &call.record());
-        let event = Event { place: &place, facts: &facts, own: None, labels: &[] };
-        alarms.extend(engine.take(&event, None).iter().map(bytes_of));
+        let view = View { place: &place, facts: &facts, own: None, labels: &[] };
+        alarms.extend(engine.take(&view, None).iter().map(bytes_of));
     }
     alarms
 }
@@ -306,7 +306,7 @@ fn an_entity_that_an_alarm_cannot_hold_as_an_id_is_named_or_digested() {
         };
         let place = Said::at(START).place(1);
         let facts = Facts::of(&place, &wire::Record { version: 1, kind: Some(Kind::ToolDefinition(change)) });
-        let alarms = engine.take(&Event { place: &place, facts: &facts, own: None, labels: &[] }, None);
+        let alarms = engine.take(&View { place: &place, facts: &facts, own: None, labels: &[] }, None);
         let about = alarms[0].details[0].key.clone();
         assert_eq!(about == "about/tool/files/read", named, "{about}");
         assert!(about.starts_with("about/tool/") && !about.contains(&hex(&member.0)));

@@ -219,6 +219,10 @@ impl Webhook {
                 self.metrics.set("custody_webhook_lag_commits", self.tail.committed().saturating_sub(self.next));
                 return Ok(Some(PAUSE_FIRST.saturating_mul(1 << self.failures.min(9)).min(PAUSE_MAX)));
             }
+            if any {
+                // A crash here: the receiver hears the same again.
+                crate::failpoint::hit("watch-webhook-taken");
+            }
             self.next += 1;
             self.note(any)?;
         }

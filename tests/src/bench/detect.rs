@@ -1,258 +1,244 @@
 //! How good the watch is: `bench detect FOLDER FIRST COUNT`, over companies of so many seeds from the first.
 //!
-//! What must hold: nothing of a label reaches a detector; the first three weeks are learning and are not counted; a unit is a member's
-//! day, and is a hit if a campaign's record is in it; detectors are held against two controls of as many alerts as they gave: member-days
-//! drawn by chance, and those with the most calls in an hour.
+//! What must hold: nothing of a label reaches a detector; the first three weeks are learning and are not counted; all settings hear of the
+//! same finds; controls are told at the same recall, and their days count as hits more easily than alarms do; a unit is a member's day.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-use ::ledger::watch::{
-    baseline::Baselines,
-    engine::{Engine, INCIDENT},
-    event::Event,
-    rules,
-    sigma::{Rules as _, Sigma},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
 };
-use custody::{
-    id::{Epoch, GatewayId, WorkspaceId},
-    query::{Facts, Field, Place},
-    wire::{self, Severity},
-};
-use custody_tests::company::{CampaignKind, Company, DAY, HOUR, Item, Plan};
-use serde_json::json;
 
+use custody_tests::company::{CampaignKind, Change, ChangeKind, DAY, HOUR, Plan};
+use serde_json::{Value, json};
+
+use self::{
+    curve::{DRAWS_SEED, Outcome, Setting, at_recall, over_seeds, wilson},
+    walk::{Day, Layers, Trial, Unit, Walked, team_id, walk},
+};
 use crate::{Done, print};
+
+mod curve;
+mod replay;
+mod walk;
 
 /// A company: people, and days of which the first three weeks are for learning.
 const PEOPLE: u64 = 120;
 const DAYS: u64 = 35;
-/// The rates of alarms are told for so many agents.
-const PER_AGENTS: u64 = 1_000;
+/// Points of an incident, as they ship and as they do not.
+const SHIPPED: u64 = 100;
+const POINTS: [u64; 16] = [20, 30, 40, 50, 60, 80, 90, 120, 150, 200, 250, 300, 400, 600, 1_000, 100_000];
+/// Recalls at which rates are told, in hundredths.
+const RECALLS: [u64; 4] = [50, 75, 90, 95];
+/// Paces of the slow and of the loud, in quarters of the account's own.
+const PACES: [u64; 5] = [2, 4, 6, 8, 20];
+/// Records of the store that is walked once more.
+const REPLAYED: u64 = 1_000_000;
+/// Good reasons of each kind in one company.
+const CHANGES: u64 = 3;
 
-/// A member's day in a team.
-type Unit = (u64, String, u64);
-
-#[derive(Default)]
-struct Seen {
-    /// Most calls of an hour, and whether a campaign's record is in it.
-    units: HashMap<Unit, (u64, bool)>,
-    hours: HashMap<(Unit, u64), u64>,
-    agents: BTreeSet<String>,
-    /// Units that each detector, or rule, gave, with the campaigns that it hit.
-    found: BTreeMap<String, (BTreeSet<Unit>, BTreeSet<usize>)>,
-    /// Campaign of the records that have one.
-    labelled: HashMap<(u64, u64), usize>,
-    began: BTreeMap<usize, u64>,
-    /// Alarms that somebody is called for: those that hit nothing, and when each campaign was hit first.
-    false_alarms: u64,
-    hit: BTreeMap<usize, u64>,
-    alarms: u64,
-}
-
-struct Bench {
-    plan: Plan,
-    engine: Engine,
-    baselines: Baselines,
-    sigma: Sigma,
-    positions: Vec<u64>,
-    seen: Seen,
-}
-
-fn team_id(team: u64) -> WorkspaceId {
-    let mut id = [0x51; 16];
-    id[..8].copy_from_slice(&team.to_be_bytes());
-    WorkspaceId(id)
-}
-
-impl Bench {
-    fn new(plan: &Plan) -> Done<Self> {
-        let text = rules::all(None)?;
-        let mut engine = Engine::new(&text)?;
-        engine.put_in_force();
-        Ok(Self {
-            plan: plan.clone(),
-            engine,
-            baselines: Baselines::default(),
-            sigma: Sigma::new(&text)?,
-            positions: vec![0; usize::try_from(plan.teams)?],
-            seen: Seen::default(),
-        })
+/// Runs the companies and prints what was found.
+pub(crate) fn run(folder: &Path, first: u64, count: u64) -> Done {
+    let trials = || {
+        let curve = POINTS.iter().map(|points| Trial::new(Layers::All, *points));
+        let ablation = Layers::ABLATION.into_iter().map(|layers| Trial::new(layers, SHIPPED));
+        [Trial::new(Layers::All, SHIPPED)].into_iter().chain(curve).chain(ablation).collect::<Vec<_>>()
+    };
+    let mut all = Vec::new();
+    for seed in first..first + count {
+        all.push(walk(&Plan::of(seed, PEOPLE, DAYS), trials())?);
     }
+    tell_whole(&all);
+    tell_curves(&all);
+    tell_ablation(&all);
+    tell_campaigns(&all);
+    tell_detectors(&all);
+    drop(all);
+    // Half of the seeds: each pace is a company of its own.
+    let half = first..first + count.div_ceil(2);
+    for pace in PACES {
+        tell_pace(pace, half.clone())?;
+    }
+    tell_changes(half)?;
+    replay::run(folder, REPLAYED)
+}
 
-    fn take(&mut self, item: Item) -> Done {
-        let position = &mut self.positions[usize::try_from(item.team)?];
-        *position += 1;
-        let place = Place {
-            workspace: team_id(item.team),
-            gateway: GatewayId({
-                let mut id = [0x61; 16];
-                id[..8].copy_from_slice(&item.gateway.to_be_bytes());
-                id
-            }),
-            epoch: Epoch([1; 16]),
-            position: *position,
-            number: *position,
-            received_at: item.received_at,
-            gap: false,
+fn outcomes(all: &[Walked], layers: Layers, points: u64) -> Vec<Outcome> {
+    let is = |trial: &&Trial| trial.layers == layers && trial.incident_at == points;
+    all.iter().filter_map(|walked| walked.trials.iter().find(is).map(|trial| walked.outcome(trial))).collect()
+}
+
+fn figures(outcomes: &[Outcome]) -> Value {
+    let (recall, recall_of) = over_seeds(outcomes, Outcome::recall);
+    let (rate, rate_of) = over_seeds(outcomes, Outcome::rate);
+    let (false_rate, false_of) = over_seeds(outcomes, Outcome::false_rate);
+    let sum = Outcome::sum(outcomes.iter().copied());
+    json!({
+        "campaigns": sum.campaigns, "hit": sum.hit, "recall": recall, "recall_95": recall_of,
+        "alarms_per_day_per_1000_agents": rate, "alarms_95": rate_of,
+        "false_per_day_per_1000_agents": false_rate, "false_95": false_of,
+    })
+}
+
+fn tell_whole(all: &[Walked]) {
+    let (records, spent) = all
+        .iter()
+        .fold((0, 0.0), |(records, spent), walked| (records + walked.records, spent + walked.spent.as_secs_f64()));
+    print(&json!({
+        "seeds": all.len(), "records": records, "records_per_second": records as f64 / spent,
+        "draws_seed": DRAWS_SEED, "as_it_ships": figures(&outcomes(all, Layers::All, SHIPPED)),
+    }));
+}
+
+/// The curve of the watch, and rates at fixed recalls of the watch and its controls.
+fn tell_curves(all: &[Walked]) {
+    let mut points: Vec<u64> = POINTS.iter().copied().chain([SHIPPED]).collect();
+    points.sort_unstable();
+    let watch: Vec<Setting> =
+        points.iter().map(|at| Setting { at: *at, outcomes: outcomes(all, Layers::All, *at) }).collect();
+    for setting in &watch {
+        print(&json!({ "incident_at": setting.at, "gives": figures(&setting.outcomes) }));
+    }
+    let control = |settings: Vec<u64>, is: &dyn Fn(&Day, u64) -> bool| -> Vec<Setting> {
+        let of = |at: u64| all.iter().map(|walked| walked.named(|day| is(day, at))).collect();
+        settings.into_iter().map(|at| Setting { at, outcomes: of(at) }).collect()
+    };
+    let all = [
+        ("the watch", watch),
+        ("days by chance, of 10,000", control((1..=100).map(|at| at * at).collect(), &|day, at| day.chance < at)),
+        ("days with so many calls in an hour", control((1..=120).collect(), &|day, at| day.calls >= at)),
+        ("days with so many first tools", control((1..=30).collect(), &|day, at| day.firsts >= at)),
+    ];
+    for (name, settings) in &all {
+        for recall in RECALLS {
+            let (found, interval) = at_recall(settings, recall as f64 / 100.0);
+            print(&json!({
+                "at_recall": recall, "of": name, "alarms_per_day_per_1000_agents": found.map(|(rate, _)| rate),
+                "alarms_95": interval, "setting": found.map(|(_, at)| at),
+            }));
+        }
+    }
+}
+
+fn tell_ablation(all: &[Walked]) {
+    for layers in [Layers::All].into_iter().chain(Layers::ABLATION) {
+        print(&json!({ "layers": format!("{layers:?}"), "gives": figures(&outcomes(all, layers, SHIPPED)) }));
+    }
+}
+
+fn tell_campaigns(all: &[Walked]) {
+    let mut kinds: BTreeMap<CampaignKind, (u64, Vec<u64>)> = BTreeMap::new();
+    for walked in all {
+        let Some(trial) = walked.trials.first() else { continue };
+        for (index, began) in &walked.began {
+            let of = kinds.entry(walked.campaigns[*index].kind).or_default();
+            of.0 += 1;
+            of.1.extend(trial.hit.get(index).map(|hit| hit.saturating_sub(*began)));
+        }
+    }
+    for (kind, (all, mut times)) in kinds {
+        times.sort_unstable();
+        let at = |tenths: usize| {
+            times.get((times.len() * tenths / 10).min(times.len().max(1) - 1)).map(|time| time / 60_000_000)
         };
-        let facts = Facts::of(&place, &wire::Record { version: 1, kind: Some(item.record) });
-        let event = Event { place: &place, facts: &facts, own: None, labels: &[] };
-        let start = self.plan.first_day * DAY;
-        let counts = item.received_at >= start + self.plan.warm_up_days * DAY;
-        let member = event.text(Field::Member).unwrap_or("-").to_owned();
-        let unit: Unit = (item.team, member, (item.received_at - start) / DAY);
-        if let Some(agent) = event.text(Field::Agent) {
-            self.seen.agents.insert(agent.to_owned());
-        }
-        if let Some(campaign) = item.campaign {
-            self.seen.labelled.insert((item.team, place.position), campaign);
-            self.seen.began.entry(campaign).or_insert(item.received_at);
-        }
-        let mut names: Vec<String> =
-            self.baselines.take(&event).iter().map(|found| found.detector.name().to_owned()).collect();
-        if facts.call_phase().is_none_or(|(_, phase)| phase != wire::Phase::Intent) {
-            names.extend(self.sigma.take(&event).into_iter().map(|found| found.rule));
-        }
-        let alarms = self.engine.take(&event, None);
-        if !counts {
-            return Ok(());
-        }
-        self.seen.count(&unit, item.received_at / HOUR, item.campaign);
-        for name in names {
-            let found = self.seen.found.entry(name).or_default();
-            found.0.insert(unit.clone());
-            found.1.extend(item.campaign);
-        }
-        for alarm in alarms.iter().filter(|alarm| matches!(alarm.severity(), Severity::High | Severity::Critical)) {
-            self.seen.alarm(item.team, alarm);
-        }
-        Ok(())
-    }
-}
-
-impl Seen {
-    fn count(&mut self, unit: &Unit, hour: u64, campaign: Option<usize>) {
-        let calls = self.hours.entry((unit.clone(), hour)).or_default();
-        *calls += 1;
-        let of = self.units.entry(unit.clone()).or_default();
-        *of = (of.0.max(*calls), of.1 || campaign.is_some());
-    }
-
-    fn alarm(&mut self, team: u64, alarm: &wire::Alarm) {
-        self.alarms += 1;
-        let hit: BTreeSet<usize> =
-            alarm.positions.iter().filter_map(|position| self.labelled.get(&(team, *position)).copied()).collect();
-        self.false_alarms += u64::from(hit.is_empty());
-        if hit.is_empty() && std::env::var_os("CUSTODY_SHOW").is_some() {
-            print(
-                &json!({ "name": alarm.name, "reasons": alarm.details.iter().map(|detail| format!("{}={:?}", detail.key, detail.value)).collect::<Vec<_>>() }),
-            );
-        }
-        for campaign in hit {
-            self.hit.entry(campaign).or_insert(alarm.at);
-        }
-    }
-
-    /// Share of the units of a detector that a campaign is in, in thousandths; the same of both controls.
-    fn precision(&self, of: &BTreeSet<Unit>) -> (u64, u64, u64) {
-        let thousandths = |hits: usize, all: usize| (hits * 1_000 / all.max(1)) as u64;
-        let hits = of.iter().filter(|unit| self.units.get(*unit).is_some_and(|unit| unit.1)).count();
-        let positive = self.units.values().filter(|unit| unit.1).count();
-        let mut loud: Vec<(u64, bool)> = self.units.values().copied().collect();
-        loud.sort_unstable_by_key(|unit| std::cmp::Reverse(unit.0));
-        let of_loud = loud.iter().take(of.len()).filter(|unit| unit.1).count();
-        (thousandths(hits, of.len()), thousandths(positive, self.units.len()), thousandths(of_loud, of.len()))
+        let hit = times.len() as u64;
+        print(&json!({
+            "campaign": format!("{kind:?}"), "all": all, "hit": hit, "recall_95": wilson(hit, all),
+            "minutes_until": { "half": at(5), "nine_tenths": at(9) },
+        }));
     }
 }
 
 /// What a detector, or a rule, named.
 #[derive(Default)]
 struct Named {
-    /// Member-days.
     units: u64,
-    /// Sums of the three shares, each weighted by its units.
-    shares: [u64; 3],
+    /// Of them with a campaign; as many by chance, and of those with the most calls.
+    with: [f64; 3],
     /// Campaigns hit, by seed.
-    campaigns: BTreeSet<(u64, usize)>,
+    campaigns: BTreeSet<(usize, usize)>,
 }
 
-#[derive(Default)]
-struct Sums {
-    seeds: u64,
-    agents: u64,
-    alarms: u64,
-    false_alarms: u64,
-    records: u64,
-    /// By kind: campaigns, those that were hit, microseconds until then.
-    kinds: BTreeMap<CampaignKind, (u64, u64, Vec<u64>)>,
-    detectors: BTreeMap<String, Named>,
-}
-
-/// Runs the companies and prints what was found.
-pub(crate) fn run(first: u64, count: u64) -> Done {
-    let mut sums = Sums::default();
-    let mut spent = std::time::Duration::ZERO;
-    for seed in first..first + count {
-        let plan = Plan::of(seed, PEOPLE, DAYS);
-        let mut company = Company::new(plan.clone());
-        let mut bench = Bench::new(&plan)?;
-        let began = std::time::Instant::now();
-        for item in company.by_ref() {
-            bench.take(item)?;
-            sums.records += 1;
-        }
-        spent += began.elapsed();
-        let seen = bench.seen;
-        sums.seeds += 1;
-        sums.agents += seen.agents.len() as u64;
-        sums.alarms += seen.alarms;
-        sums.false_alarms += seen.false_alarms;
-        for (index, campaign) in company.campaigns().iter().enumerate() {
-            let of = sums.kinds.entry(campaign.kind).or_default();
-            let Some(began) = seen.began.get(&index) else { continue };
-            of.0 += 1;
-            if let Some(hit) = seen.hit.get(&index) {
-                of.1 += 1;
-                of.2.push(hit.saturating_sub(*began));
-            }
-        }
-        for (name, (units, campaigns)) in &seen.found {
-            let of = sums.detectors.entry(name.clone()).or_default();
-            let shares = seen.precision(units);
-            let weight = units.len() as u64;
-            of.units += weight;
-            of.shares.iter_mut().zip([shares.0, shares.1, shares.2]).for_each(|(sum, share)| *sum += share * weight);
+fn tell_detectors(all: &[Walked]) {
+    let mut named: BTreeMap<&str, Named> = BTreeMap::new();
+    for (seed, walked) in all.iter().enumerate() {
+        let mut loud: Vec<&Day> = walked.days.values().collect();
+        loud.sort_by_key(|day| std::cmp::Reverse(day.calls));
+        let positive = loud.iter().filter(|day| !day.campaigns.is_empty()).count();
+        for (name, (units, campaigns)) in &walked.found {
+            let of = named.entry(name).or_default();
+            let hit = |unit: &&Unit| walked.days.get(*unit).is_some_and(|day| !day.campaigns.is_empty());
+            of.units += units.len() as u64;
+            of.with[0] += units.iter().filter(hit).count() as f64;
+            of.with[1] += (units.len() * positive) as f64 / loud.len().max(1) as f64;
+            of.with[2] += loud.iter().take(units.len()).filter(|day| !day.campaigns.is_empty()).count() as f64;
             of.campaigns.extend(campaigns.iter().map(|campaign| (seed, *campaign)));
         }
     }
-    tell(&sums, spent);
-    Ok(())
-}
-
-fn tell(sums: &Sums, spent: std::time::Duration) {
-    let days = (DAYS - DAYS * 3 / 5) * sums.seeds;
-    let agents = sums.agents / sums.seeds.max(1);
-    let rate = |alarms: u64| alarms * PER_AGENTS * 100 / (days * agents).max(1);
-    let (all, hit) = sums.kinds.values().fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
-    print(&json!({
-        "seeds": sums.seeds, "agents": agents, "records": sums.records,
-        "records_per_second": sums.records as f64 / spent.as_secs_f64(),
-        "campaigns": all, "hit": hit,
-        "alarms_per_day_per_1000_agents": rate(sums.alarms) as f64 / 100.0,
-        "false_per_day_per_1000_agents": rate(sums.false_alarms) as f64 / 100.0,
-        "of_alarms": [INCIDENT, "high", "critical"],
-    }));
-    for (kind, (all, hit, times)) in &sums.kinds {
-        let mut times = times.clone();
-        times.sort_unstable();
-        let middle = times.get(times.len() / 2).map(|time| time / 60_000_000);
-        print(&json!({ "campaign": format!("{kind:?}"), "all": all, "hit": hit, "minutes_until": middle }));
-    }
-    for (name, Named { units, shares, campaigns }) in &sums.detectors {
-        let [own, chance, loud] = shares.map(|sum| sum as f64 / (*units).max(1) as f64 / 1_000.0);
+    for (name, Named { units, with, campaigns }) in &named {
+        let [own, chance, loud] = with.map(|with| with / (*units).max(1) as f64);
         print(&json!({
             "detector": name, "member_days": units, "precision": own, "by_chance": chance, "by_most_calls": loud,
             "campaigns": campaigns.len(), "beats_both": own > chance && own > loud,
         }));
     }
+}
+
+/// Campaigns that all keep one pace.
+fn tell_pace(pace: u64, seeds: std::ops::Range<u64>) -> Done {
+    let mut all = Vec::new();
+    for seed in seeds {
+        let plan = Plan { pace_quarters: Some(pace), ..Plan::of(seed, PEOPLE, DAYS) };
+        all.push(walk(&plan, vec![Trial::new(Layers::All, SHIPPED)])?);
+    }
+    let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
+    for walked in &all {
+        for index in walked.trials.iter().flat_map(|trial| trial.hit.keys()) {
+            *kinds.entry(format!("{:?}", walked.campaigns[*index].kind)).or_default() += 1;
+        }
+    }
+    let gives = figures(&outcomes(&all, Layers::All, SHIPPED));
+    print(&json!({ "pace": pace as f64 / 4.0, "seeds": all.len(), "gives": gives, "hit_by_kind": kinds }));
+    Ok(())
+}
+
+/// Companies without campaigns and with good reasons to change: what is raised, and about whom.
+fn tell_changes(seeds: std::ops::Range<u64>) -> Done {
+    let (mut agent_days, mut alarms, mut others) = (0, 0, 0);
+    let mut kinds: BTreeMap<ChangeKind, (u64, u64, BTreeMap<String, u64>)> = BTreeMap::new();
+    for seed in seeds {
+        // Three weeks later, so that a quarter ends in the days that are scored.
+        let plan = Plan { campaigns_of_each: 0, changes_of_each: CHANGES, ..Plan::of(seed, PEOPLE, DAYS) };
+        let plan = Plan { first_day: plan.first_day + 21, ..plan };
+        let walked = walk(&plan, vec![Trial::new(Layers::All, SHIPPED)])?;
+        agent_days += walked.agent_days;
+        walked.changes.iter().for_each(|change| kinds.entry(change.kind).or_default().0 += 1);
+        for alarm in walked.trials.iter().flat_map(|trial| &trial.alarms) {
+            alarms += 1;
+            let since = alarm.at - plan.first_day * DAY;
+            let is_of = |change: &&Change| {
+                let by = alarm
+                    .member
+                    .as_ref()
+                    .map_or(change.kind == ChangeKind::ToolRelease, |of| change.members.contains(of));
+                let there = change.team.is_none_or(|team| alarm.workspace.as_deref() == Some(&team_id(team).0[..]));
+                by && there && (change.from..change.until + 2 * HOUR).contains(&since)
+            };
+            let Some(change) = walked.changes.iter().find(is_of) else {
+                others += 1;
+                continue;
+            };
+            let of = kinds.entry(change.kind).or_default();
+            of.1 += 1;
+            let reasons = alarm.details.iter().filter_map(|detail| detail.key.strip_prefix("reason/"));
+            reasons.chain([alarm.name.as_str()]).for_each(|reason| *of.2.entry(reason.to_owned()).or_default() += 1);
+        }
+    }
+    for (kind, (changes, alarms, reasons)) in &kinds {
+        print(&json!({ "change": format!("{kind:?}"), "changes": changes, "alarms": alarms, "reasons": reasons }));
+    }
+    print(&json!({
+        "without_campaigns": { "alarms": alarms, "about_no_change": others,
+            "alarms_per_day_per_1000_agents": f64::from(alarms) * 1_000.0 / agent_days.max(1) as f64 },
+    }));
+    Ok(())
 }

@@ -65,7 +65,7 @@ async fn main() -> Done {
         "archive" => runs::archive(folder, number(words.get(2), 1_000_000)?).await,
         "many" => many::run(folder, number(words.get(2), 1_000)?, number(words.get(3), 60)?).await,
         "decide" => decide::run(),
-        "detect" => detect::run(number(words.get(2), 1)?, number(words.get(3), 3)?),
+        "detect" => detect::run(folder, number(words.get(2), 1)?, number(words.get(3), 3)?),
         "search" => tokio::task::block_in_place(|| search::run(folder, number(words.get(2), 1_000_000)?)),
         "ask" => ask::run(folder, number(words.get(2), 1_000_000)?, words.get(3).is_some()).await,
         "keep-up" => keep_up::run(folder, number(words.get(2), 1_000_000)?).await,

@@ -97,7 +97,7 @@ pub(super) fn campaigns(plan: &Plan, accounts: &mut [Account], dice: &mut Dice) 
     {
         // Accounts are spread over the company, so that few have two.
         let account = (at as u64 * 7 + dice.within(0..7)) % plan.people;
-        let pace_quarters = PACES[at % PACES.len()];
+        let pace_quarters = plan.pace_quarters.unwrap_or(PACES[at % PACES.len()]);
         if let (CampaignKind::DormantAwakened, Some(person)) =
             (kind, &mut accounts[usize::try_from(account).unwrap_or_default()].person)
         {

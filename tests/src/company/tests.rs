@@ -83,3 +83,27 @@ fn memory_does_not_grow_with_the_records() {
     }
     assert!(most[1] < most[0] * 2, "{most:?}");
 }
+
+#[test]
+fn changes_for_good_reasons_are_there_and_a_plan_without_them_has_none() {
+    assert!(Company::new(Plan::of(3, 150, 35)).changes().is_empty());
+    let plan = Plan { campaigns_of_each: 0, changes_of_each: 2, ..Plan::of(3, 150, 35) };
+    let company = Company::new(Plan { first_day: plan.first_day + 21, ..plan });
+    let count = |kind| company.changes().iter().filter(|change| change.kind == kind).count();
+    assert_eq!(ChangeKind::ALL.map(count), [2, 2, 1, 2]);
+    let nights: Vec<Change> =
+        company.changes().iter().filter(|of| of.kind == ChangeKind::OnCallNight).cloned().collect();
+    let (start, mut next_version, mut by_night) = (company.start(), 0, 0);
+    for item in company {
+        record::check(&bytes(&item)).unwrap();
+        let Kind::Call(call) = &item.record else { continue };
+        let is_next = matches!(&call.target, Some(wire::call::Target::Tool(tool)) if tool.ends_with("_v2"));
+        next_version += u64::from(is_next);
+        let of = |night: &Change| {
+            let called = call.member.as_ref().is_some_and(|member| night.members.contains(member));
+            called && (night.from..night.until).contains(&(call.started_at - start))
+        };
+        by_night += u64::from(nights.iter().any(of));
+    }
+    assert!(next_version > 50 && by_night >= 30, "{next_version} {by_night}");
+}

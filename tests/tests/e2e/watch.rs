@@ -17,7 +17,7 @@ use custody::{
 };
 use custody_tests::{
     peer::{Gateway, Session, now_us, opened, random},
-    process::{Home, SETTINGS, binary, end, offline, soon, text},
+    process::{Home, Process, SETTINGS, binary, end, offline, soon, text},
     shown::{records, word},
 };
 use serde_json::Value;
@@ -196,6 +196,7 @@ async fn rules_are_switched_off_suppressed_tested_and_held_against_the_past() {
     }
     seen_by_those_whose_workspace_it_is(&home);
     held_against_the_past(&home);
+    what_became_of_alarms(&home, &alarms);
     end(&process);
 }
 
@@ -211,6 +212,37 @@ fn seen_by_those_whose_workspace_it_is(home: &Home) {
     assert_eq!(asked("payments", &["severity:high", "--alarms", "--json"]), "");
     assert_eq!(asked("research", &["--alarms", "--json"]), "");
     assert_eq!(asked("payments", &["kind:alarm", "--json"]), "");
+}
+
+/// Dispositions give each rule its share of false alarms: the newest of each alarm counts.
+fn what_became_of_alarms(home: &Home, alarms: &[Value]) {
+    let of = |name: &str| {
+        let listed = home.say(&["rule", "list", "--json"]);
+        let all = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        all.into_iter().find(|listed| listed["name"] == name).unwrap()
+    };
+    let before = of("denied-burst");
+    assert_eq!((&before["alarms"], &before["disposed"]["benign"]), (&3.into(), &1.into()), "{before}");
+    assert_eq!(before["questions"], serde_json::json!(["kind:call decision:denied"]));
+    let places = alarms.iter().filter(|shown| word(shown, "name") == "denied-burst");
+    let places: Vec<String> = places.map(|shown| shown["position"].to_string()).collect();
+    for (place, was) in
+        [(&places[0], "true"), (&places[1], "true"), (&places[1], "false"), (&places[2], "acknowledged")]
+    {
+        home.say(&["alarm", "dispose", place, was, "--reason", "looked"]);
+    }
+    let after = of("denied-burst");
+    assert_eq!(after["disposed"], serde_json::json!({"true": 1, "false": 1, "benign": 0}), "{after}");
+    assert_eq!(after["false_ratio"], 0.5);
+    let table = home.say(&["rule", "list"]);
+    let row = table.lines().find(|line| line.starts_with("denied-burst")).unwrap();
+    assert_eq!(row.split_whitespace().skip(1).take(5).collect::<Vec<_>>(), ["medium", "3", "2", "50", "%"], "{row}");
+    assert!(table.contains("counted: the ledger's own records from 0 to before"), "{table}");
+    assert!(offline(&["rule", "list", "--ships"]).starts_with("NAME"));
+    // A question of a rule is one that an analyst may ask.
+    let token = token(home, "payments-again", "analyst", &["--workspace", "payments"]);
+    let question = before["questions"][0].as_str().unwrap();
+    assert_eq!(found(home, &token, &[question, "--count"]).trim(), "30");
 }
 
 fn tried(args: &[&str]) -> Output {
@@ -236,6 +268,115 @@ fn held_against_the_past(home: &Home) {
     draft(shipped.replace("decision: denied", "decison: denied"));
     let done = tried(&["rule", "lint", &own_text]);
     assert!(!done.status.success() && text(&done.stderr).contains("no record has a field decison"));
+}
+
+/// Phases of a condition on record, in order; what the watch raised under the same name is none.
+fn conditions(home: &Home, name: &str) -> Vec<String> {
+    home.say(&["cut"]);
+    let alarms = records(home, "ledger").into_iter().filter(|shown| shown["kind"] == "alarm");
+    let phases = alarms.filter(|shown| word(shown, "name") == name).map(|shown| word(&shown, "phase").to_owned());
+    phases.filter(|phase| phase != "raised").collect()
+}
+
+/// Killed at both sides of the write: of what begins, and of what ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_begins_and_ends_once_on_record_whatever_is_killed() {
+    let home = Home::new("conditions", SETTINGS);
+    let mut process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let killed_at = |point: &str| home.spawn(&[("CUSTODY_FAILPOINT", &format!("{point}:1"))]);
+    let dead = |process: &Process| {
+        let status = process.wait_end();
+        assert!(status.code().is_none(), "{status:?}: {}", process.log().join("\n"));
+    };
+    end(&process);
+    process = killed_at("watch-condition-raised");
+    assert!(process.wait_serving(), "{}", process.log().join("\n"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    let (header, records) = (gateway.header(), gateway.records(1));
+    let second = custody::batch::Header { created_at: header.created_at + 1, ..header.clone() };
+    let (first, second) = (gateway.sign(header, &records), gateway.sign(second, &records));
+    gateway.keep(first.clone());
+    session.send(first).await.unwrap();
+    gateway.settle(&mut session).await.unwrap();
+    session.send(second).await.unwrap();
+    dead(&process);
+    // It stands, and is told at the start, behind which the next kill is.
+    dead(&killed_at("watch-condition-told"));
+    process = home.start();
+    assert_eq!(conditions(&home, "equivocation"), ["began"]);
+    end(&process);
+    process = killed_at("watch-condition-raised");
+    assert!(process.wait_serving(), "{}", process.log().join("\n"));
+    home.say(&["acknowledge", "equivocation"]);
+    dead(&process);
+    dead(&killed_at("watch-condition-told"));
+    process = home.start();
+    assert_eq!(conditions(&home, "equivocation"), ["began", "ended"]);
+    end(&process);
+}
+
+/// What a gateway may not write never becomes a record, and is a condition that names the gateway.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_an_unauthorised_kind_is_a_condition_of_its_gateway() {
+    let home = Home::new("refused", SETTINGS);
+    let process = home.start();
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, vec![changed("tool_")]).await;
+    let alarm = record::encode(Kind::Alarm(wire::Alarm {
+        at: now_us(),
+        phase: wire::AlarmPhase::Raised as i32,
+        severity: wire::Severity::Low as i32,
+        name: "x".to_owned(),
+        ..Default::default()
+    }));
+    session.send(gateway.sign(gateway.header(), &[alarm.into()])).await.unwrap();
+    let rejection = gateway.refusal(&mut session).await.unwrap();
+    assert_eq!(rejection.reason(), wire::RejectReason::Unauthorised);
+    let began = soon(|| {
+        home.say(&["cut"]);
+        records(&home, "ledger").into_iter().find(|shown| word(shown, "name") == "batch-unauthorised")
+    });
+    assert_eq!((word(&began, "phase"), word(&began, "severity")), ("began", "high"));
+    assert_eq!(word(&began, "gateway"), gateway.gateway.to_string());
+    assert_eq!(word(&began, "workspace"), gateway.header().workspace.to_string());
+    end(&process);
+}
+
+/// A kill between the receiver's yes and the note of it: it hears the same again, and all that follows in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_hears_everything_in_order_whatever_is_killed() {
+    let (port, got) = receiver();
+    let home = Home::new("webhook-killed", SETTINGS);
+    webhook(&home, port);
+    let process = home.spawn(&[("CUSTODY_FAILPOINT", "watch-webhook-taken:1")]);
+    assert!(process.wait_serving(), "{}", process.log().join("\n"));
+    let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, vec![changed("one_")]).await;
+    assert!(process.wait_end().code().is_none());
+    let process = home.start();
+    let mut session = gateway.connect(home.grpc).await.unwrap();
+    ship(&mut gateway, &mut session, vec![changed("two_")]).await;
+    let mut ids: Vec<String> = Vec::new();
+    let mut last = String::new();
+    while !last.contains("two_") {
+        let (_, body) = got.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
+        let said: Value = serde_json::from_str(&body).unwrap();
+        for alarm in said["alarms"].as_array().into_iter().flatten() {
+            ids.push(alarm["id"].as_str().unwrap().to_owned());
+            last = alarm.to_string();
+        }
+    }
+    // Refused, taken, and taken once more after the kill; then the next.
+    let places: Vec<u64> = ids.iter().map(|id| id.split_once('/').unwrap().1.parse().unwrap()).collect();
+    let times = |place: u64| places.iter().filter(|other| **other == place).count();
+    assert_eq!(times(places[0]), 3, "{ids:?}");
+    assert!(places.windows(2).all(|two| two[1] > two[0] || two[1] == places[0]), "in order: {ids:?}");
+    let on_record = raised(&home).into_iter().map(|shown| shown["position"].as_u64().unwrap());
+    assert!(on_record.take(4).all(|place| times(place) > 0), "none is left out: {ids:?}");
+    end(&process);
 }
 
 /// What a receiver got, whole: its signature and its body. The first alarms it does not take.
@@ -276,6 +417,20 @@ fn receiver() -> (u16, mpsc::Receiver<(String, String)>) {
     (port, all)
 }
 
+const SECRET: &[u8] = b"sixteen bytes, and some more";
+
+/// Alarms go to this port from the next start on.
+fn webhook(home: &Home, port: u16) {
+    let secret = home.dir.join("webhook.secret");
+    custody_tests::process::write(&secret, SECRET);
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let more = format!(
+        "{SETTINGS}watch.webhook_url = \"http://127.0.0.1:{port}/a-secret-path\"\nwatch.webhook_secret_file = \"webhook.secret\"\n\
+         watch.heartbeat_seconds = 2\n"
+    );
+    home.configure(&more);
+}
+
 /// HMAC-SHA256 (RFC 2104), written here so that the test believes nobody.
 fn hmac(secret: &[u8], message: &[u8]) -> String {
     let pad = |with: u8| (0..64).map(|at| secret.get(at).copied().unwrap_or(0) ^ with).collect::<Vec<u8>>();
@@ -285,17 +440,9 @@ fn hmac(secret: &[u8], message: &[u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn alarms_are_sent_until_they_are_taken_signed_and_a_heartbeat_between() {
-    const SECRET: &[u8] = b"sixteen bytes, and some more";
     let (port, got) = receiver();
     let home = Home::new("webhook", SETTINGS);
-    let secret = home.dir.join("webhook.secret");
-    custody_tests::process::write(&secret, SECRET);
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let more = format!(
-        "{SETTINGS}watch.webhook_url = \"http://127.0.0.1:{port}/a-secret-path\"\nwatch.webhook_secret_file = \"webhook.secret\"\n\
-         watch.heartbeat_seconds = 2\n"
-    );
-    home.configure(&more);
+    webhook(&home, port);
     let process = home.start();
     let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
     let mut session = gateway.connect(home.grpc).await.unwrap();

@@ -194,7 +194,7 @@ impl Profile {
     }
 
     fn repeats(&mut self, seen: &Seen<'_>) -> u32 {
-        let of = (super::key(7, seen.workspace, &[seen.tool]), seen.request);
+        let of = (super::key(7, seen.workspace, [seen.tool]), seen.request);
         self.repeated.retain(|known| seen.at.saturating_sub(known.last) < LOOP_US);
         if let Some(known) = self.repeated.iter_mut().find(|known| known.of == of) {
             if seen.at.saturating_sub(known.since) >= 2 * LOOP_US {
@@ -293,7 +293,7 @@ pub(super) struct Use {
 
 impl Use {
     pub(super) fn take(&mut self, seen: &Seen<'_>, big: (bool, bool), found: &mut impl FnMut(Detector, u32)) {
-        let agent = super::key(8, seen.workspace, &[seen.agent]);
+        let agent = super::key(8, seen.workspace, [seen.agent]);
         if seen.denied {
             if agent != self.refused_agent || seen.at.saturating_sub(self.refused_at) > DAY_US {
                 (self.refused, self.refused_at) = (0, seen.at);

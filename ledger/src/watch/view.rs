@@ -1,6 +1,6 @@
 //! A record as rules and detectors see it.
 //!
-//! What must hold: an event follows from the record, its place and the labels that the access policy gave its server before; nothing
+//! What must hold: a view follows from the record, its place and the labels that the access policy gave its server before; nothing
 //! in it depends on when or where it is looked at. Its fields have the names of the query language, so that a rule's selection can be
 //! asked as a question.
 
@@ -10,12 +10,12 @@ use custody::{
     query::{Facts, Field, Kind, Place},
     wire::{self, Phase},
 };
-use rsigma_eval::{Event as SigmaEvent, EventValue};
+use rsigma_eval::EventValue;
 use serde_json::Value;
 
 /// One record.
 #[derive(Clone, Copy, Debug)]
-pub struct Event<'a> {
+pub struct View<'a> {
     /// Where it stands.
     pub place: &'a Place,
     /// What it says.
@@ -26,7 +26,7 @@ pub struct Event<'a> {
     pub labels: &'a [String],
 }
 
-impl<'a> Event<'a> {
+impl<'a> View<'a> {
     /// The first text of a field.
     pub fn text(&self, field: Field) -> Option<&'a str> {
         self.facts.texts(field).next()
@@ -46,9 +46,9 @@ impl<'a> Event<'a> {
 /// Number of fields.
 const FIELDS: usize = Field::ALL.len();
 
-/// An event with its texts by field: rules ask for a hundred fields of each record.
+/// A view with its texts by field: rules ask for a hundred fields of each record.
 pub(super) struct Fields<'a> {
-    event: &'a Event<'a>,
+    view: &'a View<'a>,
     first: [Option<&'a str>; FIELDS],
     /// Of those that have more than one.
     more: Vec<(Field, &'a str)>,
@@ -61,10 +61,10 @@ fn named(path: &str) -> Option<Field> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(event: &'a Event<'a>) -> Self {
-        let mut fields = Self { event, first: [None; FIELDS], more: Vec::new() };
-        let labels = event.labels.iter().map(|label| (Field::Label, label.as_str()));
-        for (field, text) in event.facts.all_texts().chain(labels) {
+    pub(super) fn of(view: &'a View<'a>) -> Self {
+        let mut fields = Self { view, first: [None; FIELDS], more: Vec::new() };
+        let labels = view.labels.iter().map(|label| (Field::Label, label.as_str()));
+        for (field, text) in view.facts.all_texts().chain(labels) {
             match fields.first.get_mut(field as usize) {
                 Some(first @ None) => *first = Some(text),
                 _ => fields.more.push((field, text)),
@@ -73,19 +73,28 @@ impl<'a> Fields<'a> {
         fields
     }
 
+    /// Whether it is one of the ledger's own records.
+    pub(super) fn is_own(&self) -> bool {
+        self.view.own.is_some()
+    }
+
+    /// Texts of a field, labels of its server among them.
+    pub(super) fn texts(&self, field: Field) -> impl Iterator<Item = &'a str> {
+        let first = self.first.get(field as usize).copied().flatten();
+        first.into_iter().chain(self.more.iter().filter(move |(of, _)| *of == field).map(|(_, text)| *text))
+    }
+
+    /// Number of a field, or that a flag holds.
+    pub(super) fn number(&self, field: Field) -> Option<u64> {
+        self.view.facts.number(field)
+    }
+
     fn of_field(&self, field: Field) -> Option<EventValue<'_>> {
         match field.kind() {
-            Kind::Text | Kind::Unique => {
-                let first = self.first.get(field as usize).copied().flatten()?;
-                if self.more.is_empty() {
-                    return Some(EventValue::Str(Cow::Borrowed(first)));
-                }
-                let more = self.more.iter().filter(|(of, _)| *of == field).map(|(_, text)| *text);
-                many(std::iter::once(first).chain(more).collect())
-            }
-            Kind::Flag => Some(EventValue::Bool(self.event.facts.number(field).is_some())),
+            Kind::Text | Kind::Unique => many(self.texts(field).collect()),
+            Kind::Flag => Some(EventValue::Bool(self.number(field).is_some())),
             Kind::Duration | Kind::Size | Kind::Number | Kind::Time => {
-                let number = self.event.facts.number(field)?;
+                let number = self.number(field)?;
                 Some(EventValue::Int(i64::try_from(number).unwrap_or(i64::MAX)))
             }
         }
@@ -100,25 +109,25 @@ fn many(mut texts: Vec<&str>) -> Option<EventValue<'_>> {
     }
 }
 
-impl SigmaEvent for Fields<'_> {
+impl rsigma_eval::Event for Fields<'_> {
     fn get_field(&self, path: &str) -> Option<EventValue<'_>> {
         match path {
             "product" => Some(EventValue::Str(Cow::Borrowed("mcp"))),
-            "service" => Some(EventValue::Str(Cow::Borrowed(self.event.service()))),
+            "service" => Some(EventValue::Str(Cow::Borrowed(self.view.service()))),
             path => self.of_field(named(path)?),
         }
     }
 
     fn any_string_value(&self, pred: &dyn Fn(&str) -> bool) -> bool {
-        self.event.facts.all_texts().any(|(_, text)| pred(text))
+        self.view.facts.all_texts().any(|(_, text)| pred(text))
     }
 
     fn all_string_values(&self) -> Vec<Cow<'_, str>> {
-        self.event.facts.all_texts().map(|(_, text)| Cow::Borrowed(text)).collect()
+        self.view.facts.all_texts().map(|(_, text)| Cow::Borrowed(text)).collect()
     }
 
     /// What a correlation keeps of it: where it stands, and no more.
     fn to_json(&self) -> Value {
-        serde_json::json!({ "id": self.event.place.position.to_string() })
+        serde_json::json!({ "id": self.view.place.position.to_string() })
     }
 }

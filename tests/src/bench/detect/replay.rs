@@ -1,0 +1,102 @@
+//! What a replay or a backtest takes: a store of so many records of a company, walked from the first as `ledger rule backtest` walks it.
+//!
+//! What must hold: the store is read from disk, as a replay reads it; nothing is in memory but what the walk itself holds.
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use ::ledger::{
+    store::{Family, LeafPlace, Store, leaf_key, numbered},
+    tail::Tail,
+    watch::{engine::Engine, replay::Replay, rules},
+};
+use bytes::Bytes;
+use custody::{
+    batch::{Header, Submitted, encode_signed, seal_header},
+    id::{Epoch, GatewayId, HeaderHash, KeyId, RootHash},
+    record,
+    segment::{Leaf, encode_entry},
+    wire::LeafKind,
+};
+use custody_tests::company::{Company, Plan};
+use serde_json::json;
+
+use super::walk::team_id;
+use crate::{Done, print};
+
+/// Records of a batch, and batches of a write.
+const BATCH: usize = 256;
+const WRITE: u64 = 64;
+/// Commits of a step, as the service takes them.
+const STEP: u64 = 2_000;
+/// Memory of the store, in bytes.
+const MEMORY: usize = 64 << 20;
+
+fn fill(store: &Store, records: u64) -> Done<u64> {
+    let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    let mut company = Company::new(Plan::of(1, 400, 3_650)).take(usize::try_from(records)?);
+    let (mut committed, mut filled) = (0_u64, 0_u64);
+    let mut change = store.change();
+    loop {
+        let items: Vec<_> = company.by_ref().take(BATCH).collect();
+        let Some(last) = items.last() else { break };
+        let received_at = last.received_at;
+        let records: Vec<Bytes> = items.into_iter().map(|item| record::encode(item.record).into()).collect();
+        let mut header = Header {
+            origin: "bench.example/custody".to_owned(),
+            workspace: team_id(0),
+            gateway: GatewayId([2; 16]),
+            key_id: KeyId([3; 32]),
+            epoch: Epoch([4; 16]),
+            batch_number: committed + 1,
+            first_record: filled,
+            record_count: 0,
+            previous: HeaderHash([5; 32]),
+            opening_reason: None,
+            batch_root: RootHash::ZERO,
+            last_head: Bytes::new(),
+            dropped: 0,
+            drop_reason: None,
+            heartbeat: false,
+            close: false,
+            created_at: received_at,
+        };
+        seal_header(&mut header, &[9; 32], &records);
+        let batch = Submitted::parse(encode_signed(&header.encode(), &key, &[9; 32], &records).into());
+        let batch = batch.map_err(|why| why.to_string())?;
+        let leaf = Leaf { kind: LeafKind::Batch, first_position: filled, received_at, term: 1 };
+        let place = LeafPlace { segment: 0, leaf: committed };
+        let row = leaf_key(team_id(0), 0, committed);
+        change.put(Family::Entries, row, encode_entry(&leaf, batch.bytes.clone()));
+        change.put(Family::Commits, committed.to_be_bytes(), row);
+        change.put(Family::Positions, numbered(team_id(0), filled), place.encode());
+        committed += 1;
+        filled += records.len() as u64;
+        if committed.is_multiple_of(WRITE) {
+            store.commit(std::mem::replace(&mut change, store.change()))?;
+        }
+    }
+    store.commit(change)?;
+    Ok(filled)
+}
+
+/// Fills a store and walks it.
+pub(super) fn run(folder: &Path, records: u64) -> Done {
+    let store = Arc::new(Store::open(&folder.join("replayed"), MEMORY, MEMORY)?);
+    let filled = fill(&store, records)?;
+    let tail = Tail::open(&store)?;
+    let engine = Engine::new(&rules::all(None)?)?;
+    let began = Instant::now();
+    let mut replay = Replay::new(&tail, None, engine, Some(0))?;
+    let mut alarms = 0;
+    while let Some((told, more)) = replay.step(STEP, &|| false)? {
+        alarms += told.len();
+        if !more {
+            break;
+        }
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    print(
+        &json!({ "replayed": filled, "seconds": seconds, "records_per_second": filled as f64 / seconds, "alarms": alarms }),
+    );
+    Ok(())
+}
