@@ -13,6 +13,7 @@ mod key;
 mod member;
 mod offline;
 mod output;
+mod reindex;
 mod rule;
 mod search;
 mod sign;
@@ -118,6 +119,8 @@ enum Command {
     Statement(chain::StatementCommand),
     /// How the ledger is: heads, segments, lag, fence, certificates, gateways, alarms.
     Status(status::StatusArgs),
+    /// Build the index again from the store, or hold it against the store; questions are answered all the while.
+    Reindex(reindex::ReindexArgs),
     /// Cut open segments now and wait until they are archived: somebody wants evidence.
     Cut(CutArgs),
     /// Take an alarm back, when its cause is gone and somebody has acted.
@@ -281,6 +284,7 @@ async fn run(command: Command) -> Done {
         Command::Search(args) => search::run(*args).await,
         Command::Statement(command) => chain::run(command).await,
         Command::Status(args) => status::run(args).await,
+        Command::Reindex(args) => reindex::run(args).await,
         Command::Cut(args) => cut(args).await,
         Command::Acknowledge { at, alarm } => acknowledge(&at, &alarm).await,
     }

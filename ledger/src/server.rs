@@ -30,7 +30,7 @@ use crate::{
     exit::ExitReason,
     fence::Fence,
     http,
-    index::Index,
+    index::{Index, check::Checks},
     ingest::{IngestService, Limits as IngestLimits},
     listen::{self, Comers},
     log_view::{FenceState, LogView, report},
@@ -191,7 +191,7 @@ async fn serve(
     let (publisher, shared, mut writer, directory) = start_writer(&config, opened, read_only, wake.clone())?;
     let archive = publisher.archive.clone();
     let (index, indexing) = start_index(&config, &shared)?;
-    let asking = asking(&store, index, &shared)?;
+    let asking = asking(&store, Arc::clone(&index.0), &shared)?;
     let rules = read_rules(&config)?;
     let watching_records = start_watching(&config, &rules, &shared)?;
     let requests = shared.requests.clone();
@@ -206,7 +206,7 @@ async fn serve(
         config: config.clone(),
         pki: Arc::clone(&shared.pki),
         ingest: ingest_service(&config, &shared, Weak::clone(&store)),
-        admin: admin_service(&config, &shared, rules, Weak::clone(&store)),
+        admin: admin_service(&config, &shared, (rules, index), Weak::clone(&store)),
         asking,
     };
     let state = http::state(&shared.metrics, &shared.alarms, &shared.view, archive, requests.clone());
@@ -403,11 +403,18 @@ fn start_helpers(config: &Config, shared: &Shared, directory: oneshot::Receiver<
     Ok(helpers)
 }
 
-fn admin_service(config: &Config, shared: &Shared, rules: Arc<str>, store: Weak<Store>) -> AdminService {
+fn admin_service(
+    config: &Config,
+    shared: &Shared,
+    (rules, index): (Arc<str>, (Arc<Index>, Checks)),
+    store: Weak<Store>,
+) -> AdminService {
     AdminService {
         origin: config.origin.clone(),
         writer: shared.requests.clone(),
         tail: Arc::clone(&shared.tail),
+        index,
+        watch: shared.progress.clone(),
         chains: Arc::clone(&shared.chains),
         rules,
         replays: Arc::new(Semaphore::new(1)),
