@@ -86,7 +86,12 @@ impl Index {
         &self.tail
     }
 
-    /// Commit index after the newest that is indexed, and how many commits are not.
+    /// Commit index after the newest that is in a folder.
+    pub fn indexed_through(&self) -> u64 {
+        self.shown().first().map_or(0, |day| day.payload.next)
+    }
+
+    /// Commit index up to which the index has come, with what has no records, and how many commits it lacks.
     pub fn progress(&self) -> (u64, u64) {
         let (through, missing) = (self.through.load(Ordering::Relaxed), self.missing.load(Ordering::Relaxed));
         (through, self.tail.committed().saturating_sub(through) + missing)

@@ -288,7 +288,7 @@ impl Follower {
     }
 
     fn tell_progress(&self, committed: u64) {
-        let indexed = self.index.shown().first().map_or(0, |day| day.payload.next);
+        let indexed = self.index.indexed_through();
         // With nothing that waits for a commit, what was walked has no more records.
         let through = if self.live.since.is_none() { self.live.next } else { indexed.min(self.live.next) };
         let missing = self.gaps.iter().map(|gap| gap.end.unwrap_or(0).saturating_sub(gap.next)).sum();
