@@ -27,8 +27,10 @@ impl AdminService {
             let busy = || Status::resource_exhausted("others wait for a check already (hint: try again later)");
             let findings = checks.ask(request.day, because).ok_or_else(busy)?;
             // The checker puts on record what came of it, and who asked.
-            let found = ReceiverStream::new(findings)
-                .map(|Checked { folder, differs }| Ok(wire::ReindexResponse { folders: vec![told(folder, differs)] }));
+            let found = ReceiverStream::new(findings).map(|found| {
+                let Checked { folder, differs } = found.map_err(Status::unavailable)?;
+                Ok(wire::ReindexResponse { folders: vec![told(folder, differs)] })
+            });
             return Ok(Response::new(Box::pin(found)));
         }
         let event = wire::LedgerEvent {

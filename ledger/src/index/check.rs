@@ -63,16 +63,20 @@ pub struct Asked {
     /// A UTC day; `None`: all.
     day: Option<u64>,
     because: Because,
-    told: mpsc::Sender<Checked>,
+    told: mpsc::Sender<Finding>,
 }
+
+/// A folder, looked at; or why no more is told, in words.
+pub type Finding = Result<Checked, String>;
 
 /// Where checks are asked for.
 #[derive(Clone)]
 pub struct Checks(mpsc::Sender<Asked>);
 
 impl Checks {
-    /// Has the folders of a UTC day, or all, looked at; each finding as it is made. `None`: the ledger is ending, or others wait.
-    pub fn ask(&self, day: Option<u64>, because: Because) -> Option<mpsc::Receiver<Checked>> {
+    /// Has the folders of a UTC day, or all, looked at; what came of it once it is on record. `None`: the ledger is ending, or
+    /// others wait.
+    pub fn ask(&self, day: Option<u64>, because: Because) -> Option<mpsc::Receiver<Finding>> {
         let (told, findings) = mpsc::channel(WAITING_MAX);
         self.0.try_send(Asked { day, because, told }).ok()?;
         Some(findings)
@@ -265,12 +269,16 @@ impl Checker {
         let shown = self.index.shown();
         let wanted = shown.iter().filter(|day| asked.day.is_none_or(|wanted| day.payload.day == wanted));
         let mut findings = Vec::new();
-        let Some(outcome) = self.check(wanted, stop, |found| findings.push(found))? else { return Ok(()) };
-        if self.put(outcome, asked.because, Vec::new(), runtime) {
-            // Whoever asked may be gone.
-            findings.into_iter().all(|found| asked.told.blocking_send(found).is_ok());
-        }
-        Ok(())
+        let checked = self.check(wanted, stop, |found| findings.push(Ok(found)));
+        let told = match &checked {
+            Ok(Some(outcome)) if self.put(*outcome, asked.because, Vec::new(), runtime) => findings,
+            Ok(Some(_)) => vec![Err("what came of the check cannot be put on record now".to_owned())],
+            Ok(None) => vec![Err("the ledger is ending".to_owned())],
+            Err(_) => vec![Err("the records cannot be read (hint: the ledger's log says why)".to_owned())],
+        };
+        // Whoever asked may be gone.
+        told.into_iter().all(|found| asked.told.blocking_send(found).is_ok());
+        checked.map(drop)
     }
 
     /// Once a day: what is new, and of the rest those whose turn it is.

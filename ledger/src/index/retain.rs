@@ -98,6 +98,10 @@ impl Follower {
         let of_day = shown.iter().take_while(|day| day.payload.day == newest);
         let Some(before) = of_day.map(|day| day.payload.first).min() else { return Ok(()) };
         let store = self.index.tail().store()?;
+        // What is forgotten stays so: while folders are built again the newest may be an old one.
+        if before <= store.number(ENDED_FLOOR)?.unwrap_or(0) {
+            return Ok(());
+        }
         let mut change = store.change();
         change.put(Family::Meta, ENDED_FLOOR, before.to_be_bytes());
         change.delete_range(Family::Ended, &[], &Rank::first_of(before).encode());

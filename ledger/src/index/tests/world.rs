@@ -331,15 +331,24 @@ impl World {
             // Some pages, and not hundreds.
             let limit = 1 + usize::try_from(self.rng.below(40)).unwrap() + expected.len() / 6;
             let walks = self.rng.below(32);
-            let others = [walks.is_multiple_of(8).then_some(&walked), (walks == 0).then_some(&stored)];
-            for index in [Some(index)].into_iter().chain(others).flatten() {
-                assert_eq!(index.count(&question).unwrap(), (expected.len() as u64, true), "{expr:?} as of {pinned}");
-                assert_eq!(paged(index, &question, limit), expected, "{expr:?} as of {pinned}, {limit} a page");
+            let others =
+                [walks.is_multiple_of(8).then_some(("memory", &walked)), (walks == 0).then_some(("store", &stored))];
+            for (name, index) in [Some(("index", index))].into_iter().chain(others).flatten() {
+                let of = format!("{name}: {expr:?} as of {pinned} of {}", self.committed);
+                let found = paged(index, &question, limit);
+                assert!(found == expected, "{of}, {limit} a page: {:?}", differing(&found, &expected));
+                assert_eq!(index.count(&question).unwrap(), (expected.len() as u64, true), "{of}");
                 self.compare_sums(index, &question, (&expected, plain));
                 self.asked += 1;
             }
         }
     }
+}
+
+/// What is too much, and what is missing.
+fn differing(found: &[Rank], expected: &[Rank]) -> [Vec<Rank>; 2] {
+    let only = |of: &[Rank], other: &[Rank]| of.iter().copied().filter(|rank| !other.contains(rank)).collect();
+    [only(found, expected), only(expected, found)]
 }
 
 /// All that is found, by pages.
