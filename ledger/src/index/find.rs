@@ -244,10 +244,6 @@ impl Index {
         // Those that ended after the question was first asked.
         if question.pinned < tail.committed() {
             let store = tail.store()?;
-            if question.pinned < store.number(super::retain::ENDED_FLOOR)?.unwrap_or(0) {
-                let why = "the pages of this answer are over: they began more than a day ago (hint: ask again)";
-                return Err(AskError::Never(why.to_owned()));
-            }
             for (at, step) in store.scan(Family::Ended, &[], &pinned.encode()).enumerate() {
                 if at % LOOKS == LOOKS - 1 && question.is_late() {
                     *cut_short = true;
@@ -257,6 +253,11 @@ impl Index {
                 if (floor..pinned).contains(&rank) {
                     intents.entry(rank).or_default();
                 }
+            }
+            // Afterwards: what was forgotten meanwhile was perhaps not seen.
+            if question.pinned < store.number(super::retain::ENDED_FLOOR)?.unwrap_or(0) {
+                let why = "the pages of this answer are over: they began more than a day ago (hint: ask again)";
+                return Err(AskError::Never(why.to_owned()));
             }
         }
         for (at, (rank, intent)) in intents.iter().rev().enumerate() {

@@ -20,6 +20,9 @@ use crate::{
 
 const DAY_US: u64 = 86_400_000_000;
 
+/// Whether a question finds a call, by its number.
+type Fits = fn(u64) -> bool;
+
 /// A ledger whose clock the test moves, and all that it acknowledged.
 struct World {
     home: Home,
@@ -101,7 +104,7 @@ impl World {
             listed.iter().rev().map(|line| line["record"]["call_number"].as_u64().unwrap_or(0)).collect();
         assert_eq!(numbers, all, "{when}");
         let member = format!("member:{}", self.member);
-        let questions: [(&str, fn(u64) -> bool); 7] = [
+        let questions: [(&str, Fits); 7] = [
             ("kind:call", |_| true),
             (&member, |_| true),
             ("outcome:denied", |n| n % 5 == 4),
