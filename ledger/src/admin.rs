@@ -39,13 +39,16 @@ use crate::{
     clock,
     commit::{Chains, Request, State, Writer},
     directory::Ask,
+    index::{Index, check::Checks},
     log_view::{FenceState, LogView},
     pki::{self, Identity},
     store::Store,
     tail::Tail,
+    watch::Progress,
     workspace::Workspace,
 };
 
+mod index;
 mod members;
 mod tokens;
 mod watch;
@@ -79,6 +82,10 @@ pub struct AdminService {
     pub writer: mpsc::Sender<Request>,
     /// What was committed.
     pub tail: Arc<Tail>,
+    /// The index, and where checks of it are asked for.
+    pub index: (Arc<Index>, Checks),
+    /// How far the watch is.
+    pub watch: Progress,
     /// Key chains: they know the workspaces.
     pub chains: Chains,
     /// The rules that are in force, as YAML.
@@ -135,6 +142,19 @@ impl AdminService {
         let gone = || Status::unavailable("the ledger is ending (hint: try again)");
         self.writer.send(request).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
+    }
+
+    /// Who walks what was committed, and how far each is behind.
+    fn followers(&self, mark: u64, unpublished: u64) -> Vec<wire::Follower> {
+        let follower = |name: &str, mark, lag| wire::Follower { name: name.to_owned(), mark, lag };
+        let (indexed, missing) = self.index.0.progress();
+        // Of one that has ended nobody knows how far it was.
+        let watched = self.watch.next().unwrap_or(0);
+        vec![
+            follower("seal", mark, unpublished),
+            follower("index", indexed, missing),
+            follower("watch", watched, self.tail.committed().saturating_sub(watched)),
+        ]
     }
 
     /// Waits until the queue row before `number` is published; `false` if that takes too long.
@@ -201,7 +221,7 @@ impl Admin for AdminService {
         status.archive.clone_from(&self.archive);
         status.alarms =
             self.alarms.latched().into_iter().map(|(alarm, detail, _)| format!("{}: {detail}", alarm.name())).collect();
-        status.followers = vec![wire::Follower { name: "seal".to_owned(), mark, lag: status.unpublished }];
+        status.followers = self.followers(mark, status.unpublished);
         let certificates = self.authority.certificates();
         status.certificates =
             certificates.into_iter().map(|(name, not_after)| wire::Certificate { name, not_after }).collect();
@@ -365,6 +385,12 @@ impl Admin for AdminService {
 
     async fn replay(&self, call: Call<wire::ReplayRequest>) -> Answer<Self::ReplayStream> {
         self.replayed(call).await
+    }
+
+    type ReindexStream = index::Reindexed;
+
+    async fn reindex(&self, call: Call<wire::ReindexRequest>) -> Answer<Self::ReindexStream> {
+        self.reindexed(call).await
     }
 }
 

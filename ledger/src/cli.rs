@@ -15,6 +15,7 @@ mod key;
 mod member;
 mod offline;
 mod output;
+mod reindex;
 mod rule;
 mod search;
 mod show;
@@ -125,6 +126,8 @@ enum Command {
     Statement(chain::StatementCommand),
     /// How the ledger is: heads, segments, lag, fence, certificates, gateways, alarms.
     Status(status::StatusArgs),
+    /// Build the index again from the store, or hold it against the store; questions are answered all the while.
+    Reindex(reindex::ReindexArgs),
     /// Cut open segments now and wait until they are archived: somebody wants evidence.
     Cut(CutArgs),
     /// Take an alarm back, when its cause is gone and somebody has acted.
@@ -290,6 +293,7 @@ async fn run(command: Command) -> Done {
         Command::Trace(args) => show::trace(args).await,
         Command::Statement(command) => chain::run(command).await,
         Command::Status(args) => status::run(args).await,
+        Command::Reindex(args) => reindex::run(args).await,
         Command::Cut(args) => cut(args).await,
         Command::Acknowledge { at, alarm } => acknowledge(&at, &alarm).await,
     }

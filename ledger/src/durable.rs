@@ -130,6 +130,16 @@ pub fn sync_dir(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Gives a folder another name, under which nothing may be.
+///
+/// # Errors
+/// Those of the file system.
+#[expect(clippy::disallowed_methods, reason = "this is the durable-file module")]
+pub fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_dir(parent(to))
+}
+
 /// Makes a file that is there already last, with its names from `root` down: a process that was killed between its write and
 /// its syncs leaves one that everybody can read and a power cut takes away.
 ///

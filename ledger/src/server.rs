@@ -31,7 +31,7 @@ use crate::{
     exit::ExitReason,
     fence::Fence,
     http,
-    index::Index,
+    index::{Index, check::Checks},
     ingest::{IngestService, Limits as IngestLimits},
     listen::{self, Comers},
     log_view::{FenceState, LogView, report},
@@ -193,9 +193,9 @@ async fn serve(
     let (publisher, shared, mut writer, directory) = start_writer(&config, opened, read_only, wake.clone())?;
     let archive = publisher.archive.clone();
     let (index, indexing) = start_index(&config, &shared)?;
-    let asking = asking(&store, Arc::clone(&index), (archive.clone(), policy), &shared)?;
+    let asking = asking(&store, Arc::clone(&index.0), (archive.clone(), policy), &shared)?;
     let rules = read_rules(&config)?;
-    let watching_records = start_watching(&config, &rules, &shared, &index)?;
+    let watching_records = start_watching(&config, &rules, &shared, &index.0)?;
     let requests = shared.requests.clone();
     // A stale copy owns no term: whatever waits in it was published by another, or never will be.
     let mut publishing: JoinHandle<PublishError> = match serving {
@@ -208,7 +208,7 @@ async fn serve(
         config: config.clone(),
         pki: Arc::clone(&shared.pki),
         ingest: ingest_service(&config, &shared, Weak::clone(&store)),
-        admin: admin_service(&config, &shared, rules, Weak::clone(&store)),
+        admin: admin_service(&config, &shared, (rules, index), Weak::clone(&store)),
         asking,
     };
     let state = http::state(&shared.metrics, &shared.alarms, &shared.view, archive, requests.clone());
@@ -411,11 +411,18 @@ fn start_helpers(config: &Config, shared: &Shared, directory: oneshot::Receiver<
     Ok(helpers)
 }
 
-fn admin_service(config: &Config, shared: &Shared, rules: Arc<str>, store: Weak<Store>) -> AdminService {
+fn admin_service(
+    config: &Config,
+    shared: &Shared,
+    (rules, index): (Arc<str>, (Arc<Index>, Checks)),
+    store: Weak<Store>,
+) -> AdminService {
     AdminService {
         origin: config.origin.clone(),
         writer: shared.requests.clone(),
         tail: Arc::clone(&shared.tail),
+        index,
+        watch: shared.progress.clone(),
         chains: Arc::clone(&shared.chains),
         rules,
         replays: Arc::new(Semaphore::new(1)),

@@ -11,7 +11,7 @@ use custody::id::WorkspaceId;
 pub use rocksdb::perf::MemoryUsageStats as StoreMemory;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, ErrorKind,
-    IteratorMode, MergeOperands, Options, WriteOptions,
+    IteratorMode, MergeOperands, Options, WriteOptions, compaction_filter::Decision as CompactionDecision,
 };
 
 mod asked;
@@ -20,7 +20,7 @@ mod synced;
 #[cfg(test)]
 mod tests;
 
-pub use asked::{Cell, Cells, Halves, Notes, Rank, Rollup, Running, call_rows};
+pub use asked::{Cell, Cells, Halves, Notes, Rank, Rollup, Running, call_rows, take_back};
 pub use rows::{
     ApiTokenRow, CutRow, EpochRow, LeafPlace, MemberRow, QueueRow, SILENCE_GRACE_US, as_number, batch_key, epoch_key,
     leaf_key, numbered, numbering, statement_key,
@@ -563,6 +563,12 @@ fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize) -> O
     options.set_write_buffer_size(write_buffer_bytes / 4);
     if family == Family::Rollups {
         options.set_merge_operator_associative("cells", add_cells);
+        // What retention took back counts nothing, and goes when the database sorts its files: a removal of ours might come
+        // between a sum and what the writer adds to it.
+        options.set_compaction_filter("counted", |_, _, cells| match cells {
+            [] => CompactionDecision::Remove,
+            _ => CompactionDecision::Keep,
+        });
     }
     if matches!(family, Family::Entries | Family::Leaves) {
         // Batches are written once and read once more, and leaf hashes seldom: blob files spare them every compaction.

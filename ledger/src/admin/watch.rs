@@ -42,7 +42,7 @@ fn broken(why: &StoreError) -> Status {
     Status::unavailable("the records cannot be read (hint: the ledger's log says why)")
 }
 
-fn ending() -> Status {
+pub(super) fn ending() -> Status {
     Status::unavailable("the ledger is ending (hint: try again)")
 }
 
@@ -51,7 +51,7 @@ impl AdminService {
         Engine::new(&self.rules).map_err(|why| Status::internal(why.to_string()))
     }
 
-    async fn tell(&self, record: Kind) -> Result<(), Status> {
+    pub(super) async fn tell(&self, record: Kind) -> Result<(), Status> {
         // What it says came from outside.
         if record::check(&record::encode(record.clone())).is_err() {
             return Err(Status::invalid_argument(

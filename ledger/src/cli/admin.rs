@@ -302,6 +302,20 @@ impl Ledger {
         Ok(())
     }
 
+    /// Has the index built again, or looked at, and hears what becomes of each folder.
+    pub(super) async fn reindex(
+        &mut self,
+        request: wire::ReindexRequest,
+        mut hear: impl FnMut(wire::ReindexResponse),
+    ) -> Result<(), Fault> {
+        let limit = self.prompt();
+        let mut stream = answered(limit, self.remote.reindex(request)).await?;
+        while let Some(told) = stream.message().await.map_err(|why| refused(&why))? {
+            hear(told);
+        }
+        Ok(())
+    }
+
     /// Cuts one workspace's segment or all; the size of the log when they are archived.
     pub(super) async fn cut(&mut self, workspace: Option<WorkspaceId>) -> Result<u64, Fault> {
         let request = wire::CutRequest { workspace: workspace.map_or_else(Bytes::new, Into::into) };

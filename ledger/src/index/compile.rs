@@ -55,11 +55,26 @@ fn any(queries: Vec<Box<dyn Query>>) -> Box<dyn Query> {
 impl Compiler<'_> {
     /// What matches, of what may be seen; intents apart, which are looked at where it is known which calls run.
     pub(super) fn question(&self, expr: &Expr) -> Compiled {
+        let mut clauses = self.matching(expr)?;
+        clauses.push((Occur::MustNot, self.intents()));
+        Ok(all(clauses))
+    }
+
+    /// Whether all match but intents.
+    pub(super) fn is_everything(&self, expr: &Expr) -> tantivy::Result<bool> {
+        Ok(self.matching(expr)?.is_empty())
+    }
+
+    fn matching(&self, expr: &Expr) -> tantivy::Result<Vec<(Occur, Box<dyn Query>)>> {
         let mut clauses = self.clauses(expr)?;
         clauses.extend(self.seen()?.map(|seen| (Occur::Must, seen)));
-        let intent = Test { field: Field::Phase, want: Want::Texts(vec![Text::Exact("intent".to_owned())]) };
-        clauses.push((Occur::MustNot, self.test(&intent)?));
-        Ok(all(clauses))
+        Ok(clauses)
+    }
+
+    /// Intents.
+    pub(super) fn intents(&self) -> Box<dyn Query> {
+        let term = Term::from_field_text(number_of(Field::Phase), "intent");
+        Box::new(TermQuery::new(term, IndexRecordOption::Basic))
     }
 
     /// The workspaces that may be seen; nothing, if no other is in this segment.

@@ -11,16 +11,17 @@ use std::{
 };
 
 use chrono::DateTime;
-use custody::{id::WorkspaceId, query::Field};
+use custody::{id::WorkspaceId, query::Field, record::BATCH_RECORDS_MAX};
 use serde::{Deserialize, Serialize};
 use tantivy::{
-    Index, IndexReader, IndexWriter, ReloadPolicy, Searcher, TantivyError, Term,
+    Directory, Index, IndexReader, IndexWriter, ReloadPolicy, Searcher, TantivyError, Term,
     directory::MmapDirectory,
-    indexer::{IndexWriterOptions, LogMergePolicy},
+    indexer::{IndexWriterOptions, LogMergePolicy, MergePolicy, NoMergePolicy},
 };
 
 use super::schema;
 use crate::{
+    durable,
     store::StoreError,
     tail::{Chunk, Tail},
     workspace::DAY_US,
@@ -30,8 +31,15 @@ use crate::{
 const WRITER_BYTES: usize = 128 << 20;
 /// Documents of a segment that is merged no further: merging it again would cost minutes for nothing.
 const MERGED_MAX: usize = 5_000_000;
-/// Documents of a folder: past it another of the same day begins. Tantivy's own bound is 2^31 in a segment.
+/// Memory of a writer that only merges, in bytes: the least that Tantivy takes.
+const MERGER_BYTES: usize = 16 << 20;
+/// Documents of a folder: past it another of the same day begins. A batch more may come, and all of it becomes one segment.
 pub(super) const DOCUMENTS_MAX: u64 = 20_000_000;
+/// Documents that Tantivy can number in one segment.
+const SEGMENT_DOCUMENTS_MAX: u64 = 1 << 31;
+const _: () = assert!(DOCUMENTS_MAX + BATCH_RECORDS_MAX as u64 <= SEGMENT_DOCUMENTS_MAX);
+/// Where the folder lies that was last found to hold something else than the store, for whoever wants to know why.
+const DIFFERED: &str = "differed";
 
 /// What a folder says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,10 +93,14 @@ impl Payload {
 
     /// Name of its folder: day and first commit index.
     fn name(&self) -> String {
-        let seconds = i64::try_from(self.day).unwrap_or(i64::MAX).saturating_mul(86_400);
-        let day = DateTime::from_timestamp(seconds, 0).unwrap_or_default();
-        format!("{}-{:016x}", day.format("%Y-%m-%d"), self.first)
+        format!("{}-{:016x}", day_name(self.day), self.first)
     }
+}
+
+/// A day as people write it, of days since the Unix epoch.
+pub(super) fn day_name(day: u64) -> String {
+    let seconds = i64::try_from(day).unwrap_or(i64::MAX).saturating_mul(86_400);
+    DateTime::from_timestamp(seconds, 0).unwrap_or_default().format("%Y-%m-%d").to_string()
 }
 
 /// A folder that can be searched.
@@ -168,8 +180,8 @@ struct Folder {
 }
 
 impl Folder {
-    fn open(path: &Path) -> Result<(Self, Payload), DayError> {
-        let index = Index::open(MmapDirectory::open(path).map_err(TantivyError::from)?)?;
+    fn open(root: &Root, path: &Path) -> Result<(Self, Payload), DayError> {
+        let index = Index::open(root.directory(path)?)?;
         let payload = index.load_metas()?.payload.and_then(|payload| serde_json::from_str::<Payload>(&payload).ok());
         let payload = payload.filter(|payload| payload.version == schema::VERSION).ok_or(DayError::Foreign)?;
         Ok((Self::of(index)?, payload))
@@ -193,13 +205,120 @@ impl Folder {
     }
 }
 
-/// Opens a folder for searching.
-///
-/// # Errors
-/// [`DayError`].
-pub(super) fn open(path: &Path) -> Result<Day, DayError> {
-    let (folder, payload) = Folder::open(path)?;
-    folder.day(&payload)
+/// Where the folders lie.
+#[derive(Clone)]
+pub(super) struct Root {
+    path: PathBuf,
+    /// What goes wrong with what is written there.
+    #[cfg(test)]
+    pub(super) faults: crate::rig::faults::Faults,
+}
+
+impl Root {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            #[cfg(test)]
+            faults: crate::rig::faults::Faults::default(),
+        }
+    }
+
+    /// Makes the place itself.
+    pub(super) fn make(&self) -> Result<(), std::io::Error> {
+        durable::create_dir(&self.path, 0o700)
+    }
+
+    fn directory(&self, path: &Path) -> Result<Box<dyn Directory>, DayError> {
+        let directory = MmapDirectory::open(path).map_err(TantivyError::from)?;
+        #[cfg(test)]
+        let directory = super::tests::faulty::Faulty { inner: directory, faults: self.faults.clone() };
+        Ok(Box::new(directory))
+    }
+
+    /// Folders, with the first commit index that their names say; oldest first.
+    pub(super) fn list(&self) -> Result<Vec<(u64, PathBuf)>, std::io::Error> {
+        let mut found = Vec::new();
+        for file in fs::read_dir(&self.path)? {
+            let path = file?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let first = name.rsplit_once('-').and_then(|(_, first)| u64::from_str_radix(first, 16).ok());
+            // Whatever else lies here is not ours.
+            found.extend(first.map(|first| (first, path)));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Where a folder lies.
+    pub(super) fn path(&self, payload: &Payload) -> PathBuf {
+        self.path.join(payload.name())
+    }
+
+    /// Opens a folder for searching.
+    ///
+    /// # Errors
+    /// [`DayError`].
+    pub(super) fn open(&self, path: &Path) -> Result<Day, DayError> {
+        let (folder, payload) = Folder::open(self, path)?;
+        folder.day(&payload)
+    }
+
+    /// A new folder.
+    pub(super) fn create(&self, day: u64, first: u64) -> Result<Writing, DayError> {
+        let payload = Payload::new(day, first);
+        let path = self.path(&payload);
+        // What a crash left under this name was never committed.
+        remove(&path)?;
+        fs::create_dir_all(&path)?;
+        let builder = Index::builder().schema(schema::schema()).settings(schema::settings());
+        let index = builder.open_or_create(self.directory(&path)?)?;
+        Writing::over(self, Folder::of(index)?, payload)
+    }
+
+    /// Goes on with a folder.
+    pub(super) fn resume(&self, path: &Path) -> Result<Writing, DayError> {
+        let (folder, payload) = Folder::open(self, path)?;
+        folder.day(&payload)?;
+        Writing::over(self, folder, payload)
+    }
+
+    /// Makes one segment of a folder to which nothing is added any more. A crash leaves it as it was, or done.
+    ///
+    /// # Errors
+    /// [`DayError`].
+    pub(super) fn merge(&self, path: &Path) -> Result<Day, DayError> {
+        let (folder, payload) = Folder::open(self, path)?;
+        let segments = folder.index.searchable_segment_ids()?;
+        if segments.len() > 1 {
+            crate::failpoint::hit("day-merging");
+            let mut writer = self.writer(&folder.index, MERGER_BYTES, Box::new(NoMergePolicy))?;
+            writer.merge(&segments).wait()?;
+            crate::failpoint::hit("day-merged");
+            writer.wait_merging_threads()?;
+        }
+        folder.day(&payload)
+    }
+
+    fn writer(&self, index: &Index, bytes: usize, policy: Box<dyn MergePolicy>) -> Result<IndexWriter, DayError> {
+        #[cfg(test)]
+        super::tests::faulty::strike(&self.faults, "index:writer")?;
+        let options = IndexWriterOptions::builder()
+            .memory_budget_per_thread(bytes)
+            // One, so that documents come into segments in the order of their ranks.
+            .num_worker_threads(1)
+            .num_merge_threads(1)
+            .build();
+        let writer = index.writer_with_options(options)?;
+        writer.set_merge_policy(policy);
+        Ok(writer)
+    }
+
+    /// Takes a folder away that is not what the store has, and keeps it until the next such.
+    pub(super) fn set_aside(&self, path: &Path) -> Result<(), std::io::Error> {
+        let aside = self.path.join(DIFFERED);
+        remove(&aside)?;
+        durable::move_folder(path, &aside)
+    }
 }
 
 /// A folder that is being written.
@@ -209,40 +328,23 @@ pub(super) struct Writing {
     /// As of what was added, committed or not.
     payload: Payload,
     committed: u64,
+    #[cfg(test)]
+    faults: crate::rig::faults::Faults,
 }
 
 impl Writing {
-    /// A new folder below `root`.
-    pub(super) fn create(root: &Path, day: u64, first: u64) -> Result<Self, DayError> {
-        let payload = Payload::new(day, first);
-        let path = root.join(payload.name());
-        // What a crash left under this name was never committed.
-        remove(&path)?;
-        fs::create_dir_all(&path)?;
-        let directory = MmapDirectory::open(&path).map_err(TantivyError::from)?;
-        let index = Index::builder().schema(schema::schema()).settings(schema::settings()).open_or_create(directory)?;
-        Self::over(Folder::of(index)?, payload)
-    }
-
-    /// Goes on with a folder.
-    pub(super) fn resume(path: &Path) -> Result<Self, DayError> {
-        let (folder, payload) = Folder::open(path)?;
-        folder.day(&payload)?;
-        Self::over(folder, payload)
-    }
-
-    fn over(folder: Folder, payload: Payload) -> Result<Self, DayError> {
-        let options = IndexWriterOptions::builder()
-            .memory_budget_per_thread(WRITER_BYTES)
-            // One, so that documents come into segments in the order of their ranks.
-            .num_worker_threads(1)
-            .num_merge_threads(1)
-            .build();
-        let writer = folder.index.writer_with_options(options)?;
+    fn over(root: &Root, folder: Folder, payload: Payload) -> Result<Self, DayError> {
         let mut policy = LogMergePolicy::default();
         policy.set_max_docs_before_merge(MERGED_MAX);
-        writer.set_merge_policy(Box::new(policy));
-        Ok(Self { folder, writer, committed: payload.count, payload })
+        let writer = root.writer(&folder.index, WRITER_BYTES, Box::new(policy))?;
+        Ok(Self {
+            folder,
+            writer,
+            committed: payload.count,
+            payload,
+            #[cfg(test)]
+            faults: root.faults.clone(),
+        })
     }
 
     pub(super) fn payload(&self) -> &Payload {
@@ -262,6 +364,10 @@ impl Writing {
     /// Adds the records of a batch.
     pub(super) fn add(&mut self, chunk: &Chunk) -> Result<(), DayError> {
         for (index, facts) in chunk.facts().iter().enumerate() {
+            #[cfg(test)]
+            if self.faults.strike("index:add").is_some() {
+                continue;
+            }
             self.writer.add_document(schema::document(chunk.rank(index), facts))?;
             let at = facts.number(Field::At).unwrap_or_default();
             self.payload.at = (self.payload.at.0.min(at), self.payload.at.1.max(at));
@@ -295,20 +401,6 @@ impl Writing {
     pub(super) fn end(self) -> Result<(), DayError> {
         Ok(self.writer.wait_merging_threads()?)
     }
-}
-
-/// Folders below `root`, with the first commit index that their names say; oldest first.
-pub(super) fn list(root: &Path) -> Result<Vec<(u64, PathBuf)>, std::io::Error> {
-    let mut found = Vec::new();
-    for file in fs::read_dir(root)? {
-        let path = file?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let first = name.rsplit_once('-').and_then(|(_, first)| u64::from_str_radix(first, 16).ok());
-        // Whatever else lies here is not ours.
-        found.extend(first.map(|first| (first, path)));
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// Removes a folder. Whoever still searches it has its files open.

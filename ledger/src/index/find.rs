@@ -214,10 +214,6 @@ impl Index {
         Ok((count, whole))
     }
 
-    pub(super) fn floor(&self) -> Result<u64, StoreError> {
-        Ok(self.tail().store()?.number(super::FLOOR)?.unwrap_or(0))
-    }
-
     /// Ranks of intents that match and stand for their calls as of the pinned commit, newest first.
     fn standing(&self, question: &Question<'_>, below: Rank, cut_short: &mut bool) -> Result<Vec<Rank>, AskError> {
         let mut found = Vec::new();
@@ -248,10 +244,6 @@ impl Index {
         // Those that ended after the question was first asked.
         if question.pinned < tail.committed() {
             let store = tail.store()?;
-            if question.pinned < store.number(super::ENDED_FLOOR)?.unwrap_or(0) {
-                let why = "the pages of this answer are over: they began more than a day ago (hint: ask again)";
-                return Err(AskError::Never(why.to_owned()));
-            }
             for (at, step) in store.scan(Family::Ended, &[], &pinned.encode()).enumerate() {
                 if at % LOOKS == LOOKS - 1 && question.is_late() {
                     *cut_short = true;
@@ -261,6 +253,11 @@ impl Index {
                 if (floor..pinned).contains(&rank) {
                     intents.entry(rank).or_default();
                 }
+            }
+            // Afterwards: what was forgotten meanwhile was perhaps not seen.
+            if question.pinned < store.number(super::retain::ENDED_FLOOR)?.unwrap_or(0) {
+                let why = "the pages of this answer are over: they began more than a day ago (hint: ask again)";
+                return Err(AskError::Never(why.to_owned()));
             }
         }
         for (at, (rank, intent)) in intents.iter().rev().enumerate() {
@@ -433,6 +430,11 @@ impl Segment<'_> {
         mut take: impl FnMut(&[DocId]),
     ) -> Result<bool, AskError> {
         let first = first_below(self.ranks.as_ref(), Rank::first_of(question.pinned).0);
+        let ids = IdsOf { tail, workspaces: question.workspaces };
+        let compiler = Compiler { reader: self.reader, workspaces: question.workspaces, ids: &ids };
+        if compiler.is_everything(question.expr)? {
+            return self.each_run(question, first, compiler.intents().as_ref(), take);
+        }
         let (mut looked, mut late) = (0, false);
         self.weight(tail, question)?.for_each_no_score(self.reader, &mut |documents| {
             looked += documents.len();
@@ -447,6 +449,36 @@ impl Segment<'_> {
             }
         })?;
         Ok(!late)
+    }
+
+    /// Gives all from `first` on but intents, as runs of documents that stand together, which columns are read in quickest;
+    /// `false`: the time was over.
+    fn each_run(
+        &self,
+        question: &Question<'_>,
+        first: DocId,
+        intents: &dyn tantivy::query::Query,
+        mut take: impl FnMut(&[DocId]),
+    ) -> Result<bool, AskError> {
+        let weight = intents.weight(EnableScoring::disabled_from_searcher(&self.day.searcher))?;
+        let mut intents = weight.scorer(self.reader, 1.0)?;
+        let (mut next, mut run) = (first, Vec::with_capacity(LOOKS));
+        while next < self.reader.max_doc() {
+            let intent = if intents.doc() < next { intents.seek(next) } else { intents.doc() };
+            let end = intent.min(self.reader.max_doc());
+            while next < end {
+                if question.is_late() {
+                    return Ok(false);
+                }
+                let to = end.min(next.saturating_add(u32::try_from(LOOKS).unwrap_or(u32::MAX)));
+                run.clear();
+                run.extend(next..to);
+                take(&run);
+                next = to;
+            }
+            next = end.saturating_add(1);
+        }
+        Ok(true)
     }
 }
 

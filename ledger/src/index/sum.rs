@@ -12,17 +12,21 @@ use custody::{
 };
 use tantivy::{
     DocId,
-    columnar::{Column, StrColumn},
+    columnar::{Column, ColumnIndex, StrColumn, column_index::Set as _},
 };
 
 use super::{
     Index,
     find::{AskError, Question, Segment, Span, spans},
+    retain::FORGOTTEN,
 };
 use crate::store::{Cell, Rank, Rollup};
 
 /// Counters that are laid out in advance for one segment's histogram: 8 MB. Of more there are only those that count.
 const LAID_OUT_MAX: u64 = 1 << 20;
+
+/// Records by workspace in hex, beginning of the span, and cell.
+type Counted = HashMap<(String, u64, Cell), u64>;
 
 impl Index {
     /// Sums over all that match; and whether all were looked at, and whether the counts by the minute were enough.
@@ -65,10 +69,12 @@ impl Index {
     fn rolled_up(&self, question: &Question<'_>, wishes: &Wishes) -> Result<Option<Tally>, AskError> {
         let Some(width) = rollup_width(question.expr, wishes) else { return Ok(None) };
         let store = self.tail().store()?;
-        // They count everything that was committed, and nothing that retention let go is taken out of them.
-        if self.tail().committed() != question.pinned || self.floor()? > 0 {
+        // They count everything that was committed and that retention has not taken back.
+        let floor = self.floor()?;
+        if self.tail().committed() != question.pinned || !self.is_taken_back(floor)? {
             return Ok(None);
         }
+        let Some(below) = self.running_below(floor, width)? else { return Ok(None) };
         let (from, to) = times(question.expr);
         let mut tally = Tally::new(wishes);
         for workspace in question.workspaces {
@@ -76,15 +82,44 @@ impl Index {
             for step in store.rollups((*workspace, width), from, to) {
                 let (start, cells) = step?;
                 for (cell, count) in cells.counts() {
-                    let Some(facts) = of_cell(&name, start, cell) else { continue };
+                    let count = count.saturating_sub(below.get(&(name.clone(), start, cell)).copied().unwrap_or(0));
+                    let Some(facts) = of_cell(&name, start, cell).filter(|_| count > 0) else { continue };
                     if question.expr.matches(&facts) {
                         take_cell(&mut tally, wishes, &facts, count);
                     }
                 }
             }
         }
-        // What came meanwhile is in some of them and not in others.
-        Ok((self.tail().committed() == question.pinned).then_some(tally))
+        // What came or went meanwhile is in some of them and not in others.
+        let same = self.tail().committed() == question.pinned && self.floor()? == floor;
+        Ok(same.then_some(tally))
+    }
+
+    /// Whether counts have nothing any more of what is below the floor.
+    fn is_taken_back(&self, floor: u64) -> Result<bool, AskError> {
+        Ok(floor == 0 || self.tail().store()?.number(FORGOTTEN)?.unwrap_or(0) >= floor)
+    }
+
+    /// Calls that run and began below the floor, which are counted until they end; `None`: too many
+    /// run to know.
+    fn running_below(&self, floor: u64, width: u64) -> Result<Option<Counted>, AskError> {
+        let mut below = Counted::new();
+        if floor == 0 {
+            return Ok(Some(below));
+        }
+        let tail = self.tail();
+        let running = tail.running();
+        for (rank, intent) in &running.intents {
+            if *rank < Rank::first_of(floor)
+                && let Some((facts, one)) = tail.intent(*rank, intent)?
+            {
+                let at = facts.number(Field::At).unwrap_or_default();
+                let denied = facts.texts(Field::Decision).any(|decision| decision == "denied");
+                let name = hex(&one.chunk.workspace().0);
+                *below.entry((name, at - at % width, Cell::running(denied))).or_default() += 1;
+            }
+        }
+        Ok((!running.cut).then_some(below))
     }
 }
 
@@ -152,8 +187,50 @@ fn take_cell(tally: &mut Tally, wishes: &Wishes, facts: &Facts, count: u64) {
     }
 }
 
+/// One column of a segment, read some documents at a time.
+struct Numbers {
+    column: Column<u64>,
+    /// Of the documents that were read last, in their order, where each has one at most.
+    read: Vec<Option<u64>>,
+    whole: Vec<u64>,
+}
+
+impl Numbers {
+    fn of(segment: &Segment<'_>, field: Field) -> Result<Self, AskError> {
+        Ok(Self::over(segment.reader.fast_fields().u64(field.name())?))
+    }
+
+    fn over(column: Column<u64>) -> Self {
+        Self { column, read: Vec::new(), whole: Vec::new() }
+    }
+
+    fn read(&mut self, documents: &[DocId]) {
+        self.read.clear();
+        let rows = self.rows(documents).filter(|rows| rows.len() == documents.len());
+        if let Some(rows) = rows {
+            self.whole.resize(documents.len(), 0);
+            self.column.values.get_range(u64::from(rows.start), &mut self.whole);
+            self.read.extend(self.whole.iter().copied().map(Some));
+        } else {
+            self.read.resize(documents.len(), None);
+            self.column.first_vals(documents, &mut self.read);
+        }
+    }
+
+    /// Where the values of documents stand that stand together, where each has one at most.
+    fn rows(&self, documents: &[DocId]) -> Option<std::ops::Range<u32>> {
+        let (first, last) = (*documents.first()?, *documents.last()?);
+        let together = usize::try_from(last - first).is_ok_and(|span| span + 1 == documents.len());
+        match &self.column.index {
+            ColumnIndex::Full if together => Some(first..last + 1),
+            ColumnIndex::Optional(index) if together => Some(index.rank(first)..index.rank(last + 1)),
+            _ => None,
+        }
+    }
+}
+
 /// A field of texts of one segment.
-struct Texts(Option<StrColumn>);
+struct Texts(Option<(StrColumn, Numbers)>);
 
 impl Texts {
     fn of(segment: &Segment<'_>, field: Field) -> Result<Self, AskError> {
@@ -163,23 +240,34 @@ impl Texts {
         } else {
             None
         };
-        Ok(Self(column))
+        Ok(Self(column.map(|column| {
+            let ords = Numbers::over(column.ords().clone());
+            (column, ords)
+        })))
     }
 
     fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |column| column.num_terms())
+        self.0.as_ref().map_or(0, |(column, _)| column.num_terms())
     }
 
-    fn each(&self, document: DocId, mut take: impl FnMut(usize)) {
-        let Some(column) = &self.0 else { return };
-        for ord in column.ords().values_for_doc(document) {
-            take(usize::try_from(ord).unwrap_or(usize::MAX));
+    /// Gives the index of each document among these, and the number of each of its texts.
+    fn each(&mut self, documents: &[DocId], mut take: impl FnMut(usize, usize)) {
+        let Some((_, ords)) = &mut self.0 else { return };
+        let number = |ord| usize::try_from(ord).unwrap_or(usize::MAX);
+        if ords.column.get_cardinality().is_multivalue() {
+            for (at, document) in documents.iter().enumerate() {
+                ords.column.values_for_doc(*document).for_each(|ord| take(at, number(ord)));
+            }
+        } else {
+            ords.read(documents);
+            let read = ords.read.iter().enumerate();
+            read.for_each(|(at, ord)| ord.iter().for_each(|ord| take(at, number(*ord))));
         }
     }
 
     fn text(&self, ord: usize) -> Result<String, AskError> {
         let mut text = String::new();
-        if let Some(column) = &self.0 {
+        if let Some((column, _)) = &self.0 {
             column.ord_to_str(ord as u64, &mut text).map_err(tantivy::TantivyError::from)?;
         }
         Ok(text)
@@ -189,7 +277,7 @@ impl Texts {
 /// A histogram of one segment.
 struct When {
     wish: HistogramWish,
-    column: Column<u64>,
+    times: Numbers,
     split: Option<Texts>,
     /// First bucket, and how many there may be.
     first: u64,
@@ -197,34 +285,57 @@ struct When {
     laid_out: Vec<u64>,
     /// Where there would be too many.
     sparse: HashMap<(u64, usize), u64>,
+    /// Bucket of each document that is read, counted from the first.
+    buckets: Vec<Option<u64>>,
 }
 
 impl When {
     fn of(segment: &Segment<'_>, wish: HistogramWish) -> Result<Self, AskError> {
-        let column = segment.reader.fast_fields().u64(wish.field.name())?;
+        let times = Numbers::of(segment, wish.field)?;
         let split = wish.split.map(|field| Texts::of(segment, field)).transpose()?;
-        let first = column.min_value() / wish.width;
-        let buckets = (column.max_value() / wish.width).saturating_sub(first).saturating_add(1);
+        let first = times.column.min_value() / wish.width;
+        let buckets = (times.column.max_value() / wish.width).saturating_sub(first).saturating_add(1);
         let room = buckets.saturating_mul(split.as_ref().map_or(0, Texts::len) as u64 + 1);
         let laid_out =
             if room <= LAID_OUT_MAX { vec![0; usize::try_from(room).unwrap_or_default()] } else { Vec::new() };
-        Ok(Self { wish, column, split, first, laid_out, sparse: HashMap::new() })
+        Ok(Self { wish, times, split, first, laid_out, sparse: HashMap::new(), buckets: Vec::new() })
     }
 
-    fn take(&mut self, document: DocId) {
-        let Some(at) = self.column.first(document) else { return };
-        let bucket = at / self.wish.width - self.first;
-        let (laid_out, sparse) = (&mut self.laid_out, &mut self.sparse);
-        let width = self.split.as_ref().map_or(0, Texts::len) + 1;
+    fn take(&mut self, documents: &[DocId]) {
+        self.times.read(documents);
+        self.buckets.clear();
+        let width = self.wish.width;
+        // Neighbours were hardly ever further apart than a bucket is wide: most need no division.
+        let (mut start, mut bucket) = (self.first * width, 0);
+        self.buckets.extend(self.times.read.iter().map(|at| {
+            let at = (*at)?;
+            if at.wrapping_sub(start) >= width {
+                let of_all = at / width;
+                (start, bucket) = (of_all * width, of_all - self.first);
+            }
+            Some(bucket)
+        }));
+        let (laid_out, sparse, buckets) = (&mut self.laid_out, &mut self.sparse, &self.buckets);
+        let values = self.split.as_ref().map_or(0, Texts::len) + 1;
         // 0 counts all of the bucket.
-        let mut add =
-            |value: usize| match usize::try_from(bucket).ok().and_then(|at| laid_out.get_mut(at * width + value)) {
-                Some(count) => *count += 1,
-                None => *sparse.entry((bucket, value)).or_default() += 1,
-            };
-        add(0);
-        if let Some(split) = &self.split {
-            split.each(document, |ord| add(ord + 1));
+        let mut add = |bucket: u64, value: usize, more: u64| {
+            let at = usize::try_from(bucket).ok().and_then(|at| at.checked_mul(values)?.checked_add(value));
+            match at.and_then(|at| laid_out.get_mut(at)) {
+                Some(count) => *count += more,
+                None => *sparse.entry((bucket, value)).or_default() += more,
+            }
+        };
+        for run in buckets.chunk_by(|one, next| one == next) {
+            if let Some(bucket) = run.first().copied().flatten() {
+                add(bucket, 0, run.len() as u64);
+            }
+        }
+        if let Some(split) = &mut self.split {
+            split.each(documents, |at, ord| {
+                if let Some(bucket) = buckets.get(at).copied().flatten() {
+                    add(bucket, ord + 1, 1);
+                }
+            });
         }
     }
 
@@ -246,7 +357,7 @@ impl When {
 
 /// Percentiles of one segment.
 struct How {
-    column: Column<u64>,
+    numbers: Numbers,
     by: Option<Texts>,
     levels: Vec<Vec<u32>>,
 }
@@ -261,12 +372,16 @@ impl How {
         counts[level] += 1;
     }
 
-    fn take(&mut self, document: DocId) {
-        let Some(number) = self.column.first(document) else { return };
-        let level = Levels::level(number);
-        match &self.by {
-            None => Self::add(&mut self.levels, 0, level),
-            Some(by) => by.each(document, |ord| Self::add(&mut self.levels, ord, level)),
+    fn take(&mut self, documents: &[DocId]) {
+        self.numbers.read(documents);
+        let (read, levels) = (&self.numbers.read, &mut self.levels);
+        match &mut self.by {
+            None => read.iter().flatten().for_each(|number| Self::add(levels, 0, Levels::level(*number))),
+            Some(by) => by.each(documents, |at, ord| {
+                if let Some(number) = read.get(at).copied().flatten() {
+                    Self::add(levels, ord, Levels::level(number));
+                }
+            }),
         }
     }
 }
@@ -293,7 +408,7 @@ impl Columns {
             Some(wish) => {
                 let by = wish.by.map(|field| Texts::of(segment, field)).transpose()?;
                 let levels = vec![Vec::new(); by.as_ref().map_or(1, Texts::len)];
-                Some(How { column: segment.reader.fast_fields().u64(wish.field.name())?, by, levels })
+                Some(How { numbers: Numbers::of(segment, wish.field)?, by, levels })
             }
         };
         Ok(Self { count: 0, facets, when, how })
@@ -301,16 +416,14 @@ impl Columns {
 
     fn take(&mut self, documents: &[DocId]) {
         self.count += documents.len() as u64;
-        for document in documents {
-            for (texts, counts) in &mut self.facets {
-                texts.each(*document, |ord| counts[ord] += 1);
-            }
-            if let Some(when) = &mut self.when {
-                when.take(*document);
-            }
-            if let Some(how) = &mut self.how {
-                how.take(*document);
-            }
+        for (texts, counts) in &mut self.facets {
+            texts.each(documents, |_, ord| counts[ord] += 1);
+        }
+        if let Some(when) = &mut self.when {
+            when.take(documents);
+        }
+        if let Some(how) = &mut self.how {
+            how.take(documents);
         }
     }
 

@@ -15,7 +15,10 @@ use crate::{
     alarm::{Alarm, Alarms},
     config::Config,
     exit::ExitReason,
-    index::{Follower, Index},
+    index::{
+        Follower, Index,
+        check::{Checker, Checks},
+    },
     watch::{
         Watch,
         engine::Engine,
@@ -56,18 +59,33 @@ impl Following {
     }
 }
 
-pub(super) fn start_index(config: &Config, shared: &Shared) -> Result<(Arc<Index>, Following), Ended> {
+/// The index's threads: the one that follows, and the one that holds what that made against the store.
+pub(super) struct Indexing {
+    follower: Following,
+    checker: Following,
+}
+
+impl Indexing {
+    /// Lets them end.
+    pub(super) async fn end(self) {
+        self.checker.end().await;
+        self.follower.end().await;
+    }
+}
+
+pub(super) fn start_index(config: &Config, shared: &Shared) -> Result<((Arc<Index>, Checks), Indexing), Ended> {
     let (root, tail) = (config.paths.data.join("index"), Arc::clone(&shared.tail));
-    let told = (shared.alarms.clone(), shared.metrics.clone());
-    let follower = Follower::open(root, tail, config.index.days_max, told);
+    let told = || (shared.alarms.clone(), shared.metrics.clone());
+    let failing = || (shared.alarms.clone(), Alarm::IndexFailing);
+    let follower = Follower::open(root, tail, config.index.days_max, told());
     let follower = follower.map_err(|why| Ended::store("open the index", &why))?;
     let index = follower.index();
-    Ok((
-        index,
-        Following::start("index", (shared.alarms.clone(), Alarm::IndexFailing), move |runtime, stopped| {
-            follower.run(runtime, stopped)
-        })?,
-    ))
+    let (checker, checks) = Checker::new(Arc::clone(&index), shared.requests.clone(), told());
+    let indexing = Indexing {
+        follower: Following::start("index", failing(), move |runtime, stopped| follower.run(runtime, stopped))?,
+        checker: Following::start("index check", failing(), move |runtime, stopped| checker.run(runtime, stopped))?,
+    };
+    Ok(((index, checks), indexing))
 }
 
 /// The rules that are in force: those that ship, and the operator's.

@@ -64,7 +64,7 @@ impl Rank {
 }
 
 /// What is counted apart: kind, and of a call decision and outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cell(u16);
 
 /// From here on cells are of other kinds than calls; outcomes have numbers up to 31.
@@ -73,6 +73,11 @@ const OTHER_KINDS: u16 = 64;
 impl Cell {
     fn call(outcome: i32, denied: bool) -> Self {
         Self(u16::try_from(outcome & 31).unwrap_or_default() << 1 | u16::from(denied))
+    }
+
+    /// Of a call that runs.
+    pub fn running(denied: bool) -> Self {
+        Self::call(custody::wire::Outcome::Running as i32, denied)
     }
 
     fn other(kind: RecordKind, denied: bool) -> Self {
@@ -259,12 +264,13 @@ impl Notes {
         let (at, cell) = if kind == RecordKind::Call {
             let call = CallBrief::decode(inner).ok()?;
             let denied = call.decision() == Decision::Denied;
+            let cell = Cell::call(call.outcome, denied);
             if call.phase() != Phase::Complete {
                 let begins = call.phase() == Phase::Intent;
                 let (call, started_at) = (call.call_number, call.started_at);
                 self.halves.push(Half { index, call, started_at, denied, begins });
             }
-            (call.started_at, Cell::call(call.outcome, denied))
+            (call.started_at, cell)
         } else {
             let other = match kind {
                 RecordKind::Search => OtherBrief::decode(inner).ok()?,
@@ -327,8 +333,7 @@ pub fn call_rows(
             change.put(Family::Ended, [rank.encode(), running.rank.encode()].concat(), []);
             halves.ended.push(running.rank);
             let minute = running.started_at - running.started_at % Rollup::MINUTE;
-            let cell = Cell::call(custody::wire::Outcome::Running as i32, running.denied);
-            counts.entry(minute).or_default().add(cell, -1);
+            counts.entry(minute).or_default().add(Cell::running(running.denied), -1);
         }
         if half.begins {
             let (key, running) = (
@@ -341,15 +346,34 @@ pub fn call_rows(
             halves.known.insert(key, Some(running));
         }
     }
+    add_counts(change, header.workspace, &counts);
+    Ok(())
+}
+
+fn add_counts(change: &mut Change<'_>, workspace: WorkspaceId, minutes: &BTreeMap<u64, Cells>) {
     let mut hours: BTreeMap<u64, Cells> = BTreeMap::new();
-    for (minute, cells) in &counts {
-        change.add(&Rollup::at(header.workspace, Rollup::MINUTE, *minute), cells);
+    for (minute, cells) in minutes {
+        change.add(&Rollup::at(workspace, Rollup::MINUTE, *minute), cells);
         hours.entry(minute - minute % Rollup::HOUR).or_default().take(&cells.encode());
     }
     for (hour, cells) in &hours {
-        change.add(&Rollup::at(header.workspace, Rollup::HOUR, *hour), cells);
+        change.add(&Rollup::at(workspace, Rollup::HOUR, *hour), cells);
     }
-    Ok(())
+}
+
+/// Takes the records of a batch out of the counts. Not its intents: one that has ended is in none any more, and one that has not
+/// stays until it ends, as the writer has it, who alone knows when.
+pub fn take_back(change: &mut Change<'_>, workspace: WorkspaceId, notes: &Notes) {
+    let mut counts: BTreeMap<u64, Cells> = BTreeMap::new();
+    for (minute, cells) in &notes.counts {
+        let back = counts.entry(*minute).or_default();
+        cells.0.iter().for_each(|(cell, count)| back.add(*cell, count.saturating_neg()));
+    }
+    for half in notes.halves.iter().filter(|half| half.begins) {
+        let minute = half.started_at - half.started_at % Rollup::MINUTE;
+        counts.entry(minute).or_default().add(Cell::running(half.denied), 1);
+    }
+    add_counts(change, workspace, &counts);
 }
 
 impl Store {

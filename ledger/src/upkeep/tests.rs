@@ -13,10 +13,12 @@ use crate::{
     admin::{AdminService, Authority},
     commit::Limits,
     config::Config,
+    index::{Follower, check::Checker},
     pki::Identity,
     rig::{Dir, ORIGIN, Rig, faults::Faults},
     store::Store,
     tail::Tail,
+    watch::Progress,
 };
 
 /// What was logged.
@@ -81,9 +83,15 @@ async fn check_told(upkeep: &Upkeep, log: &Log, alarm: Alarm) {
     assert!(metrics.contains(&format!("custody_alarm{{name=\"{alarm}\"}} 1\n")), "{metrics}");
     let dir = Dir::new("upkeep-told");
     let store = Arc::new(Store::open(&dir.0, 8 << 20, 32 << 20).unwrap());
+    let tail = Arc::new(Tail::open(&store).unwrap());
+    let (told, own) = ((Alarms::new(), Metrics::new()), upkeep.writer.clone());
+    let index = Follower::open(dir.0.join("index"), Arc::clone(&tail), 1, told.clone()).unwrap().index();
+    let checks = Checker::new(Arc::clone(&index), own, told).1;
     let admin = AdminService {
         store: std::sync::Weak::new(),
-        tail: Arc::new(Tail::open(&store).unwrap()),
+        tail,
+        index: (index, checks),
+        watch: Progress::default(),
         chains: Arc::default(),
         rules: Arc::from(""),
         replays: Arc::new(Semaphore::new(1)),

@@ -1,7 +1,8 @@
 //! The one end-to-end test binary. `accepted`: a tool that changed, until somebody accepts it. `access`: who could call what, out
 //! of an archive. `answers`: over HTTP, as evidence, as a tree. `administration`: certificates, HTTP, keys, people. `canary`: what stands in no file. `crash`: the ledger killed
 //! under load. `directory`: people, their one id, and who may know more. `door`: the port before anything of a request is read.
-//! `failing`: what fails around the ledger. `hostile`: bad input, each with its answer. `life`: processes of servers. `limits`:
+//! `failing`: what fails around the ledger. `hostile`: bad input, each with its answer. `index`: days that end
+//! and go, kills between, a full disk, reindexing. `life`: processes of servers. `limits`:
 //! every limit of intake, and who goes on. `mutated`: the golden archive, changed at random. `official`: official clients and
 //! servers, and the conformance suite. `own_keys`: the ledger's three keys. `receipts`: what tool runtimes sign, from a server's
 //! answer to the archive. `relay`, `relay_disk`, `relay_key`, `relay_serve` and `relay_sync`: the relay with the published
@@ -20,6 +21,7 @@ mod directory;
 mod door;
 mod failing;
 mod hostile;
+mod index;
 mod life;
 mod limits;
 mod mutated;

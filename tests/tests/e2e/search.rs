@@ -18,7 +18,7 @@ use serde_json::Value;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 /// A call of this member; everything else follows from the number.
-fn call(number: u64, member: MemberId) -> Bytes {
+pub(crate) fn call(number: u64, member: MemberId) -> Bytes {
     let denied = number % 5 == 4;
     record::encode(Kind::Call(wire::Call {
         call_number: number,
@@ -38,7 +38,7 @@ fn call(number: u64, member: MemberId) -> Bytes {
     .into()
 }
 
-async fn ship(gateway: &mut Gateway, session: &mut Session, calls: std::ops::Range<u64>, member: MemberId) {
+pub(crate) async fn ship(gateway: &mut Gateway, session: &mut Session, calls: std::ops::Range<u64>, member: MemberId) {
     let mut records: Vec<Bytes> = if gateway.header().opens() { vec![opened()] } else { Vec::new() };
     records.extend(calls.map(|number| call(number, member)));
     let batch = gateway.sign(gateway.header(), &records);
@@ -70,7 +70,7 @@ pub(crate) fn found(home: &Home, token: &PathBuf, args: &[&str]) -> String {
     said
 }
 
-fn lines(said: &str) -> Vec<Value> {
+pub(crate) fn lines(said: &str) -> Vec<Value> {
     said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}"))).collect()
 }
 
