@@ -31,21 +31,21 @@ const RUNNING_MAX: usize = 65_536;
 
 /// One batch that was committed.
 #[derive(Debug)]
-pub struct Chunk {
+pub struct CommittedBatch {
     /// Under which index.
     pub commit_index: u64,
     /// What the ledger added.
     pub leaf: Leaf,
-    batch: Box<Submitted>,
+    submitted: Box<Submitted>,
     facts: OnceLock<Vec<Facts>>,
 }
 
-impl Chunk {
+impl CommittedBatch {
     /// Of an entry; `None` for what takes no position.
     pub fn of(commit_index: u64, entry: Entry) -> Option<Self> {
         match (entry.content, entry.leaf.kind) {
             (Content::Batch(batch), LeafKind::Batch) => {
-                Some(Self { commit_index, leaf: entry.leaf, batch, facts: OnceLock::new() })
+                Some(Self { commit_index, leaf: entry.leaf, submitted: batch, facts: OnceLock::new() })
             }
             _ => None,
         }
@@ -53,23 +53,23 @@ impl Chunk {
 
     /// Whose.
     pub fn workspace(&self) -> WorkspaceId {
-        self.batch.header.workspace
+        self.submitted.header.workspace
     }
 
     /// What its gateway signed.
     pub fn header(&self) -> &Header {
-        &self.batch.header
+        &self.submitted.header
     }
 
     /// Its records.
     pub fn records(&self) -> &[Bytes] {
-        &self.batch.records
+        &self.submitted.records
     }
 
     /// Place of a record.
     pub fn place(&self, index: usize) -> Option<Place> {
         let index = u32::try_from(index).ok()?;
-        Place::of(&self.batch.header, self.leaf.first_position, self.leaf.received_at, index)
+        Place::of(&self.submitted.header, self.leaf.first_position, self.leaf.received_at, index)
     }
 
     /// Rank of a record.
@@ -79,7 +79,7 @@ impl Chunk {
 
     /// Tells it from any other, in hex.
     pub fn digest(&self) -> String {
-        hex(&self.leaf.hash(&self.batch.header_bytes, &self.batch.signature))
+        hex(&self.leaf.hash(&self.submitted.header_bytes, &self.submitted.signature))
     }
 
     /// What its records say; made when first asked for.
@@ -101,7 +101,7 @@ impl Chunk {
 #[derive(Clone, Debug)]
 pub struct One {
     /// Its batch.
-    pub chunk: Arc<Chunk>,
+    pub batch: Arc<CommittedBatch>,
     /// 0-based.
     pub index: usize,
 }
@@ -114,7 +114,7 @@ pub struct Intent(Arc<OnceLock<Option<(Facts, One)>>>);
 #[derive(Default)]
 pub struct News {
     /// Batches with records.
-    pub chunks: Vec<Chunk>,
+    pub batches: Vec<CommittedBatch>,
     /// Intents that stand from now on.
     pub begun: Vec<Rank>,
     /// Intents that stand no longer.
@@ -124,7 +124,7 @@ pub struct News {
 #[derive(Default)]
 struct Inner {
     committed: u64,
-    chunks: BTreeMap<u64, Arc<Chunk>>,
+    batches: BTreeMap<u64, Arc<CommittedBatch>>,
     records: usize,
     bytes: usize,
     running: BTreeMap<Rank, Intent>,
@@ -134,11 +134,11 @@ struct Inner {
 
 impl Inner {
     /// Takes the oldest out. It is let go by whoever has given the lock back: facts are many small pieces, and the writer waits.
-    fn take_first(&mut self) -> Option<Arc<Chunk>> {
-        let (_, chunk) = self.chunks.pop_first()?;
-        self.records -= chunk.records().len();
-        self.bytes -= chunk.batch.bytes.len();
-        Some(chunk)
+    fn take_first(&mut self) -> Option<Arc<CommittedBatch>> {
+        let (_, batch) = self.batches.pop_first()?;
+        self.records -= batch.records().len();
+        self.bytes -= batch.submitted.bytes.len();
+        Some(batch)
     }
 
     /// Lets the oldest calls go that are too many.
@@ -187,10 +187,10 @@ impl Tail {
     /// Takes what is on disk, up to the next commit index `committed`.
     pub fn publish(&self, news: News, committed: u64) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        for chunk in news.chunks {
-            inner.records += chunk.records().len();
-            inner.bytes += chunk.batch.bytes.len();
-            inner.chunks.insert(chunk.commit_index, Arc::new(chunk));
+        for batch in news.batches {
+            inner.records += batch.records().len();
+            inner.bytes += batch.submitted.bytes.len();
+            inner.batches.insert(batch.commit_index, Arc::new(batch));
         }
         for rank in news.begun {
             inner.running.insert(rank, Intent::default());
@@ -224,7 +224,7 @@ impl Tail {
     pub fn trim(&self, commit_index: u64) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let mut gone = Vec::new();
-        while inner.chunks.first_key_value().is_some_and(|(first, _)| *first < commit_index) {
+        while inner.batches.first_key_value().is_some_and(|(first, _)| *first < commit_index) {
             gone.extend(inner.take_first());
         }
         drop(inner);
@@ -242,16 +242,16 @@ impl Tail {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn chunk(&self, commit_index: u64) -> Result<Option<Arc<Chunk>>, StoreError> {
+    pub fn batch(&self, commit_index: u64) -> Result<Option<Arc<CommittedBatch>>, StoreError> {
         let held = {
             let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-            inner.chunks.get(&commit_index).map(Arc::clone)
+            inner.batches.get(&commit_index).map(Arc::clone)
         };
         if held.is_some() {
             return Ok(held);
         }
         let entry = self.store()?.committed(commit_index)?;
-        Ok(entry.and_then(|entry| Chunk::of(commit_index, entry)).map(Arc::new))
+        Ok(entry.and_then(|entry| CommittedBatch::of(commit_index, entry)).map(Arc::new))
     }
 
     /// One record.
@@ -259,8 +259,8 @@ impl Tail {
     /// # Errors
     /// [`StoreError`].
     pub fn one(&self, rank: Rank) -> Result<Option<One>, StoreError> {
-        let found = self.chunk(rank.commit_index())?.map(|chunk| One { chunk, index: rank.index() });
-        Ok(found.filter(|one| one.index < one.chunk.records().len()))
+        let found = self.batch(rank.commit_index())?.map(|batch| One { batch, index: rank.index() });
+        Ok(found.filter(|one| one.index < one.batch.records().len()))
     }
 
     /// The record at a position.
@@ -270,10 +270,10 @@ impl Tail {
     pub fn at_position(&self, workspace: WorkspaceId, position: u64) -> Result<Option<One>, StoreError> {
         let entry = self.store()?.at_position(workspace, position)?;
         // Its rank is not asked for: only who walks needs one.
-        let chunk = entry.and_then(|(_, entry)| Chunk::of(0, entry)).map(Arc::new);
-        Ok(chunk.and_then(|chunk| {
-            let index = usize::try_from(position - chunk.leaf.first_position).ok()?;
-            (index < chunk.records().len()).then_some(One { chunk, index })
+        let batch = entry.and_then(|(_, entry)| CommittedBatch::of(0, entry)).map(Arc::new);
+        Ok(batch.and_then(|batch| {
+            let index = usize::try_from(position - batch.leaf.first_position).ok()?;
+            (index < batch.records().len()).then_some(One { batch, index })
         }))
     }
 
@@ -292,7 +292,7 @@ impl Tail {
         if let Some(known) = intent.0.get() {
             return Ok(known.as_ref());
         }
-        let found = self.one(rank)?.map(|one| (one.chunk.fact(one.index), one));
+        let found = self.one(rank)?.map(|one| (one.batch.fact(one.index), one));
         Ok(intent.0.get_or_init(|| found).as_ref())
     }
 }

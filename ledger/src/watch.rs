@@ -34,7 +34,7 @@ use crate::{
     log_view::report,
     metrics::Metrics,
     store::{Family, Store, StoreError},
-    tail::{Chunk, One, Tail},
+    tail::{CommittedBatch, One, Tail},
 };
 
 pub use conditions::SILENT as GATEWAY_SILENT;
@@ -149,34 +149,34 @@ impl Walk<'_> {
     /// # Errors
     /// [`StoreError`].
     pub fn take(&self, engine: &mut Engine, commit_index: u64) -> Result<(Vec<wire::Alarm>, u64), StoreError> {
-        let Some(chunk) = self.tail.chunk(commit_index)? else {
+        let Some(batch) = self.tail.batch(commit_index)? else {
             let entry = self.tail.store()?.committed(commit_index)?;
             return Ok((entry.map(|entry| equivocation(engine, &entry)).unwrap_or_default(), 0));
         };
         let mut alarms = Vec::new();
-        let is_own = self.own == Some(chunk.workspace());
-        for (index, facts) in chunk.facts().iter().enumerate() {
-            let Some(place) = chunk.place(index) else { continue };
-            let own = if is_own { record_of(&chunk, index) } else { None };
+        let is_own = self.own == Some(batch.workspace());
+        for (index, facts) in batch.facts().iter().enumerate() {
+            let Some(place) = batch.place(index) else { continue };
+            let own = if is_own { record_of(&batch, index) } else { None };
             if let Some(Kind::Disposition(said)) = own.as_ref().and_then(|record| record.kind.as_ref())
                 && let Some(of) = self.alarm(said)?
             {
                 engine.disposition(said, &of);
             }
             let view = View { place: &place, facts, own: own.as_ref(), labels: &[] };
-            alarms.extend(engine.take(&view, (index == 0).then(|| chunk.header())));
+            alarms.extend(engine.take(&view, (index == 0).then(|| batch.header())));
         }
-        if chunk.records().is_empty() {
-            alarms = engine.header(chunk.header(), chunk.leaf.received_at);
+        if batch.records().is_empty() {
+            alarms = engine.header(batch.header(), batch.leaf.received_at);
         }
         let mut more = engine.dropped();
         if alarms.len() > OF_COMMIT_MAX {
             more += alarms.split_off(OF_COMMIT_MAX).len() as u64;
         }
         if more > 0 {
-            alarms.push(engine.cut(chunk.workspace(), chunk.leaf.received_at, more));
+            alarms.push(engine.cut(batch.workspace(), batch.leaf.received_at, more));
         }
-        Ok((alarms, chunk.records().len() as u64))
+        Ok((alarms, batch.records().len() as u64))
     }
 
     /// The alarm that a disposition is about.
@@ -188,14 +188,14 @@ impl Walk<'_> {
 
 /// The alarm that a record is.
 pub fn alarm_at(one: &One) -> Option<wire::Alarm> {
-    match record_of(&one.chunk, one.index)?.kind {
+    match record_of(&one.batch, one.index)?.kind {
         Some(Kind::Alarm(alarm)) => Some(alarm),
         _ => None,
     }
 }
 
-fn record_of(chunk: &Chunk, index: usize) -> Option<wire::Record> {
-    chunk.records().get(index).and_then(|bytes| wire::Record::decode(bytes.clone()).ok())
+fn record_of(batch: &CommittedBatch, index: usize) -> Option<wire::Record> {
+    batch.records().get(index).and_then(|bytes| wire::Record::decode(bytes.clone()).ok())
 }
 
 fn equivocation(engine: &mut Engine, entry: &Entry) -> Vec<wire::Alarm> {

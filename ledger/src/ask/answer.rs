@@ -23,7 +23,7 @@ const WIDTH_US_MIN: u64 = 1_000_000;
 
 /// A record as it is told; `None` only for one that is not there.
 pub(super) fn hit(one: &One, seen: &Seen) -> Option<wire::Hit> {
-    let place = one.chunk.place(one.index)?;
+    let place = one.batch.place(one.index)?;
     Some(wire::Hit {
         workspace: place.workspace.into(),
         workspace_name: seen.names.get(&place.workspace).cloned().unwrap_or_default(),
@@ -32,13 +32,13 @@ pub(super) fn hit(one: &One, seen: &Seen) -> Option<wire::Hit> {
         gateway: place.gateway.into(),
         epoch: place.epoch.into(),
         number: place.number,
-        record: one.chunk.records().get(one.index)?.clone(),
+        record: one.batch.records().get(one.index)?.clone(),
     })
 }
 
 /// Members that a record names.
 pub(super) fn members(one: &One, found: &mut BTreeSet<MemberId>) {
-    let facts = one.chunk.fact(one.index);
+    let facts = one.batch.fact(one.index);
     for field in [Field::Member, Field::Owner, Field::Actor] {
         found.extend(facts.texts(field).filter_map(MemberId::from_hex));
     }

@@ -49,7 +49,7 @@ pub(super) fn line(format: wire::ExportFormat, one: &One, seen: &Seen, names: &[
 }
 
 fn csv(one: &One, hit: &wire::Hit, names: &[wire::MemberName]) -> String {
-    let facts = one.chunk.fact(one.index);
+    let facts = one.batch.fact(one.index);
     let name = names.iter().find(|known| facts.texts(Field::Member).any(|member| member == hex(&known.member)));
     let number = |field: Field| facts.number(field).map_or_else(String::new, |number| number.to_string());
     let mut cells = vec![

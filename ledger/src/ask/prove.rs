@@ -248,7 +248,7 @@ impl Bundle {
     /// A page of records; gives the runs that are to be proven.
     pub(super) fn page(&mut self, ones: &[One], seen: &Seen, names: &[wire::MemberName]) -> Result<Vec<Run>, Status> {
         let mut lines = Vec::new();
-        let places = ones.iter().filter_map(|one| one.chunk.place(one.index));
+        let places = ones.iter().filter_map(|one| one.batch.place(one.index));
         let runs = runs(places.map(|place| (place.workspace, place.position)).collect());
         for one in ones {
             file::line(wire::ExportFormat::JsonLines, one, seen, names, &mut lines);

@@ -52,9 +52,9 @@ impl Asking {
             let mut ones: Vec<One> = Vec::with_capacity(found.ranks.len());
             for rank in found.ranks {
                 // Neighbours often stand in one batch.
-                let near = ones.last().filter(|one| one.chunk.commit_index == rank.commit_index());
+                let near = ones.last().filter(|one| one.batch.commit_index == rank.commit_index());
                 let one = match near {
-                    Some(near) => Some(One { chunk: std::sync::Arc::clone(&near.chunk), index: rank.index() }),
+                    Some(near) => Some(One { batch: std::sync::Arc::clone(&near.batch), index: rank.index() }),
                     None => index.tail().one(rank)?,
                 };
                 ones.extend(one);
@@ -71,7 +71,7 @@ impl Asking {
 }
 
 pub(super) fn rank(one: &One) -> Rank {
-    one.chunk.rank(one.index)
+    one.batch.rank(one.index)
 }
 
 #[tonic::async_trait]
@@ -187,12 +187,12 @@ const ALARMS_AT_ONCE: usize = 256;
 
 /// What an alarm says, as if it stood where it is about, if that is one of these workspaces; one about none is about the ledger itself.
 fn is_about(one: &One, own: WorkspaceId, workspaces: &BTreeSet<WorkspaceId>) -> Option<Facts> {
-    let record = wire::Record::decode(one.chunk.records().get(one.index)?.clone()).ok()?;
+    let record = wire::Record::decode(one.batch.records().get(one.index)?.clone()).ok()?;
     let Some(Kind::Alarm(alarm)) = &record.kind else { return None };
     let id = |id: &Option<bytes::Bytes>| id.as_ref().and_then(|id| <[u8; 16]>::try_from(id.as_ref()).ok());
     let workspace = id(&alarm.workspace).map_or(own, WorkspaceId);
     let gateway = id(&alarm.gateway).map(GatewayId);
-    let place = one.chunk.place(one.index).filter(|_| workspaces.contains(&workspace))?;
+    let place = one.batch.place(one.index).filter(|_| workspaces.contains(&workspace))?;
     Some(Facts::of(&Place { workspace, gateway: gateway.unwrap_or(place.gateway), ..place }, &record))
 }
 

@@ -92,7 +92,7 @@ impl Asking {
                 let page = index.newest(&question(&expr, &own, from.pinned, until), below, AT_ONCE)?;
                 for rank in &page.ranks {
                     let one = index.tail().one(*rank)?;
-                    let said = one.and_then(|one| told(one.chunk.records().get(one.index)?));
+                    let said = one.and_then(|one| told(one.batch.records().get(one.index)?));
                     alarms.extend(said.filter(|(_, workspace, _)| ids.contains(workspace)));
                 }
                 looked += page.ranks.len();

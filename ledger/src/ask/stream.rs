@@ -120,10 +120,10 @@ impl Asking {
         sent: &mut Sent,
     ) -> Result<(), Status> {
         self.still(&asked.holder)?;
-        let chunk = self.0.index.tail().chunk(commit_index).map_err(|why: StoreError| super::broken(&why))?;
-        let Some(chunk) = chunk.filter(|chunk| self.shows(asked, chunk.workspace())) else { return Ok(()) };
-        let matching = chunk.facts().iter().enumerate().filter(|(_, facts)| asked.expr.matches(facts));
-        let ones: Vec<One> = matching.map(|(index, _)| One { chunk: std::sync::Arc::clone(&chunk), index }).collect();
+        let batch = self.0.index.tail().batch(commit_index).map_err(|why: StoreError| super::broken(&why))?;
+        let Some(batch) = batch.filter(|batch| self.shows(asked, batch.workspace())) else { return Ok(()) };
+        let matching = batch.facts().iter().enumerate().filter(|(_, facts)| asked.expr.matches(facts));
+        let ones: Vec<One> = matching.map(|(index, _)| One { batch: std::sync::Arc::clone(&batch), index }).collect();
         for some in ones.chunks(OF_MESSAGE) {
             let mut members = BTreeSet::new();
             some.iter().for_each(|one| answer::members(one, &mut members));

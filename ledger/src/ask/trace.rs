@@ -27,7 +27,7 @@ struct Node {
 
 impl Node {
     fn of(one: &One, seen: &Seen) -> Option<Self> {
-        let (place, hit) = (one.chunk.place(one.index)?, answer::hit(one, seen)?);
+        let (place, hit) = (one.batch.place(one.index)?, answer::hit(one, seen)?);
         let Ok(wire::Record { kind: Some(Kind::Call(call)), .. }) = wire::Record::decode(hit.record.clone()) else {
             return Some(Self { at: hit.received_at, name: None, after: None, hit });
         };

@@ -17,7 +17,7 @@ use crate::{
     clock,
     refusals::Refused,
     store::{EpochRow, Family, LeafPlace, Notes, StoreError, batch_key, call_rows, epoch_key, leaf_key, numbered},
-    tail::Chunk,
+    tail::CommittedBatch,
     workspace::Unread,
 };
 
@@ -245,7 +245,7 @@ impl Writer {
             workspace.next_position += u64::from(header.record_count);
             self.parts.metrics.add("custody_records_total", u64::from(header.record_count));
             self.parts.metrics.add("custody_batches_total", 1);
-            group.chunks.extend(Chunk::of(self.commit_index - 1, entry));
+            group.batches.extend(CommittedBatch::of(self.commit_index - 1, entry));
         }
         group.touched.insert(id);
         let full = workspace.open.bytes >= self.parts.limits.cut_bytes

@@ -29,7 +29,7 @@ use crate::{
     metrics::Metrics,
     own_keys::OwnKeys,
     store::{Family, Halves, Notes, Store, StoreError, StoreMemory},
-    tail::{Chunk, News, Tail},
+    tail::{CommittedBatch, News, Tail},
     workspace::{Standing, Trees, Workspace},
 };
 
@@ -258,7 +258,7 @@ struct Group<'a> {
     rejections: Vec<(StreamId, Message)>,
     touched: BTreeSet<WorkspaceId>,
     /// Batches with records.
-    chunks: Vec<Chunk>,
+    batches: Vec<CommittedBatch>,
     /// Calls that begin or end.
     halves: Halves,
     /// Given back when the group is answered.
@@ -281,7 +281,7 @@ impl<'a> Group<'a> {
             shown: HashSet::new(),
             rejections: Vec::new(),
             touched: BTreeSet::new(),
-            chunks: Vec::new(),
+            batches: Vec::new(),
             halves: Halves::default(),
             room: Vec::new(),
             cut: false,
@@ -440,7 +440,7 @@ impl Writer {
             self.poison(&why);
             return;
         }
-        let Group { change, receipts, rejections, touched, chunks, halves, cut, chains, answers, after, room, .. } =
+        let Group { change, receipts, rejections, touched, batches, halves, cut, chains, answers, after, room, .. } =
             group;
         if !change.is_empty() {
             // A crash before this line returns loses what nobody was told; after it, what everybody may be told.
@@ -452,7 +452,7 @@ impl Writer {
             self.parts.metrics.add("custody_commits_total", 1);
             self.parts.metrics.observe("custody_commit_seconds", began.elapsed());
             // Before anybody is told: whoever was answered finds it.
-            self.parts.tail.publish(News { chunks, begun: halves.begun, ended: halves.ended }, self.commit_index);
+            self.parts.tail.publish(News { batches, begun: halves.begun, ended: halves.ended }, self.commit_index);
         }
         if cut {
             for id in &touched {

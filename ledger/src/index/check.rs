@@ -27,7 +27,7 @@ use crate::{
     log_view::report,
     metrics::Metrics,
     store::{Family, Rank, StoreError},
-    tail::Chunk,
+    tail::CommittedBatch,
     workspace::DAY_US,
 };
 
@@ -176,9 +176,9 @@ pub(super) fn differs(index: &Index, day: &Day, go_on: impl Fn() -> bool) -> Res
     let store = index.tail().store()?;
     for commit_index in day.payload.first..day.payload.next {
         let entry = store.committed(commit_index)?;
-        if let Some(chunk) = entry.and_then(|entry| Chunk::of(commit_index, entry)) {
-            for (at, facts) in chunk.facts().iter().enumerate() {
-                stored.facts(chunk.rank(at), facts);
+        if let Some(batch) = entry.and_then(|entry| CommittedBatch::of(commit_index, entry)) {
+            for (at, facts) in batch.facts().iter().enumerate() {
+                stored.facts(batch.rank(at), facts);
             }
         }
         if !go_on() {

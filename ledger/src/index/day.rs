@@ -23,7 +23,7 @@ use super::schema;
 use crate::{
     durable,
     store::StoreError,
-    tail::{Chunk, Tail},
+    tail::{CommittedBatch, Tail},
     workspace::DAY_US,
 };
 
@@ -59,7 +59,7 @@ pub(super) struct Payload {
     pub(super) at: (u64, u64),
     /// Least and greatest time of receipt.
     pub(super) received: (u64, u64),
-    /// Commit index of its last batch, and what [`Chunk::digest`] says of it in hex: whether this is still the store that it
+    /// Commit index of its last batch, and what [`CommittedBatch::digest`] says of it in hex: whether this is still the store that it
     /// was made from.
     pub(super) last: (u64, String),
 }
@@ -87,8 +87,8 @@ impl Payload {
         if self.next > tail.committed() {
             return Ok(false);
         }
-        let last = tail.chunk(self.last.0)?;
-        Ok(self.count == 0 || last.is_some_and(|chunk| chunk.digest() == self.last.1))
+        let last = tail.batch(self.last.0)?;
+        Ok(self.count == 0 || last.is_some_and(|batch| batch.digest() == self.last.1))
     }
 
     /// Name of its folder: day and first commit index.
@@ -362,20 +362,20 @@ impl Writing {
     }
 
     /// Adds the records of a batch.
-    pub(super) fn add(&mut self, chunk: &Chunk) -> Result<(), DayError> {
-        for (index, facts) in chunk.facts().iter().enumerate() {
+    pub(super) fn add(&mut self, batch: &CommittedBatch) -> Result<(), DayError> {
+        for (index, facts) in batch.facts().iter().enumerate() {
             #[cfg(test)]
             if self.faults.strike("index:add").is_some() {
                 continue;
             }
-            self.writer.add_document(schema::document(chunk.rank(index), facts))?;
+            self.writer.add_document(schema::document(batch.rank(index), facts))?;
             let at = facts.number(Field::At).unwrap_or_default();
             self.payload.at = (self.payload.at.0.min(at), self.payload.at.1.max(at));
         }
-        let received = chunk.leaf.received_at;
+        let received = batch.leaf.received_at;
         self.payload.received = (self.payload.received.0.min(received), self.payload.received.1.max(received));
-        self.payload.count += chunk.records().len() as u64;
-        self.payload.last = (chunk.commit_index, chunk.digest());
+        self.payload.count += batch.records().len() as u64;
+        self.payload.last = (batch.commit_index, batch.digest());
         Ok(())
     }
 

@@ -119,7 +119,7 @@ impl Question<'_> {
     }
 
     fn sees(&self, one: &One) -> bool {
-        self.workspaces.contains(&one.chunk.workspace())
+        self.workspaces.contains(&one.batch.workspace())
     }
 }
 
@@ -164,7 +164,7 @@ impl Index {
             match span {
                 Span::Walked(first, next) => self
                     .walk(question, (first, next, below), |one| {
-                        page.ranks.push(one.chunk.rank(one.index));
+                        page.ranks.push(one.batch.rank(one.index));
                         page.ranks.len() < limit
                     })
                     .map(|whole| page.cut_short |= !whole)?,
@@ -284,19 +284,19 @@ impl Index {
     ) -> Result<bool, AskError> {
         let mut looked = 0;
         for commit_index in (first..next).rev() {
-            let Some(chunk) = self.tail().chunk(commit_index)? else { continue };
-            if !question.workspaces.contains(&chunk.workspace()) {
+            let Some(batch) = self.tail().batch(commit_index)? else { continue };
+            if !question.workspaces.contains(&batch.workspace()) {
                 continue;
             }
-            for (index, facts) in chunk.facts().iter().enumerate().rev() {
-                if chunk.rank(index) >= below || facts.call_phase().is_some_and(|(_, phase)| phase == Phase::Intent) {
+            for (index, facts) in batch.facts().iter().enumerate().rev() {
+                if batch.rank(index) >= below || facts.call_phase().is_some_and(|(_, phase)| phase == Phase::Intent) {
                     continue;
                 }
-                if question.expr.matches(facts) && !take(&One { chunk: std::sync::Arc::clone(&chunk), index }) {
+                if question.expr.matches(facts) && !take(&One { batch: std::sync::Arc::clone(&batch), index }) {
                     return Ok(true);
                 }
             }
-            looked += chunk.records().len();
+            looked += batch.records().len();
             if looked >= LOOKS {
                 looked = 0;
                 if question.is_late() {

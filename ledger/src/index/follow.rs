@@ -25,7 +25,7 @@ use crate::{
     log_view::report,
     metrics::Metrics,
     store::{Family, StoreError},
-    tail::{Chunk, Tail},
+    tail::{CommittedBatch, Tail},
     workspace::DAY_US,
 };
 
@@ -302,10 +302,10 @@ impl Follower {
         let end = until.min(run.next.saturating_add(STEP));
         let worked = run.next < end;
         while run.next < end {
-            if let Some(chunk) = self.index.tail.chunk(run.next)?
-                && !chunk.records().is_empty()
+            if let Some(batch) = self.index.tail.batch(run.next)?
+                && !batch.records().is_empty()
             {
-                self.add(run, &chunk)?;
+                self.add(run, &batch)?;
             }
             run.next += 1;
             if let Some(writing) = &mut run.writing {
@@ -319,12 +319,12 @@ impl Follower {
         Ok(worked)
     }
 
-    fn add(&mut self, run: &mut Filler, chunk: &Chunk) -> Result<(), Stuck> {
-        if run.writing.as_ref().is_some_and(|writing| !writing.takes(chunk.leaf.received_at)) {
+    fn add(&mut self, run: &mut Filler, batch: &CommittedBatch) -> Result<(), Stuck> {
+        if run.writing.as_ref().is_some_and(|writing| !writing.takes(batch.leaf.received_at)) {
             self.finish(run)?;
         }
         if run.writing.is_none() {
-            let day = chunk.leaf.received_at / DAY_US;
+            let day = batch.leaf.received_at / DAY_US;
             if run.end.is_none() {
                 self.forget_old(day)?;
                 self.forget_ended()?;
@@ -332,8 +332,8 @@ impl Follower {
             run.writing = Some(self.root.create(day, run.start)?);
         }
         let Some(writing) = &mut run.writing else { return Ok(()) };
-        writing.add(chunk)?;
-        run.ids.extend(id_rows(chunk));
+        writing.add(batch)?;
+        run.ids.extend(id_rows(batch));
         let store = self.index.tail.store()?;
         while run.ids.len() > IDS_AT_ONCE {
             let mut change = store.change();
@@ -486,12 +486,12 @@ impl Follower {
 }
 
 /// Rows of the ids in a batch, which hardly two records share: one for each id and batch.
-pub(super) fn id_rows(chunk: &Chunk) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+pub(super) fn id_rows(batch: &CommittedBatch) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
     let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-    for (index, facts) in (0_u16..).zip(chunk.facts()) {
+    for (index, facts) in (0_u16..).zip(batch.facts()) {
         for (field, text) in facts.all_texts().filter(|(field, _)| field.kind() == Kind::Unique) {
-            let mut key = id_key(field, chunk.workspace(), &unhex(text).unwrap_or_default());
-            key.extend_from_slice(&chunk.commit_index.to_be_bytes());
+            let mut key = id_key(field, batch.workspace(), &unhex(text).unwrap_or_default());
+            key.extend_from_slice(&batch.commit_index.to_be_bytes());
             rows.entry(key).or_default().extend_from_slice(&index.to_be_bytes());
         }
     }

@@ -70,10 +70,10 @@ impl Follower {
         let mut ids = Vec::new();
         let mut looked = 0;
         while next < floor && looked < RECORDS_AT_ONCE {
-            if let Some(chunk) = tail.chunk(next)? {
-                ids.extend(id_rows(&chunk).map(|(key, _)| key));
-                take_back(&mut counts, chunk.workspace(), &Notes::of(chunk.records()));
-                looked += chunk.records().len();
+            if let Some(batch) = tail.batch(next)? {
+                ids.extend(id_rows(&batch).map(|(key, _)| key));
+                take_back(&mut counts, batch.workspace(), &Notes::of(batch.records()));
+                looked += batch.records().len();
             }
             // A commit without records is a look, too.
             looked += 1;

@@ -46,7 +46,7 @@ impl Index {
         for span in spans(&days, question.pinned, self.floor()?) {
             whole &= match span {
                 Span::Walked(first, next) => self.walk(question, (first, next, below), |one| {
-                    if let Some(facts) = one.chunk.facts().get(one.index) {
+                    if let Some(facts) = one.batch.facts().get(one.index) {
                         tally.take(wishes, facts);
                     }
                     true
@@ -115,7 +115,7 @@ impl Index {
             {
                 let at = facts.number(Field::At).unwrap_or_default();
                 let denied = facts.texts(Field::Decision).any(|decision| decision == "denied");
-                let name = hex(&one.chunk.workspace().0);
+                let name = hex(&one.batch.workspace().0);
                 *below.entry((name, at - at % width, Cell::running(denied))).or_default() += 1;
             }
         }

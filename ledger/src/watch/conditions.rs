@@ -284,12 +284,12 @@ mod tests {
         let store = rig.store.upgrade().unwrap();
         let tail = Tail::open(&store).unwrap();
         let last = tail.committed() - 1;
-        let chunk = tail.chunk(last).unwrap().unwrap();
-        let received_at = chunk.leaf.received_at;
+        let batch = tail.batch(last).unwrap().unwrap();
+        let received_at = batch.leaf.received_at;
         // A call whose intent is the batch's first record.
         let call = [&workspace.0[..], &peer.gateway.0, &[0; 24]].concat();
         let mut change = store.change();
-        change.put(Family::Running, chunk.rank(0).encode(), call);
+        change.put(Family::Running, batch.rank(0).encode(), call);
         store.derive(change).unwrap();
         let (alarms, conditions) = (Alarms::new(), Conditions::open(&store).unwrap());
         let names = |next: u64, at: u64| {

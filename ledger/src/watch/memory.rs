@@ -19,10 +19,10 @@ const LEVEL: i32 = 1;
 /// a few hundred at most; of a store that has nothing else it is empty.
 fn mark(tail: &Tail, next: u64) -> Result<String, StoreError> {
     for commit_index in (next.saturating_sub(1_024)..next).rev() {
-        if let Some(chunk) = tail.chunk(commit_index)?
-            && !chunk.records().is_empty()
+        if let Some(batch) = tail.batch(commit_index)?
+            && !batch.records().is_empty()
         {
-            return Ok(chunk.digest());
+            return Ok(batch.digest());
         }
     }
     Ok(String::new())

@@ -96,18 +96,18 @@ impl<'a> Replay<'a> {
 
     /// Alarms on record in a commit, with those that were raised again.
     fn compare(&mut self, commit_index: u64) -> Result<(), StoreError> {
-        let Some(chunk) = self.tail.chunk(commit_index)?.filter(|chunk| Some(chunk.workspace()) == self.own) else {
+        let Some(batch) = self.tail.batch(commit_index)?.filter(|batch| Some(batch.workspace()) == self.own) else {
             return Ok(());
         };
-        for index in 0..chunk.records().len() {
-            let one = One { chunk: Arc::clone(&chunk), index };
+        for index in 0..batch.records().len() {
+            let one = One { batch: Arc::clone(&batch), index };
             // A condition is none.
             let Some(alarm) = alarm_at(&one).filter(|alarm| alarm.phase() == AlarmPhase::Raised) else { continue };
             if alarm.rule_digest.as_deref() != Some(&self.engine.digest()[..]) {
                 self.outcome.of_others += 1;
                 continue;
             }
-            let recorded = chunk.records().get(index).map(AsRef::as_ref).unwrap_or_default();
+            let recorded = batch.records().get(index).map(AsRef::as_ref).unwrap_or_default();
             match self.raised.iter().position(|(_, raised)| raised == recorded) {
                 Some(at) => {
                     // Those before it were told before it, or never.
@@ -118,7 +118,7 @@ impl<'a> Replay<'a> {
                 None => {
                     self.outcome.not_again += 1;
                     if self.outcome.positions.len() < POSITIONS_MAX {
-                        self.outcome.positions.extend(chunk.place(index).map(|place| place.position));
+                        self.outcome.positions.extend(batch.place(index).map(|place| place.position));
                     }
                 }
             }

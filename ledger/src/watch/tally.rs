@@ -44,8 +44,8 @@ pub fn tallies(
     let mut position = first;
     while position < end {
         let Some(one) = tail.at_position(own, position)? else { break };
-        for index in one.index..one.chunk.records().len() {
-            match record_of(&one.chunk, index).and_then(|record| record.kind) {
+        for index in one.index..one.batch.records().len() {
+            match record_of(&one.batch, index).and_then(|record| record.kind) {
                 Some(Kind::Alarm(alarm)) if alarm.phase() == AlarmPhase::Raised => {
                     let reasons = alarm.details.iter().filter_map(|detail| detail.key.strip_prefix("reason/"));
                     let reasons = reasons.filter(|_| alarm.name == INCIDENT).map(str::to_owned);

@@ -37,7 +37,7 @@ use crate::{
     log_view::report,
     metrics::Metrics,
     store::{Family, StoreError},
-    tail::{Chunk, Tail},
+    tail::{CommittedBatch, Tail},
 };
 
 /// Name of the commit index before which alarms were taken by the receiver, among the store's numbers.
@@ -212,8 +212,8 @@ impl Webhook {
     async fn send(&mut self, committed: u64) -> Result<Option<Duration>, StoreError> {
         let own = own_workspace(&self.chains);
         while self.next < committed {
-            let chunk = self.tail.chunk(self.next)?.filter(|chunk| Some(chunk.workspace()) == own);
-            let alarms = chunk.map(|chunk| alarms_of(&chunk)).unwrap_or_default();
+            let batch = self.tail.batch(self.next)?.filter(|batch| Some(batch.workspace()) == own);
+            let alarms = batch.map(|batch| alarms_of(&batch)).unwrap_or_default();
             let any = !alarms.is_empty();
             if any && !self.deliver(json!({ "type": "alarms", "origin": self.origin, "alarms": alarms })).await {
                 self.metrics.set("custody_webhook_lag_commits", self.tail.committed().saturating_sub(self.next));
@@ -283,14 +283,14 @@ impl Webhook {
 }
 
 /// The alarms of a batch, conditions too, each with its place as its id.
-fn alarms_of(chunk: &Chunk) -> Vec<serde_json::Value> {
+fn alarms_of(batch: &CommittedBatch) -> Vec<serde_json::Value> {
     let alarm = |(index, bytes): (usize, &Bytes)| {
         let is_alarm = record::kind(bytes).is_some_and(|kind| kind == RecordKind::Alarm);
-        let place = chunk.place(index).filter(|_| is_alarm)?;
+        let place = batch.place(index).filter(|_| is_alarm)?;
         let workspace: WorkspaceId = place.workspace;
         Some(json!({ "id": format!("{workspace}/{}", place.position), "alarm": show::fields(bytes) }))
     };
-    chunk.records().iter().enumerate().filter_map(alarm).collect()
+    batch.records().iter().enumerate().filter_map(alarm).collect()
 }
 
 #[cfg(test)]

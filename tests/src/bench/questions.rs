@@ -11,7 +11,7 @@ use std::{
 use ::ledger::{
     index::{Index, Question},
     store::Rank,
-    tail::Chunk,
+    tail::CommittedBatch,
 };
 use custody::{
     id::{WorkspaceId, hex},
@@ -178,12 +178,12 @@ impl<'a> Executor<'a> {
     pub(crate) fn newest(&self, expr: &Expr, fetch: bool) -> Done<u64> {
         let question = self.question(expr);
         let page = self.index.newest(&question, Rank::first_of(question.pinned), PAGE as usize)?;
-        let mut chunk: Option<Arc<Chunk>> = None;
+        let mut batch: Option<Arc<CommittedBatch>> = None;
         for rank in page.ranks.iter().filter(|_| fetch) {
-            if chunk.as_ref().is_none_or(|chunk| chunk.commit_index != rank.commit_index()) {
-                chunk = self.index.tail().chunk(rank.commit_index())?;
+            if batch.as_ref().is_none_or(|batch| batch.commit_index != rank.commit_index()) {
+                batch = self.index.tail().batch(rank.commit_index())?;
             }
-            chunk.as_ref().and_then(|chunk| chunk.records().get(rank.index())).ok_or("a record is gone")?;
+            batch.as_ref().and_then(|batch| batch.records().get(rank.index())).ok_or("a record is gone")?;
         }
         Ok(page.ranks.len() as u64)
     }

@@ -14,7 +14,7 @@ use ::ledger::{
     index::{Follower, Index},
     metrics::Metrics,
     store::{Family, Halves, LeafPlace, Notes, Rank, Store, call_rows, leaf_key, numbered},
-    tail::{Chunk, News, Tail},
+    tail::{CommittedBatch, News, Tail},
 };
 use bytes::Bytes;
 use custody::{
@@ -106,7 +106,7 @@ impl Filling {
             let notes = Notes::of(&batch.records);
             call_rows(&self.store, &mut change, &batch, (self.committed, &notes), &mut halves)?;
             let entry = Entry { leaf, content: Content::Batch(Box::new(batch)) };
-            news.chunks.extend(Chunk::of(self.committed, entry));
+            news.batches.extend(CommittedBatch::of(self.committed, entry));
             self.committed += 1;
             self.records += BATCH;
         }

@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     rig::{Dir, rng::Rng},
     store::{Halves, LeafPlace, Notes, call_rows, leaf_key, numbered},
-    tail::{Chunk, News},
+    tail::{CommittedBatch, News},
 };
 
 /// Only bounds a failure.
@@ -198,12 +198,12 @@ impl World {
         call_rows(store, &mut change, &batch, (self.committed, &notes), &mut halves).unwrap();
         store.commit(change).unwrap();
         let entry = Entry { leaf, content: Content::Batch(Box::new(batch)) };
-        let chunk = Chunk::of(self.committed, entry).unwrap();
-        for (index, facts) in chunk.facts().iter().enumerate() {
-            self.tell(chunk.rank(index), workspace, facts.clone());
+        let batch = CommittedBatch::of(self.committed, entry).unwrap();
+        for (index, facts) in batch.facts().iter().enumerate() {
+            self.tell(batch.rank(index), workspace, facts.clone());
         }
         self.committed += 1;
-        self.tail.publish(News { chunks: vec![chunk], begun: halves.begun, ended: halves.ended }, self.committed);
+        self.tail.publish(News { batches: vec![batch], begun: halves.begun, ended: halves.ended }, self.committed);
         self.now += self.rng.below(20_000_000);
     }
 
