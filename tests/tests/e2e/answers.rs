@@ -80,6 +80,34 @@ fn json(said: &str) -> Value {
     serde_json::from_str(said).unwrap_or_else(|why| panic!("{why}: {said}"))
 }
 
+/// What is refused says why and the next move, and each refusal is on record.
+fn refused_as_over_grpc(home: &Home, refused: &Value) {
+    let of = |name: &str| {
+        let [status, error] = refused[name].as_array().unwrap().as_slice() else { panic!("{name}") };
+        (
+            status.as_u64().unwrap(),
+            error["code"].as_str().unwrap().to_owned(),
+            error["hint"].as_str().unwrap_or_default().to_owned(),
+        )
+    };
+    assert_eq!(of("no token"), of("a token that nobody has"));
+    assert_eq!(
+        (of("no token").0, of("another workspace").0, of("no such record").0, of("no such path").0),
+        (401, 404, 404, 404)
+    );
+    assert!(of("a parameter that nobody knows").2.contains("query, workspace, names, reason"));
+    assert_eq!((of("one given twice").0, of("no trace").1.as_str()), (400, "invalid_argument"));
+    assert_eq!(refused["no question"][1]["start"], 0);
+    assert_eq!(refused["no question"][1]["end"], 7);
+    // Each is on record as over gRPC, also what could not be read: but not what no token vouches for.
+    home.say(&["cut"]);
+    let on_record = custody_tests::shown::records(home, "ledger");
+    let searches = on_record.iter().filter(|shown| shown["kind"] == "search").map(|shown| &shown["record"]);
+    let denied = searches.clone().filter(|search| search["decision"] == "denied").count();
+    assert_eq!(denied, 5, "{:#?}", searches.collect::<Vec<_>>());
+    assert_eq!(refused["no question"][1]["message"], "the question names a field that there is not");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn over_http_the_answers_are_as_the_document_says_and_the_same_as_over_grpc() {
     let home = Home::new("web", SETTINGS);
@@ -136,30 +164,7 @@ async fn over_http_the_answers_are_as_the_document_says_and_the_same_as_over_grp
     assert_eq!(answers["followed"][0], "record");
     assert_eq!(answers["followed"][1]["record"]["call_number"], 44);
 
-    let of = |name: &str| {
-        let [status, error] = answers["refused"][name].as_array().unwrap().as_slice() else { panic!("{name}") };
-        (
-            status.as_u64().unwrap(),
-            error["code"].as_str().unwrap().to_owned(),
-            error["hint"].as_str().unwrap_or_default().to_owned(),
-        )
-    };
-    assert_eq!(of("no token"), of("a token that nobody has"));
-    assert_eq!(
-        (of("no token").0, of("another workspace").0, of("no such record").0, of("no such path").0),
-        (401, 404, 404, 404)
-    );
-    assert!(of("a parameter that nobody knows").2.contains("query, workspace, names, reason"));
-    assert_eq!((of("one given twice").0, of("no trace").1.as_str()), (400, "invalid_argument"));
-    assert_eq!(answers["refused"]["no question"][1]["start"], 0);
-    assert_eq!(answers["refused"]["no question"][1]["end"], 7);
-    // Each is on record as over gRPC, also what could not be read: but not what no token vouches for.
-    home.say(&["cut"]);
-    let on_record = custody_tests::shown::records(&home, "ledger");
-    let searches = on_record.iter().filter(|shown| shown["kind"] == "search").map(|shown| &shown["record"]);
-    let denied = searches.clone().filter(|search| search["decision"] == "denied").count();
-    assert_eq!(denied, 5, "{:#?}", searches.collect::<Vec<_>>());
-    assert_eq!(answers["refused"]["no question"][1]["message"], "the question names a field that there is not");
+    refused_as_over_grpc(&home, &answers["refused"]);
     // The one file over HTTP is what the auditor's program takes.
     let file = home.dir.join("one.tlog-proof");
     custody_tests::process::write(
@@ -174,6 +179,40 @@ async fn over_http_the_answers_are_as_the_document_says_and_the_same_as_over_grp
     );
     assert!(checked.contains("position 1"), "{checked}");
     end(&process);
+}
+
+/// Lies about what was handed out, each named.
+fn lies(home: &Home, records: &str, check: &impl Fn(&PathBuf, i32) -> String) {
+    // A line that says something else than its evidence, and a file that is missing.
+    let said = records.replacen("denied", "allowed", 1);
+    let lines = home.dir.join("denied/records-000001.jsonl");
+    custody_tests::process::write(&lines, said.as_bytes());
+    assert!(check(&home.dir.join("denied"), 1).contains("says something else in records-*.jsonl"));
+    custody_tests::process::write(&lines, records.as_bytes());
+    let file = home.dir.join("all/question.json");
+    let question = std::fs::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(check(&home.dir.join("all"), 2).contains("it broke off, or was taken apart"));
+    custody_tests::process::write(&file, &question);
+    assert!(check(&home.dir.join("all"), 0).contains("40 records"));
+    // A lie in one of them is named; so is a folder that is not empty.
+    let files = std::fs::read_dir(home.dir.join("denied")).unwrap().map(|file| file.unwrap().path());
+    let within = files
+        .filter(|path| path.is_dir())
+        .flat_map(|path| std::fs::read_dir(path).unwrap())
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut bytes = std::fs::read(&within).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+    custody_tests::process::write(&within, &bytes);
+    let refuted = check(&home.dir.join("denied"), 1);
+    assert!(
+        refuted.matches(": verified: ").count() == 7 && refuted.contains(within.file_name().unwrap().to_str().unwrap()),
+        "{refuted}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,35 +260,7 @@ async fn what_is_found_is_proven_to_a_stranger_also_what_was_not_archived_yet() 
     let (said, folder) = fetch(&auditor, "kind:call", "all", 0);
     assert!(said.contains("40 records, in 1 evidence files"), "{said}");
     assert!(check(&folder, 0).contains("1 evidence files verified, 40 records"));
-    // A line that says something else than its evidence, and a file that is missing.
-    let said = records.replacen("denied", "allowed", 1);
-    let lines = home.dir.join("denied/records-000001.jsonl");
-    custody_tests::process::write(&lines, said.as_bytes());
-    assert!(check(&home.dir.join("denied"), 1).contains("says something else in records-*.jsonl"));
-    custody_tests::process::write(&lines, records.as_bytes());
-    let file = home.dir.join("all/question.json");
-    std::fs::rename(&file, home.dir.join("question.json")).unwrap();
-    assert!(check(&home.dir.join("all"), 2).contains("it broke off, or was taken apart"));
-    std::fs::rename(home.dir.join("question.json"), &file).unwrap();
-    assert!(check(&home.dir.join("all"), 0).contains("40 records"));
-    // A lie in one of them is named; so is a folder that is not empty.
-    let files = std::fs::read_dir(home.dir.join("denied")).unwrap().map(|file| file.unwrap().path());
-    let within = files
-        .filter(|path| path.is_dir())
-        .flat_map(|path| std::fs::read_dir(path).unwrap())
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
-    let mut bytes = std::fs::read(&within).unwrap();
-    let at = bytes.len() / 2;
-    bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
-    custody_tests::process::write(&within, &bytes);
-    let refuted = check(&home.dir.join("denied"), 1);
-    assert!(
-        refuted.matches(": verified: ").count() == 7 && refuted.contains(within.file_name().unwrap().to_str().unwrap()),
-        "{refuted}"
-    );
+    lies(&home, &records, &check);
     assert!(fetch(&auditor, "", "denied", 64).0.contains("not a new or empty folder"));
     // One record; and nobody proves what he does not see.
     let one = home.dir.join("one.tlog-proof");
@@ -263,6 +274,44 @@ async fn what_is_found_is_proven_to_a_stranger_also_what_was_not_archived_yet() 
     assert!(show("payments/41", 1).contains("no record stands there"));
     assert!(show("payments", 64).contains("is no place"));
     end(&process);
+}
+
+fn sums_are_the_same_offline(home: &Home, analyst: &PathBuf) {
+    let offline = |args: &[&str]| {
+        let (archive, policy) = (home.archive(), home.policy());
+        let all = [&["search", archive.to_str().unwrap(), "kind:call", "--policy", policy.to_str().unwrap()][..], args]
+            .concat();
+        says("verifier", &all, None, 0)
+    };
+    let live = json(&found(
+        home,
+        analyst,
+        &[
+            "kind:call",
+            "--json",
+            "--histogram",
+            "--width",
+            "1d",
+            "--split",
+            "outcome",
+            "--percentiles",
+            "duration",
+            "--by",
+            "tool",
+        ],
+    ));
+    let sums =
+        offline(&["--histogram", "--width", "1d", "--split", "outcome", "--percentiles", "duration", "--by", "tool"]);
+    for bucket in live["buckets"].as_array().unwrap() {
+        let line = format!("{:>12}  {}", bucket["count"], bucket["start"].as_str().unwrap());
+        assert!(sums.contains(&line), "{line}\n{sums}");
+    }
+    for ranked in live["percentiles"].as_array().unwrap() {
+        let [p50, p95, p99] = [0, 1, 2].map(|at| ranked["values"][at].as_u64().unwrap());
+        let line =
+            format!("{:>12}  {p50:>12}  {p95:>12}  {p99:>12}  {}", ranked["count"], ranked["value"].as_str().unwrap());
+        assert!(sums.contains(&line), "{line}\n{sums}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -317,42 +366,7 @@ async fn the_calls_of_a_trace_are_a_tree_and_what_follows_is_shown_as_it_comes()
     assert!(trace(&[&"cd".repeat(16)], 0).contains("\n0; of 17 records"));
     trace(&["xyz"], 1);
 
-    // Offline the sums are the same.
     home.say(&["cut"]);
-    let offline = |args: &[&str]| {
-        let (archive, policy) = (home.archive(), home.policy());
-        let all = [&["search", archive.to_str().unwrap(), "kind:call", "--policy", policy.to_str().unwrap()][..], args]
-            .concat();
-        says("verifier", &all, None, 0)
-    };
-    let live = json(&found(
-        &home,
-        &analyst,
-        &[
-            "kind:call",
-            "--json",
-            "--histogram",
-            "--width",
-            "1d",
-            "--split",
-            "outcome",
-            "--percentiles",
-            "duration",
-            "--by",
-            "tool",
-        ],
-    ));
-    let sums =
-        offline(&["--histogram", "--width", "1d", "--split", "outcome", "--percentiles", "duration", "--by", "tool"]);
-    for bucket in live["buckets"].as_array().unwrap() {
-        let line = format!("{:>12}  {}", bucket["count"], bucket["start"].as_str().unwrap());
-        assert!(sums.contains(&line), "{line}\n{sums}");
-    }
-    for ranked in live["percentiles"].as_array().unwrap() {
-        let [p50, p95, p99] = [0, 1, 2].map(|at| ranked["values"][at].as_u64().unwrap());
-        let line =
-            format!("{:>12}  {p50:>12}  {p95:>12}  {p99:>12}  {}", ranked["count"], ranked["value"].as_str().unwrap());
-        assert!(sums.contains(&line), "{line}\n{sums}");
-    }
+    sums_are_the_same_offline(&home, &analyst);
     end(&process);
 }
