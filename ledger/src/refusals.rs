@@ -81,7 +81,8 @@ impl Refusals {
     /// What is refused now.
     pub fn standing(&self, now_us: u64) -> Vec<(Refused, WorkspaceId, GatewayId)> {
         let mut known = self.known();
-        known.retain(|_, last| now_us.saturating_sub(*last) < OVER_US);
+        // While a fork stands nothing can be put on record, and who showed it is asked no more: it waits.
+        known.retain(|(what, ..), last| *what == Refused::Fork || now_us.saturating_sub(*last) < OVER_US);
         known.keys().copied().collect()
     }
 }
@@ -99,7 +100,7 @@ mod tests {
         refusals.note(Refused::Forged, workspace, gateway, 7);
         assert_eq!(refusals.standing(OVER_US).len(), 2);
         assert_eq!(refusals.standing(OVER_US + 7), [(Refused::Fork, workspace, gateway)]);
-        assert_eq!(refusals.standing(OVER_US + 9), []);
+        assert_eq!(refusals.standing(u64::MAX), [(Refused::Fork, workspace, gateway)]);
         let honest = [RejectReason::Gap, RejectReason::Removed, RejectReason::FutureVersion];
         assert_eq!(honest.map(Refused::of), [None; 3]);
     }

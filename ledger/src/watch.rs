@@ -430,8 +430,8 @@ impl Watch {
             chains.workspaces.keys().copied().collect()
         };
         let now = clock::now_us();
-        let followers =
-            [(conditions::INDEX_LAGGING, self.index.indexed_through()), (conditions::WATCH_LAGGING, self.next)];
+        // What the index says is next is past batches without records too, of which it commits nothing.
+        let followers = [(conditions::INDEX_LAGGING, self.index.progress().0), (conditions::WATCH_LAGGING, self.next)];
         let of = conditions::Of { store: &store, workspaces: &workspaces, alarms: &self.alarms, followers: &followers };
         let stand = self.conditions.standing(&of, now)?;
         let (rows, records) = self.conditions.change(&stand, now);

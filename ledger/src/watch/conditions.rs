@@ -106,7 +106,8 @@ impl Conditions {
     /// What was refused before this start is not over with it.
     pub(super) fn recall(&self, refusals: &Refusals, now_us: u64) {
         for (name, workspace, gateway) in self.0.keys() {
-            let what = Refused::ALL.into_iter().find(|what| what.name() == name);
+            // A ledger that can tell of a fork's end has one no more.
+            let what = Refused::ALL.into_iter().find(|what| what.name() == name && *what != Refused::Fork);
             if let (Some(what), Some(workspace), Some(gateway)) = (what, workspace, gateway) {
                 refusals.note(what, *workspace, *gateway, now_us);
             }
@@ -119,7 +120,8 @@ impl Conditions {
         for (alarm, ..) in of.alarms.latched() {
             standing.insert((alarm.name().to_owned(), None, None), Severity::High);
         }
-        for (name, next) in of.followers {
+        // One that has told nothing yet is at its beginning.
+        for (name, next) in of.followers.iter().filter(|(_, next)| *next > 0) {
             let received_at = of.store.committed(*next)?.map(|entry| entry.leaf.received_at);
             if received_at.is_some_and(|at| now_us.saturating_sub(at) > LAG_US) {
                 standing.insert(((*name).to_owned(), None, None), Severity::Medium);
@@ -258,19 +260,19 @@ mod tests {
             let told = |alarm: wire::Alarm| (alarm.name.clone(), alarm.phase(), alarm.severity(), alarm.gateway);
             alarms.into_iter().map(told).collect::<Vec<_>>()
         };
-        let both = |phase| {
-            let id = Some(Bytes::from(gateway));
-            let unauthorised = ("batch-unauthorised".to_owned(), phase, Severity::High, id.clone());
-            vec![unauthorised, ("fork".to_owned(), phase, Severity::Critical, id)]
-        };
-        assert_eq!(told(&mut conditions, &of, 200), both(AlarmPhase::Began));
+        let id = || Some(Bytes::from(gateway));
+        let unauthorised = |phase| ("batch-unauthorised".to_owned(), phase, Severity::High, id());
+        let fork = |phase| ("fork".to_owned(), phase, Severity::Critical, id());
+        let (began, ended) = (AlarmPhase::Began, AlarmPhase::Ended);
+        assert_eq!(told(&mut conditions, &of, 200), [unauthorised(began), fork(began)]);
         // A restart, which knows of no refusal yet.
         let alarms = Alarms::new();
         let of = Of { alarms: &alarms, ..of };
         let mut again = Conditions::open(&store).unwrap();
         again.recall(alarms.refusals(), 300);
-        assert_eq!(told(&mut again, &of, 400), []);
-        assert_eq!(told(&mut again, &of, 300 + crate::refusals::OVER_US), both(AlarmPhase::Ended));
+        // That it can tell says that the fork is over.
+        assert_eq!(told(&mut again, &of, 400), [fork(ended)]);
+        assert_eq!(told(&mut again, &of, 300 + crate::refusals::OVER_US), [unauthorised(ended)]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 //! What must hold: it follows from the ledger's own records alone; of each alarm the newest disposition counts; the walk has a bound, and
 //! its answer says what was counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use custody::{
     id::WorkspaceId,
@@ -19,7 +19,7 @@ pub const RECORDS_MAX: u64 = 200_000;
 /// What became of the alarms of one name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// How many there were, incidents that it is a reason of among them.
+    /// How many there were; of a detector, which raises none of its own, the incidents that it is a reason of.
     pub alarms: u64,
     /// Those that were what they said.
     pub true_positives: u64,
@@ -40,7 +40,7 @@ pub fn tallies(
 ) -> Result<(BTreeMap<String, Tally>, u64, u64), StoreError> {
     let end = tail.store()?.next_position(own)?;
     let first = end.saturating_sub(records_max);
-    let (mut alarms, mut said) = (BTreeMap::<u64, Vec<String>>::new(), BTreeMap::new());
+    let (mut alarms, mut said) = (BTreeMap::<u64, (String, Vec<String>)>::new(), BTreeMap::new());
     let mut position = first;
     while position < end {
         let Some(one) = tail.at_position(own, position)? else { break };
@@ -48,8 +48,8 @@ pub fn tallies(
             match record_of(&one.batch, index).and_then(|record| record.kind) {
                 Some(Kind::Alarm(alarm)) if alarm.phase() == AlarmPhase::Raised => {
                     let reasons = alarm.details.iter().filter_map(|detail| detail.key.strip_prefix("reason/"));
-                    let reasons = reasons.filter(|_| alarm.name == INCIDENT).map(str::to_owned);
-                    alarms.insert(position, reasons.chain([alarm.name.clone()]).collect());
+                    let reasons: Vec<String> = reasons.filter(|_| alarm.name == INCIDENT).map(str::to_owned).collect();
+                    alarms.insert(position, (alarm.name, reasons));
                 }
                 Some(Kind::Disposition(of)) if of.workspace.as_ref() == own.0 => {
                     if matches!(
@@ -65,8 +65,11 @@ pub fn tallies(
         }
     }
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
-    for (at, names) in alarms {
-        for name in names {
+    // Rules raise an alarm of their own besides, which is the one that counts.
+    let alone: BTreeSet<String> = alarms.values().map(|(name, _)| name.clone()).collect();
+    for (at, (name, reasons)) in alarms {
+        let reasons = reasons.into_iter().filter(|reason| !alone.contains(reason));
+        for name in [name].into_iter().chain(reasons) {
             let tally = tallies.entry(name).or_default();
             tally.alarms += 1;
             match said.get(&at) {
@@ -77,5 +80,5 @@ pub fn tallies(
             }
         }
     }
-    Ok((tallies, first, end))
+    Ok((tallies, first, position))
 }

@@ -121,6 +121,12 @@ fn trees_hold_of_what_the_crate_finds_and_of_nothing_else() {
     let labels = ["environment:prod".to_owned(), "PROD".to_owned()];
     let ids =
         |found: &[EvaluationResult]| found.iter().map(|of| of.header.rule_id.clone().unwrap()).collect::<Vec<_>>();
+    let questions: Vec<Option<Expr>> = sigma
+        .plain
+        .trees
+        .iter()
+        .map(|(tree, _)| tree.as_ref()?.question().map(|text| custody::query::parse(&text, 0).unwrap()))
+        .collect();
     let mut times: BTreeMap<String, u64> = BTreeMap::new();
     for _ in 0..60_000 {
         let facts = random_facts(&mut dice, &words);
@@ -138,6 +144,19 @@ fn trees_hold_of_what_the_crate_finds_and_of_nothing_else() {
         for (tree, _) in sigma.plain.trees.iter().filter(|_| small) {
             let Some(tree) = tree else { continue };
             assert_eq!(tree.expr().matches(&facts), tree.holds_of(&fields), "{:?}: {facts:?}", tree.expr());
+        }
+        // And as it is written for people, of tools as records have them.
+        let texts = facts.all_texts().map(|(field, text)| match field {
+            Field::Tool => (field, format!("s/{}", text.replace('/', "."))),
+            field => (field, text.to_owned()),
+        });
+        let texts: Vec<(Field, String)> = texts.filter(|_| small).collect();
+        let facts = Facts::told(texts.iter().map(|(field, text)| (*field, text.as_str()))).unwrap();
+        let view = View { place: &place, facts: &facts, own: None, labels: &[] };
+        let fields = Fields::of(&view);
+        for ((tree, _), question) in sigma.plain.trees.iter().zip(&questions).filter(|_| small) {
+            let (Some(tree), Some(question)) = (tree, question) else { continue };
+            assert_eq!(question.matches(&facts), tree.holds_of(&fields), "{question}: {facts:?}");
         }
     }
     let never: Vec<_> =
