@@ -291,7 +291,7 @@ impl Checker {
         let store = self.index.tail().store()?;
         let row = (Family::Meta, Bytes::from_static(CHECKED.as_bytes()), Bytes::copy_from_slice(&today.to_be_bytes()));
         match store.number(CHECKED)? {
-            Some(checked) if checked >= today => return Ok(()),
+            Some(checked) if checked == today => return Ok(()),
             Some(_) => {}
             // There was no night yet.
             None => {
@@ -321,7 +321,18 @@ impl Checker {
     ) -> Result<Option<Outcome>, AskError> {
         let (mut outcome, began) = (Outcome::default(), Instant::now());
         for day in days {
-            let Some(differs) = differs(&self.index, day, || stop.has_changed().is_ok())? else { return Ok(None) };
+            let differs = match differs(&self.index, day, || stop.has_changed().is_ok()) {
+                Ok(Some(differs)) => differs,
+                Ok(None) => return Ok(None),
+                Err(why @ AskError::Store(StoreError::Closed)) => return Err(why),
+                // The others are looked at all the same.
+                Err(why) => {
+                    let name = super::day_name(day.payload.day);
+                    self.alarms
+                        .raise(Alarm::IndexFailing, format!("a folder of {name} cannot be checked: {}", report(&why)));
+                    continue;
+                }
+            };
             outcome.folders += 1;
             outcome.records += day.payload.count;
             if differs {

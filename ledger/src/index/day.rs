@@ -356,9 +356,11 @@ impl Writing {
         self.payload.count - self.committed
     }
 
-    /// Whether a batch belongs here. A clock that went back makes no new day: a folder holds a run of commits.
+    /// Whether a batch belongs here. A clock that went back a little makes no new day: a folder holds a run of commits. One that had jumped
+    /// ahead, and was set right, does: else this folder would take all days until that one.
     pub(super) fn takes(&self, received_at: u64) -> bool {
-        received_at / DAY_US <= self.payload.day && self.payload.count < DOCUMENTS_MAX
+        let day = received_at / DAY_US;
+        day <= self.payload.day && self.payload.day <= day + 1 && self.payload.count < DOCUMENTS_MAX
     }
 
     /// Adds the records of a batch.

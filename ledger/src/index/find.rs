@@ -241,8 +241,8 @@ impl Index {
         let (floor, pinned) = (Rank::first_of(self.floor()?), Rank::first_of(question.pinned));
         let mut intents: BTreeMap<_, _> =
             running.intents.into_iter().filter(|(rank, _)| (floor..pinned).contains(rank)).collect();
-        // Those that ended after the question was first asked.
-        if question.pinned < tail.committed() {
+        // Those that ended after the question was first asked, as of the moment of those that run.
+        if question.pinned < running.committed {
             let store = tail.store()?;
             for (at, step) in store.scan(Family::Ended, &[], &pinned.encode()).enumerate() {
                 if at % LOOKS == LOOKS - 1 && question.is_late() {

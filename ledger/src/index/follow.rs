@@ -12,6 +12,7 @@ use std::{
 };
 
 use custody::{id::unhex, query::Kind};
+use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -118,6 +119,8 @@ pub struct Follower {
     pub(super) merging: Option<Merging>,
     /// Since when folders are not merged, because one could not be.
     unmerged_since: Option<Instant>,
+    /// The folders that there are were taken up.
+    taken: bool,
 }
 
 impl Follower {
@@ -152,6 +155,7 @@ impl Follower {
             over,
             merging: None,
             unmerged_since: None,
+            taken: false,
         };
         match follower.take_folders() {
             Ok(()) => {}
@@ -166,7 +170,13 @@ impl Follower {
         Arc::clone(&self.index)
     }
 
+    /// Takes up the folders. Until it has, nothing is known of any, so that nothing is built: it could be in the place of one.
     fn take_folders(&mut self) -> Result<(), Stuck> {
+        self.taken = false;
+        self.over.clear();
+        self.gaps.clear();
+        self.live = Filler::new(0, None);
+        self.index.show(Vec::clear);
         self.root.make()?;
         let mut next = self.index.floor()?;
         let mut newest = None;
@@ -176,6 +186,8 @@ impl Follower {
                     Some(day)
                 }
                 Ok(_) => None,
+                // It is of use, perhaps: the machine has no room to open it now.
+                Err(why) if is_passing(&why) => return Err(Stuck::Day(why)),
                 Err(why) => {
                     tracing::warn!(folder = %path.display(), why = report(&why), "a folder of the index is built again");
                     None
@@ -199,6 +211,7 @@ impl Follower {
         if let Some(writing) = &self.live.writing {
             self.live.start = writing.payload().first;
         }
+        self.taken = true;
         Ok(())
     }
 
@@ -213,17 +226,24 @@ impl Follower {
         let mut wish = None;
         while stop.has_changed().is_ok() {
             let limit = match self.turn(wish.take()) {
-                Ok(true) => {
+                Ok(true) => continue,
+                Ok(false) => {
                     pause = PAUSE_FIRST;
-                    continue;
+                    self.live.since.map_or(PAUSE_MAX, |since| COMMIT_AFTER.saturating_sub(since.elapsed()))
                 }
-                Ok(false) => self.live.since.map_or(PAUSE_MAX, |since| COMMIT_AFTER.saturating_sub(since.elapsed())),
                 Err(Stuck::Store(StoreError::Closed)) => return,
                 Err(why) => {
                     self.raise(&why);
                     self.begin_again();
+                    // Whatever comes in meanwhile: what failed for want of room fails the next time, too.
+                    runtime.block_on(async {
+                        tokio::select! {
+                            _ = stop.changed() => {}
+                            () = clock::sleep(pause) => {}
+                        }
+                    });
                     pause = (pause * 2).min(PAUSE_MAX);
-                    pause
+                    continue;
                 }
             };
             let wishes = &mut self.wishes;
@@ -243,6 +263,9 @@ impl Follower {
 
     /// What somebody wishes, and one step. `false`: there is nothing to do now.
     pub(super) fn turn(&mut self, wish: Option<Wish>) -> Result<bool, Stuck> {
+        if !self.taken {
+            self.take_folders()?;
+        }
         match wish.or_else(|| self.wishes.try_recv().ok()) {
             Some(Wish::Rebuild(day, reply)) => {
                 let built = self.throw_away(|payload| day.is_none_or(|day| payload.day == day), false)?;
@@ -471,14 +494,19 @@ impl Follower {
         self.alarms.raise(alarm, text);
     }
 
+    /// What is missing below the floor is missed no more.
+    pub(super) fn clip_gaps(&mut self, floor: u64) {
+        for gap in self.gaps.iter_mut().filter(|gap| gap.start < floor) {
+            // The folder that it was filling goes, and with it what was not committed.
+            *gap = Filler::new(floor, gap.end);
+        }
+        self.gaps.retain(|gap| gap.end.is_none_or(|end| gap.next < end));
+    }
+
     /// After a failure nobody knows what a writer holds: it goes, and what it has committed is opened again, or built again.
     pub(super) fn begin_again(&mut self) {
         // Whatever is below a name is looked at, and perhaps made anew.
         self.end_merging(true);
-        self.over.clear();
-        self.live.writing = None;
-        self.gaps.clear();
-        self.index.show(Vec::clear);
         if let Err(why) = self.take_folders() {
             self.raise(&why);
         }
@@ -496,4 +524,18 @@ pub(super) fn id_rows(batch: &CommittedBatch) -> impl Iterator<Item = (Vec<u8>, 
         }
     }
     rows.into_iter()
+}
+
+/// Whether it is the machine that has too little now, and not the folder that is of no use.
+fn is_passing(why: &DayError) -> bool {
+    let no_room = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(why);
+    while let Some(why) = cause {
+        let code = why.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        if code.is_some_and(|code| no_room.contains(&code)) {
+            return true;
+        }
+        cause = why.source();
+    }
+    false
 }

@@ -30,13 +30,16 @@ impl Follower {
     /// Lets folders go that are past the hot days. The floor first: a crash between leaves folders below it, which the next
     /// start removes.
     pub(super) fn forget_old(&mut self, today: u64) -> Result<(), Stuck> {
-        let oldest = today.saturating_sub(self.days_max);
         let shown = self.index.shown();
+        // A day at a time: a clock that jumped ahead by a year lets nothing go, and neither does one batch of it.
+        let newest = shown.iter().map(|day| day.payload.day).max();
+        let oldest = today.min(newest.map_or(today, |newest| newest + 1)).saturating_sub(self.days_max);
         let Some(floor) = shown.iter().filter(|day| day.payload.day < oldest).map(|day| day.payload.next).max() else {
             return Ok(());
         };
         let store = self.index.tail().store()?;
         let mut change = store.change();
+        let floor = floor.max(self.index.floor()?);
         change.put(Family::Meta, FLOOR, floor.to_be_bytes());
         for workspace in store.workspaces()? {
             let gone = shown.iter().filter(|day| day.payload.next <= floor);
@@ -48,7 +51,7 @@ impl Follower {
         store.derive(change)?;
         crate::failpoint::hit("day-floor");
         self.index.show(|days| days.retain(|day| day.payload.first >= floor));
-        self.gaps.retain(|gap| gap.start >= floor);
+        self.clip_gaps(floor);
         for (first, path) in self.root.list()? {
             if first < floor {
                 day::remove(&path)?;

@@ -90,8 +90,8 @@ impl Index {
                 }
             }
         }
-        // What came or went meanwhile is in some of them and not in others.
-        let same = self.tail().committed() == question.pinned && self.floor()? == floor;
+        // What came or went meanwhile is in some of them and not in others; what is on disk is counted before anybody is told of it.
+        let same = store.committed(question.pinned)?.is_none() && self.floor()? == floor;
         Ok(same.then_some(tally))
     }
 

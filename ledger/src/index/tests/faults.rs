@@ -182,3 +182,47 @@ fn what_is_reindexed_is_found_meanwhile_and_built_whole() {
     whole(&world, &follower);
     world.compare(&index, 20);
 }
+
+#[test]
+fn folders_that_cannot_be_looked_at_are_taken_up_later_and_nothing_is_built_in_their_place() {
+    let dir = Dir::new("index-unlooked");
+    let mut world = World::new(&dir, Rng::for_test("unlooked"));
+    let mut follower = world.follower();
+    for _ in 0..5 {
+        world.commit(30);
+    }
+    follow(&mut world, &mut follower);
+    let (place, away) = (dir.0.join("index"), dir.0.join("away"));
+    durable::move_folder(&place, &away).unwrap();
+    std::fs::File::create(&place).unwrap();
+    follower.begin_again();
+    world.commit(30);
+    assert!(follower.turn(None).is_err());
+    world.compare(&follower.index(), 10);
+    std::fs::remove_file(&place).unwrap();
+    durable::move_folder(&away, &place).unwrap();
+    follow(&mut world, &mut follower);
+    whole(&world, &follower);
+    world.compare(&follower.index(), 10);
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_by_a_year_and_back_lets_no_day_go() {
+    let dir = Dir::new("index-year");
+    let mut world = World::new(&dir, Rng::for_test("year"));
+    let mut follower = world.follower_at(Root::new(dir.0.join("index")), 7, &(Alarms::new(), Metrics::new()));
+    let mut day = |world: &mut World, ahead: u64| {
+        world.now += ahead * DAY_US;
+        world.commit(30);
+        world.now -= ahead * DAY_US;
+        follow(world, &mut follower);
+        world.now += DAY_US;
+    };
+    for ahead in [0, 0, 400, 0, 0] {
+        day(&mut world, ahead);
+    }
+    settle_whole(&mut follower);
+    whole(&world, &follower);
+    world.compare(&follower.index(), 30);
+    assert_eq!(follower.index().shown().len(), 5, "each day has its folder");
+}
