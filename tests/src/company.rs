@@ -55,7 +55,7 @@ pub struct Plan {
     pub warm_up_days: u64,
     /// Campaigns of each kind.
     pub campaigns_of_each: u64,
-    /// Pace of all campaigns in quarters of the account's own; `None`: each at another.
+    /// Pace of all campaigns in quarters, of which four are 24 calls over six hours; `None`: each at another.
     pub pace_quarters: Option<u64>,
     /// Changes for good reasons of each kind, beside those that happen anyway.
     pub changes_of_each: u64,

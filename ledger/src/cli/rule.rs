@@ -119,6 +119,7 @@ struct Listed<'a> {
     severity: String,
     about: &'a str,
     rule: Option<&'a Rule>,
+    ships_off: bool,
     /// Of a ledger.
     tally: Option<wire::RuleTally>,
 }
@@ -136,18 +137,18 @@ impl Listed<'_> {
             let share = share.map_or_else(|| "-".to_owned(), |share| format!("{share} %"));
             row.extend([tally.alarms.to_string(), disposed.to_string(), share]);
         }
-        let ships_off = self.rule.is_some_and(|rule| rule.ships_off);
-        row.push(if ships_off { format!("{} (ships off)", self.about) } else { self.about.to_owned() });
+        row.push(if self.ships_off { format!("{} (ships off)", self.about) } else { self.about.to_owned() });
         row
     }
 
     fn json(&self, sigma: &Sigma) -> serde_json::Value {
-        let mut shown = serde_json::json!({ "name": self.name, "severity": self.severity, "about": self.about });
+        let mut shown = serde_json::json!({
+            "name": self.name, "severity": self.severity, "about": self.about, "ships_off": self.ships_off,
+        });
         if let Some(rule) = self.rule {
             shown["runbook"] = rule.runbook.as_str().into();
             shown["tags"] = rule.tags.clone().into();
             shown["entity"] = rule.entity.as_str().into();
-            shown["ships_off"] = rule.ships_off.into();
             shown["counts"] = sigma.counts(self.name).into();
             shown["questions"] = sigma.questions(self.name).into();
         }
@@ -177,6 +178,7 @@ async fn list(at: At, ships: bool, json: bool) -> Done {
         severity: rule.severity.as_str_name().trim_start_matches("SEVERITY_").to_ascii_lowercase(),
         about: &rule.title,
         rule: Some(rule),
+        ships_off: rule.ships_off,
         tally: tally(name),
     });
     let detectors = Detector::ALL.iter().map(|detector| Listed {
@@ -184,6 +186,7 @@ async fn list(at: At, ships: bool, json: bool) -> Done {
         severity: "risk".to_owned(),
         about: detector.about(),
         rule: None,
+        ships_off: detector.ships_off(),
         tally: tally(detector.name()),
     });
     let all = rules.chain(detectors);

@@ -93,6 +93,13 @@ detectors! {
     Shift = "shift";
 }
 
+impl Detector {
+    /// It ships switched off: it did not prove itself (docs/DETECTION.md), and a workspace that wants it switches it on.
+    pub fn ships_off(self) -> bool {
+        matches!(self, Self::Rate)
+    }
+}
+
 /// What was found in one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unusual {

@@ -71,9 +71,9 @@ pub struct Judged<'a> {
 #[derive(Default, Serialize, Deserialize)]
 pub struct Teller {
     risks: Risks,
-    /// Rules that are off: workspace, name.
+    /// Rules and detectors that are off: workspace, name.
     off: BTreeSet<([u8; 16], String)>,
-    /// Rules that ship off and are on: workspace, name.
+    /// Those that ship off and are on: workspace, name.
     on: BTreeSet<([u8; 16], String)>,
     /// When an alarm was last told of an entity: name, entity.
     told: BTreeMap<(String, Entity), u64>,
@@ -135,7 +135,7 @@ impl Teller {
         }
         for found in finds.unusual {
             let name = found.detector.name();
-            if self.is_off(workspace, name) {
+            if self.is_off(workspace, name, found.detector.ships_off() && !by.all_on) {
                 continue;
             }
             let entity = Entity::new(workspace, found.about.0, &found.about.1);
@@ -160,15 +160,15 @@ impl Teller {
         alarms
     }
 
-    fn is_off(&self, workspace: WorkspaceId, name: &str) -> bool {
-        self.off.contains(&(workspace.0, name.to_owned()))
+    fn is_off(&self, workspace: WorkspaceId, name: &str, unless_on: bool) -> bool {
+        let switch = (workspace.0, name.to_owned());
+        self.off.contains(&switch) || (unless_on && !self.on.contains(&switch))
     }
 
     fn rule_found(&mut self, view: &View<'_>, found: Found, by: &Judged<'_>, raised: &mut Vec<Raised>) {
         let (workspace, at) = (view.place.workspace, view.place.received_at);
         let Some(rule) = by.rules.get(&found.rule) else { return };
-        let switch = (workspace.0, found.rule.clone());
-        if self.off.contains(&switch) || (rule.ships_off && !by.all_on && !self.on.contains(&switch)) {
+        if self.is_off(workspace, &found.rule, rule.ships_off && !by.all_on) {
             return;
         }
         let field = Field::named(&rule.entity).unwrap_or(Field::Member);

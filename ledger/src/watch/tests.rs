@@ -3,12 +3,13 @@
 use custody::{
     batch::Header,
     id::{Epoch, GatewayId, HeaderHash, KeyId, MemberId, RootHash, WorkspaceId, hex},
-    query::{Facts, Place},
+    query::{Facts, Field, Place},
 };
 
 use super::{
-    baseline::{Baselines, Detector},
+    baseline::{Baselines, Detector, Unusual},
     engine::Engine,
+    teller::{Finds, Judged, Teller},
     *,
 };
 use crate::rig::rng::Rng;
@@ -343,4 +344,29 @@ fn drops_that_a_heartbeat_declares_are_told_once_an_hour() {
     assert_eq!((alarm.name.as_str(), alarm.gateway.as_deref()), ("records-dropped", Some(&[2; 16][..])));
     assert_eq!((alarm.details[0].key.as_str(), alarm.positions.len()), ("dropped", 0));
     record::check(&bytes_of(alarm)).unwrap();
+}
+
+#[test]
+fn a_detector_that_ships_off_adds_nothing_until_a_workspace_switches_it_on() {
+    let (rules, digest) = (std::collections::BTreeMap::new(), [0; 32]);
+    let place = Said::at(START).place(1);
+    let facts = Facts::of(&place, &Said::at(START).record());
+    let view = View { place: &place, facts: &facts, own: None, labels: &[] };
+    let mut teller = Teller::with_incident_at(100);
+    let raised = |teller: &mut Teller, detector: Detector, all_on| {
+        let unusual = vec![Unusual { detector, points: 100, about: (Field::Member, detector.name().to_owned()) }];
+        teller.take(&view, Finds { unusual, ..Finds::default() }, &Judged { rules: &rules, digest: &digest, all_on })
+    };
+    for detector in Detector::ALL {
+        let told = raised(&mut teller, *detector, false).len();
+        assert_eq!(told, usize::from(!detector.ships_off()), "{}", detector.name());
+    }
+    assert_eq!(raised(&mut Teller::with_incident_at(100), Detector::Rate, true).len(), 1, "all are on");
+    teller.switch(&LedgerEvent {
+        action: engine::RULE_ON.to_owned(),
+        workspace: Some(Bytes::copy_from_slice(&WORKSPACE.0)),
+        details: vec![Extension { key: "rule/rate".to_owned(), value: None }],
+        ..Default::default()
+    });
+    assert_eq!(raised(&mut teller, Detector::Rate, false).len(), 1, "the workspace wants it");
 }

@@ -1,7 +1,8 @@
 //! How good the watch is: `bench detect FOLDER FIRST COUNT`, over companies of so many seeds from the first.
 //!
 //! What must hold: nothing of a label reaches a detector; the first three weeks are learning and are not counted; all settings hear of the
-//! same finds; controls are told at the same recall, and their days count as hits more easily than alarms do; a unit is a member's day.
+//! same finds; controls are told at the same recall, and their days count as hits more easily than alarms do; a unit is a member's day; a
+//! share of campaigns or days has Wilson's interval, as seeds that agree would leave it none.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +30,7 @@ const SHIPPED: u64 = 100;
 const POINTS: [u64; 16] = [20, 30, 40, 50, 60, 80, 90, 120, 150, 200, 250, 300, 400, 600, 1_000, 100_000];
 /// Recalls at which rates are told, in hundredths.
 const RECALLS: [u64; 4] = [50, 75, 90, 95];
-/// Paces of the slow and of the loud, in quarters of the account's own.
+/// Paces of the slow and of the loud, in quarters of 24 calls over six hours.
 const PACES: [u64; 5] = [2, 4, 6, 8, 20];
 /// Records of the store that is walked once more.
 const REPLAYED: u64 = 1_000_000;
@@ -68,12 +69,11 @@ fn outcomes(all: &[Walked], layers: Layers, points: u64) -> Vec<Outcome> {
 }
 
 fn figures(outcomes: &[Outcome]) -> Value {
-    let (recall, recall_of) = over_seeds(outcomes, Outcome::recall);
     let (rate, rate_of) = over_seeds(outcomes, Outcome::rate);
     let (false_rate, false_of) = over_seeds(outcomes, Outcome::false_rate);
     let sum = Outcome::sum(outcomes.iter().copied());
     json!({
-        "campaigns": sum.campaigns, "hit": sum.hit, "recall": recall, "recall_95": recall_of,
+        "campaigns": sum.campaigns, "hit": sum.hit, "recall": sum.recall(), "recall_95": wilson(sum.hit, sum.campaigns),
         "alarms_per_day_per_1000_agents": rate, "alarms_95": rate_of,
         "false_per_day_per_1000_agents": false_rate, "false_95": false_of,
     })
@@ -126,16 +126,22 @@ fn tell_ablation(all: &[Walked]) {
 }
 
 fn tell_campaigns(all: &[Walked]) {
-    let mut kinds: BTreeMap<CampaignKind, (u64, Vec<u64>)> = BTreeMap::new();
+    // Of each kind how many there are, after how long they were hit, and of each pace how many were hit of how many.
+    type Kind = (u64, Vec<u64>, BTreeMap<u64, [u64; 2]>);
+    let mut kinds: BTreeMap<CampaignKind, Kind> = BTreeMap::new();
     for walked in all {
         let Some(trial) = walked.trials.first() else { continue };
         for (index, began) in &walked.began {
-            let of = kinds.entry(walked.campaigns[*index].kind).or_default();
+            let campaign = &walked.campaigns[*index];
+            let of = kinds.entry(campaign.kind).or_default();
+            let hit = trial.hit.get(index);
             of.0 += 1;
-            of.1.extend(trial.hit.get(index).map(|hit| hit.saturating_sub(*began)));
+            of.1.extend(hit.map(|hit| hit.saturating_sub(*began)));
+            let paced = of.2.entry(campaign.pace_quarters).or_default();
+            *paced = [paced[0] + u64::from(hit.is_some()), paced[1] + 1];
         }
     }
-    for (kind, (all, mut times)) in kinds {
+    for (kind, (all, mut times, paces)) in kinds {
         times.sort_unstable();
         let at = |tenths: usize| {
             times.get((times.len() * tenths / 10).min(times.len().max(1) - 1)).map(|time| time / 60_000_000)
@@ -143,7 +149,7 @@ fn tell_campaigns(all: &[Walked]) {
         let hit = times.len() as u64;
         print(&json!({
             "campaign": format!("{kind:?}"), "all": all, "hit": hit, "recall_95": wilson(hit, all),
-            "minutes_until": { "half": at(5), "nine_tenths": at(9) },
+            "minutes_until_of_those_hit": { "half": at(5), "nine_tenths": at(9) }, "by_pace_quarters": paces,
         }));
     }
 }
@@ -176,28 +182,34 @@ fn tell_detectors(all: &[Walked]) {
     }
     for (name, Named { units, with, campaigns }) in &named {
         let [own, chance, loud] = with.map(|with| with / (*units).max(1) as f64);
+        let [low, _] = wilson(with[0] as u64, *units);
         print(&json!({
-            "detector": name, "member_days": units, "precision": own, "by_chance": chance, "by_most_calls": loud,
-            "campaigns": campaigns.len(), "beats_both": own > chance && own > loud,
+            "detector": name, "member_days": units, "precision": own, "at_least": low, "by_chance": chance,
+            "by_most_calls": loud, "campaigns": campaigns.len(), "shown": low > chance && low > loud,
         }));
     }
 }
 
-/// Campaigns that all keep one pace.
+/// Campaigns that all keep one pace; those kinds that have none are not counted.
 fn tell_pace(pace: u64, seeds: std::ops::Range<u64>) -> Done {
     let mut all = Vec::new();
     for seed in seeds {
         let plan = Plan { pace_quarters: Some(pace), ..Plan::of(seed, PEOPLE, DAYS) };
         all.push(walk(&plan, vec![Trial::new(Layers::All, SHIPPED)])?);
     }
-    let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
-    for walked in &all {
-        for index in walked.trials.iter().flat_map(|trial| trial.hit.keys()) {
-            *kinds.entry(format!("{:?}", walked.campaigns[*index].kind)).or_default() += 1;
+    let mut kinds: BTreeMap<CampaignKind, [u64; 2]> = BTreeMap::new();
+    for (walked, trial) in all.iter().filter_map(|walked| Some((walked, walked.trials.first()?))) {
+        for index in walked.began.keys().filter(|index| walked.campaigns[**index].kind.has_pace()) {
+            let of = kinds.entry(walked.campaigns[*index].kind).or_default();
+            *of = [of[0] + u64::from(trial.hit.contains_key(index)), of[1] + 1];
         }
     }
-    let gives = figures(&outcomes(&all, Layers::All, SHIPPED));
-    print(&json!({ "pace": pace as f64 / 4.0, "seeds": all.len(), "gives": gives, "hit_by_kind": kinds }));
+    let [hit, campaigns] = kinds.values().fold([0, 0], |sum, of| [sum[0] + of[0], sum[1] + of[1]]);
+    let kinds: BTreeMap<String, [u64; 2]> = kinds.into_iter().map(|(kind, of)| (format!("{kind:?}"), of)).collect();
+    print(&json!({
+        "pace": pace as f64 / 4.0, "seeds": all.len(), "campaigns": campaigns, "hit": hit,
+        "recall": hit as f64 / campaigns.max(1) as f64, "recall_95": wilson(hit, campaigns), "hit_by_kind": kinds,
+    }));
     Ok(())
 }
 
@@ -237,7 +249,7 @@ fn tell_changes(seeds: std::ops::Range<u64>) -> Done {
         print(&json!({ "change": format!("{kind:?}"), "changes": changes, "alarms": alarms, "reasons": reasons }));
     }
     print(&json!({
-        "without_campaigns": { "alarms": alarms, "about_no_change": others,
+        "without_campaigns": { "alarms": alarms, "about_no_change": others, "agent_days": agent_days,
             "alarms_per_day_per_1000_agents": f64::from(alarms) * 1_000.0 / agent_days.max(1) as f64 },
     }));
     Ok(())

@@ -1,7 +1,8 @@
 //! What should be found: campaigns of somebody who should not be there, or of a program gone wild. Written before any detector.
 //!
-//! Each has a victim or a culprit, a beginning, and steps at a pace that is a multiple of what that account does on a usual day: the
-//! slow ones hide in it. Many kinds leave no trace but in numbers; some cannot be told from work at all, and belong here all the same.
+//! Each has a victim or a culprit, a beginning, and steps at a pace: once is 24 calls over six hours, for everybody, whatever the account
+//! does on a usual day (a person here makes some 10 to 90 calls). Each kind is seen at each pace as seeds go by. Many kinds leave no trace but
+//! in numbers; some cannot be told from work at all, and belong here all the same.
 
 use super::{Company, DAY, HOUR, Item, MINUTE, Plan, SECOND, TOOLS, Twist, catalogue::Class, people, people::Account};
 use crate::dice::Dice;
@@ -58,6 +59,11 @@ impl CampaignKind {
         Self::CreepingScope,
         Self::RateSpike,
     ];
+
+    /// Whether its pace makes it harder to see: the others are seen by one record, by what they add day by day, or by calls of seconds.
+    pub fn has_pace(self) -> bool {
+        !matches!(self, Self::CreepingScope | Self::RunawayLoop | Self::RugPull | Self::ShadowServer)
+    }
 }
 
 /// One campaign.
@@ -69,7 +75,7 @@ pub struct Campaign {
     pub account: u64,
     /// Its member's id.
     pub member: bytes::Bytes,
-    /// Pace in quarters of the account's own of a usual day: 4 is once, 6 is one and a half times.
+    /// Pace in quarters: 4 is once, which is 24 calls over six hours.
     pub pace_quarters: u64,
     /// When it begins, in microseconds from the plan's beginning.
     pub start: u64,
@@ -79,7 +85,7 @@ pub struct Campaign {
     pub records: u64,
 }
 
-/// Paces: hidden in the usual, somewhat more, twice, and loud.
+/// Paces: once, somewhat more, twice, and loud.
 const PACES: [u64; 4] = [4, 6, 8, 40];
 
 /// The campaigns of a plan: of each kind as many as it says, each at another pace and with another account.
@@ -97,7 +103,9 @@ pub(super) fn campaigns(plan: &Plan, accounts: &mut [Account], dice: &mut Dice) 
     {
         // Accounts are spread over the company, so that few have two.
         let account = (at as u64 * 7 + dice.within(0..7)) % plan.people;
-        let pace_quarters = plan.pace_quarters.unwrap_or(PACES[at % PACES.len()]);
+        // By seed too, so that no kind is tied to a pace.
+        let paced = (at as u64 + plan.seed) % PACES.len() as u64;
+        let pace_quarters = plan.pace_quarters.unwrap_or(PACES[usize::try_from(paced).unwrap_or_default()]);
         if let (CampaignKind::DormantAwakened, Some(person)) =
             (kind, &mut accounts[usize::try_from(account).unwrap_or_default()].person)
         {

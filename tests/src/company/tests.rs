@@ -72,6 +72,18 @@ fn each_campaign_is_there_with_the_records_that_it_counts() {
 }
 
 #[test]
+fn four_seeds_show_each_kind_at_each_pace() {
+    let mut seen: BTreeMap<CampaignKind, BTreeSet<u64>> = BTreeMap::new();
+    for seed in 201..205 {
+        for campaign in Company::new(Plan::of(seed, 120, 35)).campaigns() {
+            seen.entry(campaign.kind).or_default().insert(campaign.pace_quarters);
+        }
+    }
+    assert_eq!(seen.len(), CampaignKind::ALL.len());
+    assert!(seen.values().all(|paces| paces.len() == 4), "{seen:?}");
+}
+
+#[test]
 fn memory_does_not_grow_with_the_records() {
     let mut company = Company::new(Plan::of(5, 100, 60));
     let mut most = [0; 2];

@@ -1,6 +1,7 @@
 //! One company, walked once: what was found, what each trial made of it, and what the controls would have said.
 //!
 //! What must hold: nothing of a label reaches the engine or a trial; all trials hear of the same finds; the first three weeks count nowhere.
+//! There are no batches here, so no exact finding but those of a record itself: what signatures tell is not measured.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -34,33 +35,23 @@ pub(super) type Unit = (u64, String, u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layers {
     All,
-    NoExact,
     NoRules,
     NoBaselines,
     /// Nothing adds up: only what is an alarm by itself.
     NoRisk,
-    RulesAlone,
-    BaselinesAlone,
 }
 
 impl Layers {
-    pub(super) const ABLATION: [Self; 6] =
-        [Self::NoExact, Self::NoRules, Self::NoBaselines, Self::NoRisk, Self::RulesAlone, Self::BaselinesAlone];
+    pub(super) const ABLATION: [Self; 3] = [Self::NoRules, Self::NoBaselines, Self::NoRisk];
 
     fn of(self, finds: &Finds, severity: impl Fn(&str) -> Severity) -> Finds {
-        let (exact, rules, unusual) = match self {
-            Self::All | Self::NoRisk => (true, true, true),
-            Self::NoExact => (false, true, true),
-            Self::NoRules => (true, false, true),
-            Self::NoBaselines => (true, true, false),
-            Self::RulesAlone => (false, true, false),
-            Self::BaselinesAlone => (false, false, true),
-        };
-        let mut heard = Finds {
-            exact: if exact { finds.exact.clone() } else { Vec::new() },
-            rules: if rules { finds.rules.clone() } else { Vec::new() },
-            unusual: if unusual { finds.unusual.clone() } else { Vec::new() },
-        };
+        let mut heard =
+            Finds { exact: finds.exact.clone(), rules: finds.rules.clone(), unusual: finds.unusual.clone() };
+        match self {
+            Self::NoRules => heard.rules.clear(),
+            Self::NoBaselines => heard.unusual.clear(),
+            Self::All | Self::NoRisk => {}
+        }
         if self == Self::NoRisk {
             heard.rules.retain(|found| points_of(severity(&found.rule)) >= 100);
             heard.unusual.retain(|found| found.points >= 100);
