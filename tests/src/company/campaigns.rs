@@ -105,7 +105,7 @@ pub(super) fn campaigns(plan: &Plan, accounts: &mut [Account], dice: &mut Dice) 
         let account = (at as u64 * 7 + dice.within(0..7)) % plan.people;
         // By seed too, so that no kind is tied to a pace.
         let paced = (at as u64 + plan.seed) % PACES.len() as u64;
-        let pace_quarters = plan.pace_quarters.unwrap_or(PACES[usize::try_from(paced).unwrap_or_default()]);
+        let pace_quarters = plan.pace_quarters.unwrap_or_else(|| PACES[usize::try_from(paced).unwrap_or_default()]);
         if let (CampaignKind::DormantAwakened, Some(person)) =
             (kind, &mut accounts[usize::try_from(account).unwrap_or_default()].person)
         {
