@@ -14,10 +14,9 @@ use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, local::LocalFileSystem, path::Path as Name};
 use tokio::sync::Semaphore;
 
-use crate::durable;
+use verifier::reader::NAMES_MAX;
 
-/// Names of one listing: as many as a verifier's, some 100 bytes each.
-const NAMES_MAX: usize = 1 << 24;
+use crate::durable;
 
 /// Requests to one store that are under way at a time, those that were given up among them: enough for what is sealed and
 /// for readers over HTTP, and few beside the 512 threads that the process has for calls that block.

@@ -32,10 +32,12 @@ use crate::{
     index::{AskError, Index, Question},
     log_view::report,
     metrics::Metrics,
+    priority::{BEHIND, stand_back},
     store::{Rank, Store, StoreError},
     token::{self, Holder, Right},
 };
 
+mod alarms;
 mod answer;
 mod cursor;
 mod file;
@@ -54,8 +56,6 @@ pub use prove::Prover;
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Pages that are looked for at one time: some milliseconds of a processor each.
 const AT_ONCE_MAX: usize = 32;
-/// How far sums over everything stand back: intake, and pages, before them.
-const NICE: i32 = 10;
 /// Those of one token: pages and their sums.
 const OF_ONE_MAX: usize = 8;
 /// Streams that are open at one time, and those of one token: some memory each, and a processor only while there is something to say.
@@ -497,8 +497,7 @@ impl Asking {
         let (done, answer) = oneshot::channel();
         let summing = std::thread::Builder::new().name("sum".to_owned()).spawn(move || {
             let _place = place;
-            // Where that is not allowed it is only less polite.
-            rustix::process::setpriority_process(None, NICE).ok();
+            stand_back("a sum", BEHIND);
             done.send(work(&index, Instant::now() + ANSWER_LIMIT)).ok();
         });
         summing.map_err(|why| {

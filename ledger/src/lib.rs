@@ -28,6 +28,7 @@ pub mod log_view;
 pub mod metrics;
 pub mod own_keys;
 pub mod pki;
+pub mod priority;
 pub mod publish;
 pub mod refusals;
 pub mod seal;

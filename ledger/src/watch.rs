@@ -33,6 +33,7 @@ use crate::{
     index::Index,
     log_view::report,
     metrics::Metrics,
+    priority::{BEHIND, stand_back},
     store::{Family, Store, StoreError},
     tail::{CommittedBatch, One, Tail},
 };
@@ -69,8 +70,6 @@ const WRITE_EVERY: Duration = Duration::from_secs(300);
 const WRITE_RECORDS: u64 = 2_000_000;
 /// How long it waits after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How far the watch stands back: with intake and questions before it.
-const NICE: i32 = 10;
 
 /// Why the watch does not go on.
 #[derive(Debug)]
@@ -279,9 +278,7 @@ impl Watch {
 
     /// Follows until `stop` is dropped.
     pub fn run(mut self, runtime: &tokio::runtime::Handle, mut stop: watch::Receiver<()>) {
-        if let Err(why) = rustix::process::setpriority_process(None, NICE) {
-            tracing::warn!(%why, "the watch runs at the priority of everything else");
-        }
+        stand_back("the watch", BEHIND);
         let mut news = self.tail.watch();
         while stop.has_changed().is_ok() {
             let pause = match self.step(runtime, &stop) {

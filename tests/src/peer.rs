@@ -424,6 +424,19 @@ impl Gateway {
         Ok(())
     }
 
+    /// Ships records in its next batch, after the writer's own if it opens an epoch; they must be taken.
+    ///
+    /// # Panics
+    /// When they are not.
+    pub async fn ship(&mut self, session: &mut Session, records: impl IntoIterator<Item = Bytes>) {
+        let mut all: Vec<Bytes> = if self.header().opens() { vec![opened()] } else { Vec::new() };
+        all.extend(records);
+        let batch = self.sign(self.header(), &all);
+        self.keep(batch.clone());
+        session.send(batch).await.expect("the stream is open");
+        self.settle(session).await.expect("the batch is taken");
+    }
+
     /// Ships its next batch, with so many calls, which must be taken.
     pub async fn ship_one(&mut self, session: &mut Session, calls: u64) {
         let batch = self.batch(calls);

@@ -47,6 +47,7 @@ const ORDER: &[&str] = &[
     "failpoint",
     "exit",
     "clock",
+    "priority",
     "durable",
     "keys",
     "config",

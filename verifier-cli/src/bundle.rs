@@ -19,12 +19,12 @@ use custody::{
     record,
     verdict::Fault,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::{
     failure::Failure,
     output::{create, plain},
-    show, time,
+    show,
 };
 
 /// How the names of evidence files end where there are many.
@@ -132,14 +132,10 @@ fn said(of: &Map<String, Value>) -> [u8; 32] {
 }
 
 fn proven(workspace: WorkspaceId, of: &Proven) -> [u8; 32] {
-    let kind = record::kind(&of.bytes).map_or("", record::RecordKind::name).replace(' ', "_");
-    let Value::Object(object) = json!({
-        "workspace": workspace.to_string(), "position": of.position, "received_at": time::text(of.received_at),
-        "gateway": of.gateway.to_string(), "epoch": of.epoch.to_string(), "number": of.number, "kind": kind,
-        "record": show::fields(&of.bytes),
-    }) else {
-        return [0; 32];
-    };
+    let (gateway, epoch) = (of.gateway.to_string(), of.epoch.to_string());
+    let (kind, fields) = (record::kind(&of.bytes), show::fields(&of.bytes));
+    let mut object = show::json_object(of.position, of.received_at, [&gateway, &epoch], of.number, kind, &fields);
+    object.insert("workspace".to_owned(), workspace.to_string().into());
     said(&object)
 }
 

@@ -111,18 +111,33 @@ pub fn fields(record: &[u8]) -> Map<String, Value> {
     kind.unwrap_or_default()
 }
 
+/// A record as a JSON object, wherever one is shown: its place in the workspace, when it was received (microseconds), gateway and epoch in
+/// hex, its number there, and what it says.
+pub fn json_object(
+    position: u64,
+    received_at: u64,
+    [gateway, epoch]: [&str; 2],
+    number: u64,
+    kind: Option<RecordKind>,
+    fields: &Map<String, Value>,
+) -> Map<String, Value> {
+    let object = json!({
+        "position": position,
+        "received_at": time::text(received_at),
+        "gateway": gateway,
+        "epoch": epoch,
+        "number": number,
+        "kind": kind.map_or("", RecordKind::name).replace(' ', "_"),
+        "record": fields,
+    });
+    if let Value::Object(object) = object { object } else { Map::new() }
+}
+
 /// One JSON line for a record.
 pub fn json_line(shown: &Shown) -> String {
-    json!({
-        "position": shown.position,
-        "received_at": time::text(shown.received_at),
-        "gateway": shown.gateway,
-        "epoch": shown.epoch,
-        "number": shown.number,
-        "kind": shown.kind.name().replace(' ', "_"),
-        "record": shown.fields,
-    })
-    .to_string()
+    let names = [shown.gateway.as_str(), shown.epoch.as_str()];
+    let object = json_object(shown.position, shown.received_at, names, shown.number, Some(shown.kind), &shown.fields);
+    Value::Object(object).to_string()
 }
 
 /// Heading of the table.

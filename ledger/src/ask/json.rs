@@ -11,31 +11,24 @@ use verifier::{show, time};
 
 /// A record as an object: where it stands, and what it says under the names of `record.proto`.
 pub fn hit(hit: &wire::Hit, names: &[wire::MemberName]) -> Value {
-    let kind = record::kind(&hit.record).map_or("", record::RecordKind::name).replace(' ', "_");
-    let mut object = json!({
-        "workspace": hex(&hit.workspace),
-        "workspace_name": hit.workspace_name,
-        "position": hit.position,
-        "received_at": time::text(hit.received_at),
-        "gateway": hex(&hit.gateway),
-        "epoch": hex(&hit.epoch),
-        "number": hit.number,
-        "kind": kind,
-        "record": show::fields(&hit.record),
-    });
+    let (gateway, epoch) = (hex(&hit.gateway), hex(&hit.epoch));
+    let (kind, fields) = (record::kind(&hit.record), show::fields(&hit.record));
+    let mut object = show::json_object(hit.position, hit.received_at, [&gateway, &epoch], hit.number, kind, &fields);
+    object.insert("workspace".to_owned(), hex(&hit.workspace).into());
+    object.insert("workspace_name".to_owned(), hit.workspace_name.as_str().into());
     let mut named = BTreeSet::new();
     if !names.is_empty() {
-        ids(&object["record"], &mut named);
+        fields.values().for_each(|value| ids(value, &mut named));
     }
     let members: Map<String, Value> = names
         .iter()
         .filter(|known| named.iter().any(|id| id[..] == known.member[..]))
         .map(|known| (hex(&known.member), known.name.as_str().into()))
         .collect();
-    if let (false, Value::Object(object)) = (members.is_empty(), &mut object) {
+    if !members.is_empty() {
         object.insert("names".to_owned(), members.into());
     }
-    object
+    object.into()
 }
 
 /// Ids that a record names, wherever it does: every text of 32 hex digits.

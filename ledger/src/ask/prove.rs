@@ -230,6 +230,11 @@ impl Asking {
     }
 }
 
+/// What an evidence file cannot hold.
+pub(super) fn too_long() -> Status {
+    Status::out_of_range("evidence of one record does not fit into a file")
+}
+
 /// An export as evidence.
 pub(super) struct Bundle {
     making: Making,

@@ -3,14 +3,10 @@
 use std::{collections::BTreeSet, pin::Pin};
 
 use custody::{
-    id::{GatewayId, WorkspaceId},
-    query::{Expr, Facts, Field, Place, Tally, Text, Want},
-    record::RecordKind,
-    statement::RESERVED_NAME,
+    query::{Expr, Field, Tally, Text, Want},
     wire::{
         self, Decision,
         query_server::{Query, QueryServer},
-        record::Kind,
     },
 };
 use futures::Stream;
@@ -182,20 +178,6 @@ impl Query for Asking {
     }
 }
 
-/// Alarms that are looked at in one go.
-const ALARMS_AT_ONCE: usize = 256;
-
-/// What an alarm says, as if it stood where it is about, if that is one of these workspaces; one about none is about the ledger itself.
-fn is_about(one: &One, own: WorkspaceId, workspaces: &BTreeSet<WorkspaceId>) -> Option<Facts> {
-    let record = wire::Record::decode(one.batch.records().get(one.index)?.clone()).ok()?;
-    let Some(Kind::Alarm(alarm)) = &record.kind else { return None };
-    let id = |id: &Option<bytes::Bytes>| id.as_ref().and_then(|id| <[u8; 16]>::try_from(id.as_ref()).ok());
-    let workspace = id(&alarm.workspace).map_or(own, WorkspaceId);
-    let gateway = id(&alarm.gateway).map(GatewayId);
-    let place = one.batch.place(one.index).filter(|_| workspaces.contains(&workspace))?;
-    Some(Facts::of(&Place { workspace, gateway: gateway.unwrap_or(place.gateway), ..place }, &record))
-}
-
 fn members_of(tally: &Tally) -> BTreeSet<custody::id::MemberId> {
     let values = tally.facets.iter().flat_map(|values| values.keys());
     values
@@ -229,7 +211,7 @@ impl Asking {
     }
 
     /// A page as it is told.
-    async fn paged(
+    pub(super) async fn paged(
         &self,
         asked: &Compiled,
         ones: &[One],
@@ -249,49 +231,6 @@ impl Asking {
         response.names = self.names(asked, members).await?;
         let hits = response.hits.len() as u64;
         Ok((response, hits))
-    }
-
-    /// Alarms are records of the ledger's own workspace, which few see: what is seen of them is what they are about.
-    async fn alarms_found(
-        &self,
-        asked: &mut Compiled,
-        request: &wire::FindRequest,
-    ) -> Result<(wire::FindResponse, u64, usize), Status> {
-        let limit = page(request.limit)?;
-        let kind = Expr::test(Field::Kind, Want::Texts(vec![Text::Exact(RecordKind::Alarm.name().to_owned())]));
-        let (wanted, about, from) = (asked.expr.clone(), asked.seen.ids.clone(), asked.from);
-        asked.expr = Expr::All(vec![kind.clone(), wanted.clone()]);
-        let own = crate::watch::own_workspace(&self.0.chains).ok_or_else(super::ending)?;
-        let (ones, cut_short) = self
-            .work(move |index, until| {
-                let seen = BTreeSet::from([own]);
-                let question = crate::index::Question { workspaces: &seen, expr: &kind, pinned: from.pinned, until };
-                let shown = |one: &One| is_about(one, own, &about).is_some_and(|facts| wanted.matches(&facts));
-                let (mut ones, mut below) = (Vec::new(), from.last);
-                loop {
-                    let page = index.newest(&question, below, ALARMS_AT_ONCE)?;
-                    for rank in &page.ranks {
-                        ones.extend(index.tail().one(*rank)?.filter(shown));
-                        if ones.len() >= limit {
-                            return Ok((ones, false));
-                        }
-                    }
-                    match page.ranks.last() {
-                        Some(last) if page.ranks.len() >= ALARMS_AT_ONCE => below = *last,
-                        _ => return Ok((ones, page.cut_short)),
-                    }
-                }
-            })
-            .await?;
-        let (mut response, hits) = self.paged(asked, &ones, limit, cut_short).await?;
-        for hit in &mut response.hits {
-            // In which workspace it stands is the ledger's name alone.
-            RESERVED_NAME.clone_into(&mut hit.workspace_name);
-            // Of the ledger's own numbers its position alone, by which it is disposed of.
-            (hit.number, hit.epoch) = (0, bytes::Bytes::new());
-        }
-        let bytes = response.encoded_len();
-        Ok((response, hits, bytes))
     }
 
     async fn summed(
@@ -346,8 +285,7 @@ impl Asking {
         response.names = self.names(asked, members).await?;
         if evidence && found.is_some() {
             let run = prove::Run { workspace, positions: position..position.saturating_add(1) };
-            let too_long = || Status::out_of_range("evidence of one record does not fit into a file");
-            response.evidence = self.prove(&run).await?.ok_or_else(too_long)?.into();
+            response.evidence = self.prove(&run).await?.ok_or_else(prove::too_long)?.into();
         }
         let (hits, bytes) = (u64::from(response.hit.is_some()), response.encoded_len());
         Ok((response, hits, bytes))

@@ -3,18 +3,22 @@
 //! What must hold: whoever asks hears of gateways in workspaces that it asks of, and of no others, though what tells of a silence that is over
 //! is a record of the ledger's own.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use custody::{
     id::{GatewayId, WorkspaceId},
     query::{Expr, Field, Text, Want},
     record::RecordKind,
-    wire::{self, AlarmPhase, record::Kind},
+    wire::{self, AlarmPhase},
 };
-use prost::Message as _;
 use tonic::Status;
 
-use super::{Asking, Compiled, broken, question};
+use super::{
+    Asking, Compiled,
+    alarms::{self, Wanted},
+    broken,
+    cursor::Cursor,
+};
 use crate::{
     clock,
     store::{Rank, SILENCE_GRACE_US},
@@ -23,18 +27,8 @@ use crate::{
 
 /// Silences of one answer: of more the newest.
 const SILENCES_MAX: usize = 256;
-/// Alarms that are looked at in one go, and at most: those of other workspaces stand between.
-const AT_ONCE: usize = 512;
+/// Alarms that are looked at: those of other workspaces stand between.
 const LOOKED_MAX: usize = 8_192;
-
-fn told(bytes: &bytes::Bytes) -> Option<(wire::Alarm, WorkspaceId, GatewayId)> {
-    let Ok(wire::Record { kind: Some(Kind::Alarm(alarm)), .. }) = wire::Record::decode(bytes.clone()) else {
-        return None;
-    };
-    let id = |id: &Option<bytes::Bytes>| <[u8; 16]>::try_from(id.as_ref()?.as_ref()).ok();
-    let (workspace, gateway) = (WorkspaceId(id(&alarm.workspace)?), GatewayId(id(&alarm.gateway)?));
-    Some((alarm, workspace, gateway))
-}
 
 /// Silences that are over, out of what tells of them, newest first: those that ended and did not begin past `most`.
 fn over(alarms: &[(wire::Alarm, WorkspaceId, GatewayId)], most: u64) -> Vec<wire::SilentGateway> {
@@ -60,19 +54,21 @@ fn over(alarms: &[(wire::Alarm, WorkspaceId, GatewayId)], most: u64) -> Vec<wire
 impl Asking {
     /// Gateways of the workspaces asked that are silent, or were so inside the time that is asked for; and whether there may be more.
     pub(super) async fn silent(&self, asked: &Compiled) -> Result<(Vec<wire::SilentGateway>, bool), Status> {
-        let store = self.store()?;
+        let (store, now_us) = (self.store()?, clock::now_us());
         let (mut silent, mut words) = (Vec::new(), HashMap::new());
         for workspace in &asked.seen.ids {
-            let epochs = store.epochs(*workspace).map_err(|why| broken(&why))?;
-            words.extend(epochs.into_iter().map(|(gateway, _, row)| (bytes::Bytes::from(gateway), row.silence_us_max)));
-            let now = store.silent_gateways(*workspace, clock::now_us()).map_err(|why| broken(&why))?;
-            silent.extend(now.into_iter().map(|(gateway, row)| wire::SilentGateway {
-                workspace: (*workspace).into(),
-                gateway: gateway.into(),
-                heard_at: row.heard_at,
-                silence_us_max: row.silence_us_max,
-                ended_at: 0,
-            }));
+            for (gateway, row) in store.newest_epochs(*workspace).map_err(|why| broken(&why))? {
+                if row.is_silent(now_us) {
+                    silent.push(wire::SilentGateway {
+                        workspace: (*workspace).into(),
+                        gateway: gateway.into(),
+                        heard_at: row.heard_at,
+                        silence_us_max: row.silence_us_max,
+                        ended_at: 0,
+                    });
+                }
+                words.insert(bytes::Bytes::from(gateway), row.silence_us_max);
+            }
         }
         drop(store);
         let Some(own) = watch::own_workspace(&self.0.chains) else { return Ok((silent, false)) };
@@ -84,27 +80,16 @@ impl Asking {
             is(Field::Alarm, watch::GATEWAY_SILENT),
             Expr::test(Field::At, Want::Numbers(vec![(least, u64::MAX)])),
         ]);
-        let (from, ids) = (asked.from, asked.seen.ids.clone());
+        let (from, ids) = (Cursor { last: Rank::first_of(asked.from.pinned), ..asked.from }, asked.seen.ids.clone());
         let alarms = self.work(move |index, until| {
-            let own = super::Seen { ids: BTreeSet::from([own]), names: Default::default() };
-            let (mut alarms, mut below, mut looked) = (Vec::new(), Rank::first_of(from.pinned), 0);
-            loop {
-                let page = index.newest(&question(&expr, &own, from.pinned, until), below, AT_ONCE)?;
-                for rank in &page.ranks {
-                    let one = index.tail().one(*rank)?;
-                    let said = one.and_then(|one| told(one.batch.records().get(one.index)?));
-                    alarms.extend(said.filter(|(_, workspace, _)| ids.contains(workspace)));
-                }
-                looked += page.ranks.len();
-                match page.ranks.last() {
-                    Some(last)
-                        if page.ranks.len() >= AT_ONCE && alarms.len() < 2 * SILENCES_MAX && looked < LOOKED_MAX =>
-                    {
-                        below = *last;
-                    }
-                    last => return Ok((alarms, page.cut_short || (last.is_some() && looked >= LOOKED_MAX))),
-                }
-            }
+            let mut alarms = Vec::new();
+            let all = Wanted { own, expr: &expr, from, until, most: LOOKED_MAX };
+            let cut_short = alarms::each(index, &all, |_, raised| {
+                let about = raised.workspace.filter(|workspace| ids.contains(workspace)).zip(raised.gateway);
+                alarms.extend(about.map(|(workspace, gateway)| (raised.alarm, workspace, gateway)));
+                alarms.len() >= 2 * SILENCES_MAX
+            })?;
+            Ok((alarms, cut_short))
         });
         let (alarms, cut_short) = alarms.await?;
         let mut past = over(&alarms, u64::MAX);

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::{
     Asking, Compiled, answer, file,
-    prove::{Bundle, Run},
+    prove::{Bundle, too_long},
     service::rank,
 };
 use crate::{store::StoreError, tail::One};
@@ -44,25 +44,16 @@ async fn send<T>(to: &mpsc::Sender<Result<T, Status>>, message: T) -> Result<(),
 }
 
 /// A file that is made page by page.
-enum Making {
+enum Output {
     Lines(wire::ExportFormat, Vec<u8>),
     Bundle(Bundle),
 }
 
-impl Making {
+impl Output {
     fn new(format: wire::ExportFormat, at_us: u64) -> Self {
         match format {
             wire::ExportFormat::Evidence => Self::Bundle(Bundle::new(at_us)),
             format => Self::Lines(format, file::head(format)),
-        }
-    }
-
-    /// The bytes that are done, if they are enough for a message.
-    fn take(&mut self) -> Option<Vec<u8>> {
-        match self {
-            Self::Lines(_, part) if part.len() >= EXPORT_BYTES => Some(std::mem::take(part)),
-            Self::Bundle(bundle) => bundle.take(EXPORT_BYTES),
-            Self::Lines(..) => None,
         }
     }
 }
@@ -149,7 +140,7 @@ impl Asking {
         sent: &mut Sent,
     ) -> Result<wire::ExportResponse, Status> {
         let mut from = asked.from;
-        let mut making = Making::new(format, asked.from.now_us);
+        let mut output = Output::new(format, asked.from.now_us);
         let mut way = Way { to, sent };
         let limit = usize::try_from(super::PAGE_MAX).unwrap_or_default();
         let mut cut_short = false;
@@ -159,7 +150,7 @@ impl Asking {
             let mut members = BTreeSet::new();
             ones.iter().for_each(|one| answer::members(one, &mut members));
             let names = self.names(asked, members).await?;
-            self.export_page(asked, &ones, &names, &mut making, &mut way).await?;
+            self.export_page(asked, &ones, &names, &mut output, &mut way).await?;
             // What a page that took its whole time has passed over nobody knows.
             cut_short |= late;
             match ones.last() {
@@ -170,9 +161,9 @@ impl Asking {
         self.still(&asked.holder)?;
         let completeness = self.completeness(asked, cut_short).await?;
         let records = way.sent.records;
-        let part = match making {
-            Making::Lines(_, part) => part,
-            Making::Bundle(bundle) => bundle.end(&asked.expr.to_string(), records, &completeness)?,
+        let part = match output {
+            Output::Lines(_, part) => part,
+            Output::Bundle(bundle) => bundle.end(&asked.expr.to_string(), records, &completeness)?,
         };
         way.sent.bytes += part.len();
         Ok(wire::ExportResponse { bytes: part.into(), completeness: Some(completeness), records })
@@ -183,45 +174,43 @@ impl Asking {
         asked: &Compiled,
         ones: &[One],
         names: &[wire::MemberName],
-        making: &mut Making,
+        output: &mut Output,
         way: &mut Way<'_>,
     ) -> Result<(), Status> {
-        let runs = match making {
-            Making::Lines(..) => Vec::new(),
-            Making::Bundle(bundle) => bundle.page(ones, &asked.seen, names)?,
-        };
-        if let Making::Lines(..) = making {
-            for one in ones {
-                if let Making::Lines(format, part) = making {
+        match output {
+            Output::Lines(format, part) => {
+                for one in ones {
                     file::line(*format, one, &asked.seen, names, part);
+                    way.sent.records += 1;
+                    if part.len() >= EXPORT_BYTES {
+                        self.send_on(asked, std::mem::take(part), way).await?;
+                    }
                 }
-                way.sent.records += 1;
-                self.send_on(asked, making, way).await?;
             }
-            return Ok(());
-        }
-        let mut runs: Vec<Run> = runs.into_iter().rev().collect();
-        while let Some(run) = runs.pop() {
-            let Some(evidence) = self.prove(&run).await? else {
-                let too_long = || Status::out_of_range("evidence of one record does not fit into a file");
-                let [first, second] = run.halves().ok_or_else(too_long)?;
-                runs.extend([second, first]);
-                continue;
-            };
-            if let Making::Bundle(bundle) = making {
-                bundle.proof(&run, &evidence)?;
+            Output::Bundle(bundle) => {
+                let mut runs = bundle.page(ones, &asked.seen, names)?;
+                runs.reverse();
+                while let Some(run) = runs.pop() {
+                    let Some(evidence) = self.prove(&run).await? else {
+                        let [first, second] = run.halves().ok_or_else(too_long)?;
+                        runs.extend([second, first]);
+                        continue;
+                    };
+                    bundle.proof(&run, &evidence)?;
+                    way.sent.records += run.positions.end - run.positions.start;
+                    if let Some(part) = bundle.take(EXPORT_BYTES) {
+                        self.send_on(asked, part, way).await?;
+                    }
+                }
             }
-            way.sent.records += run.positions.end - run.positions.start;
-            self.send_on(asked, making, way).await?;
         }
         Ok(())
     }
 
-    /// Sends what is done, if it is enough, and if whoever reads may still do so.
-    async fn send_on(&self, asked: &Compiled, making: &mut Making, way: &mut Way<'_>) -> Result<(), Status> {
-        let Some(bytes) = making.take() else { return Ok(()) };
+    /// Sends what is done, if whoever reads may still do so.
+    async fn send_on(&self, asked: &Compiled, part: Vec<u8>, way: &mut Way<'_>) -> Result<(), Status> {
         self.still(&asked.holder)?;
-        way.sent.bytes += bytes.len();
-        send(way.to, wire::ExportResponse { bytes: bytes.into(), ..Default::default() }).await
+        way.sent.bytes += part.len();
+        send(way.to, wire::ExportResponse { bytes: part.into(), ..Default::default() }).await
     }
 }

@@ -35,7 +35,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Request, Status, service::Routes};
 
 use super::{
-    Asking, Held, json,
+    Asking, Held, PAGE_MAX, json,
     openapi::{self, Route},
 };
 use crate::token::Right;
@@ -158,8 +158,11 @@ impl Parameters {
 
     fn limit(&self) -> Result<u32, Status> {
         let text = self.text("limit");
-        let limit =
-            if text.is_empty() { Some(0) } else { archive::number(&text).filter(|limit| (1..=1_000).contains(limit)) };
+        let limit = if text.is_empty() {
+            Some(0)
+        } else {
+            archive::number(&text).filter(|limit| (1..=u64::from(PAGE_MAX)).contains(limit))
+        };
         let limit = limit.and_then(|limit| u32::try_from(limit).ok());
         limit.ok_or_else(|| {
             Status::invalid_argument("limit is a number from 1 to 1000 (hint: the cursor leads to the next page)")

@@ -1,8 +1,9 @@
 //! Whether the index holds what the store does: each folder's documents, with all that they say, against the records of its commits.
 //!
 //! What must hold: both sides are summed in a way that no order changes, so that a document that is lost, doubled, foreign or
-//! says something else shows; what came of it is on record before anybody hears of it; a folder that differs is in no answer any
-//! more from then on. It reads as much as there is and takes only what others leave of processor and time.
+//! says something else shows; whoever asked for a check hears of it once it is on record. A folder that differs raises its alarm and is taken out
+//! of answers at once, before that: a crash between leaves a folder that the next night finds again, and no record that it was found twice. It
+//! reads as much as there is and takes only what others leave of processor and time.
 
 use std::{
     hash::{DefaultHasher, Hasher as _},
@@ -26,6 +27,7 @@ use crate::{
     directory::Because,
     log_view::report,
     metrics::Metrics,
+    priority::{LAST, stand_back},
     store::{Family, Rank, StoreError},
     tail::CommittedBatch,
     workspace::DAY_US,
@@ -42,8 +44,6 @@ const EVERY: Duration = Duration::from_secs(60);
 const NIGHTS: u64 = 30;
 /// Days whose folders are looked at every night.
 const NEW_DAYS: u64 = 2;
-/// How far it stands back: behind everything.
-const NICE: i32 = 19;
 /// Documents or commits between two looks whether to go on.
 const LOOKS: u32 = 4_096;
 /// Findings that wait for whoever asked, and askers that wait.
@@ -235,9 +235,7 @@ impl Checker {
 
     /// Looks until `stop` is dropped.
     pub fn run(mut self, runtime: &tokio::runtime::Handle, mut stop: watch::Receiver<()>) {
-        if let Err(why) = rustix::process::setpriority_process(None, NICE) {
-            tracing::warn!(%why, "the check of the index runs at the priority of everything else");
-        }
+        stand_back("the check of the index", LAST);
         let mut asked = None;
         while stop.has_changed().is_ok() {
             let done = match asked.take() {

@@ -25,6 +25,7 @@ use crate::{
     clock,
     log_view::report,
     metrics::Metrics,
+    priority::{BEHIND, stand_back},
     store::{Family, StoreError},
     tail::{CommittedBatch, Tail},
     workspace::DAY_US,
@@ -35,8 +36,6 @@ const PENDING_MAX: u64 = 50_000;
 /// How long a document waits at most for the commit that takes it out of memory; commits of a few documents each are what
 /// makes an index slow.
 const COMMIT_AFTER: Duration = Duration::from_secs(2);
-/// How far the index stands back.
-const NICE: i32 = 10;
 /// Commits of the store in one step, before anything else is looked at.
 const STEP: u64 = 256;
 /// Rows of ids in one write: a millisecond, for which the writer waits.
@@ -217,10 +216,7 @@ impl Follower {
 
     /// Follows until `stop` is dropped. What is being merged then stays as it was.
     pub fn run(mut self, runtime: &tokio::runtime::Handle, mut stop: watch::Receiver<()>) {
-        // Of this thread, and of those that it makes: where processors are short, intake and questions go first.
-        if let Err(why) = rustix::process::setpriority_process(None, NICE) {
-            tracing::warn!(%why, "the index runs at the priority of everything else");
-        }
+        stand_back("the index", BEHIND);
         let mut news = self.index.tail.watch();
         let mut pause = PAUSE_FIRST;
         let mut wish = None;

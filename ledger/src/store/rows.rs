@@ -209,6 +209,20 @@ pub struct ApiTokenRow {
 }
 
 impl Store {
+    /// Gateways of a workspace, each with its newest epoch.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn newest_epochs(&self, workspace: WorkspaceId) -> Result<BTreeMap<GatewayId, EpochRow>, StoreError> {
+        let mut newest: BTreeMap<GatewayId, EpochRow> = BTreeMap::new();
+        for (gateway, _, row) in self.epochs(workspace)? {
+            if newest.get(&gateway).is_none_or(|known| known.opened_at_index <= row.opened_at_index) {
+                newest.insert(gateway, row);
+            }
+        }
+        Ok(newest)
+    }
+
     /// Gateways that said that they are always on, and are silent beyond their word, each with its newest epoch.
     ///
     /// # Errors
@@ -218,12 +232,7 @@ impl Store {
         workspace: WorkspaceId,
         now_us: u64,
     ) -> Result<Vec<(GatewayId, EpochRow)>, StoreError> {
-        let mut newest: BTreeMap<GatewayId, EpochRow> = BTreeMap::new();
-        for (gateway, _, row) in self.epochs(workspace)? {
-            if newest.get(&gateway).is_none_or(|known| known.opened_at_index <= row.opened_at_index) {
-                newest.insert(gateway, row);
-            }
-        }
+        let mut newest = self.newest_epochs(workspace)?;
         newest.retain(|_, row| row.is_silent(now_us));
         Ok(newest.into_iter().collect())
     }

@@ -22,6 +22,7 @@ mod questions;
 mod records;
 mod runs;
 mod search;
+mod stored;
 
 /// A step that may fail; the text says which.
 pub(crate) type Done<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;

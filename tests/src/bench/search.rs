@@ -13,17 +13,17 @@ use ::ledger::{
     alarm::Alarms,
     index::{Follower, Index},
     metrics::Metrics,
-    store::{Family, Halves, LeafPlace, Notes, Rank, Store, call_rows, leaf_key, numbered},
+    store::{Halves, Notes, Rank, Store, call_rows},
     tail::{CommittedBatch, News, Tail},
 };
 use bytes::Bytes;
 use custody::{
-    batch::{Header, Submitted, encode_signed, seal_header},
-    id::{Epoch, GatewayId, HeaderHash, KeyId, RootHash, WorkspaceId},
+    batch::Submitted,
+    id::WorkspaceId,
     query::Expr,
     record,
-    segment::{Content, Entry, Leaf, encode_entry},
-    wire::{LeafKind, record::Kind},
+    segment::{Content, Entry, Leaf},
+    wire::record::Kind,
 };
 use ed25519_dalek::SigningKey;
 use serde_json::json;
@@ -33,6 +33,7 @@ use crate::{
     Done, print,
     questions::{self, Executor},
     records::{self, BEGINNING},
+    stored,
 };
 
 /// Records of a batch.
@@ -68,29 +69,7 @@ impl Filling {
                 record::encode(Kind::Call(call)).into()
             })
             .collect();
-        let mut header = Header {
-            origin: "bench.example/custody".to_owned(),
-            workspace: WORKSPACE,
-            gateway: GatewayId([2; 16]),
-            key_id: KeyId([3; 32]),
-            epoch: Epoch([4; 16]),
-            batch_number: self.committed + 1,
-            first_record: self.records,
-            record_count: 0,
-            previous: HeaderHash([5; 32]),
-            opening_reason: None,
-            batch_root: RootHash::ZERO,
-            last_head: Bytes::new(),
-            dropped: 0,
-            drop_reason: None,
-            heartbeat: false,
-            close: false,
-            created_at: received_at,
-        };
-        seal_header(&mut header, &[9; 32], &records);
-        let batch = Submitted::parse(encode_signed(&header.encode(), &self.key, &[9; 32], &records).into());
-        let batch = batch.map_err(|why| why.to_string())?;
-        Ok((batch, Leaf { kind: LeafKind::Batch, first_position: self.records, received_at, term: 1 }))
+        stored::batch(&self.key, WORKSPACE, (self.committed, self.records), received_at, &records)
     }
 
     /// So many batches in one write.
@@ -98,11 +77,7 @@ impl Filling {
         let (mut news, mut halves, mut change) = (News::default(), Halves::default(), self.store.change());
         for _ in 0..batches {
             let (batch, leaf) = self.batch()?;
-            let place = LeafPlace { segment: 0, leaf: self.committed };
-            let key = leaf_key(WORKSPACE, 0, place.leaf);
-            change.put(Family::Entries, key, encode_entry(&leaf, batch.bytes.clone()));
-            change.put(Family::Commits, self.committed.to_be_bytes(), key);
-            change.put(Family::Positions, numbered(WORKSPACE, leaf.first_position), place.encode());
+            stored::put(&mut change, self.committed, &batch, &leaf);
             let notes = Notes::of(&batch.records);
             call_rows(&self.store, &mut change, &batch, (self.committed, &notes), &mut halves)?;
             let entry = Entry { leaf, content: Content::Batch(Box::new(batch)) };

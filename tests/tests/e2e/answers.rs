@@ -11,56 +11,34 @@ use bytes::Bytes;
 use custody::{
     id::MemberId,
     record,
-    wire::{self, Decision, Outcome, Phase, record::Kind},
+    wire::{self, record::Kind},
 };
 use custody_tests::{
-    peer::{Gateway, Session, now_us, opened, random},
+    peer::{Gateway, Session, random},
     process::{Home, SETTINGS, binary, end, soon, text},
 };
 use serde_json::Value;
 
 use super::{
     relay::installed,
-    search::{found, token},
+    search::{found, of_number, token},
 };
 
 const TRACE: [u8; 16] = [0xab; 16];
 
 /// A call of a trace, each third of the calls within the one before it.
 fn call(number: u64, member: MemberId) -> Bytes {
-    let denied = number % 5 == 4;
-    let link = (number % 3 == 1).then(|| wire::Link {
-        kind: wire::LinkKind::Nested as i32,
-        epoch: None,
-        call_number: number - 1,
-    });
-    record::encode(Kind::Call(wire::Call {
-        call_number: number,
-        phase: Phase::Complete as i32,
-        mode: wire::Mode::Strict as i32,
-        member: Some(member.into()),
-        server: "github".to_owned(),
-        target: Some(wire::call::Target::Tool(
-            ["list", "delete_repo"][usize::try_from(number % 2).unwrap()].to_owned(),
-        )),
-        decision: if denied { Decision::Denied } else { Decision::Allowed } as i32,
-        started_at: now_us() + number,
-        duration_us: number * 1_000,
-        outcome: if denied { Outcome::Denied } else { Outcome::Ok } as i32,
-        trace: Some(wire::TraceContext { trace_id: TRACE.to_vec().into(), span_id: vec![7; 8].into(), flags: 1 }),
-        link,
-        ..Default::default()
-    }))
-    .into()
+    let within = wire::Link { kind: wire::LinkKind::Nested as i32, epoch: None, call_number: number.saturating_sub(1) };
+    let mut call = of_number(number, member);
+    // In the order of their numbers, however fast they are made.
+    call.started_at += number;
+    call.trace = Some(wire::TraceContext { trace_id: TRACE.to_vec().into(), span_id: vec![7; 8].into(), flags: 1 });
+    call.link = (number % 3 == 1).then_some(within);
+    record::encode(Kind::Call(call)).into()
 }
 
 async fn ship(gateway: &mut Gateway, session: &mut Session, calls: std::ops::Range<u64>, member: MemberId) {
-    let mut records: Vec<Bytes> = if gateway.header().opens() { vec![opened()] } else { Vec::new() };
-    records.extend(calls.map(|number| call(number, member)));
-    let batch = gateway.sign(gateway.header(), &records);
-    gateway.keep(batch.clone());
-    session.send(batch).await.unwrap();
-    gateway.settle(session).await.unwrap();
+    gateway.ship(session, calls.map(|number| call(number, member))).await;
 }
 
 /// Runs a program that must end well, or not; what it printed.

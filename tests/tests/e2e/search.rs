@@ -19,8 +19,13 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 /// A call of this member; everything else follows from the number.
 pub(crate) fn call(number: u64, member: MemberId) -> Bytes {
+    record::encode(Kind::Call(of_number(number, member))).into()
+}
+
+/// What it says.
+pub(crate) fn of_number(number: u64, member: MemberId) -> wire::Call {
     let denied = number % 5 == 4;
-    record::encode(Kind::Call(wire::Call {
+    wire::Call {
         call_number: number,
         phase: Phase::Complete as i32,
         mode: wire::Mode::Strict as i32,
@@ -34,17 +39,11 @@ pub(crate) fn call(number: u64, member: MemberId) -> Bytes {
         duration_us: number * 1_000,
         outcome: if denied { Outcome::Denied } else { Outcome::Ok } as i32,
         ..Default::default()
-    }))
-    .into()
+    }
 }
 
 pub(crate) async fn ship(gateway: &mut Gateway, session: &mut Session, calls: std::ops::Range<u64>, member: MemberId) {
-    let mut records: Vec<Bytes> = if gateway.header().opens() { vec![opened()] } else { Vec::new() };
-    records.extend(calls.map(|number| call(number, member)));
-    let batch = gateway.sign(gateway.header(), &records);
-    gateway.keep(batch.clone());
-    session.send(batch).await.unwrap();
-    gateway.settle(session).await.unwrap();
+    gateway.ship(session, calls.map(|number| call(number, member))).await;
 }
 
 /// A token in a file.

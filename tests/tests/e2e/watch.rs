@@ -16,7 +16,7 @@ use custody::{
     wire::{self, Decision, Outcome, Phase, record::Kind},
 };
 use custody_tests::{
-    peer::{Gateway, Session, now_us, opened, random},
+    peer::{Gateway, now_us, opened, random},
     process::{Home, Process, SETTINGS, binary, end, offline, soon, text},
     shown::{records, word},
 };
@@ -53,15 +53,6 @@ fn changed(tool: &str) -> Bytes {
         ..Default::default()
     }))
     .into()
-}
-
-async fn ship(gateway: &mut Gateway, session: &mut Session, records: Vec<Bytes>) {
-    let mut all: Vec<Bytes> = if gateway.header().opens() { vec![opened()] } else { Vec::new() };
-    all.extend(records);
-    let batch = gateway.sign(gateway.header(), &all);
-    gateway.keep(batch.clone());
-    session.send(batch).await.unwrap();
-    gateway.settle(session).await.unwrap();
 }
 
 /// Alarms that were raised, as their records; those in the archive.
@@ -130,7 +121,7 @@ async fn an_alarm_is_on_record_once_and_again_in_a_replay_byte_for_byte() {
         process = home.start();
         tool += 1;
         let mut session = gateway.connect(home.grpc).await.unwrap();
-        ship(&mut gateway, &mut session, vec![changed(&format!("tool{tool}_"))]).await;
+        gateway.ship(&mut session, vec![changed(&format!("tool{tool}_"))]).await;
         until(&home, "incident", &format!("tool{tool}_"));
     }
     let alarms = raised(&home);
@@ -157,16 +148,16 @@ async fn rules_are_switched_off_suppressed_tested_and_held_against_the_past() {
     let member = || MemberId(random());
     let [first, second, third, fourth] = [member(), member(), member(), member()];
     let burst = |member: MemberId| (0..6).map(|number| refused(number, member)).collect::<Vec<_>>();
-    ship(&mut gateway, &mut session, burst(first)).await;
+    gateway.ship(&mut session, burst(first)).await;
     let alarms = until(&home, "denied-burst", &first.to_string());
     assert_eq!(names(&alarms, &first.to_string()), ["denied-burst"]);
     let alarm = alarms.iter().find(|shown| shown["record"]["name"] == "denied-burst").unwrap();
     assert_eq!(alarm["record"]["positions"].as_array().unwrap().len(), 5);
 
     home.say(&["rule", "off", "denied-burst", "payments", "--reason", "migration"]);
-    ship(&mut gateway, &mut session, burst(second)).await;
+    gateway.ship(&mut session, burst(second)).await;
     home.say(&["rule", "on", "denied-burst", "payments", "--reason", "migrated"]);
-    ship(&mut gateway, &mut session, burst(third)).await;
+    gateway.ship(&mut session, burst(third)).await;
     let alarms = until(&home, "denied-burst", &third.to_string());
     assert_eq!(names(&alarms, &second.to_string()), Vec::<String>::new(), "it was off");
 
@@ -174,8 +165,8 @@ async fn rules_are_switched_off_suppressed_tested_and_held_against_the_past() {
     let place = alarm["position"].as_u64().unwrap().to_string();
     home.say(&["alarm", "dispose", &place, "benign", "--reason", "drill"]);
     home.say(&["alarm", "suppress", &place, "--for", "1d", "--reason", "drill"]);
-    ship(&mut gateway, &mut session, burst(first)).await;
-    ship(&mut gateway, &mut session, burst(fourth)).await;
+    gateway.ship(&mut session, burst(first)).await;
+    gateway.ship(&mut session, burst(fourth)).await;
     let alarms = until(&home, "denied-burst", &fourth.to_string());
     assert_eq!(names(&alarms, &first.to_string()), ["denied-burst"]);
     let dispositions = records(&home, "ledger").into_iter().filter(|shown| shown["kind"] == "disposition");
@@ -323,7 +314,7 @@ async fn a_batch_of_an_unauthorised_kind_is_a_condition_of_its_gateway() {
     let process = home.start();
     let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
     let mut session = gateway.connect(home.grpc).await.unwrap();
-    ship(&mut gateway, &mut session, vec![changed("tool_")]).await;
+    gateway.ship(&mut session, vec![changed("tool_")]).await;
     let alarm = record::encode(Kind::Alarm(wire::Alarm {
         at: now_us(),
         phase: wire::AlarmPhase::Raised as i32,
@@ -354,11 +345,11 @@ async fn a_receiver_hears_everything_in_order_whatever_is_killed() {
     assert!(process.wait_serving(), "{}", process.log().join("\n"));
     let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
     let mut session = gateway.connect(home.grpc).await.unwrap();
-    ship(&mut gateway, &mut session, vec![changed("one_")]).await;
+    gateway.ship(&mut session, vec![changed("one_")]).await;
     assert!(process.wait_end().code().is_none());
     let process = home.start();
     let mut session = gateway.connect(home.grpc).await.unwrap();
-    ship(&mut gateway, &mut session, vec![changed("two_")]).await;
+    gateway.ship(&mut session, vec![changed("two_")]).await;
     let mut ids: Vec<String> = Vec::new();
     let mut last = String::new();
     while !last.contains("two_") {
@@ -446,7 +437,7 @@ async fn alarms_are_sent_until_they_are_taken_signed_and_a_heartbeat_between() {
     let process = home.start();
     let mut gateway = Gateway::enrol(&home, home.workspace("payments"));
     let mut session = gateway.connect(home.grpc).await.unwrap();
-    ship(&mut gateway, &mut session, vec![changed("tool_")]).await;
+    gateway.ship(&mut session, vec![changed("tool_")]).await;
     let (mut alarms, mut beats) = (Vec::new(), 0);
     while alarms.len() < 2 || beats == 0 {
         let (signature, body) = got.recv_timeout(std::time::Duration::from_secs(30)).unwrap();

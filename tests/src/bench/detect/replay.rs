@@ -5,23 +5,17 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use ::ledger::{
-    store::{Family, LeafPlace, Store, leaf_key, numbered},
+    store::Store,
     tail::Tail,
     watch::{engine::Engine, replay::Replay, rules},
 };
 use bytes::Bytes;
-use custody::{
-    batch::{Header, Submitted, encode_signed, seal_header},
-    id::{Epoch, GatewayId, HeaderHash, KeyId, RootHash},
-    record,
-    segment::{Leaf, encode_entry},
-    wire::LeafKind,
-};
+use custody::record;
 use custody_tests::company::{Company, Plan};
 use serde_json::json;
 
 use super::walk::team_id;
-use crate::{Done, print};
+use crate::{Done, print, stored};
 
 /// Records of a batch, and batches of a write.
 const BATCH: usize = 256;
@@ -41,34 +35,8 @@ fn fill(store: &Store, records: u64) -> Done<u64> {
         let Some(last) = items.last() else { break };
         let received_at = last.received_at;
         let records: Vec<Bytes> = items.into_iter().map(|item| record::encode(item.record).into()).collect();
-        let mut header = Header {
-            origin: "bench.example/custody".to_owned(),
-            workspace: team_id(0),
-            gateway: GatewayId([2; 16]),
-            key_id: KeyId([3; 32]),
-            epoch: Epoch([4; 16]),
-            batch_number: committed + 1,
-            first_record: filled,
-            record_count: 0,
-            previous: HeaderHash([5; 32]),
-            opening_reason: None,
-            batch_root: RootHash::ZERO,
-            last_head: Bytes::new(),
-            dropped: 0,
-            drop_reason: None,
-            heartbeat: false,
-            close: false,
-            created_at: received_at,
-        };
-        seal_header(&mut header, &[9; 32], &records);
-        let batch = Submitted::parse(encode_signed(&header.encode(), &key, &[9; 32], &records).into());
-        let batch = batch.map_err(|why| why.to_string())?;
-        let leaf = Leaf { kind: LeafKind::Batch, first_position: filled, received_at, term: 1 };
-        let place = LeafPlace { segment: 0, leaf: committed };
-        let row = leaf_key(team_id(0), 0, committed);
-        change.put(Family::Entries, row, encode_entry(&leaf, batch.bytes.clone()));
-        change.put(Family::Commits, committed.to_be_bytes(), row);
-        change.put(Family::Positions, numbered(team_id(0), filled), place.encode());
+        let (batch, leaf) = stored::batch(&key, team_id(0), (committed, filled), received_at, &records)?;
+        stored::put(&mut change, committed, &batch, &leaf);
         committed += 1;
         filled += records.len() as u64;
         if committed.is_multiple_of(WRITE) {
